@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every setting of an experiment, with its meaning and a laptop-safe default.
+
+Experiment files start from `get_config()` here and override what differs; the
+command line overrides again: `--config.optimizer.learning_rate=1e-3`. Types and
+ranges are declared beside the code that reads them (`meta_cot/experiment.py`
+lists the groups) and checked before any work.
+"""
+
+import ml_collections
+
+placeholder = ml_collections.config_dict.placeholder
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """The base experiment: 3-number Countdown, a small model."""
+  c = ml_collections.ConfigDict()
+  c.seed = 0  # of everything: problems, traces, initialisation, shuffling
+  c.stages = ('generate_traces', 'train_tokenizer', 'sft', 'evaluate')
+  c.arms = ('traces', 'solution_only')  # what is trained and compared
+  c.mesh = _mesh()
+  c.model = _model()
+  c.countdown = _countdown()
+  c.traces = _traces()
+  c.tokenizer = _tokenizer()
+  c.data = _data()
+  c.optimizer = _optimizer()
+  c.train = _train()
+  c.checkpoint = _checkpoint()
+  c.evaluation = _evaluation()
+  return c
+
+
+def _mesh():
+  m = ml_collections.ConfigDict()
+  m.data = -1  # data-parallel devices; -1: all that are left over
+  m.fsdp = 1  # devices that share parameters and optimiser state
+  m.model = 1  # tensor-parallel devices (heads, feed-forward, vocabulary)
+  return m
+
+
+def _model():
+  m = ml_collections.ConfigDict()
+  m.vocab_size = 128  # rows of the embedding; at least the tokenizer's size
+  m.num_layers = 4
+  m.embed_dim = 96
+  m.num_heads = 4  # query heads
+  m.num_kv_heads = 4  # key/value heads; divides num_heads
+  m.head_dim = 24
+  m.mlp_dim = 256
+  m.max_length = 256  # longest sequence, in tokens
+  m.activation = 'silu'  # silu (SwiGLU) | gelu_tanh (GeGLU)
+  m.rope_theta = 10_000.0
+  m.rope_local_theta = placeholder(float)  # of sliding layers; None: the same
+  m.rope_scaling_factor = placeholder(float)  # Llama-3 scaling; None: off
+  m.rope_low_freq_factor = placeholder(float)  # None: linear scaling
+  m.rope_high_freq_factor = placeholder(float)
+  m.rope_original_max_length = placeholder(int)
+  m.norm_epsilon = 1e-6
+  m.norm_plus_one = False  # scale by 1 + w (Gemma)
+  m.use_qk_norm = False  # RMSNorm of queries and keys (Qwen 3, Gemma 3)
+  m.use_qkv_bias = False  # Qwen 2.5
+  m.use_post_norms = False  # norms after attention and feed-forward (Gemma)
+  m.attention_softcap = placeholder(float)  # cap * tanh(x / cap); None: off
+  m.logit_softcap = placeholder(float)
+  m.query_scale = placeholder(float)  # None: head_dim ** -0.5
+  m.sliding_window = placeholder(int)  # tokens seen by sliding layers
+  m.sliding_window_pattern = placeholder(int)  # every n-th layer is global
+  m.embed_scale = False  # embeddings times sqrt(embed_dim) (Gemma)
+  m.tie_embeddings = True
+  m.value_head = 'shared'  # shared (read-out on the trunk) | none
+  m.layer_loop = 'unroll'  # unroll (CPU) | scan (TPU, GPU: compiles faster)
+  m.remat = 'none'  # kept for the backward pass: none | dots | outputs | full
+  m.attention = 'auto'  # auto (by platform) | dense
+  m.compute_dtype = 'auto'  # auto: bfloat16 on accelerators, float32 on CPU
+  m.param_dtype = 'float32'
+  return m
+
+
+def _countdown():
+  t = ml_collections.ConfigDict()
+  t.num_numbers = 3
+  t.min_number = 1
+  t.max_number = 20
+  t.min_target = 10
+  t.max_target = 60
+  t.max_value = placeholder(int)  # largest intermediate result; None: any
+  t.enumerate_all = True  # every solvable problem once; False: sample
+  t.num_train = 10_000  # training problems when sampled
+  t.num_heldout = 1_000  # at most so many per held-out split
+  t.heldout_target_fraction = 0.1  # targets never trained on
+  t.heldout_numbers_fraction = 0.12  # number multisets never trained on
+  return t
+
+
+def _traces():
+  t = ml_collections.ConfigDict()
+  t.strategies = 'compact'  # compact (one DFS) | stream_of_search (all 12)
+  t.num_shards = 4  # files per split
+  t.num_processes = 2
+  return t
+
+
+def _tokenizer():
+  t = ml_collections.ConfigDict()
+  t.vocab_size = 128  # at most
+  t.number_tokens = placeholder(int)  # n: 0..n one token each; None: digits
+  return t
+
+
+def _data():
+  d = ml_collections.ConfigDict()
+  d.sequence_length = 192  # tokens in a packed row
+  d.style = 'compact'  # compact | stream_of_search
+  d.objective = 'procedure_cloning'  # which tokens are trained (docs/traces.md)
+  d.packing_bins = 16  # rows filled at a time
+  d.num_workers = 0  # reader processes; 0: in this one
+  d.prune_fraction = 0.0  # share of traces with failed branches cut off
+  return d
+
+
+def _optimizer():
+  o = ml_collections.ConfigDict()
+  o.learning_rate = 3e-3  # peak
+  o.final_fraction = 0.05  # of the peak, at the end of the cosine
+  o.warmup_steps = 50
+  o.b1 = 0.9
+  o.b2 = 0.98
+  o.epsilon = 1e-8
+  o.weight_decay = 0.05
+  o.clip_norm = 1.0
+  return o
+
+
+def _train():
+  t = ml_collections.ConfigDict()
+  t.num_tokens = 4_000_000  # tokens per arm, padding not counted
+  t.batch_size = 8  # packed rows per step, over all devices
+  t.num_accumulation = 1  # micro-batches per step
+  t.log_every_steps = 50
+  t.eval_every_steps = 200
+  t.num_eval_batches = 8
+  return t
+
+
+def _checkpoint():
+  c = ml_collections.ConfigDict()
+  c.save_every_steps = 250
+  c.max_to_keep = placeholder(int)  # None: all (the learning curve reads them)
+  return c
+
+
+def _evaluation():
+  e = ml_collections.ConfigDict()
+  e.num_problems = 1_000  # at most so many of each held-out split
+  e.num_curve_problems = 256  # for the points of the learning curve
+  e.batch_size = 256  # sequences decoded together
+  e.max_new_tokens = 192
+  e.num_samples = 64  # N of best-of-N for the solution-only arms
+  e.temperature = 1.0  # of those samples
+  e.top_k = placeholder(int)  # None: off
+  e.top_p = placeholder(float)  # None: off
+  return e

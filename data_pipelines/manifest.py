@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a directory of trace records says of itself: its `manifest.json`."""
+
+from collections.abc import Mapping
+import dataclasses
+import hashlib
+import os
+import pathlib
+from typing import Any
+
+from meta_cot import files
+
+SCHEMA = 1  # of the manifest
+NAME = 'manifest.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+  """A record that could not be made."""
+
+  index: int
+  reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """One finished file."""
+
+  file: str
+  num_records: int
+  num_bytes: int
+  sha256: str
+  num_solved: int
+  num_nodes: int
+  failures: tuple[Failure, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """One finished split; `arguments` include what `generate` was called with."""
+
+  num_records: int
+  num_solved: int
+  num_nodes: int
+  num_failures: int
+  arguments: Mapping[str, Any]
+  shards: tuple[Shard, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """The finished splits of a directory."""
+
+  schema: int
+  splits: Mapping[str, Split]
+
+
+def read(directory: str | os.PathLike) -> Manifest:
+  """Reads the manifest of a directory.
+
+  Raises:
+    ValueError: missing, damaged, or of another schema version.
+  """
+  path = pathlib.Path(directory) / NAME
+  if not path.is_file():
+    raise ValueError(
+        f'{path}: no such file; the records are not generated, or not to the '
+        'end; run the traces stage.')
+  raw = files.read_json(path)
+  try:
+    if raw['schema'] != SCHEMA:
+      raise ValueError(
+          f'{path}: schema {raw["schema"]}, this version reads {SCHEMA}; '
+          'generate the records again in an empty directory.')
+    splits = {
+        name: Split(**{
+            **split, 'shards': tuple(map(shard_from_json, split['shards']))})
+        for name, split in raw['splits'].items()}
+  except (AttributeError, KeyError, TypeError) as e:
+    raise ValueError(
+        f'{path}: not a manifest ({e!r}); delete the file and run the traces '
+        'stage.') from e
+  return Manifest(schema=SCHEMA, splits=splits)
+
+
+def add_split(
+    directory: pathlib.Path, split: str, arguments: Mapping[str, Any],
+    shards: tuple[Shard, ...]) -> Manifest:
+  """Adds a finished split to the manifest, atomically, and returns it."""
+  splits = {}
+  if (directory / NAME).is_file():
+    splits = dict(read(directory).splits)
+  splits[split] = Split(
+      num_records=sum(s.num_records for s in shards),
+      num_solved=sum(s.num_solved for s in shards),
+      num_nodes=sum(s.num_nodes for s in shards),
+      num_failures=sum(len(s.failures) for s in shards),
+      arguments=arguments, shards=shards)
+  manifest = Manifest(schema=SCHEMA, splits=splits)
+  files.write_json(directory / NAME, dataclasses.asdict(manifest))
+  return manifest
+
+
+def check_arguments(
+    path: pathlib.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+  """Raises ValueError naming the first argument that differs."""
+  for key in sorted({*old, *new}):
+    if key not in old or key not in new or old[key] != new[key]:
+      raise ValueError(
+          f'{path}: made with {key}={old.get(key, "(absent)")!r}, now asked '
+          f'for {key}={new.get(key, "(absent)")!r}; use another directory or '
+          'delete this one.')
+
+
+def shard_from_json(raw: Mapping[str, Any]) -> Shard:
+  """The inverse of `dataclasses.asdict`."""
+  return Shard(**{
+      **raw, 'failures': tuple(Failure(**f) for f in raw['failures'])})
+
+
+def damage(directory: pathlib.Path, shard: Shard) -> str:
+  """Why the shard's file is not the one that was written; '' if it is."""
+  path = directory / shard.file
+  if not path.is_file():
+    return 'missing'
+  if path.stat().st_size != shard.num_bytes:
+    return (f'has {path.stat().st_size} bytes, the manifest says '
+            f'{shard.num_bytes}')
+  if sha256(path) != shard.sha256:
+    return 'its sha256 is not the one in the manifest'
+  return ''
+
+
+def sha256(path: pathlib.Path) -> str:
+  """Hex digest of a file's content."""
+  with open(path, 'rb') as f:
+    return hashlib.file_digest(f, 'sha256').hexdigest()

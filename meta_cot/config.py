@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Typed settings: frozen dataclasses checked against an ml_collections config.
+
+A group of settings is a frozen dataclass whose fields are made with
+`setting(...)`; `parse` builds it from a ConfigDict (or mapping) and refuses
+wrong keys, types and values with one line that names the field, what was
+received and what is allowed.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any
+
+
+class ConfigError(ValueError):
+  """A setting is wrong; the message names it and what is allowed."""
+
+
+def setting(
+    *,
+    choices: tuple | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+) -> Any:
+  """A dataclass field with its allowed values (bounds are inclusive).
+
+  Args:
+    choices: the only values allowed.
+    low: smallest value.
+    high: largest value.
+    above: exclusive lower bound.
+  """
+  limits = dict(choices=choices, low=low, high=high, above=above)
+  return dataclasses.field(metadata=limits)
+
+
+def parse(cls: type, values: Mapping[str, Any], path: str = 'config') -> Any:
+  """Builds the settings dataclass `cls` from `values`.
+
+  Fields whose type is a dataclass are parsed recursively.
+
+  Args:
+    cls: a frozen dataclass with `setting` fields.
+    values: one entry per field.
+    path: dotted name of this group, for messages.
+
+  Raises:
+    ConfigError: unknown or missing key, wrong type, value out of range.
+  """
+  fields = {f.name: f for f in dataclasses.fields(cls)}
+  hints = typing.get_type_hints(cls)
+  for key in values:
+    if key not in fields:
+      raise ConfigError(unknown_key(path, key, tuple(fields)))
+  parsed = {}
+  for name, field in fields.items():
+    if name not in values:
+      raise ConfigError(f'{path}.{name}: missing; it must be set.')
+    if dataclasses.is_dataclass(hints[name]):
+      parsed[name] = parse(hints[name], values[name], f'{path}.{name}')
+    else:
+      parsed[name] = _checked(
+          f'{path}.{name}', values[name], hints[name], field.metadata)
+  try:
+    return cls(**parsed)
+  except ConfigError as e:
+    raise ConfigError(f'{path}.{e}') from None
+
+
+def unknown_key(path: str, key: str, known: tuple[str, ...]) -> str:
+  """One line for a key that does not exist, with the nearest one that does."""
+  near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+  hint = f'did you mean {path}.{near[0]}?' if near else (
+      f'the keys of {path} are {", ".join(sorted(known))}.')
+  return f'{path}.{key}: no such key; {hint}'
+
+
+def _checked(name: str, value: Any, hint: Any, limits: Mapping) -> Any:
+  """Returns `value` as its declared type, or raises ConfigError."""
+  kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+  if value is None and type(None) in kinds:
+    return None
+  kind = next(k for k in kinds if k is not type(None))
+  if typing.get_origin(kind) is tuple:
+    item = typing.get_args(kind)[0]
+    if not isinstance(value, (tuple, list)):
+      raise ConfigError(
+          f'{name}: got {value!r}; must be a tuple of {item.__name__}.')
+    return tuple(
+        _checked(f'{name}[{i}]', v, item, limits) for i, v in enumerate(value))
+  if kind is float and type(value) is int:
+    value = float(value)
+  if type(value) is not kind:
+    raise ConfigError(
+        f'{name}: got {value!r} ({type(value).__name__}); '
+        f'must be {kind.__name__}.')
+  if limits.get('choices') is not None and value not in limits['choices']:
+    allowed = ', '.join(repr(c) for c in limits['choices'])
+    raise ConfigError(f'{name}: got {value!r}; must be one of {allowed}.')
+  for bound, holds, words in (
+      ('low', lambda v, b: v >= b, 'at least'),
+      ('high', lambda v, b: v <= b, 'at most'),
+      ('above', lambda v, b: v > b, 'greater than')):
+    limit = limits.get(bound)
+    if limit is not None and not holds(value, limit):
+      raise ConfigError(f'{name}: got {value!r}; must be {words} {limit!r}.')
+  return value

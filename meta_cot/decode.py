@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sampling text from a model: prefill, then one token at a time in a loop.
+
+A row draws the same tokens alone or in any batch: its randomness depends on
+its id and on the position of the token only.
+"""
+
+import dataclasses
+import math
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from meta_cot.model import attention
+from meta_cot.model import cache as cache_lib
+from meta_cot.model import config as model_config
+from meta_cot.model import transformer
+from meta_cot.types import Params, PRNGKey
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How the next token is drawn; applied in this order."""
+
+  temperature: float  # 0 takes the likeliest token (the lowest id of a tie)
+  top_k: int | None = None  # keep the k likeliest, and ties with the k-th
+  top_p: float | None = None  # then the fewest likeliest that hold mass p
+
+  def __post_init__(self):
+    if not 0 <= self.temperature < math.inf:
+      raise ValueError(
+          f'temperature: got {self.temperature!r}; must be finite and at '
+          'least 0.')
+    if self.top_k is not None and self.top_k < 1:
+      raise ValueError(
+          f'top_k: got {self.top_k!r}; must be at least 1, or None to keep '
+          'all tokens.')
+    if self.top_p is not None and not 0 < self.top_p <= 1:
+      raise ValueError(
+          f'top_p: got {self.top_p!r}; must be in (0, 1], or None to keep '
+          'all tokens.')
+    if self.temperature == 0 and (self.top_k, self.top_p) != (None, None):
+      raise ValueError(
+          f'top_k, top_p: got {self.top_k!r}, {self.top_p!r}; must be None '
+          'where temperature is 0: the likeliest token is taken.')
+
+
+@struct.dataclass
+class Generation:
+  """New tokens of every row, the prompt not included.
+
+  `log_probs` are those of the distribution that was sampled, after
+  temperature, top-k and top-p. At temperature 0, where that is a point, they
+  are the model's own (temperature 1). Behind a row's length they are 0.
+  """
+
+  tokens: jax.Array  # [B, T] int32; end-of-sequence included, padding after
+  log_probs: jax.Array  # [B, T] float32, natural
+  lengths: jax.Array  # [B] int32, tokens up to end-of-sequence, included
+  is_finished: jax.Array  # [B] bool, False where T tokens did not suffice
+
+
+@struct.dataclass
+class _State:
+  step: jax.Array  # [] int32, tokens drawn so far
+  last: jax.Array  # [B] int32, the newest token
+  cache: cache_lib.Cache  # has all tokens but the newest
+  generation: Generation
+
+
+def generate(
+    config: model_config.ModelConfig,
+    params: Params,
+    prompts_BxP: jax.Array,
+    prompt_lengths_B: jax.Array,
+    rng: PRNGKey,
+    *,
+    max_new_tokens: int,
+    sampling: Sampling,
+    eos_id: int,
+    pad_id: int = 0,
+    row_ids_B: jax.Array | None = None,
+) -> Generation:
+  """Continues every prompt until `eos_id` or `max_new_tokens` tokens.
+
+  Pure; jit it with `config` and the keyword settings but `row_ids_B` static.
+  Ends early once every row has ended. The cache grows in a few stages, as
+  attention costs as much as there are slots.
+
+  Args:
+    config: of the model.
+    params: unboxed.
+    prompts_BxP: int32, padded on the right with anything.
+    prompt_lengths_B: int32, at least 1.
+    rng: consumed. Row b draws the token of position t with the key folded
+      first with `row_ids_B[b]`, then with t.
+    max_new_tokens: T.
+    sampling: how to draw.
+    eos_id: ends a row.
+    pad_id: fills a row behind its end.
+    row_ids_B: int32, distinct; 0 .. B-1 by default.
+
+  Raises:
+    ValueError: T < 1, or P + T exceeds `config.max_length`.
+  """
+  batch_size, num_prompt = prompts_BxP.shape
+  _check_lengths(config, num_prompt, max_new_tokens)
+  if row_ids_B is None:
+    row_ids_B = jnp.arange(batch_size)
+  keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, row_ids_B)
+  params = transformer.slice_layers(config, params)
+
+  def draw(logits_BxV, state):
+    positions_B = prompt_lengths_B + state.step
+    tokens_B, log_probs_B = sample(
+        logits_BxV, jax.vmap(jax.random.fold_in)(keys_B, positions_B), sampling)
+    return _record(state, tokens_B, log_probs_B, eos_id, pad_id)
+
+  def advance(state):
+    output = transformer.decode(
+        config, params, state.last[:, None], state.cache,
+        positions_BxL=(prompt_lengths_B + state.step - 1)[:, None])
+    return draw(output.logits[:, 0], state.replace(cache=output.cache))
+
+  prefilled = prefill(config, params, prompts_BxP, prompt_lengths_B)
+  state = _State(
+      step=jnp.zeros((), jnp.int32), last=prompts_BxP[:, 0],
+      cache=prefilled.cache,
+      generation=Generation(
+          tokens=jnp.full((batch_size, max_new_tokens), pad_id, jnp.int32),
+          log_probs=jnp.zeros((batch_size, max_new_tokens), jnp.float32),
+          lengths=jnp.zeros(batch_size, jnp.int32),
+          is_finished=jnp.zeros(batch_size, bool)))
+  state = draw(prefilled.logits[:, 0], state)
+  for stage_end in _stages(max_new_tokens):
+    state = state.replace(
+        cache=cache_lib.grow(state.cache, num_prompt + stage_end - 1))
+    state = jax.lax.while_loop(
+        lambda s, end=stage_end: (s.step < end) & ~jnp.all(
+            s.generation.is_finished),
+        advance, state)
+  return state.generation
+
+
+def prefill(
+    config: model_config.ModelConfig,
+    params: Params,
+    prompts_BxP: jax.Array,
+    prompt_lengths_B: jax.Array,
+) -> transformer.Output:
+  """Reads prompts of different length, padded on the right.
+
+  Returns:
+    Heads at the last token of every prompt ([B, 1, ...]) and a full cache of P
+    slots (see `cache.grow`).
+  """
+  batch_size, num_prompt = prompts_BxP.shape
+  positions_BxP = jnp.broadcast_to(
+      jnp.arange(num_prompt, dtype=jnp.int32), prompts_BxP.shape)
+  return transformer.decode(
+      config, params, prompts_BxP,
+      cache_lib.create(config, batch_size, num_prompt),
+      positions_BxL=positions_BxP,
+      is_valid_BxL=positions_BxP < prompt_lengths_B[:, None],
+      read_at_BxR=prompt_lengths_B[:, None] - 1)
+
+
+def score(
+    config: model_config.ModelConfig,
+    params: Params,
+    tokens_BxL: jax.Array,
+    lengths_B: jax.Array,
+) -> jax.Array:
+  """Log-probability of every token given those before it, at temperature 1.
+
+  Args:
+    config: of the model.
+    params: unboxed.
+    tokens_BxL: int32, padded on the right.
+    lengths_B: int32.
+
+  Returns:
+    [B, L] float32, natural; 0 at the first token and at padding.
+  """
+  output = transformer.forward(config, params, tokens_BxL[:, :-1])
+  log_probs_BxLxV = jax.nn.log_softmax(output.logits, axis=-1)
+  log_probs_BxL = jnp.take_along_axis(
+      log_probs_BxLxV, tokens_BxL[:, 1:, None], axis=-1)[..., 0]
+  log_probs_BxL = jnp.pad(log_probs_BxL, ((0, 0), (1, 0)))
+  is_text_BxL = jnp.arange(tokens_BxL.shape[1])[None] < lengths_B[:, None]
+  return jnp.where(is_text_BxL, log_probs_BxL, 0.0)
+
+
+def sample(
+    logits_BxV: jax.Array, keys_B: PRNGKey, sampling: Sampling
+) -> tuple[jax.Array, jax.Array]:
+  """Draws a token per row.
+
+  Args:
+    logits_BxV: float32.
+    keys_B: typed keys, one a row; consumed.
+    sampling: how to draw.
+
+  Returns:
+    Tokens [B] int32, and their log-probabilities [B] float32 as described in
+    `Generation`.
+  """
+  if sampling.temperature == 0:
+    tokens_B = jnp.argmax(logits_BxV, axis=-1)
+  else:
+    logits_BxV = truncate(logits_BxV, sampling)
+    tokens_B = jax.vmap(jax.random.categorical)(keys_B, logits_BxV)
+  log_probs_BxV = jax.nn.log_softmax(logits_BxV, axis=-1)
+  log_probs_B = jnp.take_along_axis(
+      log_probs_BxV, tokens_B[:, None], axis=-1)[:, 0]
+  return tokens_B.astype(jnp.int32), log_probs_B
+
+
+def truncate(logits_BxV: jax.Array, sampling: Sampling) -> jax.Array:
+  """Logits of the sampled distribution; NEG_INF where a token is ruled out."""
+  logits_BxV = logits_BxV / sampling.temperature
+  vocab_size = logits_BxV.shape[-1]
+  if sampling.top_k is not None and sampling.top_k < vocab_size:
+    kth_Bx1 = jax.lax.top_k(logits_BxV, sampling.top_k)[0][:, -1:]
+    logits_BxV = jnp.where(logits_BxV < kth_Bx1, attention.NEG_INF, logits_BxV)
+  if sampling.top_p is not None and sampling.top_p < 1:
+    sorted_BxV = -jnp.sort(-logits_BxV, axis=-1)
+    probs_BxV = jax.nn.softmax(sorted_BxV, axis=-1)
+    before_BxV = jnp.cumsum(probs_BxV, axis=-1) - probs_BxV
+    is_kept_BxV = before_BxV < sampling.top_p
+    least_Bx1 = jnp.min(
+        jnp.where(is_kept_BxV, sorted_BxV, jnp.inf), axis=-1, keepdims=True)
+    logits_BxV = jnp.where(
+        logits_BxV < least_Bx1, attention.NEG_INF, logits_BxV)
+  return logits_BxV
+
+
+def _record(state, tokens_B, log_probs_B, eos_id, pad_id):
+  """The state with one more token in every row that has not ended."""
+  done = state.generation
+  is_live_B = ~done.is_finished
+  tokens_B = jnp.where(is_live_B, tokens_B, pad_id)
+  log_probs_B = jnp.where(is_live_B, log_probs_B, 0.0)
+  put = lambda x_BxT, new_B: jax.lax.dynamic_update_slice(
+      x_BxT, new_B[:, None], (0, state.step))
+  return state.replace(
+      step=state.step + 1, last=tokens_B,
+      generation=Generation(
+          tokens=put(done.tokens, tokens_B),
+          log_probs=put(done.log_probs, log_probs_B),
+          lengths=done.lengths + is_live_B,
+          is_finished=done.is_finished | (tokens_B == eos_id)))
+
+
+def _stages(max_new_tokens: int) -> list[int]:
+  """Numbers of new tokens at which the cache grows; the last is T."""
+  quarter = -(-max_new_tokens // 4)
+  if quarter < 16:
+    return [max_new_tokens]
+  return [*range(quarter, max_new_tokens, quarter), max_new_tokens]
+
+
+def _check_lengths(config, num_prompt, max_new_tokens):
+  if max_new_tokens < 1:
+    raise ValueError(
+        f'max_new_tokens: got {max_new_tokens}; must be at least 1.')
+  if num_prompt + max_new_tokens > config.max_length:
+    raise ValueError(
+        f'max_new_tokens: got {max_new_tokens} after prompts of {num_prompt}; '
+        'together they must be at most config.model.max_length, '
+        f'{config.max_length}.')

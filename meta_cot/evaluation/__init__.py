@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measuring solvers: estimates with intervals, and figures."""
+
+from meta_cot.evaluation.statistics import difference_interval
+from meta_cot.evaluation.statistics import pass_at_k
+from meta_cot.evaluation.statistics import wilson
+
+__all__ = ['difference_interval', 'pass_at_k', 'wilson']

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Completes lists of text prompts in fixed-size device batches."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from data_pipelines import tokenizer as tokenizer_lib
+from meta_cot import decode
+from meta_cot import sharding
+from meta_cot import types
+from meta_cot.model import config as model_config
+
+_PROMPT_MULTIPLE = 8  # prompt widths are rounded up to it: fewer programs
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+  """What the model wrote after a prompt."""
+
+  text: str  # prompt and continuation, end-of-sequence cut off
+  num_tokens: int  # generated, end-of-sequence included
+  is_finished: bool  # ended by end-of-sequence, not by the limit
+
+
+class Decoder:
+  """Completes prompts; every call with the same widths reuses one program."""
+
+  def __init__(
+      self, model: model_config.ModelConfig,
+      tokenizer: tokenizer_lib.Tokenizer, mesh: jax.sharding.Mesh, *,
+      batch_size: int, max_new_tokens: int, sampling: decode.Sampling,
+  ):
+    self._tokenizer = tokenizer
+    self._mesh = mesh
+    parts = sharding.data_parallelism(mesh)
+    self._batch_size = -(-batch_size // parts) * parts
+    self._generate = jax.jit(
+        functools.partial(
+            decode.generate, model, max_new_tokens=max_new_tokens,
+            sampling=sampling, eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id),
+        out_shardings=sharding.replicated(mesh))
+
+  def __call__(
+      self, params: types.Params, prompts: list[str], rng: types.PRNGKey
+  ) -> list[Completion]:
+    """Completes each prompt; prompt i samples with its own key, `i` of rng."""
+    encoded = [self._tokenizer.encode(prompt) for prompt in prompts]
+    longest = max(len(ids) for ids in encoded)
+    width = -(-longest // _PROMPT_MULTIPLE) * _PROMPT_MULTIPLE
+    completions = []
+    for start in range(0, len(prompts), self._batch_size):
+      ids = encoded[start:start + self._batch_size]
+      texts = prompts[start:start + self._batch_size]
+      generation = self._run(params, ids, width, start, rng)
+      completions += [
+          self._completion(text, generation, row)
+          for row, text in enumerate(texts)]
+    return completions
+
+  def _run(self, params, ids, width, start, rng):
+    """One batch; short ones are filled up with copies of their first row."""
+    rows = ids + ids[:1] * (self._batch_size - len(ids))
+    tokens_BxP = np.full(
+        (self._batch_size, width), self._tokenizer.pad_id, np.int32)
+    for row, tokens in enumerate(rows):
+      tokens_BxP[row, :len(tokens)] = tokens
+    host = dict(
+        prompts=tokens_BxP,
+        lengths=np.array([len(tokens) for tokens in rows], np.int32),
+        row_ids=np.arange(start, start + self._batch_size, dtype=np.int32))
+    placed = jax.device_put(host, sharding.batch(self._mesh))
+    return jax.device_get(self._generate(
+        params, placed['prompts'], placed['lengths'], rng,
+        row_ids_B=placed['row_ids']))
+
+  def _completion(self, prompt, generation, row) -> Completion:
+    length = int(generation.lengths[row])
+    is_finished = bool(generation.is_finished[row])
+    tokens = generation.tokens[row, :length - is_finished].tolist()
+    return Completion(
+        prompt + self._tokenizer.decode(tokens), length, is_finished)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Estimates from counts of successes, with their uncertainty. Pure Python."""
+
+from collections.abc import Sequence
+import math
+import statistics
+from typing import NamedTuple
+
+
+class Difference(NamedTuple):
+  """Success rate of b minus that of a over the same problems."""
+
+  estimate: float
+  low: float
+  high: float
+  p_value: float  # exact McNemar, two-sided; of "both succeed equally often"
+
+
+def wilson(
+    successes: int, total: int, confidence: float = 0.95,
+) -> tuple[float, float]:
+  """Wilson score interval of a success rate.
+
+  Args:
+    successes: 0 <= successes <= total.
+    total: number of independent trials; with 0 the interval is (0, 1).
+    confidence: in (0, 1).
+
+  Raises:
+    ValueError: a number out of range.
+  """
+  if not 0 <= successes <= total:
+    raise ValueError(
+        f'{successes=} must be at least 0 and at most {total=}.')
+  z = _normal_quantile(confidence)
+  if total == 0:
+    return 0.0, 1.0
+  rate = successes / total
+  scale = 1 + z * z / total
+  center = (rate + z * z / (2 * total)) / scale
+  half = z / scale * math.sqrt(
+      rate * (1 - rate) / total + z * z / (4 * total * total))
+  # At the ends the limits are exact; arithmetic leaves them a rounding off.
+  low = 0.0 if successes == 0 else center - half
+  high = 1.0 if successes == total else center + half
+  return low, high
+
+
+def pass_at_k(*, num_samples: int, num_correct: int, k: int) -> float:
+  """Unbiased estimate of P(at least one of k samples is correct).
+
+  1 - C(n - c, k) / C(n, k) for c correct out of n samples: the share of the
+  k-subsets of the samples that hold a correct one (arXiv 2107.03374, eq. 1).
+
+  Raises:
+    ValueError: unless 0 <= num_correct <= num_samples and
+      1 <= k <= num_samples.
+  """
+  if not 0 <= num_correct <= num_samples:
+    raise ValueError(
+        f'{num_correct=} must be at least 0 and at most {num_samples=}.')
+  if not 1 <= k <= num_samples:
+    raise ValueError(f'{k=} must be at least 1 and at most {num_samples=}.')
+  # Integers are exact where a product of ratios would lose digits.
+  wrong = math.comb(num_samples - num_correct, k)
+  every = math.comb(num_samples, k)
+  return (every - wrong) / every
+
+
+def difference_interval(
+    successes_a: Sequence[bool], successes_b: Sequence[bool],
+    confidence: float = 0.95,
+) -> Difference:
+  """Compares two solvers on the same problems, paired by position.
+
+  The interval is Newcombe's hybrid score interval for paired proportions
+  (Statistics in Medicine 17, 1998, pp. 2635-2650, method 10: a positive phi
+  is corrected for continuity); the p-value is exact McNemar.
+
+  Raises:
+    ValueError: no problems, or different numbers of them.
+  """
+  total = len(successes_a)
+  if not total or total != len(successes_b):
+    raise ValueError(
+        f'len(successes_a)={total} and len(successes_b)={len(successes_b)} '
+        'must be equal and positive: pair the outcomes by problem.')
+  pairs = [(bool(a), bool(b)) for a, b in zip(successes_a, successes_b)]
+  both, only_a, only_b, neither = (
+      pairs.count(p) for p in (
+          (True, True), (True, False), (False, True), (False, False)))
+  num_a, num_b = both + only_a, both + only_b
+  rate_a, rate_b = num_a / total, num_b / total
+  low_a, high_a = wilson(num_a, total, confidence)
+  low_b, high_b = wilson(num_b, total, confidence)
+  margins = num_a * (total - num_a) * num_b * (total - num_b)
+  excess = both * neither - only_a * only_b
+  if excess > 0:
+    excess = max(excess - total / 2, 0.0)
+  phi = excess / math.sqrt(margins) if margins else 0.0
+  below, above = rate_b - low_b, high_a - rate_a
+  down = below**2 - 2 * phi * below * above + above**2
+  below, above = rate_a - low_a, high_b - rate_b
+  up = above**2 - 2 * phi * above * below + below**2
+  estimate = rate_b - rate_a
+  return Difference(
+      estimate=estimate,
+      low=estimate - math.sqrt(max(down, 0.0)),
+      high=estimate + math.sqrt(max(up, 0.0)),
+      p_value=mcnemar(only_a, only_b))
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+  """Two-sided exact p-value that discordant pairs fall either way alike.
+
+  Args:
+    only_a: problems that only solver a solves.
+    only_b: problems that only solver b solves.
+
+  Raises:
+    ValueError: a negative count.
+  """
+  if only_a < 0 or only_b < 0:
+    raise ValueError(f'{only_a=} and {only_b=} must be at least 0.')
+  total = only_a + only_b
+  tail = sum(math.comb(total, i) for i in range(min(only_a, only_b) + 1))
+  return min(1.0, 2 * tail / 2**total)
+
+
+def _normal_quantile(confidence: float) -> float:
+  if not 0 < confidence < 1:
+    raise ValueError(f'{confidence=} must be between 0 and 1, exclusive.')
+  return statistics.NormalDist().inv_cdf((1 + confidence) / 2)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Key/value cache of the tokens a model has read: an explicit pytree.
+
+All rows write the same slots. Rows of different length are padded on the
+right: their holes are slots with `is_valid` False, and `positions` keep the
+true position of every token, so holes change nothing.
+"""
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from meta_cot import sharding
+from meta_cot.model import config as model_config
+
+
+@struct.dataclass
+class Cache:
+  """Keys and values of M slots; slots from `length` on are free.
+
+  With `layer_loop` 'unroll' `keys` and `values` are tuples of [B, K, M, Dh],
+  one array per layer; with 'scan' one array [layers, B, K, M, Dh].
+  """
+
+  keys: jax.Array | tuple[jax.Array, ...]  # compute dtype
+  values: jax.Array | tuple[jax.Array, ...]  # compute dtype
+  positions: jax.Array  # [B, M] int32
+  is_valid: jax.Array  # [B, M] bool
+  length: jax.Array  # [] int32, next free slot
+
+  @property
+  def num_slots(self) -> int:
+    return self.positions.shape[1]
+
+
+@struct.dataclass
+class View:
+  """What one layer sees of a cache: its own keys and values, or all layers'."""
+
+  keys: jax.Array  # [B, K, M, Dh], or [layers, B, K, M, Dh] with `layer`
+  values: jax.Array
+  slot: jax.Array  # [] int32, where the new tokens go
+  layer: jax.Array | None  # [] int32
+
+
+def create(
+    config: model_config.ModelConfig, batch_size: int, num_slots: int
+) -> Cache:
+  """An empty cache for `batch_size` rows of up to `num_slots` tokens."""
+  shape = (batch_size, config.num_kv_heads, num_slots, config.head_dim)
+  axes = ('act_batch', 'act_kv_heads', None, None)
+  if config.layer_loop == 'scan':
+    shape, axes = (config.num_layers, *shape), ('layers', *axes)
+    one = lambda: sharding.constrain(jnp.zeros(shape, config.dtype), *axes)
+    keys, values = one(), one()
+  else:
+    many = lambda: tuple(
+        sharding.constrain(jnp.zeros(shape, config.dtype), *axes)
+        for _ in range(config.num_layers))
+    keys, values = many(), many()
+  return Cache(
+      keys=keys, values=values,
+      positions=jnp.zeros((batch_size, num_slots), jnp.int32),
+      is_valid=jnp.zeros((batch_size, num_slots), bool),
+      length=jnp.zeros((), jnp.int32))
+
+
+def grow(cache: Cache, num_slots: int) -> Cache:
+  """The same cache with room for `num_slots` tokens; the new slots are free.
+
+  Raises:
+    ValueError: `num_slots` is smaller than what the cache has.
+  """
+  extra = num_slots - cache.num_slots
+  if extra < 0:
+    raise ValueError(
+        f'num_slots: got {num_slots}; must be at least the {cache.num_slots} '
+        'slots that the cache has.')
+
+  def pad(x, axis):
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, extra)
+    return jnp.pad(x, widths)
+
+  return cache.replace(
+      keys=jax.tree.map(lambda x: pad(x, -2), cache.keys),
+      values=jax.tree.map(lambda x: pad(x, -2), cache.values),
+      positions=pad(cache.positions, 1), is_valid=pad(cache.is_valid, 1))
+
+
+def take_rows(cache: Cache, rows_B: jax.Array) -> Cache:
+  """The cache whose row b is row `rows_B[b]` of `cache` ([B] int32)."""
+  batch_axis = -4  # of keys and values, stacked or not
+  take = lambda x: jnp.take(x, rows_B, axis=x.ndim + batch_axis)
+  return cache.replace(
+      keys=jax.tree.map(take, cache.keys),
+      values=jax.tree.map(take, cache.values),
+      positions=cache.positions[rows_B], is_valid=cache.is_valid[rows_B])
+
+
+def reserve(
+    cache: Cache, positions_BxL: jax.Array, is_valid_BxL: jax.Array
+) -> Cache:
+  """Marks the next L slots as taken by tokens at these positions.
+
+  `length` moves on; keys and values are written layer by layer (`write`) at
+  the old `length`.
+  """
+  put = lambda x, new: jax.lax.dynamic_update_slice(
+      x, new.astype(x.dtype), (0, cache.length))
+  return cache.replace(
+      positions=put(cache.positions, positions_BxL),
+      is_valid=put(cache.is_valid, is_valid_BxL),
+      length=cache.length + positions_BxL.shape[1])
+
+
+def write(view: View, keys: jax.Array, values: jax.Array) -> View:
+  """Puts keys and values [B, K, L, Dh] of new tokens into a layer's view."""
+
+  def put(x, new):
+    new = new.astype(x.dtype)
+    if view.layer is None:
+      return jax.lax.dynamic_update_slice(x, new, (0, 0, view.slot, 0))
+    return jax.lax.dynamic_update_slice(
+        x, new[None], (view.layer, 0, 0, view.slot, 0))
+
+  return view.replace(
+      keys=put(view.keys, keys), values=put(view.values, values))
+
+
+def read(view: View) -> tuple[jax.Array, jax.Array]:
+  """Keys and values [B, K, M, Dh] of a layer's view."""
+  if view.layer is None:
+    return view.keys, view.values
+  at = lambda x: jax.lax.dynamic_index_in_dim(x, view.layer, 0, keepdims=False)
+  return at(view.keys), at(view.values)

@@ -1,0 +1,315 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model as pure functions of its parameters.
+
+`init`, `forward` (training, scoring) and `decode` (with a cache) are all that
+the rest of the code sees. Parameters of the blocks are stacked on a leading
+'layers' axis; `ModelConfig.layer_loop` chooses whether a scan or an unrolled
+loop runs over them. Policy and value head read one trunk (paper section 2.2).
+"""
+
+from flax import linen as nn
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from meta_cot import sharding
+from meta_cot.model import attention
+from meta_cot.model import cache as cache_lib
+from meta_cot.model import config as model_config
+from meta_cot.model import layers as layers_lib
+from meta_cot.types import Params, PRNGKey
+
+ModelConfig = model_config.ModelConfig
+
+_policies = jax.checkpoint_policies
+REMAT = {  # what the backward pass finds stored; all else is recomputed
+    'dots': _policies.dots_with_no_batch_dims_saveable,
+    'outputs': _policies.save_only_these_names('block_output'),
+    'full': _policies.nothing_saveable,
+}
+
+
+@struct.dataclass
+class Output:
+  """Heads at the positions that were read: L of them, or R (`read_at_BxR`)."""
+
+  logits: jax.Array  # [B, L, V] float32
+  value_logits: jax.Array | None  # [B, L] float32; None without a value head
+  cache: cache_lib.Cache | None
+
+  @property
+  def values(self) -> jax.Array | None:
+    """Probability of success in (0, 1), [B, L] float32."""
+    return None if self.value_logits is None else (
+        jax.nn.sigmoid(self.value_logits))
+
+
+def init(config: ModelConfig, rng: PRNGKey) -> Params:
+  """Random parameters, boxed with their logical axis names.
+
+  Args:
+    config: of the model.
+    rng: consumed.
+
+  Returns:
+    {'embedder', 'layers', 'final_norm', 'value_head'}; leaves of 'layers' have
+    a leading axis 'layers'. `flax.linen.meta.unbox` takes the boxes off.
+  """
+  embedder_rng, layers_rng, norm_rng, value_rng = jax.random.split(rng, 4)
+  x_BxLxD = jnp.zeros((1, 1, config.embed_dim), config.dtype)
+  tokens_BxL = jnp.zeros((1, 1), jnp.int32)
+  zeros_BxL = jnp.zeros((1, 1), jnp.int32)
+  context = attention.make_context(
+      config, zeros_BxL, zeros_BxL, None, is_global=True)
+
+  def init_block(rng):
+    return layers_lib.Block(config).init(rng, x_BxLxD, context, None)['params']
+
+  blocks = jax.vmap(init_block)(jax.random.split(layers_rng, config.num_layers))
+  params = {
+      'embedder': layers_lib.Embedder(config).init(
+          embedder_rng, tokens_BxL, method='encode')['params'],
+      'layers': nn.meta.add_axis(blocks, 0, {nn.PARTITION_NAME: 'layers'}),
+      'final_norm': layers_lib.RMSNorm(config).init(
+          norm_rng, x_BxLxD)['params'],
+  }
+  if config.value_head == 'shared':
+    params['value_head'] = layers_lib.ValueHead(config).init(
+        value_rng, x_BxLxD)['params']
+  return params
+
+
+def forward(
+    config: ModelConfig,
+    params: Params,
+    tokens_BxL: jax.Array,
+    *,
+    positions_BxL: jax.Array | None = None,
+    segment_ids_BxL: jax.Array | None = None,
+    read_at_BxR: jax.Array | None = None,
+) -> Output:
+  """Reads whole sequences, each position seeing its past in its segment.
+
+  Args:
+    config: of the model.
+    params: unboxed, or as `slice_layers` returns them.
+    tokens_BxL: int32.
+    positions_BxL: int32; 0 .. L-1 by default. Packed rows restart them.
+    segment_ids_BxL: int32; a position sees its own segment only (padding, 0,
+      is a segment like any other). One segment by default.
+    read_at_BxR: int32 indices along L where the heads are read; all by default.
+
+  Returns:
+    Output without a cache.
+
+  Raises:
+    ValueError: L exceeds `config.max_length`.
+  """
+  x_BxLxD = hidden(
+      config, params, tokens_BxL, positions_BxL=positions_BxL,
+      segment_ids_BxL=segment_ids_BxL)
+  return read_out(config, params, x_BxLxD, read_at_BxR=read_at_BxR)
+
+
+def decode(
+    config: ModelConfig,
+    params: Params,
+    tokens_BxL: jax.Array,
+    cache: cache_lib.Cache,
+    *,
+    positions_BxL: jax.Array,
+    is_valid_BxL: jax.Array | None = None,
+    read_at_BxR: jax.Array | None = None,
+) -> Output:
+  """Reads the next L >= 1 tokens of every row and adds them to the cache.
+
+  They take slots `cache.length` .. `cache.length + L - 1`, which must be free:
+  beyond the last slot nothing is checked and earlier slots are overwritten.
+
+  Args:
+    config: of the model.
+    params: unboxed; in a loop, pass them through `slice_layers` once before.
+    tokens_BxL: int32.
+    cache: see `cache.create`.
+    positions_BxL: int32, true positions in the row's text.
+    is_valid_BxL: False leaves a hole that nobody sees; all True by default.
+    read_at_BxR: as in `forward`.
+
+  Returns:
+    Output with the new cache.
+  """
+  if is_valid_BxL is None:
+    is_valid_BxL = jnp.ones(tokens_BxL.shape, bool)
+  slot = cache.length
+  cache = cache_lib.reserve(cache, positions_BxL, is_valid_BxL)
+  contexts = _contexts(
+      config, positions_BxL, cache.positions, cache.is_valid[:, None, :])
+  x_BxLxD = _embed(config, params, tokens_BxL)
+  x_BxLxD, cache = _decode_layers(
+      config, params['layers'], x_BxLxD, contexts, cache, slot)
+  output = read_out(
+      config, params, _final_norm(config, params, x_BxLxD),
+      read_at_BxR=read_at_BxR)
+  return output.replace(cache=cache)
+
+
+def hidden(
+    config: ModelConfig,
+    params: Params,
+    tokens_BxL: jax.Array,
+    *,
+    positions_BxL: jax.Array | None = None,
+    segment_ids_BxL: jax.Array | None = None,
+) -> jax.Array:
+  """The trunk's normalised output [B, L, D]; arguments as in `forward`."""
+  length = tokens_BxL.shape[1]
+  if length > config.max_length:
+    raise ValueError(
+        f'tokens: got rows of {length} tokens; must be at most '
+        f'config.model.max_length, {config.max_length}.')
+  if positions_BxL is None:
+    positions_BxL = jnp.arange(length, dtype=jnp.int32)[None]
+  may_see_BxLxM = None
+  if segment_ids_BxL is not None:
+    may_see_BxLxM = segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :]
+  contexts = _contexts(config, positions_BxL, positions_BxL, may_see_BxLxM)
+  x_BxLxD = _embed(config, params, tokens_BxL)
+  x_BxLxD = _forward_layers(config, params['layers'], x_BxLxD, contexts)
+  return _final_norm(config, params, x_BxLxD)
+
+
+def read_out(
+    config: ModelConfig,
+    params: Params,
+    hidden_BxLxD: jax.Array,
+    *,
+    read_at_BxR: jax.Array | None = None,
+) -> Output:
+  """Both heads on the trunk's output, at all or at some positions."""
+  if read_at_BxR is not None:
+    hidden_BxLxD = jnp.take_along_axis(
+        hidden_BxLxD, read_at_BxR[:, :, None], axis=1)
+  logits_BxLxV = layers_lib.Embedder(config).apply(
+      {'params': params['embedder']}, hidden_BxLxD, method='decode')
+  value_logits_BxL = None
+  if config.value_head == 'shared':
+    value_logits_BxL = layers_lib.ValueHead(config).apply(
+        {'params': params['value_head']}, hidden_BxLxD)
+  return Output(
+      logits=sharding.constrain(
+          logits_BxLxV, 'act_batch', 'act_length', 'act_vocab'),
+      value_logits=value_logits_BxL, cache=None)
+
+
+def slice_layers(config: ModelConfig, params: Params) -> Params:
+  """Parameters as a decoding loop wants them; call it once, before the loop.
+
+  Matrices are cast to the compute dtype, and with `layer_loop` 'unroll' the
+  stacked blocks become a tuple of blocks, so that no step casts or cuts them.
+  """
+  keep = ('scale', 'value_head')  # used in float32
+
+  def cast(path, x):
+    names = {k.key for k in path}
+    return x if names & set(keep) else x.astype(config.dtype)
+
+  params = jax.tree_util.tree_map_with_path(cast, params)
+  if config.layer_loop == 'unroll':
+    return params | {'layers': _unstack(config, params['layers'])}
+  return params
+
+
+def _unstack(config, blocks):
+  """Stacked blocks -> tuple of blocks. A tuple is returned as it is."""
+  if isinstance(blocks, tuple):
+    return blocks
+  n = config.num_layers
+  # A split's gradient is one concatenation; that of n slices is n paddings.
+  cut = jax.tree.map(
+      lambda x: [y[0] for y in jax.lax.split(x, (1,) * n)], blocks)
+  return tuple(
+      jax.tree.map(lambda x: x[i], cut, is_leaf=lambda x: isinstance(x, list))
+      for i in range(n))
+
+
+def _embed(config, params, tokens_BxL):
+  return layers_lib.Embedder(config).apply(
+      {'params': params['embedder']}, tokens_BxL, method='encode')
+
+
+def _final_norm(config, params, x_BxLxD):
+  return layers_lib.RMSNorm(config).apply(
+      {'params': params['final_norm']}, x_BxLxD)
+
+
+def _apply_block(config, block, x_BxLxD, context, view=None):
+  x_BxLxD = sharding.constrain(x_BxLxD, 'act_batch', 'act_length', 'act_embed')
+  return layers_lib.Block(config).apply(
+      {'params': block}, x_BxLxD, context, view)
+
+
+def _contexts(config, positions_BxL, key_positions_BxM, may_see_BxLxM):
+  """{is_global: Context}, for the kinds of layers that the model has."""
+  kinds = {config.is_global(i) for i in range(config.num_layers)}
+  return {
+      kind: attention.make_context(
+          config, positions_BxL, key_positions_BxM, may_see_BxLxM,
+          is_global=kind)
+      for kind in sorted(kinds)}
+
+
+def _select(contexts, is_global):
+  """The context of a layer whose kind (scalar bool) is known at run time."""
+  if len(contexts) == 1:
+    return next(iter(contexts.values()))
+  return jax.tree.map(
+      lambda x, y: jnp.where(is_global, x, y), contexts[True], contexts[False])
+
+
+def _kinds(config):
+  return jnp.array([config.is_global(i) for i in range(config.num_layers)])
+
+
+def _forward_layers(config, blocks, x_BxLxD, contexts):
+  def apply(block, x_BxLxD, context):
+    return _apply_block(config, block, x_BxLxD, context)[0]
+
+  is_unrolled = config.layer_loop == 'unroll'
+  if config.remat != 'none':
+    apply = jax.checkpoint(
+        apply, policy=REMAT[config.remat], prevent_cse=is_unrolled)
+  if is_unrolled:
+    for i, block in enumerate(_unstack(config, blocks)):
+      x_BxLxD = apply(block, x_BxLxD, contexts[config.is_global(i)])
+    return x_BxLxD
+
+  def body(x_BxLxD, xs):
+    block, is_global = xs
+    return apply(block, x_BxLxD, _select(contexts, is_global)), None
+
+  return jax.lax.scan(body, x_BxLxD, (blocks, _kinds(config)))[0]
+
+
+def _decode_layers(config, blocks, x_BxLxD, contexts, cache, slot):
+  if config.layer_loop == 'unroll':
+    views = []
+    for i, block in enumerate(_unstack(config, blocks)):
+      view = cache_lib.View(cache.keys[i], cache.values[i], slot, None)
+      x_BxLxD, view = _apply_block(
+          config, block, x_BxLxD, contexts[config.is_global(i)], view)
+      views.append(view)
+    return x_BxLxD, cache.replace(
+        keys=tuple(v.keys for v in views), values=tuple(v.values for v in views))
+
+  def body(carry, xs):  # the cache is carried, so that its update is in place
+    x_BxLxD, keys, values = carry
+    block, is_global, layer = xs
+    view = cache_lib.View(keys, values, slot, layer)
+    x_BxLxD, view = _apply_block(
+        config, block, x_BxLxD, _select(contexts, is_global), view)
+    return (x_BxLxD, view.keys, view.values), None
+
+  xs = (blocks, _kinds(config), jnp.arange(config.num_layers))
+  (x_BxLxD, keys, values), _ = jax.lax.scan(
+      body, (x_BxLxD, cache.keys, cache.values), xs)
+  return x_BxLxD, cache.replace(keys=keys, values=values)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Supervised fine-tuning on (q, Z, S): weighted next-token cross-entropy.
+
+Which tokens of a sequence are trained (sec. Appendix C, Eqs. 22-24 of
+arXiv 2501.04682) is decided by the data pipeline and arrives as
+`Batch.loss_mask`; the loss itself is the same for every objective.
+"""
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from meta_cot import masked
+from meta_cot import types
+
+
+@struct.dataclass
+class Sums:
+  """Totals over a batch; sums of micro-batches and hosts add up exactly."""
+
+  loss: jax.Array  # [] float32, nats, weighted by the mask
+  correct: jax.Array  # [] float32, argmax hits, weighted by the mask
+  weight: jax.Array  # [] float32, sum of the mask
+  tokens: jax.Array  # [] float32, positions that are not padding
+
+
+def loss_sums(logits_BxLxV: jax.Array, batch: types.Batch) -> Sums:
+  """Cross-entropy totals of a batch.
+
+  Args:
+    logits_BxLxV: float32 predictions of `batch.targets`.
+    batch: targets and loss weights, [B, L].
+
+  Returns:
+    Totals; the loss of the batch is `loss / weight`.
+  """
+  log_normaliser_BxL = jax.nn.logsumexp(logits_BxLxV, axis=-1)
+  chosen_BxL = jnp.take_along_axis(
+      logits_BxLxV, batch.targets[..., None], axis=-1)[..., 0]
+  hits_BxL = jnp.argmax(logits_BxLxV, axis=-1) == batch.targets
+  return Sums(
+      loss=masked.masked_sum(log_normaliser_BxL - chosen_BxL, batch.loss_mask),
+      correct=masked.masked_sum(hits_BxL, batch.loss_mask),
+      weight=jnp.sum(batch.loss_mask.astype(jnp.float32)),
+      tokens=jnp.sum((batch.segment_ids > 0).astype(jnp.float32)))

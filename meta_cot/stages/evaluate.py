@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 4: what the models learned, beside the searches that taught them.
+
+Leaves `eval/`: summary.json, report.md, PNG plots, samples of every arm.
+"""
+
+import dataclasses
+import json
+import logging
+import pathlib
+
+import jax
+
+from data_pipelines import arms
+from data_pipelines import store
+from data_pipelines import tokenizer as tokenizer_lib
+from meta_cot import decode
+from meta_cot import experiment as experiment_lib
+from meta_cot import files
+from meta_cot import sharding
+from meta_cot import tasks
+from meta_cot import traces
+from meta_cot import types
+from meta_cot.evaluation import best_of_n
+from meta_cot.evaluation import decoding
+from meta_cot.evaluation import judging
+from meta_cot.evaluation import report
+from meta_cot.evaluation import symbolic
+from meta_cot.stages import sft
+from meta_cot.training import checkpoint
+from meta_cot.training import metrics as metrics_lib
+from meta_cot.training import optimizer
+from meta_cot.training import state as state_lib
+
+_SPLITS = ('heldout_numbers', 'heldout_targets')
+_NUM_SAVED = 50  # completions kept per arm and split, to be read
+
+
+def run(
+    experiment: experiment_lib.Experiment, workdir: pathlib.Path
+) -> None:
+  """Evaluates every arm on both held-out splits and writes the report."""
+  mesh = sharding.make_mesh(experiment.mesh)
+  with sharding.use_mesh(mesh):
+    evaluation = _Evaluation(experiment, workdir, mesh)
+    summary = evaluation.summary()
+  directory = workdir / 'eval'
+  files.write_json(directory / 'summary.json', summary)
+  for name, text in evaluation.samples.items():
+    files.write_atomic(directory / 'samples' / f'{name}.jsonl', text)
+  report.write(directory, summary, examples=evaluation.examples())
+  logging.info('report: %s', directory / 'report.md')
+
+
+class _Evaluation:
+  """The decoding and judging of one run; state is what it has read so far."""
+
+  def __init__(self, experiment, workdir, mesh):
+    self._experiment = experiment
+    self._workdir = workdir
+    self._mesh = mesh
+    self._style = experiment.data.style
+    self._task = tasks.make('countdown')
+    self._tokenizer = tokenizer_lib.load(
+        workdir / 'tokenizer' / 'tokenizer.model')
+    self._count = symbolic.token_counter(self._tokenizer.encode, self._style)
+    limit = experiment.evaluation.num_problems
+    sources = {s: store.read(workdir / 'traces', s) for s in _SPLITS}
+    self._records = {
+        s: [source[i] for i in range(min(len(source), limit))]
+        for s, source in sources.items()}
+    self.samples = {}
+
+  def summary(self) -> dict:
+    """Everything the report says, as JSON values."""
+    summary = {arm: self._arm(arm) for arm in self._experiment.arms}
+    summary['symbolic'] = self._symbolic()
+    reference = summary.get('traces')
+    for arm, values in summary.items():
+      if reference and 'best_of_n' in values:
+        values['best_of_n'] |= self._fair(values['best_of_n'], reference)
+    return summary
+
+  def examples(self) -> list:
+    """Two searches of the teacher to draw: a short and a longer one."""
+    solved = [r for r in self._records[_SPLITS[0]] if r.is_solved]
+    solved.sort(key=lambda r: len(r.nodes))
+    return [solved[len(solved) // 4], solved[len(solved) * 3 // 4]]
+
+  def _arm(self, arm: str) -> dict:
+    """Greedy success per split, learning curve, best-of-N."""
+    saved = _Saved(self._experiment, self._workdir, arm, self._mesh)
+    steps = saved.steps()
+    decoder = self._decoder(arm, temperature=0.0)
+    results = {
+        split: self._solve(decoder, saved.params(steps[-1]), self._records[split])
+        for split in _SPLITS}
+    for split in _SPLITS:
+      self.samples[f'{arm}_{split}'] = _rows(results[split][:_NUM_SAVED])
+    by_split = {s: judging.summarise(r) for s, r in results.items()}
+    values = dict(
+        by_split[_SPLITS[0]], splits=by_split, training=saved.training(),
+        curve=[self._point(saved, decoder, step) for step in steps],
+        losses=saved.losses())
+    if arm != 'traces':
+      values['best_of_n'] = self._best_of_n(arm, saved.params(steps[-1]))
+    saved.close()
+    logging.info(
+        '%s: %.1f%% of %d held-out problems', arm, 100 * values['success'],
+        values['num_problems'])
+    return values
+
+  def _point(self, saved, decoder, step) -> dict:
+    records = self._records[_SPLITS[0]][
+        :self._experiment.evaluation.num_curve_problems]
+    results = self._solve(decoder, saved.params(step), records)
+    point = judging.summarise(results)
+    return dict(
+        step=step, tokens=saved.tokens(step), success=point['success'],
+        ci95=point['ci95'])
+
+  def _decoder(self, arm, *, temperature) -> decoding.Decoder:
+    """Completes up to twice the longest reference of the arm."""
+    evaluation = self._experiment.evaluation
+    longest = max(
+        self._reference_length(arm, record)
+        for record in self._records[_SPLITS[0]])
+    sampling = decode.Sampling(
+        temperature=temperature,
+        top_k=evaluation.top_k if temperature else None,
+        top_p=evaluation.top_p if temperature else None)
+    return decoding.Decoder(
+        self._experiment.model, self._tokenizer, self._mesh,
+        batch_size=evaluation.batch_size,
+        max_new_tokens=min(2 * longest, evaluation.max_new_tokens),
+        sampling=sampling)
+
+  def _reference_length(self, arm, record) -> int:
+    events = arms.reference(arm, record)
+    if events is None:
+      return 1
+    text = traces.render(events, style=self._style)
+    prompt = traces.prompt(record.problem, style=self._style)
+    return len(self._tokenizer.encode(text[len(prompt):])) + 1
+
+  def _solve(self, decoder, params, records, copies=1):
+    """Results of `copies` completions for every record's problem."""
+    problems = [r.problem for r in records for _ in range(copies)]
+    completions = decoder(
+        params, [traces.prompt(p, style=self._style) for p in problems],
+        jax.random.key(self._experiment.seed))
+    return [
+        judging.judge(self._task, p, c, self._style)
+        for p, c in zip(problems, completions)]
+
+  def _best_of_n(self, arm, params) -> dict:
+    evaluation = self._experiment.evaluation
+    copies = evaluation.num_samples
+    decoder = self._decoder(arm, temperature=evaluation.temperature)
+    records = self._records[_SPLITS[0]]
+    results = self._solve(decoder, params, records, copies)
+    correct = [
+        sum(r.verdict.is_correct for r in results[i:i + copies])
+        for i in range(0, len(results), copies)]
+    tokens = sum(r.completion.num_tokens for r in results) / len(results)
+    return dict(
+        num_samples=copies, temperature=evaluation.temperature,
+        mean_tokens=tokens, num_correct=correct,
+        curve=[
+            dataclasses.asdict(p)
+            for p in best_of_n.curve(correct, copies, tokens)])
+
+  def _fair(self, samples: dict, reference: dict) -> dict:
+    """Best-of-N at the tokens of the trace model, and where it catches up."""
+    arguments = (
+        samples['num_correct'], samples['num_samples'], samples['mean_tokens'])
+    equal = best_of_n.at_tokens(*arguments, reference['mean_tokens'])
+    catch_up = best_of_n.catch_up(*arguments, reference['success'])
+    return dict(
+        equal_tokens=dataclasses.asdict(equal),
+        catch_up=catch_up and dataclasses.asdict(catch_up))
+
+  def _symbolic(self) -> dict:
+    """The teacher on the same problems, and every strategy beside it."""
+    records = self._records
+    by_split = {
+        s: symbolic.summarise(r, self._count) for s, r in records.items()}
+    runs = symbolic.run_all(
+        [r.problem for r in records[_SPLITS[0]]],
+        self._experiment.countdown.max_value, self._style,
+        self._experiment.seed)
+    return dict(
+        by_split[_SPLITS[0]], splits=by_split,
+        strategies={
+            name: symbolic.summarise(run, self._count)
+            for name, run in runs.items()})
+
+
+class _Saved:
+  """The checkpoints and metrics that an arm's training left."""
+
+  def __init__(self, experiment, workdir, arm, mesh):
+    self._directory = workdir / 'sft' / arm
+    self._checkpoints = checkpoint.Checkpoints(
+        self._directory / 'checkpoints', experiment.checkpoint)
+    self._summary = files.read_json(self._directory / 'summary.json')
+    self._rows = metrics_lib.read(self._directory / 'metrics.jsonl')
+    self._abstract, _ = state_lib.shardings(
+        sft.init_fn(experiment),
+        optimizer.make(experiment.optimizer, self._summary['num_steps']), mesh)
+
+  def steps(self) -> list[int]:
+    return self._checkpoints.steps()
+
+  def params(self, step: int) -> types.Params:
+    return self._checkpoints.restore_state(self._abstract, step).params
+
+  def tokens(self, step: int) -> float:
+    return sum(row['tokens'] for row in self._rows if row['step'] <= step)
+
+  def training(self) -> dict:
+    return self._summary
+
+  def losses(self) -> dict:
+    """Training and held-out loss by tokens seen."""
+    total, train, heldout = 0.0, [], []
+    for row in self._rows:
+      total += row['tokens']
+      train.append([total, row['loss']])
+      if 'eval_loss' in row:
+        heldout.append([total, row['eval_loss']])
+    return dict(train=train, heldout=heldout)
+
+  def close(self) -> None:
+    self._checkpoints.close()
+
+
+def _rows(results: list[judging.Result]) -> str:
+  return ''.join(
+      json.dumps(dict(
+          id=r.problem.id, text=r.completion.text,
+          tokens=r.completion.num_tokens, is_correct=r.verdict.is_correct,
+          reason=r.verdict.reason, error=r.analysis.primary_error)) + '\n'
+      for r in results)

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 1: problems, solved by symbolic search, written as trace records.
+
+Leaves `traces/`: ArrayRecord shards per split and `manifest.json`.
+"""
+
+import dataclasses
+import functools
+import pathlib
+
+from data_pipelines import countdown_traces
+from data_pipelines import store
+from meta_cot import experiment as experiment_lib
+from meta_cot.tasks import countdown_problems
+
+
+def run(
+    experiment: experiment_lib.Experiment, workdir: pathlib.Path
+) -> None:
+  """Generates what is missing of every split; finished shards stay."""
+  problems, seed = experiment.countdown, experiment.seed
+  strategies = experiment.traces.strategies
+  for split in countdown_problems.SPLITS:
+    store.generate(
+        workdir / 'traces',
+        functools.partial(
+            countdown_traces.make_records, problems, strategies, seed, split),
+        split=split,
+        num_records=countdown_problems.split_size(problems, seed, split),
+        num_shards=experiment.traces.num_shards,
+        num_processes=experiment.traces.num_processes,
+        arguments=dict(
+            seed=seed, strategies=strategies, **dataclasses.asdict(problems)))

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events: a search in the order in which it is told.
+
+A record holds a tree; `linearize` replays how it grew. The search stands at
+the root first; a `Step` always belongs to the node at which the search stands,
+and a `Jump` makes it stand at another one (or again at the same one: a
+depth-first search states its node anew after every child but the last).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
+
+from meta_cot.traces import record as record_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+  """The problem, e.g. '4,9,3>24'; always the first event."""
+
+  question: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """The search tries a step at node `parent`, which makes node `node`."""
+
+  node: int
+  parent: int
+  text: str  # e.g. '9-3=6'
+  state: str  # e.g. '4,6'
+  outcome: str  # 'goal' | 'dead_end' | '' (a state to go on from)
+
+
+@dataclasses.dataclass(frozen=True)
+class Jump:
+  """The search goes on at node `node`."""
+
+  node: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+  """An estimate for node `node`; only some styles write it."""
+
+  node: int
+  value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Exhausted:
+  """The search says that nothing is left to try."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """The solution, one step per line; absent where the search failed."""
+
+  text: str
+
+
+Event = Start | Step | Jump | Value | Exhausted | Answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+  """A piece of rendered text; the texts of all spans joined are the text."""
+
+  text: str
+  kind: str  # 'prompt' | 'search' | 'solution'
+  on_path: bool  # whether it tells a step on the path to the solution
+
+
+def linearize(record: record_lib.TraceRecord) -> tuple[Event, ...]:
+  """The events of a search, in order.
+
+  Strategies named 'dfs...' are replayed depth first, all others in their order
+  of expansion. The replay ends at the first correct node. A failed 'bfs...'
+  ends with `Exhausted`. Nodes are numbered in the order of their steps.
+
+  Raises:
+    ValueError: the tree contradicts itself; names the node.
+  """
+  replay = _depth_first if record.strategy.startswith('dfs') else _best_first
+  events = [Start(record.problem.question), *_renumbered(replay(record))]
+  if record.solution:
+    steps = (record.nodes[node].step for node in record.solution[1:])
+    events.append(Answer('\n'.join(steps)))
+  elif record.strategy.startswith('bfs'):
+    events.append(Exhausted())
+  return tuple(events)
+
+
+def path(events: Sequence[Event]) -> frozenset[int]:
+  """The nodes from the root to the goal; empty if no step reaches a goal."""
+  parents = {}
+  for event in events:
+    if isinstance(event, Step):
+      parents[event.node] = event.parent
+      if event.outcome == 'goal':
+        nodes = {event.node}
+        node = event.parent
+        while node in parents and node not in nodes:
+          nodes.add(node)
+          node = parents[node]
+        return frozenset(nodes | {0})
+  return frozenset()
+
+
+def on_path(events: Sequence[Event]) -> tuple[bool, ...]:
+  """Per event: whether it tells a step on the path to the goal.
+
+  A jump counts if the search stays where it leads to until a step on the path.
+  """
+  nodes = path(events)
+  flags, leads_to_path = [], False
+  for event in reversed(events):
+    if isinstance(event, Step):
+      is_on = event.node in nodes
+      leads_to_path = leads_to_path or is_on
+    elif isinstance(event, Jump):
+      is_on, leads_to_path = leads_to_path, False
+    else:
+      is_on = isinstance(event, Answer)
+    flags.append(is_on)
+  return tuple(reversed(flags))
+
+
+def _depth_first(record: record_lib.TraceRecord) -> Iterator[Event]:
+  # Depth first, the order of creation is the order of the visits. Between two
+  # creations every node on the way up was at its last child, which tells
+  # nothing, so that only the next parent is stated.
+  previous = None
+  for i, node in enumerate(record.nodes[1:], start=1):
+    _check_parent(record, i)
+    if previous is not None:
+      if node.parent != previous and _is_visited(record.nodes[previous]):
+        yield Jump(previous)
+      yield Jump(node.parent)
+    yield _step(record, i)
+    if node.is_correct:
+      return
+    previous = i
+  if previous is not None and _is_visited(record.nodes[previous]):
+    yield Jump(previous)
+
+
+def _best_first(record: record_lib.TraceRecord) -> Iterator[Event]:
+  children = [[] for _ in record.nodes]
+  for i in range(1, len(record.nodes)):
+    _check_parent(record, i)
+    children[record.nodes[i].parent].append(i)
+  expanded = sorted(
+      (node.order, i) for i, node in enumerate(record.nodes) if node.order >= 0)
+  here = 0
+  for _, i in expanded:
+    if i != here:
+      yield Jump(i)
+    here = i
+    for child in children[i]:
+      yield _step(record, child)
+      if record.nodes[child].is_correct:
+        return
+
+
+def _renumbered(events: Iterable[Event]) -> Iterator[Event]:
+  numbers = {0: 0}
+  for event in events:
+    if isinstance(event, Step):
+      numbers[event.node] = len(numbers)
+      yield Step(
+          numbers[event.node], numbers[event.parent], event.text, event.state,
+          event.outcome)
+    else:
+      yield Jump(numbers[event.node])
+
+
+def _step(record: record_lib.TraceRecord, i: int) -> Step:
+  node = record.nodes[i]
+  outcome = 'goal' if node.is_correct else 'dead_end' * node.is_terminal
+  return Step(i, node.parent, node.step, node.state, outcome)
+
+
+def _is_visited(node: record_lib.Node) -> bool:
+  return node.order >= 0 and not node.is_terminal
+
+
+def _check_parent(record: record_lib.TraceRecord, i: int) -> None:
+  parent = record.nodes[i].parent
+  if not 0 <= parent < i or record.nodes[parent].order < 0:
+    raise ValueError(
+        f'record of problem {record.problem.id!r}: node {i} has parent '
+        f'{parent}, which must come before it and have an order of expansion.')

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which parts of (question, search Z, solution S) are trained.
+
+arXiv 2501.04682, Appendix C: procedure cloning (Eq. 22), Meta-CoT only
+(Eq. 23), masked to the path of the solution (Eq. 24), and pruned traces.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Protocol
+
+from meta_cot.traces import events as events_lib
+from meta_cot.traces import format as format_lib
+from meta_cot.traces import record as record_lib
+
+# objective -> whether a span after the prompt is trained
+OBJECTIVES = {
+    'procedure_cloning': lambda span: True,
+    'meta_cot': lambda span: span.kind == 'search',
+    'solution_path': lambda span: span.kind == 'solution' or span.on_path,
+}
+
+
+class Uniform(Protocol):
+  """`random.Random` or `numpy.random.Generator`."""
+
+  def random(self) -> float:
+    """A number in [0, 1)."""
+
+
+def trainable(
+    spans: Sequence[events_lib.Span], objective: str) -> list[bool]:
+  """Per span: whether it is trained; the prompt never is.
+
+  Raises:
+    ValueError: no such objective.
+  """
+  is_trained = _predicate(objective)
+  return [span.kind != 'prompt' and is_trained(span) for span in spans]
+
+
+def trains_end(events: Sequence[events_lib.Event], objective: str) -> bool:
+  """Whether the end-of-sequence token after the text is trained.
+
+  It belongs to S where there is one, else to Z; so only 'meta_cot' leaves it
+  out, where a solution follows.
+
+  Raises:
+    ValueError: no such objective.
+  """
+  _predicate(objective)
+  has_solution = any(isinstance(e, events_lib.Answer) for e in events)
+  return objective != 'meta_cot' or not has_solution
+
+
+def trained_ranges(
+    events: Sequence[events_lib.Event], style: str, objective: str
+) -> tuple[str, list[tuple[int, int]]]:
+  """The text of `events` and which of its characters are trained.
+
+  Returns:
+    The text, and disjoint ranges [start, end) of characters in ascending
+    order, adjacent ones merged.
+
+  Raises:
+    ValueError: no such style or objective, or the style cannot express the
+      events.
+  """
+  spans = format_lib.spans(events, style)
+  ranges, at = [], 0
+  for span, is_trained in zip(spans, trainable(spans, objective), strict=True):
+    end = at + len(span.text)
+    if is_trained and ranges and ranges[-1][1] == at:
+      ranges[-1] = (ranges[-1][0], end)
+    elif is_trained and end > at:
+      ranges.append((at, end))
+    at = end
+  return ''.join(span.text for span in spans), ranges
+
+
+def prune(
+    record: record_lib.TraceRecord, keep_fraction: float, rng: Uniform
+) -> record_lib.TraceRecord:
+  """Cuts failed branches off the path to the solution (Appendix C, item 4).
+
+  Every branch, a subtree that hangs on the path, is kept with probability
+  `keep_fraction` as a whole. What stays is numbered anew, in the same order.
+
+  Args:
+    record: a search; one without a solution is returned as it is.
+    keep_fraction: 0 leaves the path alone, 1 keeps everything.
+    rng: drawn from once per branch.
+
+  Raises:
+    ValueError: `keep_fraction` is not in 0..1.
+  """
+  if not 0 <= keep_fraction <= 1:
+    raise ValueError(f'{keep_fraction=} must be in 0..1.')
+  if not record.solution:
+    return record
+  path = frozenset(record.solution)
+  new = {}  # old index -> new index
+  for i, node in enumerate(record.nodes):
+    if i in path or (
+        node.parent in new
+        and (node.parent not in path or rng.random() < keep_fraction)):
+      new[i] = len(new)
+  orders = sorted(record.nodes[i].order for i in new)
+  first = next((at for at, o in enumerate(orders) if o >= 0), len(orders))
+  rank = {order: at - first for at, order in enumerate(orders)}
+  nodes = []
+  for i in new:
+    node = record.nodes[i]
+    nodes.append(dataclasses.replace(
+        node, parent=new[node.parent] if i else -1,
+        order=rank[node.order] if node.order >= 0 else -1))
+  return dataclasses.replace(
+      record, nodes=tuple(nodes),
+      solution=tuple(new[i] for i in record.solution))
+
+
+def _predicate(objective: str):
+  if objective not in OBJECTIVES:
+    raise ValueError(
+        f'objective {objective!r} is unknown; the objectives are '
+        f'{", ".join(sorted(OBJECTIVES))}.')
+  return OBJECTIVES[objective]

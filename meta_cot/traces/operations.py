@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arithmetic inside a Countdown trace: '9-3=6', '4,9,3', '4,9,3>24'."""
+
+from collections.abc import Sequence
+import dataclasses
+import re
+
+# Longer digit strings are refused: Python itself refuses to read very long
+# ones, and no trace needs them.
+NUMBER = '[0-9]{1,12}'
+OPERATION = f'{NUMBER}[-+*/]{NUMBER}={NUMBER}'
+
+_OPERATION = re.compile(f'({NUMBER})([-+*/])({NUMBER})=({NUMBER})')
+_NUMBERS = re.compile(f'{NUMBER}(?:,{NUMBER})*')
+_QUESTION = re.compile(f'({NUMBER}(?:,{NUMBER})*)>({NUMBER})')
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+  """`left symbol right = result`, as written; it need not be true."""
+
+  left: int
+  symbol: str  # one of + - * /
+  right: int
+  result: int
+
+  @property
+  def is_true(self) -> bool:
+    """Whether the stated result is the exact one."""
+    if self.symbol == '+':
+      return self.left + self.right == self.result
+    if self.symbol == '-':
+      return self.left - self.right == self.result
+    if self.symbol == '*':
+      return self.left * self.right == self.result
+    return self.right != 0 and self.right * self.result == self.left
+
+
+def parse(text: str) -> Operation | None:
+  """Reads one operation between non-negative integers; None if it is not."""
+  match = _OPERATION.fullmatch(text)
+  if match is None:
+    return None
+  left, symbol, right, result = match.groups()
+  return Operation(int(left), symbol, int(right), int(result))
+
+
+def numbers(state: str) -> tuple[int, ...] | None:
+  """Reads comma-joined integers; None if `state` is something else."""
+  if _NUMBERS.fullmatch(state) is None:
+    return None
+  return tuple(int(number) for number in state.split(','))
+
+
+def question(text: str) -> tuple[tuple[int, ...], int]:
+  """Reads '4,9,3>24' as the numbers and the target.
+
+  Raises:
+    ValueError: `text` is not such a question.
+  """
+  match = _QUESTION.fullmatch(text)
+  if match is None:
+    raise ValueError(
+        f'question {text!r} is not of the form 4,9,3>24 (non-negative '
+        'integers); this style only writes Countdown problems.')
+  return tuple(int(n) for n in match[1].split(',')), int(match[2])
+
+
+def remaining(
+    available: Sequence[int], operation: Operation) -> tuple[int, ...] | None:
+  """The numbers left after `operation`, its result last.
+
+  The stated result is taken as it is. None if an operand is not available.
+  """
+  left = list(available)
+  for operand in (operation.left, operation.right):
+    if operand not in left:
+      return None
+    left.remove(operand)
+  return (*left, operation.result)

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AdamW with global-norm clipping and a warm-up/cosine learning rate."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+
+from meta_cot import config as config_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """Settings of `make`."""
+
+  learning_rate: float = config_lib.setting(above=0.0)
+  final_fraction: float = config_lib.setting(low=0.0, high=1.0)
+  warmup_steps: int = config_lib.setting(low=0)
+  b1: float = config_lib.setting(low=0.0, high=1.0)
+  b2: float = config_lib.setting(low=0.0, high=1.0)
+  epsilon: float = config_lib.setting(above=0.0)
+  weight_decay: float = config_lib.setting(low=0.0)
+  clip_norm: float = config_lib.setting(above=0.0)
+
+
+def schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
+  """Linear warm-up to the peak, then cosine to `final_fraction` of it.
+
+  A run shorter than the warm-up spends its first half warming up.
+  """
+  warmup = min(config.warmup_steps, num_steps // 2)
+  return optax.warmup_cosine_decay_schedule(
+      init_value=0.0,
+      peak_value=config.learning_rate,
+      warmup_steps=warmup,
+      decay_steps=max(num_steps, warmup + 1),
+      end_value=config.learning_rate * config.final_fraction)
+
+
+def make(
+    config: OptimizerConfig, num_steps: int
+) -> optax.GradientTransformation:
+  """The optimiser of a run of `num_steps` updates."""
+  return optax.chain(
+      optax.clip_by_global_norm(config.clip_norm),
+      optax.adamw(
+          schedule(config, num_steps),
+          b1=config.b1,
+          b2=config.b2,
+          eps=config.epsilon,
+          weight_decay=config.weight_decay,
+          mask=_is_decayed))
+
+
+def _is_decayed(params: Any) -> Any:
+  """Matrices decay; norms and biases, named so in the tree, do not."""
+  def one(path, _):
+    name = jax.tree_util.keystr(path).lower()
+    return not ('norm' in name or 'bias' in name)
+  return jax.tree_util.tree_map_with_path(one, params)

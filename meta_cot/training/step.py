@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One optimiser update, and one evaluation batch, as pure functions."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from meta_cot import types
+from meta_cot.objectives import sft
+from meta_cot.training import state as state_lib
+
+LossFn = Callable[[types.Params, types.Batch], sft.Sums]
+Metrics = dict[str, jax.Array]
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    num_accumulation: int,
+) -> Callable[
+    [state_lib.TrainState, types.Batch], tuple[state_lib.TrainState, Metrics]]:
+  """Returns the pure update `(state, batch) -> (state, metrics)`.
+
+  The batch is cut into `num_accumulation` micro-batches whose gradients add
+  up; the loss is the mean over all trained tokens of the whole batch, so
+  accumulating changes memory and nothing else.
+
+  Args:
+    loss_fn: (params, batch) -> totals of one micro-batch.
+    optimizer: optax transformation.
+    schedule: learning rate by step, reported in the metrics.
+    num_accumulation: micro-batches; must divide the rows of every device.
+  """
+
+  def micro_loss(params, batch, total_weight):
+    sums = loss_fn(params, batch)
+    return sums.loss / total_weight, sums
+
+  def gradients(params, batch):
+    total = jnp.maximum(jnp.sum(batch.loss_mask), 1e-9)
+    grad_fn = jax.grad(micro_loss, has_aux=True)
+    if num_accumulation == 1:
+      return grad_fn(params, batch, total)
+
+    def body(carry, micro):
+      grads, sums = grad_fn(params, micro, total)
+      return jax.tree.map(jnp.add, carry, (grads, sums)), None
+
+    micro = jax.tree.map(lambda x: _split_rows(x, num_accumulation), batch)
+    shapes = jax.eval_shape(
+        grad_fn, params, jax.tree.map(lambda x: x[0], micro), total)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(body, zeros, micro)[0]
+
+  def train_step(state, batch):
+    grads, sums = gradients(state.params, batch)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    metrics = dict(
+        loss=sums.loss / jnp.maximum(sums.weight, 1e-9),
+        accuracy=sums.correct / jnp.maximum(sums.weight, 1e-9),
+        tokens=sums.tokens,
+        trained_tokens=sums.weight,
+        grad_norm=optax.tree.norm(grads),
+        learning_rate=jnp.asarray(schedule(state.step), jnp.float32))
+    state = state.replace(
+        step=state.step + 1, opt_state=opt_state,
+        params=optax.apply_updates(state.params, updates))
+    return state, metrics
+
+  return train_step
+
+
+def _split_rows(x_B: jax.Array, num_accumulation: int) -> jax.Array:
+  """[B, ...] -> [accumulation, B / accumulation, ...], device by device.
+
+  Rows are dealt out like cards so that every device cuts its own rows and no
+  row moves between devices.
+  """
+  rows = x_B.shape[0] // num_accumulation
+  cut = x_B.reshape(rows, num_accumulation, *x_B.shape[1:])
+  return jnp.swapaxes(cut, 0, 1)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packaging. Lower bounds only; the tested versions are in constraints.txt."""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r"^__version__ = '(.+)'$",
+    (ROOT / 'meta_cot' / 'version.py').read_text(), re.MULTILINE).group(1)
+README = ROOT / 'README.md'
+
+INSTALL_REQUIRES = [
+    'absl-py>=2.1',
+    'array_record>=0.8',
+    'flax>=0.12',
+    'grain>=0.2.15',
+    'jax>=0.10',  # plain: the CPU build; see the extras tpu and gpu
+    'matplotlib>=3.9',
+    'ml_collections>=1.0',
+    'numpy>=2.0',
+    'optax>=0.2.6',
+    'orbax-checkpoint>=0.12',
+    'sentencepiece>=0.2',
+    'tensorboardX>=2.6',
+    'tqdm>=4.66',
+]
+
+EXTRAS_REQUIRE = {
+    'test': [
+        'hypothesis>=6.100',
+        'pytest>=8',
+        'pytest-xdist>=3.6',
+        'ruff>=0.12',
+        'sympy>=1.13',  # second opinion on mathematical answers
+        'tensorboard>=2.19',  # reads back the event files that are written
+        'torch>=2.5',  # with transformers: reference logits of real models
+        'transformers>=5.0',
+    ],
+    'hf': [
+        'accelerate>=1.0',
+        'gguf>=0.10',
+        'safetensors>=0.5',
+        'transformers>=5.0',
+    ],
+    'data': ['apache-beam>=2.60', 'tensorflow-datasets>=4.9'],
+    'tpu': ['jax[tpu]>=0.10'],
+    'gpu': ['jax[cuda13]>=0.10'],
+}
+
+setuptools.setup(
+    name='meta-cot',
+    version=VERSION,
+    description='Teach language models to search, and let them search better.',
+    long_description=README.read_text() if README.exists() else '',
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    python_requires='>=3.11',
+    packages=setuptools.find_namespace_packages(
+        include=['meta_cot*', 'data_pipelines*', 'configs*']),
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flags and overrides: what is read, and the one line for what is wrong."""
+
+import pathlib
+import subprocess
+import sys
+
+import hypothesis
+from hypothesis import strategies as st
+import pytest
+
+from meta_cot import command_line
+from meta_cot import config as config_lib
+
+CONFIG = '''
+from ml_collections import config_dict
+
+VARIANTS = ('tiny', 'large')
+
+
+def get_config(variant=''):
+  config = config_dict.ConfigDict()
+  config.seed = 0
+  config.name = 'run'
+  config.resume = False
+  config.limit = None
+  config.width = config_dict.placeholder(int)
+  config.optimizer = config_dict.ConfigDict(
+      dict(learning_rate=1e-3, betas=(0.9, 0.99), milestones=(10, 20)))
+  config.stages = ('traces', 'sft')
+  config.extra = ()
+  if variant == 'tiny':
+    config.seed = 7
+  return config
+'''
+STAGES = ('traces', 'sft', 'rl')
+
+
+@pytest.fixture(name='file', scope='module')
+def _file(tmp_path_factory: pytest.TempPathFactory) -> str:
+  path = tmp_path_factory.mktemp('configs') / 'sums.py'
+  path.write_text(CONFIG)
+  return str(path)
+
+
+def _parse(file: str, *overrides: str) -> command_line.Arguments:
+  return command_line.parse(
+      [f'--config={file}', '--workdir=runs/x', *overrides], stages=STAGES)
+
+
+def test_reads_config_workdir_and_stages(file):
+  config, workdir, stages = _parse(f'{file}:tiny', '--stages=traces,rl')
+  assert config.seed == 7
+  assert config.is_locked
+  assert config.optimizer.is_locked
+  assert workdir == 'runs/x'
+  assert stages == ('traces', 'rl')
+  assert _parse(file).config.seed == 0
+  assert _parse(file).stages is None
+
+
+@pytest.mark.parametrize('override, key, value', [
+    ('--config.seed=5', 'seed', 5),
+    ('-config.seed=-5', 'seed', -5),
+    ('--config.name=1', 'name', '1'),
+    ('--config.name=a=b', 'name', 'a=b'),
+    ('--config.resume', 'resume', True),
+    ('--config.resume=true', 'resume', True),
+    ('--config.resume=0', 'resume', False),
+    ('--noconfig.resume', 'resume', False),
+    ('--config.limit=3', 'limit', 3),
+    ('--config.limit=0.5', 'limit', 0.5),
+    ('--config.limit=abc', 'limit', 'abc'),
+    ('--config.limit=None', 'limit', None),
+    ('--config.width=3', 'width', 3),
+    ('--config.seed=None', 'seed', None),
+    ('--config.optimizer.learning_rate=1', 'optimizer.learning_rate', 1.0),
+    ('--config.optimizer.learning_rate=3e-4', 'optimizer.learning_rate', 3e-4),
+    ('--config.optimizer.betas=(0.5, 1)', 'optimizer.betas', (0.5, 1.0)),
+    ('--config.optimizer.betas=0.5,0.6', 'optimizer.betas', (0.5, 0.6)),
+    ('--config.optimizer.betas=0.5', 'optimizer.betas', (0.5,)),
+    ('--config.optimizer.betas=()', 'optimizer.betas', ()),
+    ('--config.optimizer.milestones=[3]', 'optimizer.milestones', (3,)),
+    ('--config.optimizer.milestones=(3,)', 'optimizer.milestones', (3,)),
+    ('--config.stages=rl', 'stages', ('rl',)),
+    ("--config.stages=('rl', \"sft\")", 'stages', ('rl', 'sft')),
+    ('--config.stages=1,2', 'stages', ('1', '2')),
+    ('--config.extra=1,a,None', 'extra', (1, 'a', None)),
+])
+def test_overrides_take_the_type_of_their_field(file, override, key, value):
+  config = _parse(file, override).config
+  for name in key.split('.'):
+    config = config[name]
+  assert config == value
+  assert type(config) is type(value)
+
+
+def test_values_may_follow_after_a_space_and_the_last_one_wins(file):
+  config = command_line.parse([
+      '--config.seed', '-3', '--config', file, '--workdir', 'w',
+      '--config.seed', '4']).config
+  assert config.seed == 4
+
+
+@pytest.mark.parametrize('override, words', [
+    ('--config.optimizer.learning_rat=1',
+     ['config.optimizer.learning_rat:', 'config.optimizer.learning_rate?']),
+    ('--config.zzz=1', ['config.zzz:', 'seed', 'optimizer']),
+    ('--config.seed=abc', ["config.seed: got 'abc'", 'integer']),
+    ('--config.seed=1.5', ["config.seed: got '1.5'", 'integer']),
+    ('--config.seed=', ["config.seed: got ''", 'integer']),
+    ('--config.seed', ['config.seed', 'needs a value', 'int']),
+    ('--config.width=x', ["config.width: got 'x'", 'integer']),
+    ('--config.resume=maybe', ["config.resume: got 'maybe'", 'true or false']),
+    ('--noconfig.seed', ['noconfig.seed', 'needs a value']),
+    ('--noconfig.resume=1', ['noconfig.resume']),
+    ('--config.optimizer.learning_rate=nan', ["got 'nan'", 'finite']),
+    ('--config.optimizer.betas=(0.5,x)',
+     ["config.optimizer.betas[1]: got 'x'", 'finite number']),
+    ('--config.optimizer=1',
+     ['config.optimizer:', 'group', 'config.optimizer.learning_rate']),
+    ('--config.seed.x=1', ['config.seed:', 'not a group', "'x'"]),
+    ('--stages=trace', ["got 'trace'", "did you mean 'traces'?", 'rl']),
+    ('--stages=', ['--stages', 'nothing']),
+    ('--stage=rl', ['--stage:', '--stages?']),
+    ('--batch=8', ['--batch:', '--config=', '--workdir=', '--stages=']),
+    ('--workdir', ['--workdir', 'no value']),
+    ('rl', ["'rl'", 'unexpected', '--stages=']),
+])
+def test_wrong_arguments_are_answered_by_one_line(file, override, words):
+  with pytest.raises(config_lib.ConfigError) as error:
+    _parse(file, override)
+  message = str(error.value)
+  assert '\n' not in message
+  for word in words:
+    assert word in message
+
+
+def _load_error(spec: str) -> str:
+  with pytest.raises(config_lib.ConfigError) as error:
+    command_line.parse([f'--config={spec}', '--workdir=w'])
+  return str(error.value)
+
+
+def test_unknown_variant_names_the_nearest(file):
+  message = _load_error(f'{file}:tny')
+  assert "'tny'" in message
+  assert "did you mean 'tiny'?" in message
+  assert 'large' in message
+
+
+def test_missing_file_names_those_beside_it(file):
+  message = _load_error(file.replace('sums', 'sms'))
+  assert f"did you mean '{pathlib.Path(file).as_posix()}'" in message
+
+
+def test_missing_flags_are_named():
+  with pytest.raises(config_lib.ConfigError, match='--config: missing'):
+    command_line.parse(['--workdir=w'])
+
+
+def test_missing_workdir_is_named(file):
+  for empty in ([], ['--workdir=']):
+    with pytest.raises(config_lib.ConfigError, match='--workdir: missing'):
+      command_line.parse([f'--config={file}', *empty])
+
+
+@pytest.mark.parametrize('text, words', [
+    ('x = 1\n', 'get_config'),
+    ('def get_config(variant):\n  return {}\n', 'ConfigDict'),
+    ('def get_config(variant):\n  raise ValueError("no such size")\n',
+     'no such size'),
+    ('def f(:\n', ':1:'),
+])
+def test_files_that_are_no_configs(tmp_path, text, words):
+  path = tmp_path / 'wrong.py'
+  path.write_text(text)
+  assert words in _load_error(f'{path}:tiny')
+
+
+def test_other_extensions_are_refused(tmp_path):
+  (tmp_path / 'config.yaml').write_text('seed: 1')
+  assert 'must be a .py file' in _load_error(str(tmp_path / 'config.yaml'))
+
+
+def test_exit_code_and_stderr_of_a_process(file):
+  program = (
+      'import sys\n'
+      'from meta_cot import command_line\n'
+      'command_line.run(command_line.parse, "usage: it")\n')
+  run = lambda *arguments: subprocess.run(
+      [sys.executable, '-c', program, *arguments], capture_output=True,
+      text=True, check=False, cwd=pathlib.Path(__file__).parents[1])
+  wrong = run(f'--config={file}', '--workdir=w', '--config.seed=abc')
+  assert wrong.returncode == 2
+  assert wrong.stdout == ''
+  assert wrong.stderr.count('\n') == 1
+  assert wrong.stderr.startswith("error: config.seed: got 'abc'")
+  right = run(f'--config={file}', '--workdir=w')
+  assert (right.returncode, right.stderr) == (0, '')
+  usage = run('--help')
+  assert (usage.returncode, usage.stdout) == (0, 'usage: it\n')
+
+
+@hypothesis.given(
+    st.integers(), st.floats(allow_nan=False, allow_infinity=False),
+    st.booleans(), st.lists(st.integers()).map(tuple),
+    st.text(st.characters(exclude_categories=['C'])))
+def test_values_survive_the_trip_through_text(
+    file, seed, rate, flag, milestones, name):
+  hypothesis.assume(name != 'None')
+  config = _parse(
+      file, f'--config.seed={seed}', f'--config.resume={flag}',
+      f'--config.optimizer.learning_rate={rate!r}', f'--config.name={name}',
+      f'--config.optimizer.milestones={milestones!r}').config
+  assert (config.seed, config.resume, config.name) == (seed, flag, name)
+  assert config.optimizer.learning_rate == rate
+  assert config.optimizer.milestones == milestones

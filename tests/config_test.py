@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings dataclasses: what is accepted and what each refusal says."""
+
+import dataclasses
+
+from ml_collections import config_dict
+import pytest
+
+from meta_cot import config as config_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+  rule: str = config_lib.setting(choices=('adamw', 'sgd'))
+  betas: tuple[float, ...] = config_lib.setting(low=0.0, high=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+  num_steps: int = config_lib.setting(low=1)
+  rate: float = config_lib.setting(above=0.0, high=1.0)
+  is_fast: bool = config_lib.setting()
+  limit: int | None = config_lib.setting(low=1)
+  inner: Inner = config_lib.setting()
+
+  def __post_init__(self):
+    if self.limit is not None and self.limit > self.num_steps:
+      raise config_lib.ConfigError(
+          f'limit: got {self.limit}; must be at most num_steps, '
+          f'{self.num_steps}.')
+
+
+def _values(**changes) -> config_dict.ConfigDict:
+  inner = {'rule': 'sgd', 'betas': (0.5, 1.0)}
+  values = {
+      'num_steps': 5, 'rate': 0.1, 'is_fast': True, 'limit': None,
+      'inner': inner}
+  for key, value in changes.items():
+    group, _, leaf = key.rpartition('__')
+    (values[group] if group else values)[leaf] = value
+  return config_dict.ConfigDict(values)
+
+
+def test_parse_builds_nested_settings():
+  got = config_lib.parse(Outer, _values(rate=1, inner__betas=[0, 1]))
+  assert got == Outer(
+      num_steps=5, rate=1.0, is_fast=True, limit=None,
+      inner=Inner(rule='sgd', betas=(0.0, 1.0)))
+  assert type(got.rate) is float
+  assert type(got.inner.betas[0]) is float
+  assert hash(got) == hash(config_lib.parse(
+      Outer, _values(rate=1.0, inner__betas=(0.0, 1.0))))
+
+
+@pytest.mark.parametrize('value', [None, 1, 5])
+def test_optional_fields_take_none(value):
+  assert config_lib.parse(Outer, _values(limit=value)).limit == value
+
+
+@pytest.mark.parametrize('changes, words', [
+    ({'num_step': 3}, ['config.num_step:', 'config.num_steps?']),
+    ({'zzz': 3}, ['config.zzz:', 'is_fast', 'rate']),
+    ({'inner__beta': 3}, ['config.inner.beta:', 'config.inner.betas?']),
+    ({'num_steps': 0}, ['config.num_steps: got 0', 'at least 1']),
+    ({'num_steps': 1.5}, ['config.num_steps: got 1.5 (float)', 'int']),
+    ({'num_steps': True}, ['config.num_steps: got True (bool)', 'int']),
+    ({'num_steps': None}, ['config.num_steps: got None', 'int']),
+    ({'rate': 0.0}, ['config.rate: got 0.0', 'greater than 0.0']),
+    ({'rate': 2}, ['config.rate: got 2.0', 'at most 1.0']),
+    ({'rate': float('nan')}, ['config.rate: got nan', 'must be']),
+    ({'is_fast': 1}, ['config.is_fast: got 1 (int)', 'bool']),
+    ({'limit': 0}, ['config.limit: got 0', 'at least 1']),
+    ({'limit': 'x'}, ["config.limit: got 'x' (str)", 'int']),
+    ({'limit': 6}, ['config.limit: got 6', 'num_steps, 5']),
+    ({'inner__rule': 'adam'},
+     ["config.inner.rule: got 'adam'", "'adamw', 'sgd'"]),
+    ({'inner__betas': 0.5}, ['config.inner.betas: got 0.5', 'tuple of float']),
+    ({'inner__betas': (0.5, 2.0)},
+     ['config.inner.betas[1]: got 2.0', 'at most 1.0']),
+])
+def test_refusals_are_one_line(changes, words):
+  with pytest.raises(config_lib.ConfigError) as error:
+    config_lib.parse(Outer, _values(**changes))
+  message = str(error.value)
+  assert '\n' not in message
+  for word in words:
+    assert word in message
+
+
+@pytest.mark.parametrize('key', ['num_steps', 'limit', 'inner'])
+def test_missing_keys_are_named(key):
+  values = _values().to_dict()
+  del values[key]
+  with pytest.raises(config_lib.ConfigError, match=f'config.{key}: missing'):
+    config_lib.parse(Outer, values)
+
+
+def test_path_names_the_group():
+  with pytest.raises(config_lib.ConfigError, match='^config.train.rate: got'):
+    config_lib.parse(Outer, _values(rate='x'), 'config.train')
+
+
+def test_config_errors_are_value_errors():
+  assert issubclass(config_lib.ConfigError, ValueError)

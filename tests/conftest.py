@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of every test: fake devices, strict shapes, repeatable examples."""
+
+import os
+
+os.environ['JAX_PLATFORMS'] = 'cpu'  # child processes inherit it
+
+import hypothesis
+import jax
+
+jax.config.update('jax_platforms', 'cpu')
+jax.config.update('jax_num_cpu_devices', 8)
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+hypothesis.settings.register_profile(
+    'repeatable', deadline=None, derandomize=True, max_examples=50,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile('repeatable')

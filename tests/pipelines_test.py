@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pipelines: packing, sharding between hosts, and exact resumption."""
+
+import dataclasses
+import functools
+
+import grain
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from data_pipelines import arms
+from data_pipelines import countdown_traces
+from data_pipelines import pipelines
+from data_pipelines import store
+from data_pipelines import tokenizer as tokenizer_lib
+from meta_cot import config as config_lib
+from meta_cot.tasks import countdown_problems
+from meta_cot.traces import events as events_lib
+from meta_cot.traces import format as format_lib
+
+NUM_RECORDS = 60
+PROBLEMS = countdown_problems.CountdownConfig(
+    num_numbers=3, min_number=1, max_number=12, min_target=10, max_target=40,
+    max_value=60, enumerate_all=True, num_train=0, num_heldout=50,
+    heldout_target_fraction=0.1, heldout_numbers_fraction=0.1)
+CONFIG = pipelines.DataConfig(
+    sequence_length=160, style='compact', objective='procedure_cloning',
+    packing_bins=4, num_workers=0, prune_fraction=0.0)
+TRACES = arms.ARMS['traces']
+FIELDS = {
+    'tokens': np.int32, 'targets': np.int32, 'positions': np.int32,
+    'segment_ids': np.int32, 'loss_mask': np.float32}
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+  directory = tmp_path_factory.mktemp('traces')
+  store.generate(
+      directory, functools.partial(
+          countdown_traces.make_records, PROBLEMS, 'compact', 0, 'train'),
+      split='train', num_records=NUM_RECORDS, num_shards=3, arguments={},
+      num_processes=1)
+  return store.read(directory, 'train')
+
+
+@pytest.fixture(scope='module')
+def tokenizer(source):
+  texts = [
+      format_lib.render(events_lib.linearize(source[i]), 'compact')
+      for i in range(len(source))]
+  return tokenizer_lib.Tokenizer(tokenizer_lib.train(
+      [*texts, '@'], tokenizer_lib.TokenizerConfig(128, 60)))
+
+
+def train(source, tokenizer, config=CONFIG, **changes):
+  settings = dict(
+      seed=3, batch_size=2, num_hosts=1, host_index=0, transform=TRACES)
+  return pipelines.train_batches(
+      source, tokenizer, config, **{**settings, **changes})
+
+
+def evaluate(source, tokenizer, config=CONFIG, **changes):
+  settings = dict(
+      seed=0, batch_size=3, num_hosts=1, host_index=0, transform=TRACES)
+  return list(pipelines.eval_batches(
+      source, tokenizer, config, **{**settings, **changes}))
+
+
+def take(batches, count):
+  return [next(batches) for _ in range(count)]
+
+
+def assert_same(left, right):
+  assert len(left) == len(right)
+  for a, b in zip(left, right):
+    assert a.keys() == b.keys() == FIELDS.keys()
+    for name in FIELDS:
+      np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def segments(batches):
+  """(tokens with the last target, weights) of every segment, as tuples."""
+  found = []
+  for batch in batches:
+    for row in range(len(batch['tokens'])):
+      ids = batch['segment_ids'][row]
+      for segment in range(1, ids.max() + 1):
+        at = np.flatnonzero(ids == segment)
+        np.testing.assert_array_equal(at, np.arange(at[0], at[-1] + 1))
+        np.testing.assert_array_equal(
+            batch['positions'][row, at], np.arange(len(at)))
+        tokens = batch['tokens'][row, at]
+        targets = batch['targets'][row, at]
+        np.testing.assert_array_equal(tokens[1:], targets[:-1])
+        found.append((
+            (*tokens.tolist(), int(targets[-1])),
+            tuple(batch['loss_mask'][row, at].tolist())))
+  return found
+
+
+def expected(source, tokenizer, config=CONFIG):
+  found = []
+  for record in source:
+    tokens, weights = pipelines.tokenize(
+        events_lib.linearize(record), config.style, config.objective, tokenizer)
+    found.append((tuple(tokens.tolist()), tuple(weights[1:].tolist())))
+  return found
+
+
+def records_of(source):
+  return [source[i] for i in range(len(source))]
+
+
+def test_batches_have_the_declared_fields(source, tokenizer):
+  batch = next(train(source, tokenizer))
+  assert {k: v.dtype.type for k, v in batch.items()} == FIELDS
+  assert {v.shape for v in batch.values()} == {(2, 160)}
+  assert all(v.flags.c_contiguous for v in batch.values())
+  padding = batch['segment_ids'] == 0
+  for name in FIELDS:
+    assert not batch[name][padding].any(), name
+
+
+@hypothesis.settings(max_examples=12)
+@hypothesis.given(
+    length=st.integers(100, 400), bins=st.integers(1, 9),
+    objective=st.sampled_from(
+        ['procedure_cloning', 'meta_cot', 'solution_path']))
+def test_packing_keeps_examples_apart_and_whole(
+    source, tokenizer, length, bins, objective):
+  config = dataclasses.replace(
+      CONFIG, sequence_length=length, packing_bins=bins, objective=objective)
+  wanted = [
+      e for e in expected(records_of(source), tokenizer, config)
+      if len(e[1]) <= length]
+  found = segments(evaluate(source, tokenizer, config))
+  assert sorted(found) == sorted(wanted)
+  epochs = segments(take(train(source, tokenizer, config), 12))
+  assert set(epochs) <= set(wanted)
+
+
+def test_every_epoch_has_all_records_in_an_order_of_its_own(source, tokenizer):
+  config = dataclasses.replace(CONFIG, packing_bins=1)
+  found = segments(take(train(source, tokenizer, config), 60))
+  first, second = found[:NUM_RECORDS], found[NUM_RECORDS:2 * NUM_RECORDS]
+  assert sorted(first) == sorted(second) == sorted(
+      expected(records_of(source), tokenizer))
+  assert first != second
+
+
+def test_the_seed_alone_decides(source, tokenizer):
+  for arm in arms.ARMS.values():
+    config = dataclasses.replace(CONFIG, prune_fraction=0.5)
+    first = take(train(source, tokenizer, config, transform=arm), 8)
+    assert_same(first, take(train(source, tokenizer, config, transform=arm), 8))
+    other = take(train(source, tokenizer, config, transform=arm, seed=4), 8)
+    assert segments(first) != segments(other)
+
+
+@pytest.mark.parametrize('num_hosts', [2, 3, 7])
+def test_hosts_share_each_epoch_without_overlap(source, tokenizer, num_hosts):
+  config = dataclasses.replace(CONFIG, packing_bins=1)
+  shares = [
+      segments(take(
+          train(source, tokenizer, config, num_hosts=num_hosts, host_index=i),
+          NUM_RECORDS // num_hosts + 1))  # two rows of at least one example
+      for i in range(num_hosts)]
+  # Two epochs, in which the hosts take turns even where 60 is not divisible.
+  order = [
+      shares[i % num_hosts][i // num_hosts] for i in range(2 * NUM_RECORDS)]
+  wanted = sorted(expected(records_of(source), tokenizer))
+  assert sorted(order[:NUM_RECORDS]) == sorted(order[NUM_RECORDS:]) == wanted
+
+
+def test_eval_hosts_see_the_same_number_of_batches(source, tokenizer):
+  whole = evaluate(source, tokenizer, batch_size=6)
+  shares = [
+      evaluate(source, tokenizer, num_hosts=2, host_index=i) for i in range(2)]
+  joined = [
+      {k: np.concatenate([a[k], b[k]]) for k in FIELDS}
+      for a, b in zip(*shares, strict=True)]
+  assert_same(joined, whole)
+  assert_same(evaluate(source, tokenizer, batch_size=6), whole)
+
+
+def test_the_last_eval_batch_is_filled_with_zero_rows(source, tokenizer):
+  batches = evaluate(source, tokenizer, batch_size=1000)
+  assert len(batches) == 1
+  is_used = batches[0]['segment_ids'].any(axis=1)
+  assert 0 < is_used.sum() < 1000
+  assert not is_used[is_used.sum():].any()
+  for name in FIELDS:
+    assert not batches[0][name][~is_used].any()
+  assert len(segments(batches)) == NUM_RECORDS
+
+
+def test_pruned_sequences_are_mixed_in(source, tokenizer):
+  config = dataclasses.replace(CONFIG, prune_fraction=0.5)
+  full = set(expected(records_of(source), tokenizer))
+  found = segments(take(train(source, tokenizer, config), 60))
+  share = np.mean([example not in full for example in found])
+  assert 0.1 < share < 0.5
+  assert set(segments(evaluate(source, tokenizer, config))) == full
+
+
+def test_dropped_records_are_counted_not_cut(source, tokenizer):
+  records = records_of(source)
+  records[5] = dataclasses.replace(records[5], solution=())
+  lengths = [len(e[0]) for e in expected(records, tokenizer)]
+  config = dataclasses.replace(CONFIG, sequence_length=60)
+  counts = pipelines.measure(records, tokenizer, config, TRACES)
+  assert counts.num_too_long == sum(n - 1 > 60 for n in lengths) > 0
+  assert counts.num_examples == NUM_RECORDS - counts.num_too_long
+  assert counts.num_tokens == sum(n for n in lengths if n - 1 <= 60)
+  counts = pipelines.measure(
+      records, tokenizer, CONFIG, arms.ARMS['solution_only'])
+  assert counts.num_without_text == 1
+  batches = evaluate(records, tokenizer, transform=arms.ARMS['solution_only'])
+  assert len(segments(batches)) == NUM_RECORDS - 1
+
+
+def test_no_example_at_all_is_an_error_not_an_endless_wait(source, tokenizer):
+  config = dataclasses.replace(CONFIG, sequence_length=3)
+  with pytest.raises(ValueError, match='no record gives an example.*too long'):
+    next(train(source, tokenizer, config))
+  with pytest.raises(ValueError, match='no record gives an example'):
+    evaluate(source, tokenizer, config)
+
+
+def test_no_records_or_no_such_host_is_refused(source, tokenizer):
+  with pytest.raises(ValueError, match=r'len\(source\)=0'):
+    train([], tokenizer)
+  with pytest.raises(ValueError, match='host_index=2, num_hosts=2'):
+    train(source, tokenizer, num_hosts=2, host_index=2)
+
+
+def test_settings_are_checked():
+  values = dataclasses.asdict(CONFIG)
+  assert config_lib.parse(pipelines.DataConfig, values) == CONFIG
+  for key, value in (
+      ('style', 'haiku'), ('objective', 'all'), ('prune_fraction', 1.5),
+      ('sequence_length', 1), ('packing_bins', 0)):
+    with pytest.raises(config_lib.ConfigError, match=f'config.{key}'):
+      config_lib.parse(pipelines.DataConfig, {**values, key: value})
+
+
+@pytest.mark.parametrize('arm', list(arms.ARMS))
+def test_state_resumes_exactly(source, tokenizer, arm):
+  config = dataclasses.replace(CONFIG, prune_fraction=0.3, packing_bins=5)
+  make = functools.partial(
+      train, source, tokenizer, config, transform=arms.ARMS[arm], num_hosts=2,
+      host_index=1)
+  batches = make()
+  states, found = [], []
+  for _ in range(39):  # several epochs; every place within a set of rows
+    states.append(batches.get_state())
+    found.append(next(batches))
+  for step in (0, 1, 2, 3, 7, 19, 31):
+    fresh = make()
+    fresh.set_state(states[step])
+    assert_same(take(fresh, 8), found[step:step + 8])
+  # Also back in time, on an iterator that has been used.
+  batches.set_state(states[4])
+  assert_same(take(batches, 8), found[4:12])
+
+
+def test_state_resumes_through_an_orbax_checkpoint(
+    source, tokenizer, tmp_path):
+  batches = train(source, tokenizer)
+  take(batches, 5)
+  with ocp.CheckpointManager(tmp_path / 'checkpoints') as manager:
+    manager.save(5, args=ocp.args.Composite(
+        data=grain.checkpoint.CheckpointSave(batches)))
+    manager.wait_until_finished()
+    wanted = take(batches, 6)
+    fresh = train(source, tokenizer)
+    manager.restore(5, args=ocp.args.Composite(
+        data=grain.checkpoint.CheckpointRestore(fresh)))
+  assert_same(take(fresh, 6), wanted)
+
+
+def test_worker_processes_resume_and_cover_the_same_examples(
+    source, tokenizer):
+  config = dataclasses.replace(CONFIG, num_workers=2)
+  batches = train(source, tokenizer, config)
+  take(batches, 3)
+  state = batches.get_state()
+  wanted = take(batches, 4)
+  batches.close()
+  fresh = train(source, tokenizer, config)
+  fresh.set_state(state)
+  found = take(fresh, 4)
+  fresh.close()
+  assert_same(found, wanted)
+  assert set(segments(found)) <= set(
+      expected(records_of(source), tokenizer))

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokenizer: lossless, deterministic, and closed to control tokens in text."""
+
+import pickle
+
+import hypothesis
+from hypothesis import strategies as st
+import pytest
+
+from data_pipelines import tokenizer as tokenizer_lib
+
+COMPACT = (
+    '20,1,9>28:9+1=10,20;+30-10/2x20+1=21,9;+30-12x9-1=8,20;+28!S9-1=8,20+8=28',
+    '4,9,3>24:9-3=6,4;@2*24!S9-3=6,6*4=24')
+SOS = (
+    'Current State: 24:[4, 9, 3], Operations: []\n'
+    'Exploring Operation: 9-3=6, Resulting Numbers: [4, 6]\n'
+    'Generated Node #0,1: 24:[4, 6] Operation: 9-3=6\n')
+
+
+def make(texts, vocab_size, number_tokens):
+  return tokenizer_lib.Tokenizer(tokenizer_lib.train(
+      texts, tokenizer_lib.TokenizerConfig(vocab_size, number_tokens)))
+
+
+@pytest.fixture(scope='module')
+def compact():
+  return make(COMPACT, 128, 60)
+
+
+@pytest.fixture(scope='module')
+def bytes_tokenizer():
+  return make([SOS] * 3, 700, None)
+
+
+def pieces(tokenizer, text):
+  return [tokenizer.decode([i]) for i in tokenizer.encode(text)]
+
+
+def test_compact_has_one_token_per_number_and_per_symbol(compact):
+  assert pieces(compact, '20,1,9>28:9+1=10,20;') == [
+      '20', ',', '1', ',', '9', '>', '28', ':', '9', '+', '1', '=', '10', ',',
+      '20', ';']
+  assert compact.vocab_size <= 128
+
+
+def test_numbers_above_the_last_piece_are_split_greedily(compact):
+  assert pieces(compact, '100') == ['10', '0']
+  assert pieces(compact, '61') == ['6', '1']
+
+
+def test_merged_vocabulary_keeps_digits_and_newlines_apart(bytes_tokenizer):
+  assert pieces(bytes_tokenizer, '123\n45') == ['1', '2', '3', '\n', '4', '5']
+  assert len(bytes_tokenizer.encode(SOS)) < len(SOS) / 2
+
+
+@hypothesis.given(st.text(max_size=60))
+def test_any_unicode_survives_a_round_trip(bytes_tokenizer, text):
+  ids = bytes_tokenizer.encode(text)
+  assert bytes_tokenizer.decode(ids) == text
+  assert not set(ids) & set(bytes_tokenizer.control_ids.values())
+
+
+@hypothesis.given(st.text(alphabet='ab \u2581\n\t\r\x00<eos>\U0001f600'))
+def test_spaces_and_their_stand_in_survive(bytes_tokenizer, text):
+  assert bytes_tokenizer.decode(bytes_tokenizer.encode(text)) == text
+
+
+@hypothesis.given(st.text(alphabet='0123456789+-*/=,;:>x!S', max_size=80))
+def test_compact_texts_survive_without_bytes(compact, text):
+  assert compact.decode(compact.encode(text)) == text
+
+
+@hypothesis.given(st.text(max_size=40))
+def test_offsets_tile_the_text(bytes_tokenizer, text):
+  ids, offsets = bytes_tokenizer.encode_with_offsets(text)
+  assert ids == bytes_tokenizer.encode(text)
+  at = 0
+  for start, end in offsets:
+    assert start == at <= end
+    at = end
+  assert at == len(text)
+  for i, (start, end) in zip(ids, offsets):
+    shown = bytes_tokenizer.decode([i])
+    assert end == start or text[start:end] == shown or shown == '\ufffd'
+
+
+@pytest.mark.parametrize('name', tokenizer_lib.CONTROL_TOKENS)
+def test_control_tokens_cannot_be_written_as_text(
+    compact, bytes_tokenizer, name):
+  assert bytes_tokenizer.decode(bytes_tokenizer.encode(name)) == name
+  for tokenizer in (compact, bytes_tokenizer):
+    forbidden = set(tokenizer.control_ids.values()) - {tokenizer.unk_id}
+    assert not forbidden & set(tokenizer.encode(f'1{name}2'))
+
+
+def test_control_ids_are_fixed_and_decode_as_asked(compact):
+  assert [compact.control_ids[n] for n in tokenizer_lib.CONTROL_TOKENS] == list(
+      range(9))
+  assert (compact.pad_id, compact.eos_id, compact.bos_id, compact.unk_id) == (
+      0, 1, 2, 3)
+  ids = [compact.bos_id, *compact.encode('9-3'), compact.eos_id, compact.pad_id]
+  assert compact.decode(ids) == '9-3'
+  assert compact.decode(ids, show_control=True) == '<bos>9-3<eos><pad>'
+
+
+@hypothesis.given(st.lists(st.integers(-5, 900), max_size=20))
+def test_decode_never_raises_on_sampled_ids(bytes_tokenizer, compact, ids):
+  for tokenizer in (bytes_tokenizer, compact):
+    assert isinstance(tokenizer.decode(ids), str)
+    assert isinstance(tokenizer.decode(ids, show_control=True), str)
+
+
+def test_unknown_text_and_ids_show_the_replacement_character(compact):
+  assert compact.decode(compact.encode('9?')) == '9\ufffd'
+  assert compact.decode([compact.vocab_size]) == '\ufffd'
+
+
+def test_training_is_deterministic_and_the_fingerprint_tells(tmp_path):
+  config = tokenizer_lib.TokenizerConfig(700, None)
+  first, second = (tokenizer_lib.train([SOS], config) for _ in range(2))
+  assert first == second
+  other = tokenizer_lib.Tokenizer(tokenizer_lib.train(COMPACT, config))
+  tokenizer = tokenizer_lib.Tokenizer(first)
+  assert tokenizer.fingerprint != other.fingerprint
+  tokenizer_lib.save(tmp_path / 'a.model', first)
+  for copy in (tokenizer_lib.load(tmp_path / 'a.model'),
+               pickle.loads(pickle.dumps(tokenizer))):
+    assert copy.fingerprint == tokenizer.fingerprint
+    assert copy.encode(SOS) == tokenizer.encode(SOS)
+
+
+def test_texts_longer_than_a_trainer_sentence_are_not_skipped():
+  tokenizer = make(['9+3=12,' * 4000 + '~'], 128, 60)
+  assert tokenizer.unk_id not in tokenizer.encode('~')
+
+
+@pytest.mark.parametrize('texts, vocab_size', [([], 128), (COMPACT, 32)])
+def test_training_errors_are_one_line(texts, vocab_size):
+  with pytest.raises(ValueError, match='tokenizer.vocab_size') as error:
+    make(texts, vocab_size, 60)
+  assert '\n' not in str(error.value)
+
+
+def test_a_damaged_model_is_named(tmp_path):
+  path = tmp_path / 'broken.model'
+  with pytest.raises(ValueError, match='broken.model: no tokenizer model'):
+    tokenizer_lib.load(path)
+  for content in (b'', b'not a model'):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match='broken.model: .*train it again'):
+      tokenizer_lib.load(path)

@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training step, its loop, checkpoints and metrics."""
+
+import functools
+import itertools
+import json
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base
+from meta_cot import config as config_lib
+from meta_cot import sharding
+from meta_cot import types
+from meta_cot.model import config as model_config
+from meta_cot.model import transformer
+from meta_cot.objectives import sft
+from meta_cot.training import checkpoint
+from meta_cot.training import compilation
+from meta_cot.training import flops
+from meta_cot.training import loop
+from meta_cot.training import metrics as metrics_lib
+from meta_cot.training import optimizer
+from meta_cot.training import state as state_lib
+from meta_cot.training import step as step_lib
+
+ROWS, LENGTH, VOCAB, STEPS = 16, 12, 32, 6
+
+
+def _model() -> model_config.ModelConfig:
+  config = base.get_config().model
+  config.update(dict(
+      vocab_size=VOCAB, num_layers=2, embed_dim=16, num_heads=4,
+      num_kv_heads=2, head_dim=8, mlp_dim=32, max_length=LENGTH))
+  return config_lib.parse(model_config.ModelConfig, config)
+
+
+MODEL = _model()
+OPTIMIZER = config_lib.parse(
+    optimizer.OptimizerConfig, base.get_config().optimizer)
+UPDATE = optimizer.make(OPTIMIZER, STEPS)
+
+
+def _loss(params, batch):
+  output = transformer.forward(
+      MODEL, params, batch.tokens, positions_BxL=batch.positions,
+      segment_ids_BxL=batch.segment_ids)
+  return sft.loss_sums(output.logits, batch)
+
+
+def _rows(seed: int) -> dict[str, np.ndarray]:
+  """A host batch: two segments a row, then padding; half the tokens trained."""
+  rng = np.random.default_rng(seed)
+  shape = (ROWS, LENGTH)
+  column = np.broadcast_to(np.arange(LENGTH), shape)
+  cut = rng.integers(2, LENGTH - 2, (ROWS, 1))
+  segments = np.where(column < cut, 1, np.where(column < LENGTH - 1, 2, 0))
+  return dict(
+      tokens=rng.integers(4, VOCAB, shape).astype(np.int32),
+      targets=rng.integers(4, VOCAB, shape).astype(np.int32),
+      positions=np.where(column < cut, column, column - cut).astype(np.int32),
+      segment_ids=segments.astype(np.int32),
+      loss_mask=((segments > 0) * rng.integers(0, 2, shape)).astype(
+          np.float32))
+
+
+def _iterator(seed: int = 0):
+  """Endless batches whose position can be saved."""
+  seeds = grain.MapDataset.range(1000).shuffle(seed=seed).repeat()
+  return iter(seeds.map(lambda i: _rows(int(i))).to_iter_dataset())
+
+
+class _Run:
+  """A small training run on a mesh."""
+
+  def __init__(self, mesh, num_accumulation=1):
+    self.mesh = mesh
+    init = functools.partial(transformer.init, MODEL)
+    self.abstract, placed = state_lib.shardings(init, UPDATE, mesh)
+    self.create = lambda: state_lib.create(
+        init, UPDATE, mesh, jax.random.key(0))
+    self.step = jax.jit(
+        step_lib.make_train_step(
+            _loss, UPDATE, optimizer.schedule(OPTIMIZER, STEPS),
+            num_accumulation),
+        in_shardings=(placed, sharding.batch(mesh)),
+        out_shardings=(placed, sharding.replicated(mesh)),
+        donate_argnames=('state',))
+
+  def batch(self, rows):
+    return types.Batch(**sharding.put_batch(rows, self.mesh))
+
+  def train(self, state, iterator, num_steps):
+    losses = []
+    with sharding.use_mesh(self.mesh):
+      for _ in range(num_steps):
+        state, metrics = self.step(state, self.batch(next(iterator)))
+        losses.append(float(metrics['loss']))
+    return state, losses
+
+
+def _mesh(num_devices, data, fsdp, model):
+  return sharding.make_mesh(
+      sharding.MeshConfig(data, fsdp, model), jax.devices()[:num_devices])
+
+
+@functools.cache
+def _unsharded_run():
+  run = _Run(_mesh(1, 1, 1, 1))
+  state, losses = run.train(run.create(), _iterator(), STEPS)
+  return jax.device_get(state.params), losses
+
+
+def _assert_close(a, b, tolerance):
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_allclose(x, y, atol=tolerance, rtol=tolerance)
+
+
+def _assert_same_bits(a, b):
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+@pytest.mark.parametrize('axes', [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+def test_sharded_training_equals_unsharded(axes):
+  run = _Run(_mesh(8, *axes))
+  state, losses = run.train(run.create(), _iterator(), STEPS)
+  params, expected = _unsharded_run()
+  np.testing.assert_allclose(losses, expected, rtol=1e-5)
+  # Adam divides by the root of a moment near zero: sums in another order show.
+  _assert_close(jax.device_get(state.params), params, 2e-4)
+
+
+def test_parameters_are_really_sharded():
+  run = _Run(_mesh(8, 2, 2, 2))
+  kernels = [
+      x for x in jax.tree.leaves(run.create().params) if x.ndim >= 3]
+  assert kernels
+  for x in kernels:
+    assert x.addressable_shards[0].data.size == x.size // 4
+
+
+def test_accumulation_changes_nothing():
+  whole, parts = _Run(_mesh(2, 2, 1, 1)), _Run(_mesh(2, 2, 1, 1), 4)
+  state_a, losses_a = whole.train(whole.create(), _iterator(), 3)
+  state_b, losses_b = parts.train(parts.create(), _iterator(), 3)
+  np.testing.assert_allclose(losses_a, losses_b, rtol=1e-5)
+  _assert_close(
+      jax.device_get(state_a.params), jax.device_get(state_b.params), 2e-4)
+
+
+def test_loss_equals_numpy():
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(ROWS, LENGTH, VOCAB)).astype(np.float32)
+  batch = types.Batch(**_rows(0))
+  sums = sft.loss_sums(jnp.asarray(logits), batch)
+  loss = correct = 0.0
+  for b, l in itertools.product(range(ROWS), range(LENGTH)):
+    if batch.loss_mask[b, l]:
+      p = np.exp(logits[b, l]) / np.exp(logits[b, l]).sum()
+      loss -= np.log(p[batch.targets[b, l]])
+      correct += logits[b, l].argmax() == batch.targets[b, l]
+  np.testing.assert_allclose(sums.loss, loss, rtol=1e-5)
+  assert sums.correct == correct
+  assert sums.weight == batch.loss_mask.sum()
+  assert sums.tokens == (batch.segment_ids > 0).sum()
+
+
+def test_second_step_does_not_compile():
+  run = _Run(_mesh(8, 2, 2, 2))
+  iterator = _iterator()
+  state, _ = run.train(run.create(), iterator, 1)
+  before = compilation.num_programs()
+  run.train(state, iterator, 2)
+  assert compilation.num_programs() == before
+  jax.jit(lambda x: x * 3.25 + 1)(1.0)
+  assert compilation.num_programs() > before
+
+
+@pytest.mark.parametrize('stop', [1, 2, 5])
+def test_resume_continues_to_the_same_bits(tmp_path, stop):
+  run = _Run(_mesh(4, 2, 2, 1))
+  unbroken, expected = run.train(run.create(), _iterator(), STEPS)
+
+  config = checkpoint.CheckpointConfig(save_every_steps=1, max_to_keep=None)
+  iterator = _iterator()
+  state, first = run.train(run.create(), iterator, stop)
+  saved = checkpoint.Checkpoints(tmp_path / 'c', config)
+  saved.save(state, iterator, step=stop, config={'a': 1}, tokenizer=b'\x00\xff')
+  # The save is asynchronous: going on at once must not change what it holds.
+  run.train(state, iterator, 1)
+  saved.close()
+
+  again = checkpoint.Checkpoints(tmp_path / 'c', config)
+  iterator = _iterator()
+  state = again.restore(run.abstract, iterator)
+  assert int(state.step) == stop
+  state, second = run.train(state, iterator, STEPS - stop)
+  assert first + second == expected
+  _assert_same_bits(
+      jax.device_get((state.params, state.opt_state)),
+      jax.device_get((unbroken.params, unbroken.opt_state)))
+  _assert_same_bits(
+      jax.random.key_data(state.rng), jax.random.key_data(unbroken.rng))
+  assert again.restore_tokenizer(stop) == b'\x00\xff'
+  again.close()
+
+
+@pytest.mark.parametrize('axes', [(1, 1, 1), (2, 1, 2), (2, 2, 2)])
+def test_checkpoint_restores_on_any_number_of_devices(tmp_path, axes):
+  config = checkpoint.CheckpointConfig(save_every_steps=1, max_to_keep=None)
+  saver = _Run(_mesh(4, 1, 4, 1))
+  iterator = _iterator()
+  state, _ = saver.train(saver.create(), iterator, 2)
+  saved = checkpoint.Checkpoints(tmp_path / 'c', config)
+  saved.save(state, iterator, step=2, config={}, tokenizer=b'')
+  expected = jax.device_get(state.params)
+  saved.close()
+
+  reader = _Run(_mesh(int(np.prod(axes)), *axes))
+  opened = checkpoint.Checkpoints(tmp_path / 'c', config)
+  iterator = _iterator()
+  restored = opened.restore(reader.abstract, iterator)
+  opened.close()
+  _assert_same_bits(jax.device_get(restored.params), expected)
+  _, losses = reader.train(restored, iterator, STEPS - 2)
+  np.testing.assert_allclose(losses, _unsharded_run()[1][2:], rtol=1e-5)
+
+
+def test_uneven_shard_names_parameter_shape_and_axis():
+  config = _model()
+  narrow = config.__class__(**{**vars(config), 'vocab_size': 33})
+  init = functools.partial(transformer.init, narrow)
+  with pytest.raises(ValueError, match=r"parameter .*embed.*\(33, 16\).*'vocab'"):
+    state_lib.shardings(init, UPDATE, _mesh(8, 2, 2, 2))
+
+
+@pytest.mark.parametrize('sizes', [(3, 1, 1), (1, 1, 16)])
+def test_mesh_must_use_all_devices(sizes):
+  with pytest.raises(config_lib.ConfigError, match='must equal the number'):
+    sharding.make_mesh(sharding.MeshConfig(*sizes))
+
+
+def test_mesh_takes_the_devices_left_over():
+  mesh = sharding.make_mesh(sharding.MeshConfig(-1, 2, 2))
+  assert dict(mesh.shape) == {'data': 2, 'fsdp': 2, 'model': 2}
+  with pytest.raises(config_lib.ConfigError, match='at most one -1'):
+    sharding.MeshConfig(-1, -1, 1)
+
+
+def _loop(tmp_path, run, state, iterator, *, num_steps=STEPS, saved=None):
+  writer = metrics_lib.MetricsWriter(tmp_path, int(state.step))
+  hooks = loop.Hooks(
+      save=lambda state, step: saved.append(step),
+      is_save_due=lambda step: step % 3 == 0,
+      evaluate=lambda state: {'eval_loss': 1.0},
+      is_eval_due=lambda step: step == num_steps)
+  with sharding.use_mesh(run.mesh):
+    state = loop.run(
+        state, (run.batch(rows) for rows in iterator), run.step,
+        num_steps=num_steps, log_every_steps=2, hooks=hooks,
+        rates=loop.Rates(1.0, 1.0), writer=writer, name='test')
+  writer.close()
+  return state
+
+
+def test_loop_logs_every_window_once(tmp_path):
+  run, saved = _Run(_mesh(2, 2, 1, 1)), []
+  _loop(tmp_path, run, run.create(), _iterator(), saved=saved)
+  rows = metrics_lib.read(tmp_path / 'metrics.jsonl')
+  assert [row['step'] for row in rows] == [2, 3, 4, 6]
+  assert saved == [3, 6]
+  total = sum((_rows['segment_ids'] > 0).sum() for _rows in
+              itertools.islice(_iterator(), STEPS))
+  assert sum(row['tokens'] for row in rows) == total
+  assert 'eval_loss' in rows[-1]
+
+
+def test_non_finite_loss_stops_with_the_step_and_saves_nothing(tmp_path):
+  run, saved = _Run(_mesh(2, 2, 1, 1)), []
+
+  def poisoned():
+    for i, rows in enumerate(_iterator(), 1):
+      if i == 3:
+        rows['loss_mask'] = np.full_like(rows['loss_mask'], np.inf)
+      yield rows
+
+  with pytest.raises(FloatingPointError, match='at step 3'):
+    _loop(tmp_path, run, run.create(), poisoned(), saved=saved)
+  assert not saved
+
+
+def test_metrics_file_has_no_gap_and_no_duplicate(tmp_path):
+  writer = metrics_lib.MetricsWriter(tmp_path, 0)
+  for step in (2, 4, 6):
+    writer.write(step, {'loss': float(step)})
+  writer.close()
+  with open(tmp_path / 'metrics.jsonl', 'a') as f:
+    f.write('{"step": 8, "lo')  # killed while writing
+  writer = metrics_lib.MetricsWriter(tmp_path, 4)
+  writer.write(6, {'loss': 60.0})
+  writer.close()
+  rows = metrics_lib.read(tmp_path / 'metrics.jsonl')
+  assert [(r['step'], r['loss']) for r in rows] == [(2, 2.0), (4, 4.0), (6, 60.0)]
+
+
+def test_schedule_warms_up_and_anneals():
+  schedule = optimizer.schedule(OPTIMIZER, 1000)
+  values = [float(schedule(i)) for i in (0, OPTIMIZER.warmup_steps, 1000)]
+  np.testing.assert_allclose(
+      values, [0.0, OPTIMIZER.learning_rate,
+               OPTIMIZER.learning_rate * OPTIMIZER.final_fraction], rtol=1e-5)
+
+
+def test_norms_and_biases_do_not_decay():
+  run = _Run(_mesh(1, 1, 1, 1))
+  params = jax.tree.map(jnp.ones_like, run.create().params)
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  opt_state = UPDATE.init(params)
+  for _ in range(2):  # the first learning rate of the warm-up is 0
+    updates, opt_state = UPDATE.update(zeros, opt_state, params)
+  moved = {}
+  for path, update in jax.tree_util.tree_leaves_with_path(updates):
+    moved[jax.tree_util.keystr(path).lower()] = bool(np.any(update))
+  assert set(moved.values()) == {True, False}
+  for name, is_moved in moved.items():
+    assert is_moved == ('norm' not in name and 'bias' not in name), name
+
+
+def test_flops_formula():
+  # 6 P + 6 layers heads Dh L, by hand.
+  assert flops.per_token(
+      num_matmul_params=1000, num_layers=2, num_heads=3, head_dim=4,
+      row_length=5) == 6 * 1000 + 6 * 2 * 3 * 4 * 5
+  assert flops.peak_per_device() > 1e8
+
+
+def test_metrics_rows_are_json(tmp_path):
+  writer = metrics_lib.MetricsWriter(tmp_path, 0)
+  writer.write(1, {'loss': 0.5})
+  writer.close()
+  assert json.loads((tmp_path / 'metrics.jsonl').read_text()) == {
+      'step': 1, 'loss': 0.5}
+  assert list((tmp_path / 'tensorboard').glob('events*'))
