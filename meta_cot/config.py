@@ -51,6 +51,8 @@ def parse(cls: type, values: Mapping[str, Any], path: str = 'config') -> Any:
   Raises:
     ConfigError: unknown or missing key, wrong type, value out of range.
   """
+  if not hasattr(values, 'keys'):
+    raise ConfigError(f'{path}: got {values!r}; must be a group of settings.')
   fields = {f.name: f for f in dataclasses.fields(cls)}
   hints = typing.get_type_hints(cls)
   for key in values:
@@ -81,7 +83,8 @@ def unknown_key(path: str, key: str, known: tuple[str, ...]) -> str:
 
 def _checked(name: str, value: Any, hint: Any, limits: Mapping) -> Any:
   """Returns `value` as its declared type, or raises ConfigError."""
-  kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+  is_union = isinstance(hint, types.UnionType)
+  kinds = typing.get_args(hint) if is_union else (hint,)
   if value is None and type(None) in kinds:
     return None
   kind = next(k for k in kinds if k is not type(None))

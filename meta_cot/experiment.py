@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One experiment: every group of settings, typed and checked together."""
 
-import dataclasses
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 from data_pipelines import arms

@@ -90,7 +90,7 @@ def _spec(logical_axes: tuple[str | None, ...]) -> PartitionSpec:
 
 
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
-  """Asks the compiler to lay `x` out by its logical axes; no mesh, no effect."""
+  """Lays `x` out by its logical axes; has no effect without a mesh."""
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return x
@@ -170,7 +170,7 @@ def like_params(mesh: Mesh, state: Any, params: Any, shardings: Any) -> Any:
 
 
 def put_batch(tree: Any, mesh: Mesh) -> Any:
-  """Host arrays of this process -> global arrays split along their first axis."""
+  """Rows of this process -> global arrays, split along their first axis."""
   sharding = batch(mesh)
   return jax.tree.map(
       lambda x: jax.make_array_from_process_local_data(

@@ -74,6 +74,7 @@ def test_optional_fields_take_none(value):
     ({'limit': 6}, ['config.limit: got 6', 'num_steps, 5']),
     ({'inner__rule': 'adam'},
      ["config.inner.rule: got 'adam'", "'adamw', 'sgd'"]),
+    ({'inner': 3}, ['config.inner: got 3', 'group of settings']),
     ({'inner__betas': 0.5}, ['config.inner.betas: got 0.5', 'tuple of float']),
     ({'inner__betas': (0.5, 2.0)},
      ['config.inner.betas[1]: got 2.0', 'at most 1.0']),

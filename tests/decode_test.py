@@ -3,6 +3,7 @@
 
 import functools
 
+from flax.linen import meta
 import hypothesis
 from hypothesis import strategies as st
 import jax
@@ -15,11 +16,10 @@ from meta_cot import decode
 from meta_cot.model import config as model_config
 from meta_cot.model import presets
 from meta_cot.model import transformer
-from flax.linen import meta
 
 _SMALL = presets.get('tiny') | dict(
     vocab_size=12, num_layers=2, embed_dim=16, num_heads=4, num_kv_heads=2,
-    head_dim=8, mlp_dim=24, max_length=64)
+    head_dim=8, mlp_dim=24, max_length=64, tie_embeddings=False)
 _GREEDY = decode.Sampling(0.0)
 _EOS = 3
 
@@ -27,16 +27,19 @@ generate = jax.jit(
     decode.generate, static_argnames=(
         'config', 'max_new_tokens', 'sampling', 'eos_id', 'pad_id'))
 forward = jax.jit(transformer.forward, static_argnums=0)
+truncate = jax.jit(decode.truncate, static_argnums=1)
 
 
 @functools.cache
 def make_model(loop='unroll'):
   config = config_lib.parse(
       model_config.ModelConfig, _SMALL | dict(layer_loop=loop))
-  params = meta.unbox(transformer.init(config, jax.random.key(0)))
+  shapes = meta.unbox(jax.eval_shape(
+      lambda rng: transformer.init(config, rng), jax.random.key(0)))
   noise = np.random.default_rng(0)
   return config, jax.tree.map(
-      lambda x: x + 0.2 * noise.standard_normal(x.shape, np.float32), params)
+      lambda x: jnp.asarray(0.3 * noise.standard_normal(x.shape), x.dtype),
+      shapes)
 
 
 def make_prompts():
@@ -99,7 +102,7 @@ def test_truncated_distribution_is_the_reference(
   want_V = reference_log_probs(logits_V, sampling)
   mass_V = np.cumsum(np.exp(np.sort(want_V)[::-1]))
   hypothesis.assume(top_p is None or np.all(abs(mass_V - top_p) > 1e-4))
-  got_V = jax.nn.log_softmax(decode.truncate(
+  got_V = jax.nn.log_softmax(truncate(
       jnp.asarray(logits_V, jnp.float32)[None], sampling))[0]
   np.testing.assert_array_equal(got_V > -1e20, want_V > -1e20)
   kept_V = want_V > -1e20
@@ -169,7 +172,7 @@ def test_a_row_draws_the_same_alone_and_in_any_order():
       config, params, prompts_BxP[order_B], lengths_B[order_B], rng,
       row_ids_B=order_B)
   np.testing.assert_array_equal(shuffled.tokens, together.tokens[order_B])
-  for b in range(5):
+  for b in (2, 3):
     alone = run(
         config, params, prompts_BxP[b:b + 1, :int(lengths_B[b])],
         lengths_B[b:b + 1], rng, row_ids_B=jnp.array([b]))
@@ -211,7 +214,7 @@ def test_score_is_what_sampling_reported():
       config, params, prompts_BxP, jnp.full(5, 6), jax.random.key(8),
       max_new_tokens=20, sampling=decode.Sampling(1.0), eos_id=_EOS)
   text_BxL = jnp.concatenate([prompts_BxP, generation.tokens], 1)
-  log_probs_BxL = decode.score(
+  log_probs_BxL = jax.jit(decode.score, static_argnums=0)(
       config, params, text_BxL, 6 + generation.lengths)
   np.testing.assert_allclose(
       log_probs_BxL[:, 6:], generation.log_probs, atol=1e-4)

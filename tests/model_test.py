@@ -19,7 +19,7 @@ from meta_cot.model import presets
 from meta_cot.model import transformer
 
 _SMALL = presets.get('tiny') | dict(
-    vocab_size=32, num_layers=3, embed_dim=16, num_heads=4, num_kv_heads=2,
+    vocab_size=32, num_layers=2, embed_dim=16, num_heads=4, num_kv_heads=2,
     head_dim=8, mlp_dim=24, max_length=64)
 _GEMMA = dict(
     activation='gelu_tanh', norm_plus_one=True, use_post_norms=True,
@@ -38,12 +38,14 @@ def make_config(**changes) -> model_config.ModelConfig:
 
 
 @functools.cache
-def make_params(config, seed=0):
+def make_params(config):
   """Random everywhere, so that no norm, bias or value is at its start."""
-  params = meta.unbox(transformer.init(config, jax.random.key(seed)))
-  noise = np.random.default_rng(seed)
+  shapes = meta.unbox(jax.eval_shape(
+      lambda rng: transformer.init(config, rng), jax.random.key(0)))
+  noise = np.random.default_rng(0)
   return jax.tree.map(
-      lambda x: x + 0.1 * noise.standard_normal(x.shape, np.float32), params)
+      lambda x: jnp.asarray(0.3 * noise.standard_normal(x.shape), x.dtype),
+      shapes)
 
 
 def make_tokens(shape, seed=7):
@@ -121,7 +123,7 @@ def test_without_a_value_head_there_are_no_values():
   assert output.values is None and output.value_logits is None
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('variant', ['gemma', 'qwen'])
 def test_scan_equals_unroll_in_outputs_and_gradients(variant):
   config = make_config(**VARIANTS[variant])
   params, tokens_BxL = make_params(config), make_tokens((2, 9))
@@ -141,27 +143,26 @@ def test_scan_equals_unroll_in_outputs_and_gradients(variant):
 
 
 @pytest.mark.parametrize('loop', ['scan', 'unroll'])
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('variant', ['gemma', 'qwen'])
 def test_cached_decoding_equals_the_full_pass(variant, loop):
   config = make_config(layer_loop=loop, **VARIANTS[variant])
   params, tokens_BxL = make_params(config), make_tokens((2, 11))
   positions_BxL = jnp.broadcast_to(jnp.arange(11), (2, 11))
   full = forward(config, params, tokens_BxL)
-  for sliced in (False, True):
-    ready = transformer.slice_layers(config, params) if sliced else params
-    cache, logits, values = cache_lib.create(config, 2, 13), [], []
-    for start, end in ((0, 5), (5, 8), (8, 9), (9, 10), (10, 11)):
-      output = decode(
-          config, ready, tokens_BxL[:, start:end], cache,
-          positions_BxL=positions_BxL[:, start:end])
-      cache = output.cache
-      logits.append(output.logits)
-      values.append(output.values)
-    np.testing.assert_allclose(
-        jnp.concatenate(logits, 1), full.logits, atol=1e-4)
-    np.testing.assert_allclose(
-        jnp.concatenate(values, 1), full.values, atol=1e-4)
-    assert int(cache.length) == 11
+  ready = transformer.slice_layers(config, params)
+  cache, logits, values = cache_lib.create(config, 2, 13), [], []
+  for start, end in ((0, 4), (4, 8), (8, 9), (9, 10), (10, 11)):
+    output = decode(
+        config, ready, tokens_BxL[:, start:end], cache,
+        positions_BxL=positions_BxL[:, start:end])
+    cache = output.cache
+    logits.append(output.logits)
+    values.append(output.values)
+  np.testing.assert_allclose(
+      jnp.concatenate(logits, 1), full.logits, atol=1e-4)
+  np.testing.assert_allclose(
+      jnp.concatenate(values, 1), full.values, atol=1e-4)
+  assert int(cache.length) == 11
 
 
 @pytest.mark.parametrize('loop', ['scan', 'unroll'])
@@ -198,7 +199,7 @@ def test_read_at_picks_positions():
   np.testing.assert_allclose(part.values[1, 1], full.values[1, 2], atol=1e-5)
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('variant', ['llama', 'gemma'])
 def test_packed_rows_equal_separate_rows(variant):
   config = make_config(**VARIANTS[variant])
   params = make_params(config)
@@ -246,7 +247,8 @@ def test_no_position_sees_the_future_or_another_segment(loop):
 @pytest.mark.parametrize('pattern, reach', [(None, 6), (3, None)])
 def test_windows_limit_the_reach(loop, pattern, reach):
   config = make_config(
-      layer_loop=loop, sliding_window=3, sliding_window_pattern=pattern)
+      num_layers=3, layer_loop=loop, sliding_window=3,
+      sliding_window_pattern=pattern)
   seen_LxM = _influence(config, make_params(config)) > 0
   distance_LxM = np.arange(8)[:, None] - np.arange(8)[None]
   # Three windowed layers of 3 reach 3 * 2 back; a global third layer, all.
@@ -254,8 +256,8 @@ def test_windows_limit_the_reach(loop, pattern, reach):
   np.testing.assert_array_equal(seen_LxM, want_LxM)
 
 
-@pytest.mark.parametrize('loop', ['scan', 'unroll'])
-@pytest.mark.parametrize('remat', list(transformer.REMAT))
+@pytest.mark.parametrize('loop, remat', [
+    ('scan', 'dots'), ('unroll', 'outputs'), ('scan', 'full')])
 def test_remat_changes_memory_not_numbers(loop, remat):
   config = make_config(layer_loop=loop)
   params, tokens_BxL = make_params(config), make_tokens((2, 9))
@@ -283,21 +285,21 @@ def test_remat_changes_memory_not_numbers(loop, remat):
 def test_sharded_equals_unsharded(loop):
   config = make_config(layer_loop=loop, **_GEMMA)
   tokens_BxL = make_tokens((8, 9))
-  boxed = jax.eval_shape(
-      lambda rng: transformer.init(config, rng), jax.random.key(0))
 
   def loss(params):
-    output = forward(config, params, tokens_BxL)
+    output = transformer.forward(config, params, tokens_BxL)
     return jnp.mean(output.logits ** 2) + jnp.mean(output.values)
 
+  # Gradients of one loop are enough: the test above equates the two.
+  run = jax.value_and_grad(loss) if loop == 'scan' else (
+      lambda params: (loss(params), {}))
   params = make_params(config)
-  want, want_grads = jax.jit(jax.value_and_grad(loss))(params)
+  want, want_grads = jax.jit(run)(params)
   mesh = sharding.make_mesh(sharding.MeshConfig(2, 2, 2), jax.devices()[:8])
   with sharding.use_mesh(mesh):
-    shardings = sharding.of_params(mesh, boxed)
-    params = jax.device_put(params, shardings)
-    value, grads = jax.jit(
-        jax.value_and_grad(loss), out_shardings=(None, shardings))(params)
+    params = jax.device_put(params, sharding.of_params(mesh, jax.eval_shape(
+        lambda rng: transformer.init(config, rng), jax.random.key(0))))
+    value, grads = jax.jit(run)(params)
     kernel = params['layers']['mlp']['up_proj']['kernel']
     assert kernel.addressable_shards[0].data.size == kernel.size // 4
     np.testing.assert_allclose(value, want, rtol=1e-5)
@@ -315,8 +317,8 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32():
   assert cache_lib.create(config, 1, 1).keys[0].dtype == jnp.bfloat16
   np.testing.assert_allclose(output.logits, want.logits, atol=0.15)
   assert np.abs(output.logits - want.logits).max() > 0
-  grads = jax.grad(lambda p: jnp.mean(
-      transformer.forward(config, p, tokens_BxL).logits))(params)
+  grads = jax.eval_shape(jax.grad(lambda p: jnp.mean(
+      forward(config, p, tokens_BxL).logits)), params)
   assert all(g.dtype == jnp.float32 for g in jax.tree.leaves(grads))
 
 

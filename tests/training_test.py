@@ -80,8 +80,8 @@ class _Run:
     self.mesh = mesh
     init = functools.partial(transformer.init, MODEL)
     self.abstract, placed = state_lib.shardings(init, UPDATE, mesh)
-    self.create = lambda: state_lib.create(
-        init, UPDATE, mesh, jax.random.key(0))
+    self._first = state_lib.create(init, UPDATE, mesh, jax.random.key(0))
+    self.create = lambda: jax.tree.map(jnp.copy, self._first)
     self.step = jax.jit(
         step_lib.make_train_step(
             _loss, UPDATE, optimizer.schedule(OPTIMIZER, STEPS),
@@ -102,14 +102,20 @@ class _Run:
     return state, losses
 
 
-def _mesh(num_devices, data, fsdp, model):
+def _mesh(*axes):
   return sharding.make_mesh(
-      sharding.MeshConfig(data, fsdp, model), jax.devices()[:num_devices])
+      sharding.MeshConfig(*axes), jax.devices()[:int(np.prod(axes))])
+
+
+@functools.cache
+def _run(*axes, num_accumulation=1):
+  """One run a mesh, so that each program is compiled once."""
+  return _Run(_mesh(*axes), num_accumulation)
 
 
 @functools.cache
 def _unsharded_run():
-  run = _Run(_mesh(1, 1, 1, 1))
+  run = _run(1, 1, 1)
   state, losses = run.train(run.create(), _iterator(), STEPS)
   return jax.device_get(state.params), losses
 
@@ -126,7 +132,7 @@ def _assert_same_bits(a, b):
 
 @pytest.mark.parametrize('axes', [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
 def test_sharded_training_equals_unsharded(axes):
-  run = _Run(_mesh(8, *axes))
+  run = _run(*axes)
   state, losses = run.train(run.create(), _iterator(), STEPS)
   params, expected = _unsharded_run()
   np.testing.assert_allclose(losses, expected, rtol=1e-5)
@@ -135,7 +141,7 @@ def test_sharded_training_equals_unsharded(axes):
 
 
 def test_parameters_are_really_sharded():
-  run = _Run(_mesh(8, 2, 2, 2))
+  run = _run(2, 2, 2)
   kernels = [
       x for x in jax.tree.leaves(run.create().params) if x.ndim >= 3]
   assert kernels
@@ -144,7 +150,7 @@ def test_parameters_are_really_sharded():
 
 
 def test_accumulation_changes_nothing():
-  whole, parts = _Run(_mesh(2, 2, 1, 1)), _Run(_mesh(2, 2, 1, 1), 4)
+  whole, parts = _run(2, 1, 1), _run(2, 1, 1, num_accumulation=4)
   state_a, losses_a = whole.train(whole.create(), _iterator(), 3)
   state_b, losses_b = parts.train(parts.create(), _iterator(), 3)
   np.testing.assert_allclose(losses_a, losses_b, rtol=1e-5)
@@ -170,7 +176,7 @@ def test_loss_equals_numpy():
 
 
 def test_second_step_does_not_compile():
-  run = _Run(_mesh(8, 2, 2, 2))
+  run = _run(2, 2, 2)
   iterator = _iterator()
   state, _ = run.train(run.create(), iterator, 1)
   before = compilation.num_programs()
@@ -182,7 +188,7 @@ def test_second_step_does_not_compile():
 
 @pytest.mark.parametrize('stop', [1, 2, 5])
 def test_resume_continues_to_the_same_bits(tmp_path, stop):
-  run = _Run(_mesh(4, 2, 2, 1))
+  run = _run(2, 2, 1)
   unbroken, expected = run.train(run.create(), _iterator(), STEPS)
 
   config = checkpoint.CheckpointConfig(save_every_steps=1, max_to_keep=None)
@@ -212,7 +218,7 @@ def test_resume_continues_to_the_same_bits(tmp_path, stop):
 @pytest.mark.parametrize('axes', [(1, 1, 1), (2, 1, 2), (2, 2, 2)])
 def test_checkpoint_restores_on_any_number_of_devices(tmp_path, axes):
   config = checkpoint.CheckpointConfig(save_every_steps=1, max_to_keep=None)
-  saver = _Run(_mesh(4, 1, 4, 1))
+  saver = _run(1, 4, 1)
   iterator = _iterator()
   state, _ = saver.train(saver.create(), iterator, 2)
   saved = checkpoint.Checkpoints(tmp_path / 'c', config)
@@ -220,7 +226,7 @@ def test_checkpoint_restores_on_any_number_of_devices(tmp_path, axes):
   expected = jax.device_get(state.params)
   saved.close()
 
-  reader = _Run(_mesh(int(np.prod(axes)), *axes))
+  reader = _run(*axes)
   opened = checkpoint.Checkpoints(tmp_path / 'c', config)
   iterator = _iterator()
   restored = opened.restore(reader.abstract, iterator)
@@ -234,8 +240,9 @@ def test_uneven_shard_names_parameter_shape_and_axis():
   config = _model()
   narrow = config.__class__(**{**vars(config), 'vocab_size': 33})
   init = functools.partial(transformer.init, narrow)
-  with pytest.raises(ValueError, match=r"parameter .*embed.*\(33, 16\).*'vocab'"):
-    state_lib.shardings(init, UPDATE, _mesh(8, 2, 2, 2))
+  expected = r"parameter .*embed.*\(33, 16\).*'vocab'"
+  with pytest.raises(ValueError, match=expected):
+    state_lib.shardings(init, UPDATE, _mesh(2, 2, 2))
 
 
 @pytest.mark.parametrize('sizes', [(3, 1, 1), (1, 1, 16)])
@@ -268,7 +275,7 @@ def _loop(tmp_path, run, state, iterator, *, num_steps=STEPS, saved=None):
 
 
 def test_loop_logs_every_window_once(tmp_path):
-  run, saved = _Run(_mesh(2, 2, 1, 1)), []
+  run, saved = _run(2, 1, 1), []
   _loop(tmp_path, run, run.create(), _iterator(), saved=saved)
   rows = metrics_lib.read(tmp_path / 'metrics.jsonl')
   assert [row['step'] for row in rows] == [2, 3, 4, 6]
@@ -280,7 +287,7 @@ def test_loop_logs_every_window_once(tmp_path):
 
 
 def test_non_finite_loss_stops_with_the_step_and_saves_nothing(tmp_path):
-  run, saved = _Run(_mesh(2, 2, 1, 1)), []
+  run, saved = _run(2, 1, 1), []
 
   def poisoned():
     for i, rows in enumerate(_iterator(), 1):
@@ -304,7 +311,8 @@ def test_metrics_file_has_no_gap_and_no_duplicate(tmp_path):
   writer.write(6, {'loss': 60.0})
   writer.close()
   rows = metrics_lib.read(tmp_path / 'metrics.jsonl')
-  assert [(r['step'], r['loss']) for r in rows] == [(2, 2.0), (4, 4.0), (6, 60.0)]
+  assert [(r['step'], r['loss']) for r in rows] == [
+      (2, 2.0), (4, 4.0), (6, 60.0)]
 
 
 def test_schedule_warms_up_and_anneals():
@@ -316,12 +324,12 @@ def test_schedule_warms_up_and_anneals():
 
 
 def test_norms_and_biases_do_not_decay():
-  run = _Run(_mesh(1, 1, 1, 1))
+  run = _run(1, 1, 1)
   params = jax.tree.map(jnp.ones_like, run.create().params)
   zeros = jax.tree.map(jnp.zeros_like, params)
-  opt_state = UPDATE.init(params)
+  opt_state, update = UPDATE.init(params), jax.jit(UPDATE.update)
   for _ in range(2):  # the first learning rate of the warm-up is 0
-    updates, opt_state = UPDATE.update(zeros, opt_state, params)
+    updates, opt_state = update(zeros, opt_state, params)
   moved = {}
   for path, update in jax.tree_util.tree_leaves_with_path(updates):
     moved[jax.tree_util.keystr(path).lower()] = bool(np.any(update))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Same weights, same logits as the transformers library, in float32."""
 
+from flax.linen import meta
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,10 +131,10 @@ def _their_model(name):
   return model
 
 
-def _our_config(name, loop):
+def _our_config(name):
   return config_lib.parse(
       model_config.ModelConfig,
-      presets.get('tiny') | _SHAPE | CASES[name][3] | dict(layer_loop=loop))
+      presets.get('tiny') | _SHAPE | CASES[name][3] | dict(layer_loop='scan'))
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -143,27 +144,24 @@ def test_logits_equal_those_of_transformers(name):
   with torch.no_grad():
     want_BxLxV = theirs(torch.tensor(tokens_BxL)).logits.numpy()
   weights = {k: v.numpy() for k, v in theirs.state_dict().items()}
-  params = _from_torch(_our_config(name, 'scan'), weights)
+  params = _from_torch(_our_config(name), weights)
   tokens_BxL = jnp.asarray(tokens_BxL)
   positions_BxL = jnp.broadcast_to(jnp.arange(12), (2, 12))
   assert np.abs(want_BxLxV).max() > 0.5
-  for loop in ('scan', 'unroll'):
-    config = _our_config(name, loop)
-    shapes = jax.eval_shape(
-        lambda rng, c=config: transformer.init(c, rng), jax.random.key(0))
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(
-        jnp.shape, jax.tree.map(
-            lambda x: x.value, shapes, is_leaf=lambda x: hasattr(x, 'names')))
-    forward = jax.jit(transformer.forward, static_argnums=0)
-    np.testing.assert_allclose(
-        forward(config, params, tokens_BxL).logits, want_BxLxV, atol=1e-4)
-    decode = jax.jit(transformer.decode, static_argnums=0)
-    cache, logits = cache_lib.create(config, 2, 14), []
-    for start, end in ((0, 7), (7, 8), (8, 9), (9, 12)):
-      output = decode(
-          config, params, tokens_BxL[:, start:end], cache,
-          positions_BxL=positions_BxL[:, start:end])
-      cache = output.cache
-      logits.append(output.logits)
-    np.testing.assert_allclose(
-        np.concatenate(logits, 1), want_BxLxV, atol=1e-4)
+  config = _our_config(name)
+  shapes = jax.eval_shape(
+      lambda rng: transformer.init(config, rng), jax.random.key(0))
+  assert jax.tree.map(jnp.shape, params) == jax.tree.map(
+      jnp.shape, meta.unbox(shapes))
+  output = jax.jit(transformer.forward, static_argnums=0)(
+      config, params, tokens_BxL)
+  np.testing.assert_allclose(output.logits, want_BxLxV, atol=1e-4)
+  decode = jax.jit(transformer.decode, static_argnums=0)
+  cache, logits = cache_lib.create(config, 2, 14), []
+  for start in range(0, 12, 4):
+    output = decode(
+        config, params, tokens_BxL[:, start:start + 4], cache,
+        positions_BxL=positions_BxL[:, start:start + 4])
+    cache = output.cache
+    logits.append(output.logits)
+  np.testing.assert_allclose(np.concatenate(logits, 1), want_BxLxV, atol=1e-4)

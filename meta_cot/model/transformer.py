@@ -299,7 +299,8 @@ def _decode_layers(config, blocks, x_BxLxD, contexts, cache, slot):
           config, block, x_BxLxD, contexts[config.is_global(i)], view)
       views.append(view)
     return x_BxLxD, cache.replace(
-        keys=tuple(v.keys for v in views), values=tuple(v.values for v in views))
+        keys=tuple(v.keys for v in views),
+        values=tuple(v.values for v in views))
 
   def body(carry, xs):  # the cache is carried, so that its update is in place
     x_BxLxD, keys, values = carry

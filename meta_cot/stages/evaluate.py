@@ -76,7 +76,7 @@ class _Evaluation:
     summary = {arm: self._arm(arm) for arm in self._experiment.arms}
     summary['symbolic'] = self._symbolic()
     reference = summary.get('traces')
-    for arm, values in summary.items():
+    for values in summary.values():
       if reference and 'best_of_n' in values:
         values['best_of_n'] |= self._fair(values['best_of_n'], reference)
     return summary
@@ -92,8 +92,9 @@ class _Evaluation:
     saved = _Saved(self._experiment, self._workdir, arm, self._mesh)
     steps = saved.steps()
     decoder = self._decoder(arm, temperature=0.0)
+    params = saved.params(steps[-1])
     results = {
-        split: self._solve(decoder, saved.params(steps[-1]), self._records[split])
+        split: self._solve(decoder, params, self._records[split])
         for split in _SPLITS}
     for split in _SPLITS:
       self.samples[f'{arm}_{split}'] = _rows(results[split][:_NUM_SAVED])
@@ -103,7 +104,7 @@ class _Evaluation:
         curve=[self._point(saved, decoder, step) for step in steps],
         losses=saved.losses())
     if arm != 'traces':
-      values['best_of_n'] = self._best_of_n(arm, saved.params(steps[-1]))
+      values['best_of_n'] = self._best_of_n(arm, params)
     saved.close()
     logging.info(
         '%s: %.1f%% of %d held-out problems', arm, 100 * values['success'],
