@@ -48,7 +48,7 @@ def _model():
   m.num_kv_heads = 4  # key/value heads; divides num_heads
   m.head_dim = 24
   m.mlp_dim = 256
-  m.max_length = 256  # longest sequence, in tokens
+  m.max_length = 512  # longest sequence, in tokens
   m.activation = 'silu'  # silu (SwiGLU) | gelu_tanh (GeGLU)
   m.rope_theta = 10_000.0
   m.rope_local_theta = placeholder(float)  # of sliding layers; None: the same
@@ -56,7 +56,7 @@ def _model():
   m.rope_low_freq_factor = placeholder(float)  # None: linear scaling
   m.rope_high_freq_factor = placeholder(float)
   m.rope_original_max_length = placeholder(int)
-  m.norm_epsilon = 1e-6
+  m.norm_epsilon = 1e-5
   m.norm_plus_one = False  # scale by 1 + w (Gemma)
   m.use_qk_norm = False  # RMSNorm of queries and keys (Qwen 3, Gemma 3)
   m.use_qkv_bias = False  # Qwen 2.5
@@ -66,7 +66,7 @@ def _model():
   m.query_scale = placeholder(float)  # None: head_dim ** -0.5
   m.sliding_window = placeholder(int)  # tokens seen by sliding layers
   m.sliding_window_pattern = placeholder(int)  # every n-th layer is global
-  m.embed_scale = False  # embeddings times sqrt(embed_dim) (Gemma)
+  m.embed_scale = True  # embeddings times sqrt(embed_dim) (Gemma)
   m.tie_embeddings = True
   m.value_head = 'shared'  # shared (read-out on the trunk) | none
   m.layer_loop = 'unroll'  # unroll (CPU) | scan (TPU, GPU: compiles faster)

@@ -4,16 +4,29 @@
   python -m meta_cot.main --config=configs/countdown.py:tiny --workdir=runs/tiny
 
 Variants:
-  tiny    3 numbers of 1..20, 0.45M parameters; minutes on two CPU cores.
+  tiny    3 numbers of 1..20, 0.5M parameters: ten minutes on two CPU cores.
+  laptop  3 numbers of 1..30, 0.8M parameters: an hour on two CPU cores.
+  gpu     4 numbers of 1..30, traces of all 12 strategies, 25M parameters: about
+          ten minutes on one accelerator.
+  pod     Stream of Search (arXiv 2404.03683): 4 numbers of 1..99, 500,000
+          traces of up to 4,096 tokens, 250M parameters, 10 epochs on a pod.
 """
 
 import ml_collections
 
 from configs import base
+from configs import models
 
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
-  """The experiment of one variant."""
+  """The experiment of one variant.
+
+  Raises:
+    ValueError: no such variant; lists them.
+  """
+  if variant not in VARIANTS:
+    raise ValueError(
+        f'variant: got {variant!r}; must be one of {", ".join(VARIANTS)}.')
   config = base.get_config()
   VARIANTS[variant](config)
   return config
@@ -23,8 +36,64 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   c.arms = ('traces', 'solution_only', 'solution_only_permuted')
   c.countdown.max_value = 60
   c.traces.num_processes = 1  # quicker than starting workers
-  c.tokenizer.number_tokens = 60
-  c.train.num_tokens = 3_000_000
+  c.tokenizer.number_tokens = 60  # 0..60 are one token each
+  c.train.num_tokens = 2_400_000
+  c.train.batch_size = 4
 
 
-VARIANTS = {'tiny': _tiny}
+def _laptop(c: ml_collections.ConfigDict) -> None:
+  c.arms = ('traces', 'solution_only', 'solution_only_permuted')
+  c.model.update(dict(embed_dim=128, head_dim=32, mlp_dim=344))
+  c.countdown.update(dict(max_number=30, max_target=99, max_value=99))
+  c.tokenizer.number_tokens = 99
+  c.tokenizer.vocab_size = 128
+  c.data.sequence_length = 256
+  c.optimizer.learning_rate = 2e-3
+  c.train.num_tokens = 10_000_000
+  c.checkpoint.save_every_steps = 1_000
+
+
+def _gpu(c: ml_collections.ConfigDict) -> None:
+  c.model.update(models.get('small') | dict(
+      num_layers=8, embed_dim=512, num_heads=8, num_kv_heads=8, head_dim=64,
+      mlp_dim=1408, max_length=4096, layer_loop='scan', embed_scale=True))
+  c.countdown.update(dict(
+      num_numbers=4, max_number=30, max_target=99, enumerate_all=False,
+      num_train=50_000, heldout_numbers_fraction=0.1))
+  _stream_of_search(c)
+  c.data.sequence_length = 2048
+  c.optimizer.update(dict(learning_rate=1e-3, warmup_steps=200))
+  c.train.update(dict(
+      num_tokens=100_000_000, batch_size=32, eval_every_steps=500))
+  c.checkpoint.save_every_steps = 250
+  c.evaluation.update(dict(
+      batch_size=512, max_new_tokens=2048, num_samples=32))
+
+
+def _pod(c: ml_collections.ConfigDict) -> None:
+  c.mesh.update(dict(data=1, fsdp=-1))
+  c.model.update(models.get('sos_250m') | dict(vocab_size=1024))
+  c.countdown.update(dict(
+      num_numbers=4, max_number=99, max_target=100, enumerate_all=False,
+      num_train=500_000, heldout_numbers_fraction=0.02))
+  _stream_of_search(c)
+  c.traces.update(dict(num_shards=64, num_processes=16))
+  c.data.update(dict(sequence_length=4096, packing_bins=64, num_workers=8))
+  c.optimizer.update(dict(
+      learning_rate=3e-4, warmup_steps=1_000, b2=0.95, weight_decay=0.1))
+  c.train.update(dict(
+      num_tokens=10_000_000_000, batch_size=256, log_every_steps=20,
+      eval_every_steps=500))
+  c.checkpoint.update(dict(save_every_steps=500, max_to_keep=20))
+  c.evaluation.update(dict(
+      batch_size=256, max_new_tokens=3968, num_samples=32))
+
+
+def _stream_of_search(c: ml_collections.ConfigDict) -> None:
+  """Traces of all strategies in the original text, digits split."""
+  c.traces.strategies = 'stream_of_search'
+  c.data.style = 'stream_of_search'
+  c.tokenizer.vocab_size = c.model.vocab_size
+
+
+VARIANTS = {'tiny': _tiny, 'laptop': _laptop, 'gpu': _gpu, 'pod': _pod}

@@ -65,6 +65,10 @@ class Experiment:
       raise config_lib.ConfigError(
           f'data.sequence_length: got {self.data.sequence_length}; must be at '
           f'most config.model.max_length, {self.model.max_length}.')
+    if self.tokenizer.vocab_size > self.model.vocab_size:
+      raise config_lib.ConfigError(
+          f'tokenizer.vocab_size: got {self.tokenizer.vocab_size}; must be at '
+          f'most config.model.vocab_size, {self.model.vocab_size}.')
     if self.train.batch_size % self.train.num_accumulation:
       raise config_lib.ConfigError(
           f'train.batch_size: got {self.train.batch_size}; must be divisible '

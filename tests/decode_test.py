@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import models
 from meta_cot import config as config_lib
 from meta_cot import decode
 from meta_cot.model import config as model_config
-from meta_cot.model import presets
 from meta_cot.model import transformer
 
-_SMALL = presets.get('tiny') | dict(
+_SMALL = models.get('tiny') | dict(
     vocab_size=12, num_layers=2, embed_dim=16, num_heads=4, num_kv_heads=2,
     head_dim=8, mlp_dim=24, max_length=64, tie_embeddings=False)
 _GREEDY = decode.Sampling(0.0)

@@ -10,15 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import base
+from configs import models
 from meta_cot import config as config_lib
 from meta_cot import sharding
 from meta_cot.model import attention
 from meta_cot.model import cache as cache_lib
 from meta_cot.model import config as model_config
-from meta_cot.model import presets
 from meta_cot.model import transformer
 
-_SMALL = presets.get('tiny') | dict(
+_SMALL = models.get('tiny') | dict(
     vocab_size=32, num_layers=2, embed_dim=16, num_heads=4, num_kv_heads=2,
     head_dim=8, mlp_dim=24, max_length=64)
 _GEMMA = dict(
@@ -57,9 +58,9 @@ def other_loop(config):
   return dataclasses.replace(config, layer_loop=loops[config.layer_loop])
 
 
-@pytest.mark.parametrize('name', presets.PRESETS)
-def test_presets_parse_and_count_their_parameters(name):
-  config = config_lib.parse(model_config.ModelConfig, presets.get(name))
+@pytest.mark.parametrize('name', models.MODELS)
+def test_models_parse_and_count_their_parameters(name):
+  config = config_lib.parse(model_config.ModelConfig, models.get(name))
   shapes = jax.eval_shape(
       lambda rng: transformer.init(config, rng), jax.random.key(0))
   size = sum(x.size for x in jax.tree.leaves(meta.unbox(shapes)))
@@ -70,17 +71,21 @@ def test_presets_parse_and_count_their_parameters(name):
     ('smollm2_135m', 134_515_008), ('qwen3_0_6b', 596_049_920),
     ('gemma3_270m', 268_098_176), ('llama32_1b', 1_235_814_400),
     ('llama31_8b', 8_030_261_248), ('llama31_70b', 70_553_706_496)])
-def test_presets_have_the_published_size(name, published):
+def test_models_have_the_published_size(name, published):
   config = config_lib.parse(
-      model_config.ModelConfig, presets.get(name) | {'value_head': 'none'})
+      model_config.ModelConfig, models.get(name) | {'value_head': 'none'})
   assert config.num_params() == published
 
 
-def test_preset_names_are_checked_and_dicts_are_fresh():
-  with pytest.raises(config_lib.ConfigError, match="mean 'llama31_8b'"):
-    presets.get('llama31_8')
-  presets.get('tiny')['embed_dim'] = 7
-  assert presets.get('tiny')['embed_dim'] == 96
+def test_base_config_is_the_tiny_model():
+  assert base.get_config().model.to_dict() == models.get('tiny')
+
+
+def test_model_names_are_checked_and_dicts_are_fresh():
+  with pytest.raises(ValueError, match="mean 'llama31_8b'"):
+    models.get('llama31_8')
+  models.get('tiny')['embed_dim'] = 7
+  assert models.get('tiny')['embed_dim'] == 96
 
 
 @pytest.mark.parametrize('changes, message', [

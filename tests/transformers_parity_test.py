@@ -9,10 +9,10 @@ import pytest
 import torch
 import transformers
 
+from configs import models
 from meta_cot import config as config_lib
 from meta_cot.model import cache as cache_lib
 from meta_cot.model import config as model_config
-from meta_cot.model import presets
 from meta_cot.model import transformer
 
 _SHAPE = dict(
@@ -134,7 +134,7 @@ def _their_model(name):
 def _our_config(name):
   return config_lib.parse(
       model_config.ModelConfig,
-      presets.get('tiny') | _SHAPE | CASES[name][3] | dict(layer_loop='scan'))
+      models.get('tiny') | _SHAPE | CASES[name][3] | dict(layer_loop='scan'))
 
 
 @pytest.mark.parametrize('name', CASES)

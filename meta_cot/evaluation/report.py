@@ -73,8 +73,9 @@ def _headline(arms: dict) -> str:
   return (
       f'Trained on searches, the model solves {_percent(traces)}% of '
       f'{traces["num_problems"]} held-out problems greedily; trained on '
-      f'solutions only, with the same number of tokens, {_percent(solution)}%: '
-      f'a difference of {gap:+.1f} points. Brackets are 95% Wilson intervals.\n')
+      'solutions only, with the same number of tokens, '
+      f'{_percent(solution)}%: a difference of {gap:+.1f} points. '
+      'Brackets are 95% Wilson intervals.\n')
 
 
 def _success_table(summary: dict) -> str:

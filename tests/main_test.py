@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole pipeline as a user runs it: one command, killed and rerun."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMALL = (
+    '--config.countdown.max_number=9', '--config.model.num_layers=1',
+    '--config.model.embed_dim=32', '--config.model.mlp_dim=32',
+    '--config.train.num_tokens=20000', '--config.train.log_every_steps=3',
+    '--config.train.eval_every_steps=10', '--config.train.num_eval_batches=2',
+    '--config.checkpoint.save_every_steps=10',
+    '--config.evaluation.num_problems=16',
+    '--config.evaluation.num_curve_problems=8',
+    '--config.evaluation.batch_size=16', '--config.evaluation.num_samples=3',
+    '--config.evaluation.max_new_tokens=40')
+
+
+def _command(workdir, *more):
+  return [
+      sys.executable, '-m', 'meta_cot.main',
+      '--config=configs/countdown.py:tiny', f'--workdir={workdir}', *SMALL,
+      *more]
+
+
+def _environment():
+  return os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '2'}
+
+
+def _run(workdir, *more, code=0):
+  done = subprocess.run(
+      _command(workdir, *more), cwd=ROOT, env=_environment(), text=True,
+      capture_output=True, check=False)
+  assert done.returncode == code, done.stderr[-3000:]
+  return done.stderr
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('run') / 'w'
+  log = _run(workdir)
+  return workdir, log
+
+
+def _losses(workdir, arm):
+  rows = (workdir / 'sft' / arm / 'metrics.jsonl').read_text().splitlines()
+  rows = [json.loads(row) for row in rows]
+  return [(r['step'], r['loss'], r['grad_norm'], r['tokens']) for r in rows]
+
+
+def _arrays(workdir, arm):
+  """Every array of the newest checkpoint, read with Orbax alone."""
+  directory = workdir / 'sft' / arm / 'checkpoints'
+  step = max(int(p.name) for p in directory.iterdir() if p.name.isdigit())
+  with ocp.StandardCheckpointer() as checkpointer:
+    tree = checkpointer.restore((directory / str(step) / 'state').absolute())
+  return step, jax.tree.map(np.asarray, tree)
+
+
+def test_leaves_what_the_readme_promises(finished):
+  workdir, log = finished
+  summary = json.loads((workdir / 'eval' / 'summary.json').read_text())
+  for arm in ('traces', 'solution_only', 'symbolic'):
+    values = summary[arm]
+    assert 0.0 <= values['ci95'][0] <= values['success']
+    assert values['success'] <= values['ci95'][1] <= 1.0
+    assert values['num_problems'] == 16
+    assert values['mean_tokens'] > 0
+  assert summary['symbolic']['success'] == 1.0
+  assert len(summary['symbolic']['strategies']) == 12
+  report = (workdir / 'eval' / 'report.md').read_text()
+  for name in ('loss', 'learning_curve', 'success_against_tokens', 'search_1',
+               'search_2'):
+    assert f'({name}.png)' in report
+    image = (workdir / 'eval' / f'{name}.png').read_bytes()
+    assert image.startswith(b'\x89PNG')
+  for arm in ('traces', 'solution_only', 'solution_only_permuted'):
+    assert arm in report
+    assert list((workdir / 'sft' / arm / 'tensorboard').glob('events*'))
+  assert json.loads((workdir / 'config.json').read_text())['seed'] == 0
+  assert ('4 sequences of 192 tokens per step = 2 rows/device x 2 devices x '
+          '1 accumulation') in log
+
+
+def test_arms_train_on_the_same_number_of_tokens(finished):
+  workdir, _ = finished
+  totals = [
+      sum(row[3] for row in _losses(workdir, arm))
+      for arm in ('traces', 'solution_only', 'solution_only_permuted')]
+  assert max(totals) - min(totals) < 0.05 * 20000
+
+
+def test_compiles_nothing_after_the_first_steps(finished):
+  workdir, _ = finished
+  text = (workdir / 'sft' / 'traces' / 'metrics.jsonl').read_text()
+  rows = [json.loads(line) for line in text.splitlines()]
+  # Step 10 is the first evaluation and the first save; each compiles once.
+  later = {r['programs_compiled'] for r in rows if r['step'] > 10}
+  assert len(rows) > 8 and len(later) == 1
+
+
+def test_rerun_skips_what_is_done(finished):
+  workdir, _ = finished
+  before = (workdir / 'eval' / 'report.md').stat().st_mtime_ns
+  log = _run(workdir)
+  assert log.count('already done') == 4
+  assert (workdir / 'eval' / 'report.md').stat().st_mtime_ns == before
+
+
+def test_another_config_in_the_same_workdir_is_refused(finished):
+  workdir, _ = finished
+  log = _run(workdir, '--config.optimizer.learning_rate=0.1', code=2)
+  assert log.count('\n') == 1
+  assert 'config.optimizer.learning_rate: 0.003 there, 0.1 now' in log
+
+
+def test_wrong_settings_stop_before_any_work(tmp_path):
+  log = _run(tmp_path / 'w', '--config.optimizer.learning_rat=1', code=2)
+  assert log == (
+      'error: config.optimizer.learning_rat: no such key; did you mean '
+      'config.optimizer.learning_rate?\n')
+  assert not (tmp_path / 'w').exists()
+
+
+@pytest.mark.parametrize('rows', [1, 6])
+def test_killed_anywhere_it_continues_to_the_same_bits(
+    finished, tmp_path, rows):
+  expected, _ = finished
+  workdir = tmp_path / 'w'
+  only = '--stages=generate_traces,train_tokenizer,sft'
+  process = subprocess.Popen(
+      _command(workdir, only), cwd=ROOT, env=_environment(),
+      stderr=subprocess.DEVNULL)
+  metrics = workdir / 'sft' / 'solution_only' / 'metrics.jsonl'
+  deadline = time.monotonic() + 240
+  while time.monotonic() < deadline and process.poll() is None:
+    if metrics.exists() and metrics.read_text().count('\n') >= rows:
+      break
+    time.sleep(0.02)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  assert not (workdir / 'done' / 'sft').exists(), 'killed too late to tell'
+
+  _run(workdir, only)
+  for arm in ('traces', 'solution_only', 'solution_only_permuted'):
+    assert _losses(workdir, arm) == _losses(expected, arm)
+    step, arrays = _arrays(workdir, arm)
+    expected_step, expected_arrays = _arrays(expected, arm)
+    assert step == expected_step
+    jax.tree.map(np.testing.assert_array_equal, arrays, expected_arrays)
+  leftovers = [p for p in workdir.rglob('*') if 'tmp' in p.name]
+  assert not leftovers
