@@ -113,7 +113,7 @@ def _data():
   d.sequence_length = 192  # tokens in a packed row
   d.style = 'compact'  # compact | stream_of_search
   d.objective = 'procedure_cloning'  # which tokens are trained (docs/traces.md)
-  d.packing_bins = 16  # rows filled at a time
+  d.packing_bins = 64  # rows filled at a time
   d.num_workers = 0  # reader processes; 0: in this one
   d.prune_fraction = 0.0  # share of traces with failed branches cut off
   return d

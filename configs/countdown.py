@@ -37,7 +37,7 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   c.countdown.max_value = 60
   c.traces.num_processes = 1  # quicker than starting workers
   c.tokenizer.number_tokens = 60  # 0..60 are one token each
-  c.train.num_tokens = 2_400_000
+  c.train.num_tokens = 2_000_000
   c.train.batch_size = 4
 
 

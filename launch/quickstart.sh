@@ -19,6 +19,9 @@ if (($#)) && [[ $1 != -* ]]; then
 fi
 
 prepare_environment
+# Two devices on a CPU: the step is really sharded, and two cores are used better
+# than by one program. On an accelerator this has no effect.
+export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-2}
 "$PYTHON" -m meta_cot.main --config=configs/countdown.py:tiny \
   --workdir="$workdir" "$@"
 
