@@ -34,7 +34,6 @@ EXTRAS_REQUIRE = {
         'pytest>=8',
         'pytest-xdist>=3.6',
         'ruff>=0.12',
-        'sympy>=1.13',  # second opinion on mathematical answers
         'tensorboard>=2.19',  # reads back the event files that are written
         'torch>=2.5',  # with transformers: reference logits of real models
         'transformers>=5.0',

@@ -39,6 +39,8 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   c.tokenizer.number_tokens = 60  # 0..60 are one token each
   c.train.num_tokens = 2_000_000
   c.train.batch_size = 4
+  c.checkpoint.save_every_steps = 350
+  c.evaluation.num_curve_problems = 200
 
 
 def _laptop(c: ml_collections.ConfigDict) -> None:

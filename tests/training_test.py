@@ -3,13 +3,13 @@
 
 import functools
 import itertools
-import json
 
 import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing import event_accumulator
 
 from configs import base
 from meta_cot import config as config_lib
@@ -339,17 +339,23 @@ def test_norms_and_biases_do_not_decay():
 
 
 def test_flops_formula():
-  # 6 P + 6 layers heads Dh L, by hand.
-  assert flops.per_token(
-      num_matmul_params=1000, num_layers=2, num_heads=3, head_dim=4,
-      row_length=5) == 6 * 1000 + 6 * 2 * 3 * 4 * 5
+  matrices = sum(  # by hand: attention, feed-forward, tied table, value head
+      (16 * 8 * 4 * 2 + 16 * 8 * 2 * 2 + 3 * 16 * 32, 2 * 16)[i]
+      for i in (0, 1)) * 2 + VOCAB * 16 + 16 + 17
+  assert MODEL.num_params() == matrices
+  attention = 2 * 4 * 8 * 10  # layers x heads x head width x row
+  assert flops.training_flops_per_token(MODEL, 10) == (
+      6 * matrices + 6 * attention)
   assert flops.peak_per_device() > 1e8
 
 
-def test_metrics_rows_are_json(tmp_path):
+def test_tensorboard_shows_the_same_numbers(tmp_path):
   writer = metrics_lib.MetricsWriter(tmp_path, 0)
   writer.write(1, {'loss': 0.5})
+  writer.write(2, {'loss': 0.25})
   writer.close()
-  assert json.loads((tmp_path / 'metrics.jsonl').read_text()) == {
-      'step': 1, 'loss': 0.5}
-  assert list((tmp_path / 'tensorboard').glob('events*'))
+  events = event_accumulator.EventAccumulator(str(tmp_path / 'tensorboard'))
+  events.Reload()
+  scalars = [(e.step, e.value) for e in events.Scalars('loss')]
+  rows = metrics_lib.read(tmp_path / 'metrics.jsonl')
+  assert scalars == [(r['step'], r['loss']) for r in rows]

@@ -5,12 +5,12 @@ import pathlib
 
 from meta_cot import files
 from meta_cot.evaluation import plots
-from meta_cot.traces import record as record_lib
+from meta_cot.evaluation import trees
 
 
 def write(
     directory: pathlib.Path, summary: dict,
-    examples: list[record_lib.TraceRecord],
+    examples: list[trees.Tree],
 ) -> None:
   """Writes `report.md` and the PNG plots it shows.
 
@@ -45,10 +45,8 @@ def _plot(directory, arms, examples) -> None:
       reference={
           f'{arm}, greedy': (v['mean_tokens'], v['success'], *v['ci95'])
           for arm, v in arms.items()})
-  for i, record in enumerate(examples, 1):
-    plots.search_tree(
-        directory / f'search_{i}.png', record.nodes,
-        title=f'{record.problem.question} ({record.strategy})')
+  for i, tree in enumerate(examples, 1):
+    plots.search_tree(directory / f'search_{i}.png', tree.nodes, tree.title)
 
 
 def _percent(values: dict) -> str:
@@ -69,13 +67,14 @@ def _headline(arms: dict) -> str:
   if not {'traces', 'solution_only'} <= arms.keys():
     return ''
   traces, solution = arms['traces'], arms['solution_only']
-  gap = 100 * (traces['success'] - solution['success'])
+  gap = solution['traces_minus_this']
   return (
       f'Trained on searches, the model solves {_percent(traces)}% of '
       f'{traces["num_problems"]} held-out problems greedily; trained on '
       'solutions only, with the same number of tokens, '
-      f'{_percent(solution)}%: a difference of {gap:+.1f} points. '
-      'Brackets are 95% Wilson intervals.\n')
+      f'{_percent(solution)}%: a difference of {100 * gap["estimate"]:+.1f} '
+      f'[{100 * gap["low"]:+.1f}, {100 * gap["high"]:+.1f}] points. Brackets '
+      'are 95% intervals (Wilson; for the difference, paired).\n')
 
 
 def _success_table(summary: dict) -> str:
@@ -176,7 +175,7 @@ def _strategies(summary: dict) -> str:
       + _table(['strategy', 'solved %', 'nodes', 'tokens'], rows))
 
 
-def _examples(examples: list[record_lib.TraceRecord]) -> str:
+def _examples(examples: list[trees.Tree]) -> str:
   images = [
       f'![search {i}](search_{i}.png)\n' for i, _ in enumerate(examples, 1)]
   return '## Two searches as trees\n\n' + '\n'.join(images)

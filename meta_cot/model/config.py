@@ -130,7 +130,7 @@ class ModelConfig:
     head = d + 1 if self.value_head == 'shared' else 0
     return self.num_layers * block + tables + d + head
 
-  def flops_per_token(self, length: int) -> float:
+  def flops_per_token(self, length: float) -> float:
     """Floating-point operations of one forward token, 2 per multiply-add.
 
     Args:

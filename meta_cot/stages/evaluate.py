@@ -25,7 +25,9 @@ from meta_cot.evaluation import best_of_n
 from meta_cot.evaluation import decoding
 from meta_cot.evaluation import judging
 from meta_cot.evaluation import report
+from meta_cot.evaluation import statistics
 from meta_cot.evaluation import symbolic
+from meta_cot.evaluation import trees
 from meta_cot.stages import sft
 from meta_cot.training import checkpoint
 from meta_cot.training import metrics as metrics_lib
@@ -69,23 +71,38 @@ class _Evaluation:
     self._records = {
         s: [source[i] for i in range(min(len(source), limit))]
         for s, source in sources.items()}
+    self._solved = {}  # arm -> whether each problem was
+    self._searches = []  # solved texts of the trace arm
     self.samples = {}
 
   def summary(self) -> dict:
     """Everything the report says, as JSON values."""
     summary = {arm: self._arm(arm) for arm in self._experiment.arms}
     summary['symbolic'] = self._symbolic()
-    reference = summary.get('traces')
-    for values in summary.values():
-      if reference and 'best_of_n' in values:
-        values['best_of_n'] |= self._fair(values['best_of_n'], reference)
+    if 'traces' in summary:
+      self._compare(summary)
     return summary
 
-  def examples(self) -> list:
-    """Two searches of the teacher to draw: a short and a longer one."""
-    solved = [r for r in self._records[_SPLITS[0]] if r.is_solved]
-    solved.sort(key=lambda r: len(r.nodes))
-    return [solved[len(solved) // 4], solved[len(solved) * 3 // 4]]
+  def _compare(self, summary: dict) -> None:
+    """Adds to every other arm how the trace arm differs from it."""
+    reference = summary['traces']
+    for arm in self._experiment.arms:
+      values = summary[arm]
+      if arm != 'traces':
+        values['best_of_n'] |= self._fair(values['best_of_n'], reference)
+        values['traces_minus_this'] = statistics.difference_interval(
+            self._solved[arm], self._solved['traces'])._asdict()
+
+  def examples(self) -> list[trees.Tree]:
+    """Two searches to draw, a short and a longer one.
+
+    They are the trace model's own; the teacher's where it wrote none well.
+    """
+    drawn = [trees.from_text(text, self._style) for text in self._searches]
+    drawn = [tree for tree in drawn if tree is not None] or [
+        trees.from_record(r) for r in self._records[_SPLITS[0]] if r.is_solved]
+    drawn.sort(key=lambda tree: len(tree.nodes))
+    return [drawn[len(drawn) // 4], drawn[len(drawn) * 3 // 4]]
 
   def _arm(self, arm: str) -> dict:
     """Greedy success per split, learning curve, best-of-N."""
@@ -98,6 +115,11 @@ class _Evaluation:
         for split in _SPLITS}
     for split in _SPLITS:
       self.samples[f'{arm}_{split}'] = _rows(results[split][:_NUM_SAVED])
+    self._solved[arm] = [r.verdict.is_correct for r in results[_SPLITS[0]]]
+    if arm == 'traces':
+      self._searches = [
+          r.completion.text for r in results[_SPLITS[0]]
+          if r.verdict.is_correct]
     by_split = {s: judging.summarise(r) for s, r in results.items()}
     values = dict(
         by_split[_SPLITS[0]], splits=by_split, training=saved.training(),

@@ -103,7 +103,7 @@ def train_arm(experiment, workdir, arm, mesh, tokenizer) -> None:
       state, _on_devices(host_batches, mesh), train_step,
       num_steps=num_steps,
       log_every_steps=experiment.train.log_every_steps,
-      hooks=hooks, rates=_rates(experiment, state.params), writer=writer,
+      hooks=hooks, rates=_rates(experiment), writer=writer,
       name=arm)
   checkpoints.close()
   writer.close()
@@ -182,17 +182,10 @@ def _on_devices(host_batches: Iterator, mesh) -> Iterator[types.Batch]:
     yield _to_device(batch, mesh)
 
 
-def _rates(experiment, params) -> loop.Rates:
-  model = experiment.model
-  embedding = model.vocab_size * model.embed_dim
-  total = sum(x.size for x in jax.tree.leaves(params))
+def _rates(experiment) -> loop.Rates:
   return loop.Rates(
-      flops_per_token=flops.per_token(
-          num_matmul_params=(
-              total if model.tie_embeddings else total - embedding),
-          num_layers=model.num_layers, num_heads=model.num_heads,
-          head_dim=model.head_dim,
-          row_length=experiment.data.sequence_length),
+      flops_per_token=flops.training_flops_per_token(
+          experiment.model, experiment.data.sequence_length),
       peak_flops=flops.peak_per_device() * jax.device_count())
 
 

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Model-FLOPs utilisation: useful arithmetic over what the chip could do.
 
-  FLOPs per token = 6 * P + 6 * layers * heads * Dh * L        (training)
+  FLOPs per token = 6 P + 6 layers heads Dh L        (training)
 
-P counts the parameters used in matrix products (the embedding table once, as
-the output projection). The second term is attention: QK^T and the weighted sum
-cost 2 * 2 * heads * Dh * L per token and layer forward over a row of L, half of
-it under the causal mask, times three for forward and backward. Rematerialised
-work does not count. Utilisation = FLOPs per token * tokens per second /
-(devices * peak FLOP/s), with all positions of a row counted, padding included,
-in neither tokens nor FLOPs.
+P counts the parameters used in matrix products (a tied embedding table once, as
+the output projection). The second term is attention over a row of L tokens of
+which the causal mask leaves half. Both are three times the forward pass, whose
+backward costs twice as much; rematerialised work does not count. Utilisation is
+FLOPs per token times tokens per second over devices times peak FLOP/s. Padding
+counts neither as tokens nor as FLOPs.
 """
 
 import time
 
 import jax
 import jax.numpy as jnp
+
+from meta_cot.model import config as model_config
 
 PEAK_FLOPS = {  # device_kind -> dense bf16 FLOP/s of one device (vendor data)
     'TPU v4': 275e12,
@@ -31,13 +32,11 @@ PEAK_FLOPS = {  # device_kind -> dense bf16 FLOP/s of one device (vendor data)
 }
 
 
-def per_token(
-    *, num_matmul_params: int, num_layers: int, num_heads: int, head_dim: int,
-    row_length: int,
+def training_flops_per_token(
+    model: model_config.ModelConfig, row_length: int
 ) -> float:
-  """Training FLOPs of one token; see the module's formula."""
-  attention = num_layers * num_heads * head_dim * row_length
-  return 6.0 * num_matmul_params + 6.0 * attention
+  """FLOPs of one trained token in rows of `row_length`; see the formula."""
+  return 3 * model.flops_per_token(row_length / 2)
 
 
 def peak_per_device() -> float:
