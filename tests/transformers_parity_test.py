@@ -17,7 +17,8 @@ from meta_cot.model import transformer
 
 _SHAPE = dict(
     vocab_size=50, num_layers=3, embed_dim=24, num_heads=4, num_kv_heads=2,
-    head_dim=8, mlp_dim=40, max_length=64, value_head='none')
+    head_dim=8, mlp_dim=40, max_length=64, embed_scale=False,
+    value_head='none')
 _THEIR_SHAPE = dict(
     vocab_size=50, num_hidden_layers=3, hidden_size=24, num_attention_heads=4,
     num_key_value_heads=2, head_dim=8, intermediate_size=40,
