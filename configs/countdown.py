@@ -58,7 +58,8 @@ def _laptop(c: ml_collections.ConfigDict) -> None:
 def _gpu(c: ml_collections.ConfigDict) -> None:
   c.model.update(models.get('small') | dict(
       num_layers=8, embed_dim=512, num_heads=8, num_kv_heads=8, head_dim=64,
-      mlp_dim=1408, max_length=4096, layer_loop='scan', embed_scale=True))
+      mlp_dim=1408, max_length=4096, layer_loop='scan', remat='full',
+      embed_scale=True))
   c.countdown.update(dict(
       num_numbers=4, max_number=30, max_target=99, enumerate_all=False,
       num_train=50_000, heldout_numbers_fraction=0.1))
@@ -66,7 +67,8 @@ def _gpu(c: ml_collections.ConfigDict) -> None:
   c.data.sequence_length = 2048
   c.optimizer.update(dict(learning_rate=1e-3, warmup_steps=200))
   c.train.update(dict(
-      num_tokens=100_000_000, batch_size=32, eval_every_steps=500))
+      num_tokens=100_000_000, batch_size=32, num_accumulation=2,
+      eval_every_steps=500))
   c.checkpoint.save_every_steps = 250
   c.evaluation.update(dict(
       batch_size=512, max_new_tokens=2048, num_samples=32))
@@ -74,7 +76,8 @@ def _gpu(c: ml_collections.ConfigDict) -> None:
 
 def _pod(c: ml_collections.ConfigDict) -> None:
   c.mesh.update(dict(data=1, fsdp=-1))
-  c.model.update(models.get('sos_250m') | dict(vocab_size=1024))
+  c.model.update(models.get('sos_250m') | dict(
+      vocab_size=1024, remat='full'))
   c.countdown.update(dict(
       num_numbers=4, max_number=99, max_target=100, enumerate_all=False,
       num_train=500_000, heldout_numbers_fraction=0.02))
@@ -84,8 +87,8 @@ def _pod(c: ml_collections.ConfigDict) -> None:
   c.optimizer.update(dict(
       learning_rate=3e-4, warmup_steps=1_000, b2=0.95, weight_decay=0.1))
   c.train.update(dict(
-      num_tokens=10_000_000_000, batch_size=256, log_every_steps=20,
-      eval_every_steps=500))
+      num_tokens=10_000_000_000, batch_size=128, num_accumulation=16,
+      log_every_steps=20, eval_every_steps=500))
   c.checkpoint.update(dict(save_every_steps=500, max_to_keep=20))
   c.evaluation.update(dict(
       batch_size=256, max_new_tokens=3968, num_samples=32))

@@ -8,6 +8,7 @@ import os
 import pathlib
 from typing import Any
 
+from meta_cot import config as config_lib
 from meta_cot import files
 
 SCHEMA = 1  # of the manifest
@@ -63,13 +64,13 @@ def read(directory: str | os.PathLike) -> Manifest:
   """
   path = pathlib.Path(directory) / NAME
   if not path.is_file():
-    raise ValueError(
+    raise config_lib.UserError(
         f'{path}: no such file; the records are not generated, or not to the '
         'end; run the traces stage.')
   raw = files.read_json(path)
   try:
     if raw['schema'] != SCHEMA:
-      raise ValueError(
+      raise config_lib.UserError(
           f'{path}: schema {raw["schema"]}, this version reads {SCHEMA}; '
           'generate the records again in an empty directory.')
     splits = {
@@ -77,7 +78,7 @@ def read(directory: str | os.PathLike) -> Manifest:
             **split, 'shards': tuple(map(shard_from_json, split['shards']))})
         for name, split in raw['splits'].items()}
   except (AttributeError, KeyError, TypeError) as e:
-    raise ValueError(
+    raise config_lib.UserError(
         f'{path}: not a manifest ({e!r}); delete the file and run the traces '
         'stage.') from e
   return Manifest(schema=SCHEMA, splits=splits)
@@ -106,7 +107,7 @@ def check_arguments(
   """Raises ValueError naming the first argument that differs."""
   for key in sorted({*old, *new}):
     if key not in old or key not in new or old[key] != new[key]:
-      raise ValueError(
+      raise config_lib.UserError(
           f'{path}: made with {key}={old.get(key, "(absent)")!r}, now asked '
           f'for {key}={new.get(key, "(absent)")!r}; use another directory or '
           'delete this one.')

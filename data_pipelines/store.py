@@ -29,6 +29,7 @@ from array_record.python import array_record_module
 import tqdm
 
 from data_pipelines import manifest as manifest_lib
+from meta_cot import config as config_lib
 from meta_cot import files
 from meta_cot.traces import record as record_lib
 
@@ -128,14 +129,14 @@ def read(directory: str | os.PathLike, split: str) -> Source:
   directory = pathlib.Path(directory)
   splits = manifest_lib.read(directory).splits
   if split not in splits:
-    raise ValueError(
+    raise config_lib.UserError(
         f'{directory / manifest_lib.NAME}: no split {split!r}; it has '
         f'{", ".join(sorted(splits)) or "none"}.')
   shards = splits[split].shards
   for shard in shards:
     reason = manifest_lib.damage(directory, shard)
     if reason:
-      raise ValueError(
+      raise config_lib.UserError(
           f'{directory / shard.file}: {reason}; delete the file and run the '
           'traces stage to make it again.')
   return Source(directory / s.file for s in shards if s.num_records)
@@ -273,7 +274,7 @@ def _commit(
     for shard in shards:  # what a corrected rerun must not take for finished
       (directory / shard.file).unlink()
       _sidecar(directory / shard.file).unlink()
-    raise ValueError(
+    raise config_lib.UserError(
         f'{directory}/{split}: no record could be made; the first failure is '
         f'{shards[0].failures[0].reason!r}.')
   manifest = manifest_lib.add_split(

@@ -42,6 +42,7 @@ class TokenizerConfig:
 
   vocab_size: int = config_lib.setting(low=32)  # upper bound
   number_tokens: int | None = config_lib.setting(low=9, high=9999)
+  path: str | None = config_lib.setting()  # reuse this model; None: train one
 
 
 def train(texts: Iterable[str], config: TokenizerConfig) -> bytes:
@@ -203,9 +204,10 @@ def load(path: str | os.PathLike) -> Tokenizer:
   """
   path = pathlib.Path(path)
   if not path.is_file():
-    raise ValueError(
-        f'{path}: no tokenizer model here; run the traces stage first.')
+    raise config_lib.UserError(
+        f'{path}: no tokenizer model here; run the stages generate_traces and '
+        'train_tokenizer first.')
   try:
     return Tokenizer(path.read_bytes())
   except ValueError as e:
-    raise ValueError(f'{path}: {e}') from e
+    raise config_lib.UserError(f'{path}: {e}') from e

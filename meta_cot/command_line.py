@@ -114,10 +114,10 @@ def split(
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-  """Turns a ConfigError into one line on stderr and exit code 2."""
+  """Turns a UserError into one line on stderr and exit code 2."""
   try:
     yield
-  except config_lib.ConfigError as e:
+  except config_lib.UserError as e:
     message = ' '.join(str(e).split())
     print(f'error: {message}', file=sys.stderr)
     raise SystemExit(EXIT_USAGE) from None

@@ -15,7 +15,11 @@ import typing
 from typing import Any
 
 
-class ConfigError(ValueError):
+class UserError(ValueError):
+  """What the user gave is wrong: a file, a folder, a setting; one line."""
+
+
+class ConfigError(UserError):
   """A setting is wrong; the message names it and what is allowed."""
 
 

@@ -23,7 +23,7 @@ PROBLEMS = countdown_problems.CountdownConfig(
 @pytest.fixture(scope='module')
 def tokenizer():
   return tokenizer_lib.Tokenizer(tokenizer_lib.train(
-      ['+-*/=,;:>x!S@'], tokenizer_lib.TokenizerConfig(128, 60)))
+      ['+-*/=,;:>x!S@'], tokenizer_lib.TokenizerConfig(128, 60, None)))
 
 
 @pytest.fixture(scope='module')
@@ -78,7 +78,7 @@ def test_stream_of_search_trains_whole_lines(sos_records, objective):
       format_lib.render(events_lib.linearize(r), 'stream_of_search')
       for r in sos_records]
   tokenizer = tokenizer_lib.Tokenizer(tokenizer_lib.train(
-      texts, tokenizer_lib.TokenizerConfig(700, None)))
+      texts, tokenizer_lib.TokenizerConfig(700, None, None)))
   for record, text in zip(sos_records, texts):
     events = events_lib.linearize(record)
     tokens, weights = pipelines.tokenize(

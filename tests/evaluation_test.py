@@ -121,7 +121,7 @@ def test_a_model_text_gives_the_tree_that_it_tells(style):
 @functools.cache
 def _model():
   tokenizer = tokenizer_lib.Tokenizer(tokenizer_lib.train(
-      [TEXT], tokenizer_lib.TokenizerConfig(128, 60)))
+      [TEXT], tokenizer_lib.TokenizerConfig(128, 60, None)))
   config = config_lib.parse(model_config.ModelConfig, models.get('tiny') | dict(
       num_layers=1, embed_dim=16, num_heads=2, num_kv_heads=2, head_dim=8,
       mlp_dim=16, max_length=64))

@@ -125,6 +125,22 @@ def test_another_config_in_the_same_workdir_is_refused(finished):
   assert 'config.optimizer.learning_rate: 0.003 there, 0.1 now' in log
 
 
+def test_tokenizer_of_another_run_is_reused(finished, tmp_path):
+  workdir, _ = finished
+  model = workdir / 'tokenizer' / 'tokenizer.model'
+  _run(tmp_path / 'w', f'--config.tokenizer.path={model}',
+       '--stages=generate_traces,train_tokenizer')
+  copy = tmp_path / 'w' / 'tokenizer' / 'tokenizer.model'
+  assert copy.read_bytes() == model.read_bytes()
+
+
+def test_a_missing_stage_is_named_in_one_line(tmp_path):
+  log = _run(tmp_path / 'w', '--stages=sft', code=2)
+  assert log.splitlines()[-1].startswith('error: ')
+  assert 'generate_traces and train_tokenizer first' in log
+  assert 'Traceback' not in log
+
+
 def test_wrong_settings_stop_before_any_work(tmp_path):
   log = _run(tmp_path / 'w', '--config.optimizer.learning_rat=1', code=2)
   assert log == (

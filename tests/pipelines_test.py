@@ -52,7 +52,7 @@ def tokenizer(source):
       format_lib.render(events_lib.linearize(source[i]), 'compact')
       for i in range(len(source))]
   return tokenizer_lib.Tokenizer(tokenizer_lib.train(
-      [*texts, '@'], tokenizer_lib.TokenizerConfig(128, 60)))
+      [*texts, '@'], tokenizer_lib.TokenizerConfig(128, 60, None)))
 
 
 def train(source, tokenizer, config=CONFIG, **changes):

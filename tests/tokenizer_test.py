@@ -20,7 +20,7 @@ SOS = (
 
 def make(texts, vocab_size, number_tokens):
   return tokenizer_lib.Tokenizer(tokenizer_lib.train(
-      texts, tokenizer_lib.TokenizerConfig(vocab_size, number_tokens)))
+      texts, tokenizer_lib.TokenizerConfig(vocab_size, number_tokens, None)))
 
 
 @pytest.fixture(scope='module')
@@ -117,7 +117,7 @@ def test_unknown_text_and_ids_show_the_replacement_character(compact):
 
 
 def test_training_is_deterministic_and_the_fingerprint_tells(tmp_path):
-  config = tokenizer_lib.TokenizerConfig(700, None)
+  config = tokenizer_lib.TokenizerConfig(700, None, None)
   first, second = (tokenizer_lib.train([SOS], config) for _ in range(2))
   assert first == second
   other = tokenizer_lib.Tokenizer(tokenizer_lib.train(COMPACT, config))

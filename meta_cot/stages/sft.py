@@ -72,7 +72,7 @@ def train_arm(experiment, workdir, arm, mesh, tokenizer) -> None:
   abstract, placed = state_lib.shardings(init_fn(experiment), update, mesh)
   checkpoints = checkpoint.Checkpoints(
       directory / 'checkpoints', experiment.checkpoint)
-  host_batches = data.train()
+  host_batches = data.train(jax.process_index())
   state = checkpoints.restore(abstract, host_batches)
   if state is None:
     state = state_lib.create(
@@ -125,12 +125,12 @@ class _Data:
   def _host_rows(self):
     return self.experiment.train.batch_size // jax.process_count()
 
-  def train(self):
+  def train(self, host_index: int):
     """Endless training batches; the iterator's state can be saved."""
     return pipelines.train_batches(
         self._source('train'), self.tokenizer, self.experiment.data,
         transform=arms.ARMS[self.arm], seed=self.experiment.seed,
-        batch_size=self._host_rows(), host_index=jax.process_index(),
+        batch_size=self._host_rows(), host_index=host_index,
         num_hosts=jax.process_count())
 
   def heldout(self):
@@ -145,8 +145,11 @@ class _Data:
       yield batch
 
   def tokens_per_step(self) -> float:
-    """Mean tokens of a global batch, padding not counted."""
-    iterator = self.train()
+    """Mean tokens of a global batch, padding not counted.
+
+    All hosts look at the rows of the first one, so that they agree.
+    """
+    iterator = self.train(0)
     total = sum(
         int((next(iterator)['segment_ids'] > 0).sum())
         for _ in range(_PROBE_BATCHES))

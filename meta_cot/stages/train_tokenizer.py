@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 2: a sentencepiece tokenizer, trained on the traces of this run.
+"""Stage 2: a sentencepiece tokenizer, trained on the traces or reused.
 
 Leaves `tokenizer/tokenizer.model`.
 """
@@ -8,6 +8,7 @@ import pathlib
 
 from data_pipelines import store
 from data_pipelines import tokenizer as tokenizer_lib
+from meta_cot import config as config_lib
 from meta_cot import experiment as experiment_lib
 from meta_cot import traces
 
@@ -17,9 +18,22 @@ _NUM_TEXTS = 5_000  # enough to see every symbol many times
 def run(
     experiment: experiment_lib.Experiment, workdir: pathlib.Path
 ) -> None:
-  """Trains the tokenizer on the first training traces, unless it exists."""
+  """Trains the tokenizer on the first training traces, unless it exists.
+
+  Raises:
+    UserError: the tokenizer to reuse is no sentencepiece model, or larger than
+      the model's embedding.
+  """
   path = workdir / 'tokenizer' / 'tokenizer.model'
   if path.exists():
+    return
+  if experiment.tokenizer.path is not None:
+    reused = tokenizer_lib.load(experiment.tokenizer.path)
+    if reused.vocab_size > experiment.model.vocab_size:
+      raise config_lib.UserError(
+          f'{experiment.tokenizer.path}: has {reused.vocab_size} pieces; raise '
+          f'config.model.vocab_size, {experiment.model.vocab_size}, to it.')
+    tokenizer_lib.save(path, reused.model)
     return
   records = store.read(workdir / 'traces', 'train')
   style = experiment.data.style
