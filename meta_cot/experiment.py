@@ -65,6 +65,10 @@ class Experiment:
       raise config_lib.ConfigError(
           f'data.sequence_length: got {self.data.sequence_length}; must be at '
           f'most config.model.max_length, {self.model.max_length}.')
+    if self.countdown.heldout_numbers_fraction == 0:
+      raise config_lib.ConfigError(
+          'countdown.heldout_numbers_fraction: got 0.0; must be greater than '
+          '0, as training and evaluation need held-out problems.')
     if self.tokenizer.vocab_size > self.model.vocab_size:
       raise config_lib.ConfigError(
           f'tokenizer.vocab_size: got {self.tokenizer.vocab_size}; must be at '

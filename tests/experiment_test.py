@@ -38,6 +38,8 @@ def test_unknown_variant_lists_the_choices():
      'config.train.batch_size: got 9; must be divisible'),
     ({'stages': ('sft', 'evaluat')}, "config.stages.1.: got 'evaluat'"),
     ({'optimizer.b1': 1.5}, 'config.optimizer.b1: got 1.5; must be at most'),
+    ({'countdown.heldout_numbers_fraction': 0.0},
+     'config.countdown.heldout_numbers_fraction: got 0.0'),
     ({'tokenizer.vocab_size': 256},
      'config.tokenizer.vocab_size: got 256; must be at most'),
 ])

@@ -21,20 +21,26 @@ class Result:
   analysis: analysis.TraceAnalysis
 
 
+def verify(
+    task: base.Task, problem: base.Problem, completion: decoding.Completion,
+    style: str,
+) -> base.Verdict:
+  """Verifies the answer of a completion; an unfinished one is never right."""
+  if not completion.is_finished:
+    return base.Verdict(False, 'unfinished: no end of sequence')
+  answer = traces.extract_answer(completion.text, style)
+  if answer is None:
+    return base.Verdict(False, 'no answer in the text')
+  return task.verify(problem, answer)
+
+
 def judge(
     task: base.Task, problem: base.Problem, completion: decoding.Completion,
     style: str,
 ) -> Result:
-  """Verifies the answer of a completion; an unfinished one is never right."""
-  answer = traces.extract_answer(completion.text, style)
-  if not completion.is_finished:
-    verdict = base.Verdict(False, 'unfinished: no end of sequence')
-  elif answer is None:
-    verdict = base.Verdict(False, 'no answer in the text')
-  else:
-    verdict = task.verify(problem, answer)
+  """Verifies a completion and replays its search."""
   return Result(
-      problem, completion, verdict,
+      problem, completion, verify(task, problem, completion, style),
       analysis.analyze(
           problem, completion.text, style, completion.is_finished))
 

@@ -70,7 +70,7 @@ class _Evaluation:
     sources = {s: store.read(workdir / 'traces', s) for s in _SPLITS}
     self._records = {
         s: [source[i] for i in range(min(len(source), limit))]
-        for s, source in sources.items()}
+        for s, source in sources.items() if len(source)}
     self._solved = {}  # arm -> whether each problem was
     self._searches = []  # solved texts of the trace arm
     self.samples = {}
@@ -102,7 +102,7 @@ class _Evaluation:
     drawn = [tree for tree in drawn if tree is not None] or [
         trees.from_record(r) for r in self._records[_SPLITS[0]] if r.is_solved]
     drawn.sort(key=lambda tree: len(tree.nodes))
-    return [drawn[len(drawn) // 4], drawn[len(drawn) * 3 // 4]]
+    return drawn and [drawn[len(drawn) // 4], drawn[len(drawn) * 3 // 4]]
 
   def _arm(self, arm: str) -> dict:
     """Greedy success per split, learning curve, best-of-N."""
@@ -112,8 +112,8 @@ class _Evaluation:
     params = saved.params(steps[-1])
     results = {
         split: self._solve(decoder, params, self._records[split])
-        for split in _SPLITS}
-    for split in _SPLITS:
+        for split in self._records}
+    for split in results:
       self.samples[f'{arm}_{split}'] = _rows(results[split][:_NUM_SAVED])
     self._solved[arm] = [r.verdict.is_correct for r in results[_SPLITS[0]]]
     if arm == 'traces':
@@ -166,26 +166,33 @@ class _Evaluation:
     prompt = traces.prompt(record.problem, style=self._style)
     return len(self._tokenizer.encode(text[len(prompt):])) + 1
 
-  def _solve(self, decoder, params, records, copies=1):
-    """Results of `copies` completions for every record's problem."""
-    problems = [r.problem for r in records for _ in range(copies)]
-    completions = decoder(
+  def _complete(self, decoder, params, problems):
+    """One completion for every problem."""
+    return decoder(
         params, [traces.prompt(p, style=self._style) for p in problems],
         jax.random.key(self._experiment.seed))
+
+  def _solve(self, decoder, params, records) -> list[judging.Result]:
+    problems = [record.problem for record in records]
     return [
-        judging.judge(self._task, p, c, self._style)
-        for p, c in zip(problems, completions)]
+        judging.judge(self._task, problem, completion, self._style)
+        for problem, completion in zip(
+            problems, self._complete(decoder, params, problems))]
 
   def _best_of_n(self, arm, params) -> dict:
     evaluation = self._experiment.evaluation
     copies = evaluation.num_samples
     decoder = self._decoder(arm, temperature=evaluation.temperature)
-    records = self._records[_SPLITS[0]]
-    results = self._solve(decoder, params, records, copies)
+    problems = [
+        r.problem for r in self._records[_SPLITS[0]] for _ in range(copies)]
+    completions = self._complete(decoder, params, problems)
+    is_correct = [
+        judging.verify(self._task, p, c, self._style).is_correct
+        for p, c in zip(problems, completions)]
     correct = [
-        sum(r.verdict.is_correct for r in results[i:i + copies])
-        for i in range(0, len(results), copies)]
-    tokens = sum(r.completion.num_tokens for r in results) / len(results)
+        sum(is_correct[i:i + copies])
+        for i in range(0, len(is_correct), copies)]
+    tokens = sum(c.num_tokens for c in completions) / len(completions)
     return dict(
         num_samples=copies, temperature=evaluation.temperature,
         mean_tokens=tokens, num_correct=correct,
