@@ -158,6 +158,7 @@ def _evaluation():
   e.batch_size = 256  # sequences decoded together
   e.max_new_tokens = 192
   e.num_samples = 64  # N of best-of-N for the solution-only arms
+  e.num_trace_samples = 4  # the same for traces, on num_curve_problems
   e.temperature = 1.0  # of those samples
   e.top_k = placeholder(int)  # None: off
   e.top_p = placeholder(float)  # None: off

@@ -148,26 +148,6 @@ class Tokenizer:
       ids += self._space_ids + self._processor.encode(part)
     return ids
 
-  def encode_with_offsets(
-      self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """`encode`, and each token's character range `[start, end)` in `text`.
-
-    The ranges tile the text. Of a character written as several bytes, the
-    last byte covers it and the others cover nothing.
-    """
-    ids, offsets, base = [], [], 0
-    for i, part in enumerate(text.split(_SPACE)):
-      if i:
-        ids += self._space_ids
-        offsets += [(base, base)] * (len(self._space_ids) - 1)
-        offsets.append((base, base + 1))
-        base += 1
-      encoded = self._processor.encode(part, return_type='offset_mapping')
-      ids += encoded['ids']
-      offsets += [(base + s, base + e) for s, e in encoded['offsets']]
-      base += len(part)
-    return ids, offsets
-
   def decode(self, ids: Sequence[int], *, show_control: bool = False) -> str:
     """Text of `ids`; never raises on what a model may sample.
 

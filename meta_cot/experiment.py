@@ -37,6 +37,7 @@ class EvaluationConfig:
   batch_size: int = config_lib.setting(low=1)
   max_new_tokens: int = config_lib.setting(low=1)
   num_samples: int = config_lib.setting(low=1)
+  num_trace_samples: int = config_lib.setting(low=1)
   temperature: float = config_lib.setting(above=0.0)
   top_k: int | None = config_lib.setting(low=1)
   top_p: float | None = config_lib.setting(above=0.0, high=1.0)

@@ -9,9 +9,3 @@ def masked_sum(x: jax.Array, mask: jax.Array) -> jax.Array:
   """Sum of `x` where `mask` > 0, weighted by it; NaNs under 0 do not leak."""
   mask = mask.astype(jnp.float32)
   return jnp.sum(jnp.where(mask > 0, x.astype(jnp.float32), 0.0) * mask)
-
-
-def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
-  """Weighted mean of `x` under `mask`; 0 where the mask is empty."""
-  total = jnp.sum(mask.astype(jnp.float32))
-  return masked_sum(x, mask) / jnp.maximum(total, 1e-9)

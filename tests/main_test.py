@@ -24,6 +24,7 @@ SMALL = (
     '--config.evaluation.num_problems=16',
     '--config.evaluation.num_curve_problems=8',
     '--config.evaluation.batch_size=16', '--config.evaluation.num_samples=3',
+    '--config.evaluation.num_trace_samples=2',
     '--config.evaluation.max_new_tokens=40')
 
 
@@ -77,6 +78,9 @@ def test_leaves_what_the_readme_promises(finished):
     assert values['success'] <= values['ci95'][1] <= 1.0
     assert values['num_problems'] == 16
     assert values['mean_tokens'] > 0
+  for arm, n in (('traces', 2), ('solution_only', 3)):
+    curve = summary[arm]['best_of_n']['curve']
+    assert [curve[0]['k'], curve[-1]['k']] == [1, n]
   assert summary['symbolic']['success'] == 1.0
   assert len(summary['symbolic']['strategies']) == 12
   report = (workdir / 'eval' / 'report.md').read_text()

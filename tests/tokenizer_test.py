@@ -71,20 +71,6 @@ def test_compact_texts_survive_without_bytes(compact, text):
   assert compact.decode(compact.encode(text)) == text
 
 
-@hypothesis.given(st.text(max_size=40))
-def test_offsets_tile_the_text(bytes_tokenizer, text):
-  ids, offsets = bytes_tokenizer.encode_with_offsets(text)
-  assert ids == bytes_tokenizer.encode(text)
-  at = 0
-  for start, end in offsets:
-    assert start == at <= end
-    at = end
-  assert at == len(text)
-  for i, (start, end) in zip(ids, offsets):
-    shown = bytes_tokenizer.decode([i])
-    assert end == start or text[start:end] == shown or shown == '\ufffd'
-
-
 @pytest.mark.parametrize('name', tokenizer_lib.CONTROL_TOKENS)
 def test_control_tokens_cannot_be_written_as_text(
     compact, bytes_tokenizer, name):

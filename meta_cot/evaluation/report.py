@@ -41,7 +41,7 @@ def _plot(directory, arms, examples) -> None:
       {f'{arm}, best of N': [
           (p['tokens'], p['success'], p['low'], p['high'])
           for p in values['best_of_n']['curve']]
-       for arm, values in arms.items() if 'best_of_n' in values},
+       for arm, values in arms.items()},
       reference={
           f'{arm}, greedy': (v['mean_tokens'], v['success'], *v['ci95'])
           for arm, v in arms.items()})
@@ -108,21 +108,16 @@ def _curves(arms: dict) -> str:
 
 
 def _best_of_n(arms: dict) -> str:
-  rows = []
-  for arm, values in arms.items():
-    if 'best_of_n' not in values:
-      continue
-    for p in values['best_of_n']['curve']:
-      rows.append([
-          arm, str(p['k']), f'{p["tokens"]:.0f}',
-          f'{100 * p["success"]:.1f} '
-          f'[{100 * p["low"]:.1f}, {100 * p["high"]:.1f}]'])
-  if not rows:
-    return ''
+  rows = [
+      [arm, str(values['best_of_n']['num_problems']), str(p['k']),
+       f'{p["tokens"]:.0f}',
+       f'{100 * p["success"]:.1f} '
+       f'[{100 * p["low"]:.1f}, {100 * p["high"]:.1f}]']
+      for arm, values in arms.items() for p in values['best_of_n']['curve']]
   return (
       '## Best of N by the exact verifier\n\nThe fair rival of a long trace is '
       'many short samples (unbiased pass@N).\n\n'
-      + _table(['arm', 'N', 'tokens', 'solved %'], rows)
+      + _table(['arm', 'problems', 'N', 'tokens', 'solved %'], rows)
       + '\n' + '\n'.join(_fair_lines(arms))
       + '\n\n![success against tokens](success_against_tokens.png)\n')
 
@@ -132,7 +127,7 @@ def _fair_lines(arms: dict) -> list[str]:
     return []
   reference, lines = arms['traces'], []
   for arm, values in arms.items():
-    if 'best_of_n' not in values:
+    if arm == 'traces':
       continue
     equal = values['best_of_n']['equal_tokens']
     catch_up = values['best_of_n']['catch_up']

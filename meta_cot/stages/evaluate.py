@@ -125,8 +125,7 @@ class _Evaluation:
         by_split[_SPLITS[0]], splits=by_split, training=saved.training(),
         curve=[self._point(saved, decoder, step) for step in steps],
         losses=saved.losses())
-    if arm != 'traces':
-      values['best_of_n'] = self._best_of_n(arm, params)
+    values['best_of_n'] = self._best_of_n(arm, params)
     saved.close()
     logging.info(
         '%s: %.1f%% of %d held-out problems', arm, 100 * values['success'],
@@ -180,11 +179,14 @@ class _Evaluation:
             problems, self._complete(decoder, params, problems))]
 
   def _best_of_n(self, arm, params) -> dict:
+    """Samples a few long traces or many short solutions per problem."""
     evaluation = self._experiment.evaluation
-    copies = evaluation.num_samples
+    records, copies = self._records[_SPLITS[0]], evaluation.num_samples
+    if arm == 'traces':
+      records = records[:evaluation.num_curve_problems]
+      copies = evaluation.num_trace_samples
     decoder = self._decoder(arm, temperature=evaluation.temperature)
-    problems = [
-        r.problem for r in self._records[_SPLITS[0]] for _ in range(copies)]
+    problems = [r.problem for r in records for _ in range(copies)]
     completions = self._complete(decoder, params, problems)
     is_correct = [
         judging.verify(self._task, p, c, self._style).is_correct
@@ -194,8 +196,9 @@ class _Evaluation:
         for i in range(0, len(is_correct), copies)]
     tokens = sum(c.num_tokens for c in completions) / len(completions)
     return dict(
-        num_samples=copies, temperature=evaluation.temperature,
-        mean_tokens=tokens, num_correct=correct,
+        num_problems=len(records), num_samples=copies,
+        temperature=evaluation.temperature, mean_tokens=tokens,
+        num_correct=correct,
         curve=[
             dataclasses.asdict(p)
             for p in best_of_n.curve(correct, copies, tokens)])

@@ -80,18 +80,19 @@ class Checkpoints:
     step = self._manager.latest_step() if step is None else step
     if step is None:
       return None
-    restored = self._manager.restore(step, args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(_abstract_with_key_data(abstract)),
-        data=grain.checkpoint.CheckpointRestore(iterator)))
-    return restored.state.replace(
-        rng=jax.random.wrap_key_data(restored.state.rng))
+    return self._restore(
+        abstract, step, data=grain.checkpoint.CheckpointRestore(iterator))
 
   def restore_state(
       self, abstract: state_lib.TrainState, step: int
   ) -> state_lib.TrainState:
     """Restores only the arrays of `step` (evaluation needs no iterator)."""
+    return self._restore(abstract, step)
+
+  def _restore(self, abstract, step, **items) -> state_lib.TrainState:
     restored = self._manager.restore(step, args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(_abstract_with_key_data(abstract))))
+        state=ocp.args.StandardRestore(_abstract_with_key_data(abstract)),
+        **items))
     return restored.state.replace(
         rng=jax.random.wrap_key_data(restored.state.rng))
 
@@ -100,10 +101,6 @@ class Checkpoints:
     restored = self._manager.restore(step, args=ocp.args.Composite(
         tokenizer=ocp.args.JsonRestore()))
     return base64.b64decode(restored.tokenizer['model'])
-
-  def wait(self) -> None:
-    """Blocks until every started save is on the disk."""
-    self._manager.wait_until_finished()
 
   def close(self) -> None:
     """Waits for saves and releases the manager's threads."""
