@@ -4,12 +4,15 @@
   python -m meta_cot.main --config=configs/countdown.py:tiny --workdir=runs/tiny
 
 Variants:
-  tiny    3 numbers of 1..20, 0.5M parameters: ten minutes on two CPU cores.
-  laptop  3 numbers of 1..30, 0.8M parameters: an hour on two CPU cores.
-  gpu     4 numbers of 1..30, traces of all 12 strategies, 25M parameters: about
-          ten minutes on one accelerator.
+  tiny    3 numbers of 1..20, 0.5M parameters: under twelve minutes on two CPU
+          cores.
+  laptop  3 numbers of 1..30, 0.8M parameters: an hour on two CPU cores (33
+          minutes for two of its three arms).
+  gpu     4 numbers of 1..30, traces of all 12 strategies, 25M parameters: meant
+          for ten minutes on one accelerator; not yet run.
   pod     Stream of Search (arXiv 2404.03683): 4 numbers of 1..99, 500,000
-          traces of up to 4,096 tokens, 250M parameters, 10 epochs on a pod.
+          traces of up to 4,096 tokens, 250M parameters, 10 billion tokens;
+          not yet run.
 """
 
 import ml_collections
