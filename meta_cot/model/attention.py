@@ -1,27 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rotary positions, masks and scaled dot-product attention, as functions."""
+"""Rotary positions, masks and scaled dot-product attention, as functions.
 
+Three implementations compute the same: `dense` is plain XLA, for any mask and
+any cache; `splash` (TPU) and `cudnn` (GPU) are fused kernels for rows that
+attend to their own tokens: training, scoring and prefill.
+"""
+
+import functools
 import math
 
 from flax import struct
 import jax
 import jax.numpy as jnp
 
+from meta_cot import config as config_lib
+from meta_cot import sharding
 from meta_cot.model import config as model_config
+from meta_cot.model import cudnn
+from meta_cot.model import splash
 
 NEG_INF = -1e30  # finite: a row without any key stays free of NaNs
+
+_FUSED = {'splash': splash, 'cudnn': cudnn}
+_BY_PLATFORM = {'tpu': 'splash', 'gpu': 'cudnn'}  # for 'auto'; others: dense
+_MIN_FUSED_LENGTH = 128  # for 'auto': shorter rows do not fill one block
 
 
 @struct.dataclass
 class Context:
   """What attention of one kind of layer (global or windowed) needs to know.
 
-  The batch axis is 1 where all rows are alike.
+  The batch axis is 1 where all rows are alike. With 'dense' the mask says what
+  a query sees. A fused kernel builds its mask from segments and from the window
+  of the layer, which must be known when the program is traced: where a scan
+  runs over both kinds of layers, `window_index` picks among `windows`.
   """
 
   cos: jax.Array  # [B, 1, L, Dh / 2] float32
   sin: jax.Array  # [B, 1, L, Dh / 2] float32
-  mask: jax.Array  # [B, 1, 1, L, M] bool, True where a query sees a key
+  mask: jax.Array | None = None  # [B, 1, 1, L, M] bool, True: query sees key
+  segment_ids: jax.Array | None = None  # [B, L] int32; None: one segment
+  window_index: jax.Array | None = None  # [] int32; None: the only window
+  windows: tuple[int | None, ...] = struct.field(
+      pytree_node=False, default=())  # None: no window
+  implementation: str = struct.field(pytree_node=False, default='dense')
 
 
 def make_context(
@@ -50,11 +72,106 @@ def make_context(
     mask_BxLxM &= distance_BxLxM < config.sliding_window
   if may_see_BxLxM is not None:
     mask_BxLxM &= may_see_BxLxM
+  cos, sin = _rotation(config, positions_BxL, is_global)
+  return Context(cos=cos, sin=sin, mask=mask_BxLxM[:, None, None])
+
+
+def make_fused_context(
+    config: model_config.ModelConfig,
+    positions_BxL: jax.Array,
+    segment_ids_BxL: jax.Array | None,
+    implementation: str,
+    *,
+    is_global: bool,
+) -> Context:
+  """The context of a layer whose rows attend to their own tokens.
+
+  What a query sees follows from indices: earlier ones of its own segment. That
+  is what `make_context` finds from positions where these count up by one along
+  every segment. Rows of padding (a segment of equal positions) differ: here
+  they are causal too.
+
+  Args:
+    config: of the model.
+    positions_BxL: positions of queries and keys.
+    segment_ids_BxL: a token sees its own segment only; one segment if None.
+    implementation: 'splash' or 'cudnn', see `choose`.
+    is_global: whether the layer is not windowed.
+  """
+  cos, sin = _rotation(config, positions_BxL, is_global)
+  return Context(
+      cos=cos, sin=sin, segment_ids=segment_ids_BxL,
+      windows=(None if is_global else config.sliding_window,),
+      implementation=implementation)
+
+
+def select(
+    is_global: jax.Array, global_context: Context, windowed_context: Context
+) -> Context:
+  """The context of a layer whose kind (scalar bool) is known at run time."""
+  contexts = (global_context, windowed_context)
+  windows = tuple(w for context in contexts for w in context.windows)
+  one, two = (c.replace(windows=windows, segment_ids=None) for c in contexts)
+  chosen = jax.tree.map(lambda x, y: jnp.where(is_global, x, y), one, two)
+  if global_context.implementation == 'dense':
+    return chosen
+  return chosen.replace(
+      segment_ids=global_context.segment_ids,
+      window_index=jnp.where(is_global, 0, 1))
+
+
+def choose(
+    config: model_config.ModelConfig, batch_size: int, length: int
+) -> str:
+  """The implementation for rows that attend to their own tokens.
+
+  'auto' takes splash on a TPU and cuDNN on a GPU for rows of at least 128
+  tokens, and 'dense' elsewhere and where the kernel cannot run. The platform is
+  that of the mesh in use (`sharding.platform`).
+
+  Args:
+    config: of the model.
+    batch_size: B.
+    length: L.
+
+  Returns:
+    'dense', 'splash' or 'cudnn'.
+
+  Raises:
+    ConfigError: `config.attention` names a kernel that cannot run.
+  """
+  platform, name = sharding.platform(), config.attention
+  if name == 'auto':
+    name = _BY_PLATFORM.get(platform, 'dense')
+  if name == 'dense':
+    return name
+  reason = _FUSED[name].obstacle(config, platform) or (
+      _sharding_obstacle(config, batch_size))
+  if config.attention == 'auto':
+    return name if reason is None and length >= _MIN_FUSED_LENGTH else 'dense'
+  if reason is not None:
+    raise config_lib.ConfigError(
+        f'config.model.attention: got {name!r}, but {reason}; change that, or '
+        "set 'auto' or 'dense'.")
+  return name
+
+
+def _sharding_obstacle(config, batch_size):
+  for size, what, axis in (
+      (batch_size, 'rows in a batch', 'act_batch'),
+      (config.num_heads, 'num_heads', 'act_heads'),
+      (config.num_kv_heads, 'num_kv_heads', 'act_kv_heads')):
+    parts = sharding.num_parts(axis)
+    if size % parts:
+      return f'{size} {what} do not divide over {parts} parts of the mesh'
+  return None
+
+
+def _rotation(config, positions_BxL, is_global):
+  """Cosines and sines [B, 1, L, Dh / 2] of every position."""
   angles = positions_BxL[:, None, :, None].astype(jnp.float32) * (
       rotary_frequencies(config, is_global=is_global)[None, None, None, :])
-  return Context(
-      cos=jnp.cos(angles), sin=jnp.sin(angles),
-      mask=mask_BxLxM[:, None, None])
+  return jnp.cos(angles), jnp.sin(angles)
 
 
 def rotary_frequencies(
@@ -96,6 +213,53 @@ def softcap(x: jax.Array, cap: float | None) -> jax.Array:
   return x if cap is None else jnp.tanh(x / cap) * cap
 
 
+def apply(
+    config: model_config.ModelConfig,
+    queries: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    context: Context,
+) -> jax.Array:
+  """Attention [B, H, L, Dh] as the context wants it; see `attend`."""
+  if context.implementation == 'dense':
+    return attend(config, queries, keys, values, context.mask)
+  arrays = (queries, keys, values)
+  if context.segment_ids is not None:
+    arrays += (jnp.broadcast_to(
+        context.segment_ids, (queries.shape[0], queries.shape[2])),)
+  kernels = [
+      functools.partial(
+          _attend_fused, config, context.implementation, window)
+      for window in context.windows]
+  if len(kernels) == 1:
+    return kernels[0](*arrays)
+  return jax.lax.switch(context.window_index, kernels, *arrays)
+
+
+def _attend_fused(config, implementation, window, *arrays):
+  """A fused kernel on every device's own rows and heads."""
+  module, platform = _FUSED[implementation], sharding.platform()
+  length = arrays[0].shape[2]
+  extra = -length % module.ROW_MULTIPLE
+
+  def local(queries, keys, values, segment_ids_BxL=None):
+    # Behind the end of a row, where causal queries do not look.
+    pad = lambda x, axis: jnp.pad(
+        x, [(0, extra if i == axis else 0) for i in range(x.ndim)])
+    if extra:
+      queries, keys, values = (pad(x, 2) for x in (queries, keys, values))
+      if segment_ids_BxL is not None:
+        segment_ids_BxL = pad(segment_ids_BxL, 1)
+    return module.attend(
+        config, queries, keys, values, segment_ids_BxL, window=window,
+        platform=platform)[:, :, :length]
+
+  heads = ('act_batch', 'act_heads', None, None)
+  kv_heads = ('act_batch', 'act_kv_heads', None, None)
+  in_axes = (heads, kv_heads, kv_heads, ('act_batch', None))[:len(arrays)]
+  return sharding.map_shards(local, in_axes, heads)(*arrays)
+
+
 def attend(
     config: model_config.ModelConfig,
     queries: jax.Array,
@@ -103,7 +267,7 @@ def attend(
     values: jax.Array,
     mask: jax.Array,
 ) -> jax.Array:
-  """Attention of grouped heads; the softmax is in float32.
+  """Dense attention of grouped heads; the softmax is in float32.
 
   Heads are the batch axis of two matrix products, and the G = H / K queries of
   a key head are rows of the same product: on the CPU 1.8 times as fast as one
@@ -121,8 +285,7 @@ def attend(
   """
   b, h, length, dh = queries.shape
   k, m = keys.shape[1:3]
-  scale = dh ** -0.5 if config.query_scale is None else config.query_scale
-  rows = (queries * scale).reshape(b, k, h // k * length, dh)
+  rows = (queries * config.attention_scale).reshape(b, k, h // k * length, dh)
   scores = jnp.einsum(
       'bkrd,bkmd->bkrm', rows, keys, preferred_element_type=jnp.float32)
   scores = softcap(scores, config.attention_softcap)

@@ -54,8 +54,9 @@ class ModelConfig:
   value_head: str = _setting(choices=('shared', 'none'))  # shared: same trunk
   # Execution: the same parameters and numbers, another program.
   layer_loop: str = _setting(choices=('scan', 'unroll'))
-  remat: str = _setting(choices=('none', 'dots', 'outputs', 'full'))
-  attention: str = _setting(choices=('auto', 'dense'))
+  remat: str = _setting(
+      choices=('none', 'dots', 'outputs', 'full', 'attention'))
+  attention: str = _setting(choices=('auto', 'dense', 'splash', 'cudnn'))
   compute_dtype: str = _setting(choices=('auto', 'float32', 'bfloat16'))
   param_dtype: str = _setting(choices=('float32', 'bfloat16'))
 
@@ -117,6 +118,12 @@ class ModelConfig:
       on_cpu = jax.default_backend() == 'cpu'
       return jnp.dtype('float32' if on_cpu else 'bfloat16')
     return jnp.dtype(self.compute_dtype)
+
+  @property
+  def attention_scale(self) -> float:
+    """What scores of queries and keys are multiplied by."""
+    return self.head_dim ** -0.5 if self.query_scale is None else (
+        self.query_scale)
 
   def num_params(self) -> int:
     """Number of parameters, value head included."""

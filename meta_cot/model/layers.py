@@ -105,8 +105,9 @@ class Attention(nn.Module):
     q, k = attention.rotate(q, context), attention.rotate(k, context)
     if view is not None:
       view = cache_lib.write(view, k, v)
-      k, v = cache_lib.read(view)
-    y = attention.attend(config, q, k, v, context.mask)
+      if context.mask is not None:  # what it sees lies in the cache
+        k, v = cache_lib.read(view)
+    y = attention.apply(config, q, k, v, context)
     b, h, length, dh = y.shape
     y_BxLxO = y.transpose(0, 2, 1, 3).reshape(b, length, h * dh)
     project = Projection(

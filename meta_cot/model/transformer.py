@@ -7,6 +7,9 @@ the rest of the code sees. Parameters of the blocks are stacked on a leading
 loop runs over them. Policy and value head read one trunk (paper section 2.2).
 """
 
+from collections.abc import Callable
+import functools
+
 from flax import linen as nn
 from flax import struct
 import jax
@@ -17,15 +20,20 @@ from meta_cot.model import attention
 from meta_cot.model import cache as cache_lib
 from meta_cot.model import config as model_config
 from meta_cot.model import layers as layers_lib
+from meta_cot.model import splash
 from meta_cot.types import Params, PRNGKey
 
 ModelConfig = model_config.ModelConfig
 
 _policies = jax.checkpoint_policies
 REMAT = {  # what the backward pass finds stored; all else is recomputed
-    'dots': _policies.dots_with_no_batch_dims_saveable,
+    # The splash kernel is no dot to the compiler, and costs as much as one.
+    'dots': _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable,
+        _policies.save_only_these_names(splash.SAVED)),
     'outputs': _policies.save_only_these_names('block_output'),
     'full': _policies.nothing_saveable,
+    'attention': _policies.save_only_these_names(splash.SAVED),
 }
 
 
@@ -94,7 +102,8 @@ def forward(
     config: of the model.
     params: unboxed, or as `slice_layers` returns them.
     tokens_BxL: int32.
-    positions_BxL: int32; 0 .. L-1 by default. Packed rows restart them.
+    positions_BxL: int32; 0 .. L-1 by default. Packed rows restart them; within
+      a segment they count up by one (fused attention goes by the order).
     segment_ids_BxL: int32; a position sees its own segment only (padding, 0,
       is a segment like any other). One segment by default.
     read_at_BxR: int32 indices along L where the heads are read; all by default.
@@ -104,6 +113,7 @@ def forward(
 
   Raises:
     ValueError: L exceeds `config.max_length`.
+    ConfigError: `config.attention` names a kernel that cannot run.
   """
   x_BxLxD = hidden(
       config, params, tokens_BxL, positions_BxL=positions_BxL,
@@ -120,6 +130,7 @@ def decode(
     positions_BxL: jax.Array,
     is_valid_BxL: jax.Array | None = None,
     read_at_BxR: jax.Array | None = None,
+    is_prefill: bool = False,
 ) -> Output:
   """Reads the next L >= 1 tokens of every row and adds them to the cache.
 
@@ -134,16 +145,31 @@ def decode(
     positions_BxL: int32, true positions in the row's text.
     is_valid_BxL: False leaves a hole that nobody sees; all True by default.
     read_at_BxR: as in `forward`.
+    is_prefill: static; promises that the cache is empty, positions are 0 .. L-1
+      and holes are at the ends of rows only, so that a fused kernel may read
+      the tokens. Without it attention over a cache is dense.
 
   Returns:
     Output with the new cache.
+
+  Raises:
+    ConfigError: as `forward`, with `is_prefill`.
   """
   if is_valid_BxL is None:
     is_valid_BxL = jnp.ones(tokens_BxL.shape, bool)
   slot = cache.length
   cache = cache_lib.reserve(cache, positions_BxL, is_valid_BxL)
-  contexts = _contexts(
-      config, positions_BxL, cache.positions, cache.is_valid[:, None, :])
+  implementation = 'dense'
+  if is_prefill:
+    implementation = attention.choose(config, *tokens_BxL.shape)
+  if implementation == 'dense':
+    contexts = _contexts(config, functools.partial(
+        attention.make_context, config, positions_BxL, cache.positions,
+        cache.is_valid[:, None, :]))
+  else:  # what a token sees ends before the holes do begin
+    contexts = _contexts(config, functools.partial(
+        attention.make_fused_context, config, positions_BxL, None,
+        implementation))
   x_BxLxD = _embed(config, params, tokens_BxL)
   x_BxLxD, cache = _decode_layers(
       config, params['layers'], x_BxLxD, contexts, cache, slot)
@@ -169,10 +195,18 @@ def hidden(
         f'config.model.max_length, {config.max_length}.')
   if positions_BxL is None:
     positions_BxL = jnp.arange(length, dtype=jnp.int32)[None]
-  may_see_BxLxM = None
-  if segment_ids_BxL is not None:
-    may_see_BxLxM = segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :]
-  contexts = _contexts(config, positions_BxL, positions_BxL, may_see_BxLxM)
+  implementation = attention.choose(config, *tokens_BxL.shape)
+  if implementation == 'dense':
+    may_see_BxLxM = None if segment_ids_BxL is None else (
+        segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :])
+    make = functools.partial(
+        attention.make_context, config, positions_BxL, positions_BxL,
+        may_see_BxLxM)
+  else:
+    make = functools.partial(
+        attention.make_fused_context, config, positions_BxL, segment_ids_BxL,
+        implementation)
+  contexts = _contexts(config, make)
   x_BxLxD = _embed(config, params, tokens_BxL)
   x_BxLxD = _forward_layers(config, params['layers'], x_BxLxD, contexts)
   return _final_norm(config, params, x_BxLxD)
@@ -248,22 +282,17 @@ def _apply_block(config, block, x_BxLxD, context, view=None):
       {'params': block}, x_BxLxD, context, view)
 
 
-def _contexts(config, positions_BxL, key_positions_BxM, may_see_BxLxM):
+def _contexts(config, make: Callable[..., attention.Context]):
   """{is_global: Context}, for the kinds of layers that the model has."""
   kinds = {config.is_global(i) for i in range(config.num_layers)}
-  return {
-      kind: attention.make_context(
-          config, positions_BxL, key_positions_BxM, may_see_BxLxM,
-          is_global=kind)
-      for kind in sorted(kinds)}
+  return {kind: make(is_global=kind) for kind in sorted(kinds)}
 
 
 def _select(contexts, is_global):
   """The context of a layer whose kind (scalar bool) is known at run time."""
   if len(contexts) == 1:
     return next(iter(contexts.values()))
-  return jax.tree.map(
-      lambda x, y: jnp.where(is_global, x, y), contexts[True], contexts[False])
+  return attention.select(is_global, contexts[True], contexts[False])
 
 
 def _kinds(config):
