@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the test files named on the command line; Bazel's entry to a test."""
+"""Runs the test files named on the command line; Bazel's entry to a test.
+
+Slow tests wait for `-m slow`, as everywhere.
+"""
 
 import sys
 
 import pytest
 
 if __name__ == '__main__':
-  sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *sys.argv[1:]]))
+  sys.exit(pytest.main(
+      ['-q', '-p', 'no:cacheprovider', '-m', 'not slow', *sys.argv[1:]]))
