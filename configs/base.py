@@ -17,6 +17,8 @@ def get_config() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.seed = 0  # of everything: problems, traces, initialisation, shuffling
   c.stages = ('generate_traces', 'train_tokenizer', 'sft', 'evaluate')
+  # Compiled programs, for the next process: workdir | off | a path or bucket.
+  c.compilation_cache = 'workdir'
   c.arms = ('traces', 'solution_only')  # what is trained and compared
   c.mesh = _mesh()
   c.model = _model()
@@ -70,8 +72,12 @@ def _model():
   m.tie_embeddings = True
   m.value_head = 'shared'  # shared (read-out on the trunk) | none
   m.layer_loop = 'unroll'  # unroll (CPU) | scan (TPU, GPU: compiles faster)
-  m.remat = 'none'  # kept for the backward pass: none | dots | outputs | full
-  m.attention = 'auto'  # auto (by platform) | dense
+  # What the backward pass computes again, to save memory. none: nothing; dots:
+  # all but matrix products and splash attention; outputs: all but the blocks'
+  # outputs; attention: all but splash attention; full: everything.
+  m.remat = 'none'
+  # auto (by platform) | dense | splash (TPU) | cudnn (GPU).
+  m.attention = 'auto'
   m.compute_dtype = 'auto'  # auto: bfloat16 on accelerators, float32 on CPU
   m.param_dtype = 'float32'
   return m
@@ -115,7 +121,10 @@ def _data():
   d.style = 'compact'  # compact | stream_of_search
   d.objective = 'procedure_cloning'  # which tokens are trained (docs/traces.md)
   d.packing_bins = 64  # rows filled at a time
-  d.num_workers = 0  # reader processes; 0: in this one
+  # Packed separately, shared by the hosts: a multiple of their number that
+  # divides train.batch_size. Another number gives other batches.
+  d.num_streams = 1
+  d.num_workers = 0  # reader processes per stream; 0: in this one
   d.prune_fraction = 0.0  # share of traces with failed branches cut off
   return d
 
@@ -138,9 +147,11 @@ def _train():
   t.num_tokens = 4_000_000  # tokens per arm, padding not counted
   t.batch_size = 8  # packed rows per step, over all devices
   t.num_accumulation = 1  # micro-batches per step
+  t.num_loss_chunks = 1  # pieces of a row whose logits exist one at a time
   t.log_every_steps = 50
   t.eval_every_steps = 200
   t.num_eval_batches = 8
+  t.profile_steps = ()  # first and last step to trace; --profile=10:12 sets it
   return t
 
 

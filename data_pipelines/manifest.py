@@ -3,10 +3,10 @@
 
 from collections.abc import Mapping
 import dataclasses
-import hashlib
-import os
 import pathlib
 from typing import Any
+
+from etils import epath
 
 from meta_cot import config as config_lib
 from meta_cot import files
@@ -56,13 +56,13 @@ class Manifest:
   splits: Mapping[str, Split]
 
 
-def read(directory: str | os.PathLike) -> Manifest:
+def read(directory: files.Path) -> Manifest:
   """Reads the manifest of a directory.
 
   Raises:
     ValueError: missing, damaged, or of another schema version.
   """
-  path = pathlib.Path(directory) / NAME
+  path = files.path(directory) / NAME
   if not path.is_file():
     raise config_lib.UserError(
         f'{path}: no such file; the records are not generated, or not to the '
@@ -85,7 +85,7 @@ def read(directory: str | os.PathLike) -> Manifest:
 
 
 def add_split(
-    directory: pathlib.Path, split: str, arguments: Mapping[str, Any],
+    directory: epath.Path, split: str, arguments: Mapping[str, Any],
     shards: tuple[Shard, ...]) -> Manifest:
   """Adds a finished split to the manifest, atomically, and returns it."""
   splits = {}
@@ -103,7 +103,7 @@ def add_split(
 
 
 def check_arguments(
-    path: pathlib.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    path: epath.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
   """Raises ValueError naming the first argument that differs."""
   for key in sorted({*old, *new}):
     if key not in old or key not in new or old[key] != new[key]:
@@ -119,20 +119,29 @@ def shard_from_json(raw: Mapping[str, Any]) -> Shard:
       **raw, 'failures': tuple(Failure(**f) for f in raw['failures'])})
 
 
-def damage(directory: pathlib.Path, shard: Shard) -> str:
-  """Why the shard's file is not the one that was written; '' if it is."""
+def local_path(directory: epath.Path, shard: Shard) -> pathlib.Path:
+  """A local file with the shard's content; one in a bucket is copied once.
+
+  Raises:
+    ValueError: the shard's file is not the one that was written; says why.
+  """
   path = directory / shard.file
-  if not path.is_file():
-    return 'missing'
-  if path.stat().st_size != shard.num_bytes:
-    return (f'has {path.stat().st_size} bytes, the manifest says '
-            f'{shard.num_bytes}')
-  if sha256(path) != shard.sha256:
-    return 'its sha256 is not the one in the manifest'
-  return ''
+  size = files.size(path)
+  if size is None:
+    raise ValueError('missing')
+  if size != shard.num_bytes:
+    raise ValueError(
+        f'has {size} bytes, the manifest says {shard.num_bytes}')
+  try:
+    return files.local_copy(path, shard.sha256)
+  except ValueError as e:
+    raise ValueError('its sha256 is not the one in the manifest') from e
 
 
-def sha256(path: pathlib.Path) -> str:
-  """Hex digest of a file's content."""
-  with open(path, 'rb') as f:
-    return hashlib.file_digest(f, 'sha256').hexdigest()
+def is_whole(directory: epath.Path, shard: Shard) -> bool:
+  """Whether the shard's file is the one that was written."""
+  try:
+    local_path(directory, shard)
+  except ValueError:
+    return False
+  return True

@@ -3,7 +3,9 @@
 
 Targets are shifted and weighed per example, before packing, so nothing crosses
 from one example to its neighbour in a row. The state of a returned iterator is
-small and restores it exactly, in the middle of a set of packed rows too.
+small and restores it exactly, in the middle of a set of packed rows too. The
+records are dealt to a fixed number of streams, which the hosts share, so that
+no batch depends on the number of hosts.
 """
 
 import collections
@@ -18,6 +20,7 @@ import numpy as np
 
 from data_pipelines import arms
 from data_pipelines import store
+from data_pipelines import streams as streams_lib
 from data_pipelines import tokenizer as tokenizer_lib
 from meta_cot import config as config_lib
 from meta_cot.traces import format as format_lib
@@ -29,7 +32,7 @@ POSITION = np.dtype(
     [('tokens', np.int32), ('targets', np.int32), ('weights', np.float32)])
 CACHE_POSITIONS = 1 << 24  # kept in memory per process: 192 MiB
 CACHE_NODES = 1 << 18  # of parsed records, for random arms: about 100 MiB
-Batch = dict[str, np.ndarray]  # the fields of meta_cot.types.Batch, [B, L]
+Batch = streams_lib.Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +43,8 @@ class DataConfig:
   style: str = config_lib.setting(choices=tuple(format_lib.STYLES))
   objective: str = config_lib.setting(choices=tuple(objectives.OBJECTIVES))
   packing_bins: int = config_lib.setting(low=1)  # rows that are filled at once
-  num_workers: int = config_lib.setting(low=0)  # processes; 0 = this one
+  num_workers: int = config_lib.setting(low=0)  # per stream; 0 = no others
+  num_streams: int = config_lib.setting(low=1)  # shared by all hosts
   prune_fraction: float = config_lib.setting(low=0.0, high=1.0)
 
 
@@ -105,45 +109,61 @@ def train_batches(
     num_hosts: int,
     host_index: int,
     transform: arms.Arm,
-) -> grain.DatasetIterator:
+) -> streams_lib.Streams:
   """Endless batches; every epoch has its own order, all from `seed`.
 
-  Each record is read by exactly one host per epoch. Examples longer than a row
-  are dropped, and counted in the log.
+  Stream s of S reads every S-th record of that order from the s-th on, packs
+  them and gives B/S rows of each batch. A host reads the streams of its share.
+  So each record is read once per epoch, and the batches of all hosts together
+  are the same for any number of hosts; they do depend on S. Examples longer
+  than a row are dropped, and counted in the log.
 
   Args:
     source: random access to TraceRecords.
     tokenizer: encodes the sequences.
-    config: lengths, style, objective.
+    config: lengths, style, objective, number of streams.
     seed: of the order, the packing and the arm.
-    batch_size: rows per batch of this host.
-    num_hosts: hosts that share the records.
-    host_index: which of them this is.
+    batch_size: rows B per batch of all hosts together.
+    num_hosts: hosts that share the streams.
+    host_index: which of them this is; it has rows host_index * B / num_hosts
+      and on.
     transform: what is written of a record, one of `arms.ARMS`.
 
   Returns:
-    Iterator over `Batch`, with `get_state` and `set_state`; grain.checkpoint
-    saves it. Close it if there are worker processes.
+    Iterator over `Batch`, B / num_hosts rows each, with `get_state` and
+    `set_state`. Close it if there are worker processes.
 
   Raises:
-    ValueError: no records, or no such host; later, from the iterator, if no
-      record gives an example.
+    ValueError: no records, no such host, or rows and streams that do not
+      divide; later, from the iterator, if no record gives an example.
   """
   if not len(source) or not 0 <= host_index < num_hosts:
     raise ValueError(
         f'{len(source)=}, {host_index=}, {num_hosts=}: there must be records, '
         'and the host must be in 0..num_hosts-1.')
+  num_streams = config.num_streams
+  if batch_size % num_streams or num_streams % num_hosts:
+    raise ValueError(
+        f'{batch_size=}, {num_streams=}, {num_hosts=}: streams must divide the '
+        'batch, and hosts the streams.')
   examples = _Examples(source, tokenizer, config, transform)
   indices = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-  dataset = indices.random_map(examples)[host_index::num_hosts]
-  rows = _pack(dataset, config, seed, shuffle=True)
-  batches = rows.batch(batch_size, drop_remainder=True).map(_as_batch)
-  if config.num_workers:
-    if not flags.FLAGS.is_parsed():  # a program without absl.app
-      flags.FLAGS.mark_as_parsed()  # grain reads one
-    batches = batches.mp_prefetch(
-        grain.MultiprocessingOptions(num_workers=config.num_workers))
-  return iter(batches)
+  dataset = indices.random_map(examples)
+
+  def stream(number):
+    rows = _pack(dataset[number::num_streams], config, seed, shuffle=True)
+    batches = rows.batch(
+        batch_size // num_streams, drop_remainder=True).map(_as_batch)
+    if config.num_workers:
+      batches = batches.mp_prefetch(
+          grain.MultiprocessingOptions(num_workers=config.num_workers))
+    return iter(batches)
+
+  if config.num_workers and not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # grain reads one; there is no absl.app here
+  share = num_streams // num_hosts
+  own = range(host_index * share, (host_index + 1) * share)
+  return streams_lib.Streams({number: stream(number) for number in own})
 
 
 def eval_batches(
@@ -158,23 +178,29 @@ def eval_batches(
   """One pass in a fixed order, unpruned; zero rows fill the last batch.
 
   Every host packs all the records and takes its rows of each batch, so that
-  all hosts see the same number of batches. Arguments as of `train_batches`;
-  `seed` matters only to a random arm.
+  all hosts see the same number of batches, and there are no streams. Arguments
+  as of `train_batches`; `seed` matters only to a random arm.
+
+  Raises:
+    ValueError: hosts do not divide the rows.
   """
+  if batch_size % num_hosts:
+    raise ValueError(
+        f'{batch_size=}, {num_hosts=}: hosts must divide the batch.')
   config = dataclasses.replace(config, prune_fraction=0.0)
   examples = _Examples(source, tokenizer, config, transform)
   indices = grain.MapDataset.range(len(source)).seed(seed)
   rows = _pack(
       indices.random_map(examples), config, seed, shuffle=False)
-  global_size = batch_size * num_hosts
+  share = batch_size // num_hosts
 
   def stack(elements):
     zeros = {k: np.zeros_like(v) for k, v in elements[0].items()}
-    padded = [*elements, *[zeros] * (global_size - len(elements))]
-    own = padded[host_index * batch_size:(host_index + 1) * batch_size]
+    padded = [*elements, *[zeros] * (batch_size - len(elements))]
+    own = padded[host_index * share:(host_index + 1) * share]
     return {k: np.stack([e[k] for e in own]) for k in zeros}
 
-  return iter(rows.batch(global_size, batch_fn=stack).map(_as_batch))
+  return iter(rows.batch(batch_size, batch_fn=stack).map(_as_batch))
 
 
 def measure(

@@ -9,26 +9,21 @@ command, with the same bytes. Importing this module does not import jax: the
 workers that generate records start in a second.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-import concurrent.futures
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 import dataclasses
 import functools
 import json
-import logging
-import multiprocessing
-from multiprocessing import connection
 import os
 import pathlib
 import re
-import sys
-import threading
 from typing import Any
 
 from array_record.python import array_record_data_source
 from array_record.python import array_record_module
-import tqdm
+from etils import epath
 
 from data_pipelines import manifest as manifest_lib
+from data_pipelines import workers
 from meta_cot import config as config_lib
 from meta_cot import files
 from meta_cot.traces import record as record_lib
@@ -39,25 +34,36 @@ MakeRecords = Callable[[int, int], Iterable[record_lib.TraceRecord]]
 
 
 def generate(
-    directory: str | os.PathLike,
+    directory: files.Path,
     make_records: MakeRecords, *,
     split: str,
     num_records: int,
     num_shards: int,
     arguments: Mapping[str, Any],
     num_processes: int,
+    host_index: int = 0,
+    num_hosts: int = 1,
+    wait: Callable[[str], None] = lambda name: None,
 ) -> manifest_lib.Manifest:
   """Makes records 0..num_records-1 of a split, or what is missing of them.
 
+  Several hosts call it with the same arguments but `host_index`: host h makes
+  the shards s with s % num_hosts == h, and host 0 writes the manifest. The
+  files do not depend on the number of hosts.
+
   Args:
-    directory: holds the shards and the manifest; made if missing.
+    directory: holds the shards and the manifest; made if missing; local or in
+      a bucket, the same one for all hosts.
     make_records: picklable; lazily yields one record per index, in order.
     split: name of the split, part of the file names.
     num_records: records to make over all shards; 0 makes an empty split.
     num_shards: shard s of S holds records s*n//S to (s+1)*n//S - 1; fewer
       shards where there are fewer records.
     arguments: what determines the records, as JSON values.
-    num_processes: worker processes; 1 works in this process.
+    num_processes: worker processes of this host; 1 works in this process.
+    host_index: of this host.
+    num_hosts: that work together.
+    wait: returns when all hosts have called it with the same name.
 
   Returns:
     The manifest with this split and those that were there before.
@@ -70,32 +76,38 @@ def generate(
     raise ValueError(
         f'{num_records=}, {num_shards=}, {num_processes=}: must be at least '
         '0, 1 and 1.')
+  if not 0 <= host_index < num_hosts:
+    raise ValueError(f'{host_index=}: must be in 0..{num_hosts - 1}.')
   if not re.fullmatch(r'[a-z0-9_]+', split):
     raise ValueError(
         f'{split=}: must be lower-case letters, digits and underscores.')
-  directory = pathlib.Path(directory)
-  directory.mkdir(parents=True, exist_ok=True)
+  directory = files.path(directory)
   arguments = json.loads(json.dumps(
       {**arguments, 'num_records': num_records, 'num_shards': num_shards}))
-  # The second kind is of descriptions, whose names begin with a dot already.
-  for pattern in (
-      f'.{split}-*.tmp-*', f'..{split}-*.tmp-*', '.manifest*.tmp-*'):
-    for stale in directory.glob(pattern):
-      stale.unlink(missing_ok=True)
-  done = _finished(directory, split, arguments)
   num_shards = min(num_shards, num_records)
   names = [
       f'{split}-{i:05d}-of-{num_shards:05d}.array_record'
       for i in range(num_shards)]
+  own = set(names[host_index::num_hosts])
+  _remove_temporaries(directory, split, own)
+  done = _finished(directory, split, arguments, own)
   jobs = [
       functools.partial(
           _write_shard, directory / name, make_records,
           num_records * i // num_shards, num_records * (i + 1) // num_shards,
           arguments)
-      for i, name in enumerate(names) if name not in done]
-  for shard in _run(jobs, num_processes, f'{directory.name}/{split}'):
+      for i, name in enumerate(names) if name in own and name not in done]
+  for shard in workers.run(
+      jobs, num_processes, name=f'{directory.name}/{split}',
+      describe=lambda shard: f'{shard.file}, {shard.num_records} records'):
     done[shard.file] = shard
-  return _commit(directory, split, arguments, [done[name] for name in names])
+  wait(f'{directory.name}/{split}: shards')
+  if host_index == 0:
+    if num_hosts > 1:
+      done = _of_all_hosts(directory, split, arguments, names)
+    _commit(directory, split, arguments, [done[name] for name in names])
+  wait(f'{directory.name}/{split}: manifest')
+  return manifest_lib.read(directory)
 
 
 class Source:
@@ -119,36 +131,51 @@ class Source:
     return record_lib.from_json(self._records[index])
 
 
-def read(directory: str | os.PathLike, split: str) -> Source:
+def read(directory: files.Path, split: str) -> Source:
   """Opens a split after comparing every shard with the manifest.
 
   Raises:
     ValueError: no manifest or split, or a shard that is missing or damaged;
       names the file.
   """
-  directory = pathlib.Path(directory)
+  directory = files.path(directory)
   splits = manifest_lib.read(directory).splits
   if split not in splits:
     raise config_lib.UserError(
         f'{directory / manifest_lib.NAME}: no split {split!r}; it has '
         f'{", ".join(sorted(splits)) or "none"}.')
-  shards = splits[split].shards
-  for shard in shards:
-    reason = manifest_lib.damage(directory, shard)
-    if reason:
+  paths = []
+  for shard in splits[split].shards:
+    try:
+      path = manifest_lib.local_path(directory, shard)
+    except ValueError as e:
       raise config_lib.UserError(
-          f'{directory / shard.file}: {reason}; delete the file and run the '
-          'traces stage to make it again.')
-  return Source(directory / s.file for s in shards if s.num_records)
+          f'{directory / shard.file}: {e}; delete the file and run the traces '
+          'stage to make it again.') from e
+    paths += [path] if shard.num_records else []
+  return Source(paths)
 
 
 def _write_shard(
-    path: pathlib.Path, make_records: MakeRecords, start: int, stop: int,
+    path: epath.Path, make_records: MakeRecords, start: int, stop: int,
     arguments: Mapping[str, Any]) -> manifest_lib.Shard:
   """Writes records start..stop-1 and the shard's description."""
-  temporary = path.with_name(f'.{path.name}.tmp-{os.getpid()}')
-  writer = array_record_module.ArrayRecordWriter(
-      str(temporary), 'group_size:1')
+  temporary = files.scratch(path)
+  try:
+    shard = _write_records(temporary, path.name, make_records, start, stop)
+    files.publish(temporary, path, shard.sha256)
+  finally:
+    temporary.unlink(missing_ok=True)
+  files.write_json(_sidecar(path), {
+      'arguments': arguments, 'shard': dataclasses.asdict(shard)})
+  return shard
+
+
+def _write_records(
+    path: pathlib.Path, name: str, make_records: MakeRecords, start: int,
+    stop: int) -> manifest_lib.Shard:
+  """Writes records start..stop-1 to a local file, durably."""
+  writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
   num_records = num_solved = num_nodes = 0
   failures = []
   for item in _records(make_records, start, stop):
@@ -162,17 +189,13 @@ def _write_shard(
   writer.close()
   if num_records + len(failures) != stop - start:
     raise ValueError(
-        f'{path.name}: make_records({start}, {stop}) gave '
+        f'{name}: make_records({start}, {stop}) gave '
         f'{num_records + len(failures)} records; it must give {stop - start}.')
-  with open(temporary, 'rb') as f:
+  with open(path, 'rb') as f:
     os.fsync(f.fileno())
-  shard = manifest_lib.Shard(
-      path.name, num_records, temporary.stat().st_size,
-      manifest_lib.sha256(temporary), num_solved, num_nodes, tuple(failures))
-  files.commit(temporary, path)
-  files.write_json(_sidecar(path), {
-      'arguments': arguments, 'shard': dataclasses.asdict(shard)})
-  return shard
+  return manifest_lib.Shard(
+      name, num_records, path.stat().st_size, files.sha256(path), num_solved,
+      num_nodes, tuple(failures))
 
 
 def _records(
@@ -203,55 +226,10 @@ def _records(
     pending += [(index, middle)] if index < high else []
 
 
-def _run(
-    jobs: list[Callable[[], manifest_lib.Shard]], num_processes: int, name: str
-) -> Iterator[manifest_lib.Shard]:
-  """Runs the jobs, in this process or in workers, and reports progress."""
-  with tqdm.tqdm(
-      total=len(jobs), desc=name, unit='shard',
-      disable=not sys.stderr.isatty()) as bar:
-    for i, shard in enumerate(_completed(jobs, num_processes)):
-      bar.update()
-      if bar.disable:
-        logging.info(
-            '%s: shard %d of %d written (%s, %d records)', name, i + 1,
-            len(jobs), shard.file, shard.num_records)
-      yield shard
-
-
-def _completed(
-    jobs: list[Callable[[], manifest_lib.Shard]], num_processes: int
-) -> Iterator[manifest_lib.Shard]:
-  """Yields the results of the jobs as they end."""
-  if num_processes == 1 or len(jobs) < 2:
-    yield from (job() for job in jobs)
-    return
-  executor = concurrent.futures.ProcessPoolExecutor(
-      min(num_processes, len(jobs)), multiprocessing.get_context('spawn'),
-      initializer=_end_with_parent)
-  try:
-    futures = [executor.submit(job) for job in jobs]
-    for future in concurrent.futures.as_completed(futures):
-      yield future.result()
-  finally:
-    executor.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-  """Ends this worker when its parent is killed; else it would wait forever."""
-  parent = multiprocessing.parent_process()
-
-  def wait():
-    connection.wait([parent.sentinel])
-    os._exit(1)
-
-  threading.Thread(target=wait, daemon=True).start()
-
-
-def _finished(
-    directory: pathlib.Path, split: str, arguments: Mapping[str, Any]
+def _described(
+    directory: epath.Path, split: str, arguments: Mapping[str, Any]
 ) -> dict[str, manifest_lib.Shard]:
-  """The shards that are already whole, by file name."""
+  """What the manifest and the sidecars say of shards, by file name."""
   known = []
   path = directory / manifest_lib.NAME
   if path.is_file():
@@ -259,30 +237,69 @@ def _finished(
     if entry:
       manifest_lib.check_arguments(path, entry.arguments, arguments)
       known += entry.shards
-  for path in sorted(directory.glob(f'.{split}-*.array_record.json')):
+  for path in files.matching(directory, f'.{split}-*.array_record.json'):
     raw = files.read_json(path)
     manifest_lib.check_arguments(path, raw['arguments'], arguments)
     known.append(manifest_lib.shard_from_json(raw['shard']))
-  return {s.file: s for s in known if not manifest_lib.damage(directory, s)}
+  return {shard.file: shard for shard in known}
+
+
+def _finished(
+    directory: epath.Path, split: str, arguments: Mapping[str, Any],
+    names: Set[str]) -> dict[str, manifest_lib.Shard]:
+  """Those of the named shards that are already whole."""
+  return {
+      name: shard
+      for name, shard in _described(directory, split, arguments).items()
+      if name in names and manifest_lib.is_whole(directory, shard)}
+
+
+def _of_all_hosts(
+    directory: epath.Path, split: str, arguments: Mapping[str, Any],
+    names: Sequence[str]) -> dict[str, manifest_lib.Shard]:
+  """All shards; each host has checked the content of its own."""
+  shards = _described(directory, split, arguments)
+  for name in names:
+    if name not in shards or (
+        files.size(directory / name) != shards[name].num_bytes):
+      raise config_lib.UserError(
+          f'{directory / name}: another host has made it, but it is not here; '
+          'all hosts need the same --workdir, such as gs://BUCKET/RUN.')
+  return shards
 
 
 def _commit(
-    directory: pathlib.Path, split: str, arguments: Mapping[str, Any],
-    shards: list[manifest_lib.Shard]) -> manifest_lib.Manifest:
+    directory: epath.Path, split: str, arguments: Mapping[str, Any],
+    shards: list[manifest_lib.Shard]) -> None:
   """Writes the manifest, after which the shards' sidecars can go."""
   if shards and not any(shard.num_records for shard in shards):
     for shard in shards:  # what a corrected rerun must not take for finished
-      (directory / shard.file).unlink()
-      _sidecar(directory / shard.file).unlink()
+      (directory / shard.file).unlink(missing_ok=True)
+      _sidecar(directory / shard.file).unlink(missing_ok=True)
     raise config_lib.UserError(
         f'{directory}/{split}: no record could be made; the first failure is '
         f'{shards[0].failures[0].reason!r}.')
-  manifest = manifest_lib.add_split(
-      directory, split, arguments, tuple(shards))
-  for shard in shards:
-    _sidecar(directory / shard.file).unlink(missing_ok=True)
-  return manifest
+  manifest_lib.add_split(directory, split, arguments, tuple(shards))
+  for path in files.matching(directory, f'.{split}-*.array_record.json'):
+    path.unlink(missing_ok=True)
+  _remove_temporaries(directory, split, None)
 
 
-def _sidecar(path: pathlib.Path) -> pathlib.Path:
+def _remove_temporaries(
+    directory: epath.Path, split: str, names: Set[str] | None) -> None:
+  """Removes what killed writers left of the named shards, or of all files."""
+  if files.is_remote(directory):
+    return
+  # The second kind is of sidecars, whose names begin with a dot already.
+  for pattern in (f'.{split}-*.tmp-*', f'..{split}-*.tmp-*'):
+    for path in files.matching(directory, pattern):
+      shard = path.name.lstrip('.').partition('.array_record')[0]
+      if names is None or f'{shard}.array_record' in names:
+        path.unlink(missing_ok=True)
+  if names is None:
+    for path in files.matching(directory, f'.{manifest_lib.NAME}.tmp-*'):
+      path.unlink(missing_ok=True)
+
+
+def _sidecar(path: epath.Path) -> epath.Path:
   return path.with_name(f'.{path.name}.json')

@@ -12,8 +12,6 @@ import dataclasses
 import hashlib
 import io
 import itertools
-import os
-import pathlib
 
 import sentencepiece
 
@@ -171,18 +169,18 @@ class Tokenizer:
     return ''.join([*parts, self._processor.decode(run)])
 
 
-def save(path: str | os.PathLike, model_proto: bytes) -> None:
+def save(path: files.Path, model_proto: bytes) -> None:
   """Writes a trained model, atomically."""
   files.write_atomic(path, model_proto)
 
 
-def load(path: str | os.PathLike) -> Tokenizer:
+def load(path: files.Path) -> Tokenizer:
   """Reads a trained model.
 
   Raises:
     ValueError: missing or not a model; names the file.
   """
-  path = pathlib.Path(path)
+  path = files.path(path)
   if not path.is_file():
     raise config_lib.UserError(
         f'{path}: no tokenizer model here; run the stages generate_traces and '

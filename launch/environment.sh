@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash
 # Sourced by the scripts: variables of a run, and its Python environment.
 
 # XLA on a CPU gets its large buffers from malloc and gives them back at every

@@ -18,7 +18,7 @@ if (($#)) && [[ $1 != -* ]]; then
   shift
 fi
 
-prepare_environment
+prepare_environment ''
 # Two devices on a CPU: the step is really sharded, and two cores are used better
 # than by one program. On an accelerator this has no effect.
 export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-2}

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: flags and config overrides, with one-line errors.
 
-`--config=FILE[:VARIANT] --workdir=DIR [--stages=a,b] [--config.KEY=VALUE]`.
+`--config=FILE[:VARIANT] --workdir=DIR [--stages=a,b] [--profile=FIRST:LAST]
+[--config.KEY=VALUE]`.
 Everything is read before any work starts; what is wrong is answered by one
 line on stderr and exit code 2.
 """
@@ -9,6 +10,7 @@ line on stderr and exit code 2.
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import difflib
+import re
 import sys
 from typing import Any, NamedTuple
 
@@ -30,7 +32,7 @@ class Arguments(NamedTuple):
 
 def parse(
     argv: Sequence[str], *, stages: Sequence[str] | None = None) -> Arguments:
-  """Reads `--config`, `--workdir`, `--stages` and overrides.
+  """Reads `--config`, `--workdir`, `--stages`, `--profile` and overrides.
 
   Args:
     argv: arguments without the program's name.
@@ -40,7 +42,9 @@ def parse(
     ConfigError: one line that names the flag or field, what was received and
       what is allowed.
   """
-  flags, overrides = split(argv, ('config', 'workdir', 'stages'))
+  flags, overrides = split(argv, ('config', 'workdir', 'stages', 'profile'))
+  if flags.get('profile'):
+    overrides.append(_profile_override(flags['profile']))
   config = config_file.load(required(flags, 'config'), overrides)
   workdir = required(flags, 'workdir')
   chosen = None
@@ -55,6 +59,14 @@ def parse(
         raise config_lib.ConfigError(
             f'--stages: got {name!r}; {config_file.choices(name, stages)}.')
   return Arguments(config, workdir, chosen)
+
+
+def _profile_override(text: str) -> config_file.Override:
+  if not re.fullmatch(r'\d+:\d+', text):
+    raise config_lib.ConfigError(
+        f'--profile: got {text!r}; must be FIRST:LAST, steps such as 10:12.')
+  return config_file.Override(
+      'train.profile_steps', text.replace(':', ','), False)
 
 
 def required(flags: dict[str, str], name: str) -> str:

@@ -163,7 +163,7 @@ def prefill(
       cache_lib.create(config, batch_size, num_prompt),
       positions_BxL=positions_BxP,
       is_valid_BxL=positions_BxP < prompt_lengths_B[:, None],
-      read_at_BxR=prompt_lengths_B[:, None] - 1)
+      read_at_BxR=prompt_lengths_B[:, None] - 1, is_prefill=True)
 
 
 def score(

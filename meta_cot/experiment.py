@@ -49,6 +49,7 @@ class Experiment:
 
   seed: int = config_lib.setting(low=0)
   stages: tuple[str, ...] = config_lib.setting(choices=STAGES)
+  compilation_cache: str = config_lib.setting()
   arms: tuple[str, ...] = config_lib.setting(choices=tuple(arms.ARMS))
   mesh: sharding.MeshConfig
   model: model_config.ModelConfig
@@ -79,6 +80,15 @@ class Experiment:
           f'train.batch_size: got {self.train.batch_size}; must be divisible '
           'by config.train.num_accumulation, '
           f'{self.train.num_accumulation}.')
+    if self.data.sequence_length % self.train.num_loss_chunks:
+      raise config_lib.ConfigError(
+          f'train.num_loss_chunks: got {self.train.num_loss_chunks}; must '
+          'divide config.data.sequence_length, '
+          f'{self.data.sequence_length}.')
+    if self.train.batch_size % self.data.num_streams:
+      raise config_lib.ConfigError(
+          f'data.num_streams: got {self.data.num_streams}; must divide '
+          f'config.train.batch_size, {self.train.batch_size}.')
 
 
 def parse(config: Mapping[str, Any]) -> Experiment:
@@ -94,8 +104,14 @@ def rows_per_device(experiment: Experiment, mesh) -> int:
   """Sequences that one device holds at once.
 
   Raises:
-    ConfigError: the batch does not divide over devices and accumulation.
+    ConfigError: the batch does not divide over devices and accumulation, or
+      the streams of data do not over hosts.
   """
+  _, num_hosts = sharding.host_share(mesh)
+  if experiment.data.num_streams % num_hosts:
+    raise config_lib.ConfigError(
+        f'config.data.num_streams: got {experiment.data.num_streams}; must be '
+        f'a multiple of {num_hosts}, the hosts that read data.')
   parts = sharding.data_parallelism(mesh) * experiment.train.num_accumulation
   if experiment.train.batch_size % parts:
     raise config_lib.ConfigError(
@@ -104,3 +120,13 @@ def rows_per_device(experiment: Experiment, mesh) -> int:
         f'data-parallel devices x {experiment.train.num_accumulation} '
         'accumulation.')
   return experiment.train.batch_size // parts
+
+
+def bytes_on_disk(experiment: Experiment) -> int:
+  """Roughly what the checkpoints that a run keeps need.
+
+  Parameters and two moments in float32, for every arm; where all are kept, two
+  of each count.
+  """
+  kept = experiment.checkpoint.max_to_keep or 2
+  return 12 * experiment.model.num_params() * len(experiment.arms) * kept

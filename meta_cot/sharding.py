@@ -5,6 +5,7 @@ This is the only module that names mesh axes or builds PartitionSpecs. Model
 code names *logical* axes; RULES says which mesh axes split them.
 """
 
+from collections.abc import Callable
 import dataclasses
 import math
 from typing import Any
@@ -97,6 +98,46 @@ def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, _spec(logical_axes))
 
 
+def platform() -> str:
+  """'cpu', 'gpu' or 'tpu': of the mesh in use, else of the default backend.
+
+  The two differ where a program is compiled for hardware that is not here.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return jax.default_backend() if device is None else device.platform
+
+
+def num_parts(logical_axis: str) -> int:
+  """Number of parts the mesh in use splits an axis into; 1 without a mesh."""
+  mesh = jax.sharding.get_abstract_mesh()
+  axes = RULES[logical_axis] or ()
+  axes = (axes,) if isinstance(axes, str) else axes
+  return 1 if mesh.empty else math.prod(mesh.shape[a] for a in axes)
+
+
+def map_shards(
+    function: Callable[..., jax.Array],
+    in_axes: tuple[tuple[str | None, ...], ...],
+    out_axes: tuple[str | None, ...],
+) -> Callable[..., jax.Array]:
+  """`function`, run by every device on its own part of the arguments.
+
+  For kernels that the compiler cannot split by itself. Without a mesh it is
+  `function` itself. Split axes must divide (see `num_parts`).
+
+  Args:
+    function: of arrays to one array; it sees the parts only.
+    in_axes: logical axes of each argument.
+    out_axes: logical axes of the result.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return function
+  # Kernels do not say over which mesh axes their results vary: no check.
+  return jax.shard_map(
+      function, in_specs=tuple(_spec(axes) for axes in in_axes),
+      out_specs=_spec(out_axes), check_vma=False)
+
+
 def named(mesh: Mesh, *logical_axes: str | None) -> NamedSharding:
   """The sharding of an array with these logical axes."""
   return NamedSharding(mesh, _spec(logical_axes))
@@ -169,9 +210,54 @@ def like_params(mesh: Mesh, state: Any, params: Any, shardings: Any) -> Any:
       state, is_leaf=is_copy)
 
 
+def host_share(mesh: Mesh, process_index: int | None = None) -> tuple[int, int]:
+  """Which share of a batch's rows a process holds, and how many there are.
+
+  Usually its number and the number of processes; but processes whose devices
+  split a model between them hold the same rows.
+
+  Args:
+    mesh: over all processes.
+    process_index: this process by default.
+
+  Raises:
+    ConfigError: the shares of two processes overlap in part.
+  """
+  if process_index is None:
+    process_index = jax.process_index()
+  num_parts = data_parallelism(mesh)
+  parts = {}
+  for device, (part,) in batch(mesh).devices_indices_map((num_parts,)).items():
+    parts.setdefault(device.process_index, set()).update(
+        range(*part.indices(num_parts)))
+  shares = sorted({tuple(sorted(s)) for s in parts.values()})
+  if len(shares) * len(shares[0]) != num_parts or (
+      sum(map(len, shares)) != num_parts):
+    raise config_lib.ConfigError(
+        f'config.mesh: data x fsdp = {num_parts} parts of a batch do not '
+        f'divide over the {len(parts)} processes; data x fsdp or model must be '
+        'a multiple of the devices of a process.')
+  return shares.index(tuple(sorted(parts[process_index]))), len(shares)
+
+
 def put_batch(tree: Any, mesh: Mesh) -> Any:
-  """Rows of this process -> global arrays, split along their first axis."""
+  """Rows of this process (see `host_share`) -> global arrays, split by rows."""
   sharding = batch(mesh)
   return jax.tree.map(
       lambda x: jax.make_array_from_process_local_data(
           sharding, np.asarray(x)), tree)
+
+
+def split_batch(tree: Any, mesh: Mesh) -> Any:
+  """Rows that all processes have in full -> global arrays, split by rows."""
+  sharding = batch(mesh)
+  return jax.tree.map(
+      lambda x: jax.make_array_from_callback(
+          x.shape, sharding, lambda index: x[index]), tree)
+
+
+def put_flag(value: bool, mesh: Mesh) -> jax.Array:
+  """This process's value on each of its devices: [devices] int32."""
+  sharding = NamedSharding(mesh, PartitionSpec(MESH_AXES))
+  own = np.full(len(mesh.local_devices), value, np.int32)
+  return jax.make_array_from_process_local_data(sharding, own)

@@ -11,6 +11,7 @@ os.environ['XLA_FLAGS'] = ' '.join((
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 8)
@@ -20,3 +21,11 @@ hypothesis.settings.register_profile(
     'repeatable', deadline=None, derandomize=True, max_examples=50,
     suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile('repeatable')
+
+
+@pytest.fixture(scope='session')
+def bucket(tmp_path_factory):
+  """The name, `gs://...`, of a bucket on this machine; shared by all tests."""
+  from tests import gcs_emulator
+  with gcs_emulator.start(tmp_path_factory.mktemp('cache')) as name:
+    yield name

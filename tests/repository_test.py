@@ -19,8 +19,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 FOLDERS = (
     'meta_cot', 'data_pipelines', 'configs', 'tests', 'benchmarks', 'launch',
     'docs', '.ci')
-SUFFIXES = {'.py', '.sh', '.toml', '.txt', '.md', '.cfg', '.yaml', '.json', ''}
-SCRIPTS = ('test.sh', 'launch/quickstart.sh', '.ci/run')
+SUFFIXES = {
+    '.py', '.sh', '.toml', '.txt', '.md', '.cfg', '.yaml', '.json', '.bzl', ''}
+SCRIPTS = ('test.sh', 'launch/quickstart.sh', '.ci/run', '.ci/bazel')
 # In pieces, so that this file does not hold what it looks for.
 MACHINE_PATHS = re.compile(
     r'(?<![\w.])/(' + '|'.join(
@@ -46,8 +47,9 @@ def _texts() -> Iterator[tuple[pathlib.Path, str]]:
 def test_code_starts_with_its_licence():
   wrong = []
   for path, text in _texts():
-    is_code = path.suffix in ('.py', '.sh', '.toml', '.txt') or path.name in (
-        'BUILD', 'run')
+    is_code = path.suffix in (
+        '.py', '.sh', '.toml', '.txt', '.bzl') or path.name in (
+            'BUILD', 'WORKSPACE', '.bazelrc', 'bazel', 'run')
     lines = text.splitlines()
     if lines and lines[0].startswith('#!'):
       lines.pop(0)

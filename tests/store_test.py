@@ -14,76 +14,35 @@ import pytest
 
 from data_pipelines import manifest as manifest_lib
 from data_pipelines import store
-from meta_cot.tasks import base
-from meta_cot.traces import record as record_lib
+from tests import store_records as records
 
 ROOT = pathlib.Path(__file__).parent.parent
-NUM_RECORDS = 23
-
-
-def make_record(index):
-  nodes = (
-      record_lib.Node(parent=-1, step='', state=f'{index},2', order=0),
-      record_lib.Node(
-          parent=0, step=f'{index}+2={index + 2}', state=str(index + 2),
-          is_terminal=True, is_correct=index % 3 == 0))
-  return record_lib.TraceRecord(
-      problem=base.Problem(f'p{index}', f'{index},2>{index + 2}', '', {}),
-      strategy='dfs_sum', arguments={}, seed=index, model='symbolic',
-      nodes=nodes, solution=(0, 1) if index % 3 == 0 else ())
-
-
-def make_records(start, stop):
-  for index in range(start, stop):
-    yield make_record(index)
-
-
-def make_slowly(start, stop):
-  for index in range(start, stop):
-    time.sleep(0.05)
-    yield make_record(index)
 
 
 def make_with_failures(start, stop):
   for index in range(start, stop):
-    if index in (0, 7, 8, NUM_RECORDS - 1):
+    if index in (0, 7, 8, records.NUM_RECORDS - 1):
       raise ValueError(f'no search\nfor {index}')
-    yield make_record(index)
+    yield records.make_record(index)
 
 
 def make_list_with_failures(start, stop):
   return list(make_with_failures(start, stop))
 
 
-def make_nothing(start, stop):
-  raise ValueError(f'nothing works in {start}..{stop}')
-  yield
-
-
 def make_too_few(start, stop):
-  yield from make_records(start, stop - 1)
-
-
-def generate(directory, make=make_records, **changes):
-  settings = dict(
-      split='train', num_records=NUM_RECORDS, num_shards=4,
-      arguments={'strategy': 'dfs', 'seed': 1}, num_processes=1)
-  return store.generate(directory, make, **{**settings, **changes})
-
-
-def contents(directory):
-  return {p.name: p.read_bytes() for p in directory.iterdir()}
+  yield from records.make_records(start, stop - 1)
 
 
 def test_records_come_back_in_order(tmp_path):
-  manifest = generate(tmp_path)
+  manifest = records.generate(tmp_path)
   source = store.read(tmp_path, 'train')
-  assert len(source) == NUM_RECORDS
+  assert len(source) == records.NUM_RECORDS
   assert [source[i] for i in range(len(source))] == [
-      make_record(i) for i in range(NUM_RECORDS)]
+      records.make_record(i) for i in range(records.NUM_RECORDS)]
   split = manifest.splits['train']
   assert split.num_solved == 8
-  assert split.num_nodes == 2 * NUM_RECORDS
+  assert split.num_nodes == 2 * records.NUM_RECORDS
   assert split.arguments['seed'] == 1
   assert [s.num_records for s in split.shards] == [5, 6, 6, 6]
   assert store.read(tmp_path, 'train')[22] == pickle.loads(
@@ -91,14 +50,15 @@ def test_records_come_back_in_order(tmp_path):
   with pytest.raises(IndexError, match='record 23 of 23'):
     source[23]
   assert manifest_lib.read(tmp_path) == manifest
-  assert sorted(contents(tmp_path)) == ['manifest.json'] + [
+  assert sorted(records.contents(tmp_path)) == ['manifest.json'] + [
       f'train-0000{i}-of-00004.array_record' for i in range(4)]
 
 
 def test_workers_write_the_same_bytes_without_jax(tmp_path):
-  generate(tmp_path / 'one')
-  generate(tmp_path / 'many', num_processes=2)
-  assert contents(tmp_path / 'one') == contents(tmp_path / 'many')
+  records.generate(tmp_path / 'one')
+  records.generate(tmp_path / 'many', num_processes=2)
+  assert records.contents(tmp_path / 'many') == records.contents(
+      tmp_path / 'one')
   script = 'import sys; from data_pipelines import store; print(*sys.modules)'
   result = subprocess.run(
       [sys.executable, '-c', script], cwd=ROOT, check=True,
@@ -108,30 +68,30 @@ def test_workers_write_the_same_bytes_without_jax(tmp_path):
 
 
 def test_a_rerun_does_nothing_and_a_lost_shard_is_made_again(tmp_path):
-  generate(tmp_path)
-  before = contents(tmp_path)
-  again = generate(tmp_path, functools.partial(make_nothing))
-  assert contents(tmp_path) == before
+  records.generate(tmp_path)
+  before = records.contents(tmp_path)
+  again = records.generate(tmp_path, functools.partial(records.make_nothing))
+  assert records.contents(tmp_path) == before
   assert again == manifest_lib.read(tmp_path)
   shards = sorted(tmp_path.glob('*.array_record'))
   shards[0].unlink()
   shards[1].write_bytes(shards[1].read_bytes()[:-1])
-  generate(tmp_path)
-  assert contents(tmp_path) == before
+  records.generate(tmp_path)
+  assert records.contents(tmp_path) == before
 
 
 def test_small_and_empty_splits(tmp_path):
-  generate(tmp_path, num_records=2, num_shards=4)
-  generate(tmp_path, split='none', num_records=0)
+  records.generate(tmp_path, num_records=2, num_shards=4)
+  records.generate(tmp_path, split='none', num_records=0)
   assert len(list(tmp_path.glob('train-*-of-00002.array_record'))) == 2
   assert len(store.read(tmp_path, 'train')) == 2
   assert len(store.read(tmp_path, 'none')) == 0
 
 
 def test_splits_share_a_manifest(tmp_path):
-  generate(tmp_path)
-  generate(tmp_path, split='heldout', num_records=3, num_shards=1)
-  assert len(store.read(tmp_path, 'train')) == NUM_RECORDS
+  records.generate(tmp_path)
+  records.generate(tmp_path, split='heldout', num_records=3, num_shards=1)
+  assert len(store.read(tmp_path, 'train')) == records.NUM_RECORDS
   assert len(store.read(tmp_path, 'heldout')) == 3
   with pytest.raises(ValueError, match="'test'; it has heldout, train"):
     store.read(tmp_path, 'test')
@@ -141,10 +101,10 @@ def test_splits_share_a_manifest(tmp_path):
 def test_killed_at_any_moment_then_rerun_gives_the_same_files(
     tmp_path, seconds):
   script = (
-      'import sys; sys.path += ["tests"]; import store_test\n'
+      'from tests import store_records as records\n'
       'print("go", flush=True)\n'
-      f'store_test.generate({str(tmp_path / "killed")!r}, '
-      'store_test.make_slowly)\n')
+      f'records.generate({str(tmp_path / "killed")!r}, '
+      'records.make_slowly)\n')
   process = subprocess.Popen(
       [sys.executable, '-c', script], cwd=ROOT, stdout=subprocess.PIPE)
   process.stdout.readline()
@@ -157,16 +117,16 @@ def test_killed_at_any_moment_then_rerun_gives_the_same_files(
   finished = len(list(killed.glob('train-*')))
   assert finished < 4
   (killed / '.train-00003-of-00004.array_record.tmp-1').write_bytes(b'torn')
-  generate(killed)
-  generate(tmp_path / 'whole')
-  assert contents(killed) == contents(tmp_path / 'whole')
+  records.generate(killed)
+  records.generate(tmp_path / 'whole')
+  assert records.contents(killed) == records.contents(tmp_path / 'whole')
 
 
 def test_workers_end_with_a_killed_parent(tmp_path):
   script = (
-      'import sys; sys.path += ["tests"]; import store_test\n'
-      f'store_test.generate({str(tmp_path / "killed")!r}, '
-      'store_test.make_slowly, num_shards=12, num_processes=2)\n')
+      'from tests import store_records as records\n'
+      f'records.generate({str(tmp_path / "killed")!r}, '
+      'records.make_slowly, num_shards=12, num_processes=2)\n')
   process = subprocess.Popen([sys.executable, '-c', script], cwd=ROOT)
   killed = tmp_path / 'killed'
   while process.poll() is None and not list(killed.glob('train-*')):
@@ -174,47 +134,47 @@ def test_workers_end_with_a_killed_parent(tmp_path):
   process.kill()
   assert process.wait() == -signal.SIGKILL
   time.sleep(0.2)
-  before = contents(killed)
+  before = records.contents(killed)
   time.sleep(0.6)  # time enough for several more shards
-  assert contents(killed) == before
+  assert records.contents(killed) == before
   assert 0 < len(list(killed.glob('train-*'))) < 12
-  generate(killed, num_shards=12)
-  generate(tmp_path / 'whole', num_shards=12)
-  assert contents(killed) == contents(tmp_path / 'whole')
+  records.generate(killed, num_shards=12)
+  records.generate(tmp_path / 'whole', num_shards=12)
+  assert records.contents(killed) == records.contents(tmp_path / 'whole')
 
 
 def test_finished_shards_of_an_interrupted_run_are_kept(tmp_path):
   def stop_late(start, stop):
     if start >= 11:
       raise KeyboardInterrupt
-    return make_records(start, stop)
+    return records.make_records(start, stop)
 
   with pytest.raises(KeyboardInterrupt):
-    generate(tmp_path, stop_late)
+    records.generate(tmp_path, stop_late)
   shards = sorted(tmp_path.glob('train-*'))
   times = [p.stat().st_mtime_ns for p in shards]
   assert len(shards) == 2
   with pytest.raises(ValueError, match='seed=1, now asked for seed=2'):
-    generate(tmp_path, arguments={'strategy': 'dfs', 'seed': 2})
-  generate(tmp_path)
+    records.generate(tmp_path, arguments={'strategy': 'dfs', 'seed': 2})
+  records.generate(tmp_path)
   assert [p.stat().st_mtime_ns for p in shards] == times
 
 
 @pytest.mark.parametrize('make', [make_with_failures, make_list_with_failures])
 def test_failed_records_are_counted_and_listed(tmp_path, make):
-  split = generate(tmp_path, make).splits['train']
-  assert split.num_records == NUM_RECORDS - 4
+  split = records.generate(tmp_path, make).splits['train']
+  assert split.num_records == records.NUM_RECORDS - 4
   assert split.num_failures == 4
   failures = [f for shard in split.shards for f in shard.failures]
   assert [f.index for f in failures] == [0, 7, 8, 22]
   assert failures[1].reason == 'no search for 7'
   source = store.read(tmp_path, 'train')
   assert [source[i].seed for i in range(len(source))] == [
-      i for i in range(NUM_RECORDS) if i not in (0, 7, 8, 22)]
+      i for i in range(records.NUM_RECORDS) if i not in (0, 7, 8, 22)]
 
 
 def test_wrong_use_is_refused_in_one_line(tmp_path):
-  generate(tmp_path / 'a')
+  records.generate(tmp_path / 'a')
   for changes, message in (
       ({'arguments': {'strategy': 'bfs', 'seed': 1}},
        "made with strategy='dfs', now asked for strategy='bfs'"),
@@ -226,20 +186,20 @@ def test_wrong_use_is_refused_in_one_line(tmp_path):
       ({'num_records': -1}, 'num_records=-1'),
       ({'split': '../x'}, 'split=')):
     with pytest.raises(ValueError, match=message) as error:
-      generate(tmp_path / 'a', **changes)
+      records.generate(tmp_path / 'a', **changes)
     assert '\n' not in str(error.value)
   with pytest.raises(ValueError, match='gave 4 records; it must give 5'):
-    generate(tmp_path / 'b', make_too_few)
+    records.generate(tmp_path / 'b', make_too_few)
   with pytest.raises(ValueError, match='no record could be made'):
-    generate(tmp_path / 'c', make_nothing)
-  generate(tmp_path / 'c')
-  assert contents(tmp_path / 'c') == contents(tmp_path / 'a')
+    records.generate(tmp_path / 'c', records.make_nothing)
+  records.generate(tmp_path / 'c')
+  assert records.contents(tmp_path / 'c') == records.contents(tmp_path / 'a')
 
 
 def test_damage_is_found_on_reading(tmp_path):
   with pytest.raises(ValueError, match='manifest.json: no such file'):
     store.read(tmp_path, 'train')
-  generate(tmp_path)
+  records.generate(tmp_path)
   path = tmp_path / 'train-00002-of-00004.array_record'
   whole = path.read_bytes()
   for content, message in (

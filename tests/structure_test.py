@@ -16,15 +16,15 @@ FOLDERS = (*LIBRARY, 'configs', 'benchmarks', 'tests')
 
 # Imports point to lower layers only; within a layer only by ALLOWED.
 LAYERS = (
-    {'types', 'config', 'files', 'version'},
-    {'masked', 'sharding', 'config_file'},
-    {'model'},
-    {'decode', 'objectives', 'search', 'verifiers'},
+    {'types', 'config', 'hardware', 'roll_call', 'version'},
+    {'distributed', 'files', 'masked', 'sharding', 'config_file'},
+    {'model', 'holder', 'interruption', 'xla'},
+    {'decode', 'lease', 'objectives', 'search', 'verifiers'},
     {'rl', 'training', 'evaluation', 'traces', 'tasks', 'data_pipelines'},
     {'experiment'},
     {'stages'},
-    {'command_line'},
-    {'main', 'compile', 'convert', 'solve'},
+    {'command_line', 'programs'},
+    {'main', 'checkpoint', 'compile', 'convert', 'solve'},
 )
 ALLOWED = {
     ('tasks', 'meta_cot.traces.record'),

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing import event_accumulator
 
 from configs import base
 from meta_cot import config as config_lib
@@ -21,8 +20,6 @@ from meta_cot.objectives import sft
 from meta_cot.training import checkpoint
 from meta_cot.training import compilation
 from meta_cot.training import flops
-from meta_cot.training import loop
-from meta_cot.training import metrics as metrics_lib
 from meta_cot.training import optimizer
 from meta_cot.training import state as state_lib
 from meta_cot.training import step as step_lib
@@ -258,63 +255,6 @@ def test_mesh_takes_the_devices_left_over():
     sharding.MeshConfig(-1, -1, 1)
 
 
-def _loop(tmp_path, run, state, iterator, *, num_steps=STEPS, saved=None):
-  writer = metrics_lib.MetricsWriter(tmp_path, int(state.step))
-  hooks = loop.Hooks(
-      save=lambda state, step: saved.append(step),
-      is_save_due=lambda step: step % 3 == 0,
-      evaluate=lambda state: {'eval_loss': 1.0},
-      is_eval_due=lambda step: step == num_steps)
-  with sharding.use_mesh(run.mesh):
-    state = loop.run(
-        state, (run.batch(rows) for rows in iterator), run.step,
-        num_steps=num_steps, log_every_steps=2, hooks=hooks,
-        rates=loop.Rates(1.0, 1.0), writer=writer, name='test')
-  writer.close()
-  return state
-
-
-def test_loop_logs_every_window_once(tmp_path):
-  run, saved = _run(2, 1, 1), []
-  _loop(tmp_path, run, run.create(), _iterator(), saved=saved)
-  rows = metrics_lib.read(tmp_path / 'metrics.jsonl')
-  assert [row['step'] for row in rows] == [2, 3, 4, 6]
-  assert saved == [3, 6]
-  total = sum((_rows['segment_ids'] > 0).sum() for _rows in
-              itertools.islice(_iterator(), STEPS))
-  assert sum(row['tokens'] for row in rows) == total
-  assert 'eval_loss' in rows[-1]
-
-
-def test_non_finite_loss_stops_with_the_step_and_saves_nothing(tmp_path):
-  run, saved = _run(2, 1, 1), []
-
-  def poisoned():
-    for i, rows in enumerate(_iterator(), 1):
-      if i == 3:
-        rows['loss_mask'] = np.full_like(rows['loss_mask'], np.inf)
-      yield rows
-
-  with pytest.raises(FloatingPointError, match='at step 3'):
-    _loop(tmp_path, run, run.create(), poisoned(), saved=saved)
-  assert not saved
-
-
-def test_metrics_file_has_no_gap_and_no_duplicate(tmp_path):
-  writer = metrics_lib.MetricsWriter(tmp_path, 0)
-  for step in (2, 4, 6):
-    writer.write(step, {'loss': float(step)})
-  writer.close()
-  with open(tmp_path / 'metrics.jsonl', 'a') as f:
-    f.write('{"step": 8, "lo')  # killed while writing
-  writer = metrics_lib.MetricsWriter(tmp_path, 4)
-  writer.write(6, {'loss': 60.0})
-  writer.close()
-  rows = metrics_lib.read(tmp_path / 'metrics.jsonl')
-  assert [(r['step'], r['loss']) for r in rows] == [
-      (2, 2.0), (4, 4.0), (6, 60.0)]
-
-
 def test_schedule_warms_up_and_anneals():
   schedule = optimizer.schedule(OPTIMIZER, 1000)
   values = [float(schedule(i)) for i in (0, OPTIMIZER.warmup_steps, 1000)]
@@ -347,15 +287,3 @@ def test_flops_formula():
   assert flops.training_flops_per_token(MODEL, 10) == (
       6 * matrices + 6 * attention)
   assert flops.peak_per_device() > 1e8
-
-
-def test_tensorboard_shows_the_same_numbers(tmp_path):
-  writer = metrics_lib.MetricsWriter(tmp_path, 0)
-  writer.write(1, {'loss': 0.5})
-  writer.write(2, {'loss': 0.25})
-  writer.close()
-  events = event_accumulator.EventAccumulator(str(tmp_path / 'tensorboard'))
-  events.Reload()
-  scalars = [(e.step, e.value) for e in events.Scalars('loss')]
-  rows = metrics_lib.read(tmp_path / 'metrics.jsonl')
-  assert scalars == [(r['step'], r['loss']) for r in rows]

@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Completes lists of text prompts in fixed-size device batches."""
+"""Completes lists of text prompts in fixed-size device batches.
 
+With several processes all of them pass the same prompts and get the same
+completions.
+"""
+
+from collections.abc import Callable
 import dataclasses
 import functools
 
@@ -25,6 +30,21 @@ class Completion:
   is_finished: bool  # ended by end-of-sequence, not by the limit
 
 
+def jit_generate(
+    model: model_config.ModelConfig, mesh: jax.sharding.Mesh, *,
+    max_new_tokens: int, sampling: decode.Sampling, eos_id: int, pad_id: int,
+) -> Callable[..., decode.Generation]:
+  """`decode.generate` jitted for a mesh; every device gets the whole result.
+
+  Call it as (params, prompts_BxP, prompt_lengths_B, rng, row_ids_B=...).
+  """
+  return jax.jit(
+      functools.partial(
+          decode.generate, model, max_new_tokens=max_new_tokens,
+          sampling=sampling, eos_id=eos_id, pad_id=pad_id),
+      out_shardings=sharding.replicated(mesh))
+
+
 class Decoder:
   """Completes prompts; every call with the same widths reuses one program."""
 
@@ -37,12 +57,9 @@ class Decoder:
     self._mesh = mesh
     parts = sharding.data_parallelism(mesh)
     self._batch_size = -(-batch_size // parts) * parts
-    self._generate = jax.jit(
-        functools.partial(
-            decode.generate, model, max_new_tokens=max_new_tokens,
-            sampling=sampling, eos_id=tokenizer.eos_id,
-            pad_id=tokenizer.pad_id),
-        out_shardings=sharding.replicated(mesh))
+    self._generate = jit_generate(
+        model, mesh, max_new_tokens=max_new_tokens, sampling=sampling,
+        eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
 
   def __call__(
       self, params: types.Params, prompts: list[str], rng: types.PRNGKey
@@ -72,7 +89,7 @@ class Decoder:
         prompts=tokens_BxP,
         lengths=np.array([len(tokens) for tokens in rows], np.int32),
         row_ids=np.arange(start, start + self._batch_size, dtype=np.int32))
-    placed = jax.device_put(host, sharding.batch(self._mesh))
+    placed = sharding.split_batch(host, self._mesh)
     return jax.device_get(self._generate(
         params, placed['prompts'], placed['lengths'], rng,
         row_ids_B=placed['row_ids']))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The readable end of a run: report.md and its plots."""
 
-import pathlib
+from etils import epath
 
 from meta_cot import files
 from meta_cot.evaluation import plots
@@ -9,13 +9,13 @@ from meta_cot.evaluation import trees
 
 
 def write(
-    directory: pathlib.Path, summary: dict,
+    directory: epath.Path, summary: dict,
     examples: list[trees.Tree],
 ) -> None:
   """Writes `report.md` and the PNG plots it shows.
 
   Args:
-    directory: of the evaluation.
+    directory: of the evaluation, local or in a bucket; made if missing.
     summary: as written to summary.json.
     examples: searches to draw as trees.
   """
@@ -29,7 +29,6 @@ def write(
 
 
 def _plot(directory, arms, examples) -> None:
-  directory.mkdir(parents=True, exist_ok=True)
   plots.loss_curves(directory / 'loss.png', {
       arm: tuple(zip(*values['losses']['heldout']))
       for arm, values in arms.items()})
@@ -180,9 +179,10 @@ def _training(arms: dict) -> str:
   rows = [
       [arm, f'{t["num_parameters"]:,}', str(t['num_steps']),
        f'{t["tokens"] / 1e6:.2f}M', f'{t["loss"]:.4f}',
-       f'{t["eval_loss"]:.4f}', f'{t["seconds_of_this_process"]:.0f}']
+       f'{t["eval_loss"]:.4f}', f'{t["seconds"]["total"]:.0f}',
+       f'{100 * t["seconds"]["goodput"]:.0f}']
       for arm, t in ((a, v['training']) for a, v in arms.items())]
   header = [
       'arm', 'parameters', 'steps', 'tokens', 'loss', 'held-out loss',
-      'seconds']
+      'seconds', 'goodput %']
   return '## Training\n\n' + _table(header, rows)

@@ -6,6 +6,8 @@ arXiv 2501.04682) is decided by the data pipeline and arrives as
 `Batch.loss_mask`; the loss itself is the same for every objective.
 """
 
+from collections.abc import Callable
+
 from flax import struct
 import jax
 import jax.numpy as jnp
@@ -43,3 +45,47 @@ def loss_sums(logits_BxLxV: jax.Array, batch: types.Batch) -> Sums:
       correct=masked.masked_sum(hits_BxL, batch.loss_mask),
       weight=jnp.sum(batch.loss_mask.astype(jnp.float32)),
       tokens=jnp.sum((batch.segment_ids > 0).astype(jnp.float32)))
+
+
+def chunked_loss_sums(
+    read_out: Callable[[jax.Array], jax.Array],
+    hidden_BxLxD: jax.Array,
+    batch: types.Batch,
+    *,
+    num_chunks: int,
+) -> Sums:
+  """`loss_sums` of rows whose logits never exist as a whole.
+
+  Logits of one piece of every row are made, summed up and forgotten; the
+  backward pass makes them again. The totals are the same sums in another
+  order.
+
+  Args:
+    read_out: vectors [B, C, D] -> float32 logits [B, C, V].
+    hidden_BxLxD: the trunk's output.
+    batch: targets and loss weights, [B, L].
+    num_chunks: pieces that a row is cut into.
+
+  Raises:
+    ValueError: L is not a multiple of `num_chunks`.
+  """
+  length = hidden_BxLxD.shape[1]
+  if length % num_chunks:
+    raise ValueError(
+        f'num_chunks: got {num_chunks}; must divide the {length} tokens of a '
+        'row.')
+
+  def pieces(x):  # [B, L, ...] -> [chunks, B, L / chunks, ...]
+    cut = x.reshape(x.shape[0], num_chunks, length // num_chunks, *x.shape[2:])
+    return jnp.swapaxes(cut, 0, 1)
+
+  @jax.checkpoint
+  def add(total, piece):
+    hidden, part = piece
+    sums = loss_sums(read_out(hidden), part)
+    return jax.tree.map(jnp.add, total, sums), None
+
+  zero = jnp.zeros((), jnp.float32)
+  return jax.lax.scan(
+      add, Sums(zero, zero, zero, zero),
+      jax.tree.map(pieces, (hidden_BxLxD, batch)))[0]

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage 4: what the models learned, beside the searches that taught them.
 
-Leaves `eval/`: summary.json, report.md, PNG plots, samples of every arm.
+Leaves `eval/`: summary.json, report.md, PNG plots, samples of every arm. All
+hosts decode and judge; the first one writes.
 """
 
 import dataclasses
 import json
 import logging
-import pathlib
 
+from etils import epath
 import jax
 
 from data_pipelines import arms
 from data_pipelines import store
 from data_pipelines import tokenizer as tokenizer_lib
 from meta_cot import decode
+from meta_cot import distributed
 from meta_cot import experiment as experiment_lib
 from meta_cot import files
 from meta_cot import sharding
@@ -39,13 +41,19 @@ _NUM_SAVED = 50  # completions kept per arm and split, to be read
 
 
 def run(
-    experiment: experiment_lib.Experiment, workdir: pathlib.Path
+    experiment: experiment_lib.Experiment, workdir: epath.Path
 ) -> None:
   """Evaluates every arm on both held-out splits and writes the report."""
   mesh = sharding.make_mesh(experiment.mesh)
   with sharding.use_mesh(mesh):
     evaluation = _Evaluation(experiment, workdir, mesh)
     summary = evaluation.summary()
+  if distributed.is_primary():
+    _write(evaluation, summary, workdir)
+  distributed.wait('evaluate')
+
+
+def _write(evaluation, summary, workdir) -> None:
   directory = workdir / 'eval'
   files.write_json(directory / 'summary.json', summary)
   for name, text in evaluation.samples.items():

@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage 1: problems, solved by symbolic search, written as trace records.
 
-Leaves `traces/`: ArrayRecord shards per split and `manifest.json`.
+Leaves `traces/`: ArrayRecord shards per split and `manifest.json`. Every host
+makes its share of the shards.
 """
 
 import dataclasses
 import functools
-import pathlib
+
+from etils import epath
 
 from data_pipelines import countdown_traces
 from data_pipelines import store
+from meta_cot import distributed
 from meta_cot import experiment as experiment_lib
 from meta_cot.tasks import countdown_problems
 
 
 def run(
-    experiment: experiment_lib.Experiment, workdir: pathlib.Path
+    experiment: experiment_lib.Experiment, workdir: epath.Path
 ) -> None:
   """Generates what is missing of every split; finished shards stay."""
   problems, seed = experiment.countdown, experiment.seed
@@ -29,5 +32,7 @@ def run(
         num_records=countdown_problems.split_size(problems, seed, split),
         num_shards=experiment.traces.num_shards,
         num_processes=experiment.traces.num_processes,
+        host_index=distributed.process_index(),
+        num_hosts=distributed.num_processes(), wait=distributed.wait,
         arguments=dict(
             seed=seed, strategies=strategies, **dataclasses.asdict(problems)))

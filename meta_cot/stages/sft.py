@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import logging
 import pathlib
-import time
 
 import jax
 
@@ -19,15 +18,17 @@ from data_pipelines import store
 from data_pipelines import tokenizer as tokenizer_lib
 from meta_cot import experiment as experiment_lib
 from meta_cot import files
+from meta_cot import interruption
 from meta_cot import sharding
 from meta_cot import types
 from meta_cot.model import transformer
 from meta_cot.objectives import sft as objective
-from meta_cot.training import checkpoint
 from meta_cot.training import flops
+from meta_cot.training import goodput
 from meta_cot.training import loop
 from meta_cot.training import metrics as metrics_lib
 from meta_cot.training import optimizer
+from meta_cot.training import progress
 from meta_cot.training import state as state_lib
 from meta_cot.training import step as step_lib
 
@@ -54,60 +55,109 @@ def init_fn(experiment: experiment_lib.Experiment):
 
 def loss_fn(experiment, params: types.Params, batch: types.Batch):
   """Totals of the SFT objective on one batch."""
-  output = transformer.forward(
-      experiment.model, params, batch.tokens, positions_BxL=batch.positions,
+  model, num_chunks = experiment.model, experiment.train.num_loss_chunks
+  hidden_BxLxD = transformer.hidden(
+      model, params, batch.tokens, positions_BxL=batch.positions,
       segment_ids_BxL=batch.segment_ids)
-  return objective.loss_sums(output.logits, batch)
+  read_out = lambda x: transformer.read_out(model, params, x).logits
+  if num_chunks == 1:
+    return objective.loss_sums(read_out(hidden_BxLxD), batch)
+  return objective.chunked_loss_sums(
+      read_out, hidden_BxLxD, batch, num_chunks=num_chunks)
+
+
+def jit_train_step(experiment: experiment_lib.Experiment, mesh, num_steps: int):
+  """The update of a run of `num_steps` steps, jitted with its shardings."""
+  update = optimizer.make(experiment.optimizer, num_steps)
+  _, placed = state_lib.shardings(init_fn(experiment), update, mesh)
+  step = step_lib.make_train_step(
+      functools.partial(loss_fn, experiment), update,
+      optimizer.schedule(experiment.optimizer, num_steps),
+      experiment.train.num_accumulation)
+  return jax.jit(
+      step, in_shardings=(placed, sharding.batch(mesh)),
+      out_shardings=(placed, sharding.replicated(mesh)),
+      donate_argnames=('state',))
+
+
+def jit_loss_sums(experiment: experiment_lib.Experiment, mesh):
+  """(params, batch) -> totals of the objective, jitted with its shardings."""
+  boxed = jax.eval_shape(init_fn(experiment), jax.eval_shape(
+      lambda: jax.random.key(0)))
+  return jax.jit(
+      functools.partial(loss_fn, experiment),
+      in_shardings=(sharding.of_params(mesh, boxed), sharding.batch(mesh)),
+      out_shardings=sharding.replicated(mesh))
 
 
 def train_arm(experiment, workdir, arm, mesh, tokenizer) -> None:
-  """Trains one arm, from its newest checkpoint if there is one."""
+  """Trains one arm, from its newest checkpoint if there is one.
+
+  Raises:
+    Interrupted: a signal came; what is needed to continue is saved.
+  """
+  clock = goodput.Clock()
   directory = workdir / 'sft' / arm
-  data = _Data(experiment, workdir, arm, tokenizer)
-  tokens_per_step = data.tokens_per_step()
-  num_steps = max(1, round(experiment.train.num_tokens / tokens_per_step))
+  data = _Data(experiment, workdir, arm, tokenizer, mesh)
+  num_steps = max(
+      1, round(experiment.train.num_tokens / data.tokens_per_step()))
   _announce(experiment, arm, mesh, num_steps)
 
   update = optimizer.make(experiment.optimizer, num_steps)
-  abstract, placed = state_lib.shardings(init_fn(experiment), update, mesh)
-  checkpoints = checkpoint.Checkpoints(
-      directory / 'checkpoints', experiment.checkpoint)
-  host_batches = data.train(jax.process_index())
-  state = checkpoints.restore(abstract, host_batches)
+  abstract, _ = state_lib.shardings(init_fn(experiment), update, mesh)
+  host_batches = data.train()
+  saves = progress.Progress(
+      directory, experiment.checkpoint, host_batches,
+      settings=dataclasses.asdict(experiment), tokenizer=tokenizer.model)
+  state, pending = saves.restore(abstract)
   if state is None:
     state = state_lib.create(
         init_fn(experiment), update, mesh, jax.random.key(experiment.seed))
   else:
-    logging.info('%s: continues after step %d', arm, int(state.step))
+    step = int(state.step)
+    logging.info('%s: continues after step %d', arm, step)
+    clock.continues(
+        [row for row in metrics_lib.read(directory / 'metrics.jsonl')
+         if row['step'] > step], pending.lap)
+  writer = metrics_lib.MetricsWriter(
+      directory, int(state.step), is_writer=jax.process_index() == 0)
+  with interruption.deferred():
+    state = loop.run(
+        state, _on_devices(host_batches, mesh),
+        jit_train_step(experiment, mesh, num_steps), num_steps=num_steps,
+        log_every_steps=experiment.train.log_every_steps,
+        hooks=_hooks(experiment, data, mesh, num_steps, saves),
+        rates=_rates(experiment), writer=writer, clock=clock,
+        pending=pending.rows, profile=_profile(experiment, directory),
+        name=arm)
+    with clock.measure('checkpoint'):
+      saves.close()
+    writer.close()
+    if int(state.step) < num_steps:
+      raise interruption.Interrupted
+    saves.finish()  # first: an arm that has a summary is not looked at again
+    if jax.process_index() == 0:
+      _finish(directory, arm, state, clock)
 
-  train_step = jax.jit(
-      step_lib.make_train_step(
-          functools.partial(loss_fn, experiment), update,
-          optimizer.schedule(experiment.optimizer, num_steps),
-          experiment.train.num_accumulation),
-      in_shardings=(placed, sharding.batch(mesh)),
-      out_shardings=(placed, sharding.replicated(mesh)),
-      donate_argnames=('state',))
-  hooks = loop.Hooks(
-      save=lambda state, step: checkpoints.save(
-          state, host_batches, step=step,
-          config=dataclasses.asdict(experiment), tokenizer=tokenizer.model),
-      is_save_due=lambda step: checkpoints.is_due(step, num_steps),
-      evaluate=_Evaluation(experiment, data, mesh, placed),
-      is_eval_due=lambda step: (
-          step == num_steps
-          or step % experiment.train.eval_every_steps == 0))
-  writer = metrics_lib.MetricsWriter(directory, int(state.step))
-  started = time.perf_counter()
-  state = loop.run(
-      state, _on_devices(host_batches, mesh), train_step,
-      num_steps=num_steps,
-      log_every_steps=experiment.train.log_every_steps,
-      hooks=hooks, rates=_rates(experiment), writer=writer,
-      name=arm)
-  checkpoints.close()
-  writer.close()
-  _summarise(directory, arm, state, num_steps, time.perf_counter() - started)
+
+def _hooks(experiment, data, mesh, num_steps, saves) -> loop.Hooks:
+  schedule = experiment.checkpoint.save_every_steps
+  eval_every = experiment.train.eval_every_steps
+  return loop.Hooks(
+      save=saves.save,
+      is_save_due=lambda step: step == num_steps or step % schedule == 0,
+      evaluate=_Evaluation(experiment, data, mesh),
+      is_eval_due=lambda step: step == num_steps or step % eval_every == 0,
+      is_stopped=interruption.Stop(mesh).is_agreed,
+      interrupt=lambda state, step, rows, lap: saves.interrupt(
+          state, step, progress.Pending(rows, lap)))
+
+
+def _profile(experiment, directory) -> loop.Profile | None:
+  if not experiment.train.profile_steps:
+    return None
+  first, last = experiment.train.profile_steps
+  return loop.Profile(first, last, str(directory / 'profile'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,54 +168,52 @@ class _Data:
   workdir: pathlib.Path
   arm: str
   tokenizer: tokenizer_lib.Tokenizer
+  mesh: jax.sharding.Mesh
 
   def _source(self, split):
     return store.read(self.workdir / 'traces', split)
 
-  def _host_rows(self):
-    return self.experiment.train.batch_size // jax.process_count()
-
-  def train(self, host_index: int):
-    """Endless training batches; the iterator's state can be saved."""
-    return pipelines.train_batches(
-        self._source('train'), self.tokenizer, self.experiment.data,
+  def _read(self, batches, split, host_index, num_hosts):
+    return batches(
+        self._source(split), self.tokenizer, self.experiment.data,
         transform=arms.ARMS[self.arm], seed=self.experiment.seed,
-        batch_size=self._host_rows(), host_index=host_index,
-        num_hosts=jax.process_count())
+        batch_size=self.experiment.train.batch_size, host_index=host_index,
+        num_hosts=num_hosts)
+
+  def train(self):
+    """Endless training batches; the iterator's state can be saved."""
+    return self._read(
+        pipelines.train_batches, 'train', *sharding.host_share(self.mesh))
 
   def heldout(self):
     """The first held-out batches, the same every time."""
-    batches = pipelines.eval_batches(
-        self._source('heldout_numbers'), self.tokenizer,
-        self.experiment.data, transform=arms.ARMS[self.arm],
-        seed=self.experiment.seed,
-        batch_size=self._host_rows(), host_index=jax.process_index(),
-        num_hosts=jax.process_count())
+    batches = self._read(
+        pipelines.eval_batches, 'heldout_numbers',
+        *sharding.host_share(self.mesh))
     for _, batch in zip(range(self.experiment.train.num_eval_batches), batches):
       yield batch
 
   def tokens_per_step(self) -> float:
-    """Mean tokens of a global batch, padding not counted.
+    """Mean tokens of a batch of all hosts, padding not counted.
 
-    All hosts look at the rows of the first one, so that they agree.
+    Every host looks at the first stream alone, so that they agree.
     """
-    iterator = self.train(0)
+    num_streams = self.experiment.data.num_streams
+    stream = self._read(pipelines.train_batches, 'train', 0, num_streams)
     total = sum(
-        int((next(iterator)['segment_ids'] > 0).sum())
+        int((next(stream)['segment_ids'] > 0).sum())
         for _ in range(_PROBE_BATCHES))
-    return total / _PROBE_BATCHES * jax.process_count()
+    stream.close()
+    return total / _PROBE_BATCHES * num_streams
 
 
 class _Evaluation:
   """Mean held-out loss and accuracy of a state."""
 
-  def __init__(self, experiment, data, mesh, placed):
+  def __init__(self, experiment, data, mesh):
     self._batches = [
         _to_device(batch, mesh) for batch in data.heldout()]
-    self._sums = jax.jit(
-        functools.partial(loss_fn, experiment),
-        in_shardings=(placed.params, sharding.batch(mesh)),
-        out_shardings=sharding.replicated(mesh))
+    self._sums = jit_loss_sums(experiment, mesh)
 
   def __call__(self, state) -> dict[str, float]:
     sums = jax.device_get([self._sums(state.params, b) for b in self._batches])
@@ -201,15 +249,21 @@ def _announce(experiment, arm, mesh, num_steps) -> None:
       experiment.train.num_accumulation, num_steps)
 
 
-def _summarise(directory, arm, state, num_steps, seconds) -> None:
+def _finish(directory, arm, state, clock) -> None:
+  """Writes the summary of a finished run."""
   rows = metrics_lib.read(directory / 'metrics.jsonl')
   last = rows[-1]
+  time_spent = goodput.summarise([*rows, clock.lap()])
+  logging.info(
+      '%s: %s', arm, ', '.join(
+          f'{kind} {seconds:.1f} s' for kind, seconds in time_spent.items()
+          if kind != 'goodput') + f'; goodput {time_spent["goodput"]:.0%}')
   files.write_json(directory / 'summary.json', dict(
       arm=arm,
       num_parameters=sum(x.size for x in jax.tree.leaves(state.params)),
-      num_steps=num_steps,
+      num_steps=last['step'],
       tokens=sum(row['tokens'] for row in rows),
       loss=last['loss'],
       eval_loss=last['eval_loss'],
       eval_accuracy=last['eval_accuracy'],
-      seconds_of_this_process=seconds))
+      seconds=time_spent))

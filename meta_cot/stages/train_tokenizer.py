@@ -4,11 +4,12 @@
 Leaves `tokenizer/tokenizer.model`.
 """
 
-import pathlib
+from etils import epath
 
 from data_pipelines import store
 from data_pipelines import tokenizer as tokenizer_lib
 from meta_cot import config as config_lib
+from meta_cot import distributed
 from meta_cot import experiment as experiment_lib
 from meta_cot import traces
 
@@ -16,28 +17,34 @@ _NUM_TEXTS = 5_000  # enough to see every symbol many times
 
 
 def run(
-    experiment: experiment_lib.Experiment, workdir: pathlib.Path
+    experiment: experiment_lib.Experiment, workdir: epath.Path
 ) -> None:
   """Trains the tokenizer on the first training traces, unless it exists.
+
+  The first host does; the others wait.
 
   Raises:
     UserError: the tokenizer to reuse is no sentencepiece model, or larger than
       the model's embedding.
   """
   path = workdir / 'tokenizer' / 'tokenizer.model'
-  if path.exists():
-    return
+  if distributed.is_primary() and not path.exists():
+    tokenizer_lib.save(path, _model(experiment, workdir))
+  distributed.wait('tokenizer')
+
+
+def _model(experiment, workdir) -> bytes:
+  """The sentencepiece model to use, trained or reused."""
   if experiment.tokenizer.path is not None:
     reused = tokenizer_lib.load(experiment.tokenizer.path)
     if reused.vocab_size > experiment.model.vocab_size:
       raise config_lib.UserError(
           f'{experiment.tokenizer.path}: has {reused.vocab_size} pieces; raise '
           f'config.model.vocab_size, {experiment.model.vocab_size}, to it.')
-    tokenizer_lib.save(path, reused.model)
-    return
+    return reused.model
   records = store.read(workdir / 'traces', 'train')
   style = experiment.data.style
   texts = (
       traces.render(traces.linearize(records[i]), style=style)
       for i in range(min(len(records), _NUM_TEXTS)))
-  tokenizer_lib.save(path, tokenizer_lib.train(texts, experiment.tokenizer))
+  return tokenizer_lib.train(texts, experiment.tokenizer)

@@ -1,41 +1,98 @@
 # SPDX-License-Identifier: Apache-2.0
 """The working directory of a run: whose it is, and what is finished in it."""
 
-import pathlib
+from collections.abc import Iterator
+import contextlib
 from typing import Any
 
+from etils import epath
 import ml_collections
 
 from meta_cot import config as config_lib
+from meta_cot import distributed
+from meta_cot import experiment as experiment_lib
 from meta_cot import files
+from meta_cot import lease
+from meta_cot.training import compilation
 
-_FREE = ('stages',)  # may change between commands on one workdir
+# May change between commands on one workdir.
+_FREE = ('stages', 'compilation_cache', 'train.profile_steps')
+
+
+@contextlib.contextmanager
+def opened(
+    workdir: files.Path, config: ml_collections.ConfigDict,
+    experiment: experiment_lib.Experiment,
+) -> Iterator[epath.Path]:
+  """The workdir, for this run alone while inside.
+
+  Args:
+    workdir: local or in a bucket; made if missing.
+    config: of the run, as it is written to `config.json`.
+    experiment: the same, typed.
+
+  Raises:
+    UserError: it cannot be written, is in use by another run, or belongs to
+      another config.
+  """
+  is_primary = distributed.is_primary()
+  if is_primary:
+    lease.check_writable(workdir, experiment_lib.bytes_on_disk(experiment))
+  with lease.hold(workdir, is_primary=is_primary):
+    directory = claim(workdir, config, is_writer=is_primary)
+    if is_primary:
+      files.remove_temporaries(directory)
+    cache = experiment.compilation_cache
+    if cache != 'off':
+      compilation.use_cache(
+          str(directory / 'compilation_cache') if cache == 'workdir' else cache)
+    yield directory
 
 
 def claim(
-    workdir: pathlib.Path, config: ml_collections.ConfigDict
-) -> pathlib.Path:
+    workdir: files.Path, config: ml_collections.ConfigDict, *,
+    is_writer: bool = True,
+) -> epath.Path:
   """Writes `config.json`, or checks it against the one that is there.
+
+  Args:
+    workdir: local or in a bucket; made if missing.
+    config: of the run.
+    is_writer: False only checks; one process of a run writes.
+
+  Returns:
+    The workdir, absolute where it is local.
 
   Raises:
     ConfigError: the directory belongs to another config; names the first
       differences.
+    UserError: it cannot be read or written.
   """
-  path = workdir / 'config.json'
-  mine = _flat(config.to_dict())
-  if path.exists():
-    theirs = _flat(files.read_json(path))
-    differences = [
-        f'config.{key}: {theirs.get(key)!r} there, {mine.get(key)!r} now'
-        for key in sorted(theirs.keys() | mine.keys())
-        if theirs.get(key) != mine.get(key) and key not in _FREE]
-    if differences:
-      raise config_lib.ConfigError(
-          f'{path}: this workdir was made with another config '
-          f'({"; ".join(differences[:3])}); use another --workdir.')
-  workdir.mkdir(parents=True, exist_ok=True)
-  files.write_json(path, config.to_dict())
+  workdir = files.path(workdir)
+  try:
+    _check(workdir / 'config.json', config)
+    if is_writer:
+      files.write_json(workdir / 'config.json', config.to_dict())
+  except files.errors() as e:
+    raise config_lib.UserError(
+        f'--workdir: cannot write in {workdir} ({" ".join(str(e).split())}); '
+        'make it writable or use another one.') from e
   return workdir
+
+
+def _check(path: epath.Path, config: ml_collections.ConfigDict) -> None:
+  """Raises ConfigError where the file has another config."""
+  if not path.exists():
+    return
+  mine, theirs = _flat(config.to_dict()), _flat(files.read_json(path))
+  differences = [
+      f'config.{key}: {theirs.get(key)!r} there, {mine.get(key)!r} now'
+      for key in sorted(theirs.keys() | mine.keys())
+      if theirs.get(key) != mine.get(key) and key not in _FREE]
+  if differences:
+    raise config_lib.ConfigError(
+        f'{path}: this workdir was made with another config '
+        f'({"; ".join(differences[:3])}); use another --workdir.')
 
 
 def _flat(tree: dict, prefix: str = '') -> dict[str, Any]:
@@ -49,11 +106,13 @@ def _flat(tree: dict, prefix: str = '') -> dict[str, Any]:
   return flat
 
 
-def is_done(workdir: pathlib.Path, stage: str) -> bool:
+def is_done(workdir: epath.Path, stage: str) -> bool:
   """Whether `stage` has finished here."""
   return (workdir / 'done' / stage).exists()
 
 
-def mark_done(workdir: pathlib.Path, stage: str) -> None:
-  """Records that `stage` has finished."""
-  files.write_atomic(workdir / 'done' / stage, 'done\n')
+def mark_done(
+    workdir: epath.Path, stage: str, *, is_writer: bool = True) -> None:
+  """Records that `stage` has finished; one process of a run writes."""
+  if is_writer:
+    files.write_atomic(workdir / 'done' / stage, 'done\n')

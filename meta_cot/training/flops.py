@@ -16,20 +16,8 @@ import time
 import jax
 import jax.numpy as jnp
 
+from meta_cot import hardware
 from meta_cot.model import config as model_config
-
-PEAK_FLOPS = {  # device_kind -> dense bf16 FLOP/s of one device (vendor data)
-    'TPU v4': 275e12,
-    'TPU v5 lite': 197e12,
-    'TPU v5e': 197e12,
-    'TPU v5': 459e12,
-    'TPU v5p': 459e12,
-    'TPU v6 lite': 918e12,
-    'TPU v6e': 918e12,
-    'NVIDIA A100-SXM4-80GB': 312e12,
-    'NVIDIA H100 80GB HBM3': 989e12,
-    'NVIDIA H200': 989e12,
-}
 
 
 def training_flops_per_token(
@@ -46,8 +34,8 @@ def peak_per_device() -> float:
   local devices that share its cores share the measured rate.
   """
   device = jax.local_devices()[0]
-  if device.device_kind in PEAK_FLOPS:
-    return PEAK_FLOPS[device.device_kind]
+  if device.device_kind in hardware.CHIPS:
+    return hardware.CHIPS[device.device_kind].peak_flops
   return _measured() / len(jax.local_devices())
 
 

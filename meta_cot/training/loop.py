@@ -2,17 +2,18 @@
 """The training loop: dispatch a step, read the one before, save, evaluate."""
 
 from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
 import logging
 import math
 import sys
-import time
 
 import jax
 import tqdm
 
 from meta_cot import config as config_lib
 from meta_cot.training import compilation
+from meta_cot.training import goodput
 from meta_cot.training import metrics as metrics_lib
 from meta_cot.training import state as state_lib
 
@@ -24,9 +25,18 @@ class TrainConfig:
   num_tokens: int = config_lib.setting(low=1)
   batch_size: int = config_lib.setting(low=1)
   num_accumulation: int = config_lib.setting(low=1)
+  num_loss_chunks: int = config_lib.setting(low=1)
   log_every_steps: int = config_lib.setting(low=1)
   eval_every_steps: int = config_lib.setting(low=1)
   num_eval_batches: int = config_lib.setting(low=1)
+  profile_steps: tuple[int, ...] = config_lib.setting(low=1)
+
+  def __post_init__(self):
+    steps = self.profile_steps
+    if steps and not (len(steps) == 2 and steps[0] <= steps[1]):
+      raise config_lib.ConfigError(
+          f'profile_steps: got {steps}; must be the first and the last step '
+          'to trace, or empty.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +47,9 @@ class Hooks:
   is_save_due: Callable[[int], bool]
   evaluate: Callable[[state_lib.TrainState], dict[str, float]]
   is_eval_due: Callable[[int], bool]
+  is_stopped: Callable[[], bool]  # called once per step
+  # (state, step, metrics of the steps since the last row, the clock's lap)
+  interrupt: Callable[[state_lib.TrainState, int, list[dict], dict], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +58,15 @@ class Rates:
 
   flops_per_token: float
   peak_flops: float  # of all devices together
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+  """Steps to trace, and where the trace goes."""
+
+  first: int
+  last: int
+  directory: str
 
 
 def run(
@@ -57,6 +79,9 @@ def run(
     hooks: Hooks,
     rates: Rates,
     writer: metrics_lib.MetricsWriter,
+    clock: goodput.Clock,
+    pending: list[dict[str, float]],
+    profile: Profile | None,
     name: str,
 ) -> state_lib.TrainState:
   """Trains from `state.step` to `num_steps`.
@@ -70,44 +95,81 @@ def run(
     train_step: jitted (state, batch) -> (state, metrics).
     num_steps: updates of the whole run.
     log_every_steps: metrics are averaged over this many steps per row.
-    hooks: saving and evaluation.
+    hooks: saving, evaluation and interruption.
     rates: for the utilisation metric.
     writer: receives the rows.
+    clock: is running; receives what the time goes to.
+    pending: metrics of the last steps before `state.step` that belong to the
+      next row, as `hooks.interrupt` got them.
+    profile: steps to trace with the JAX profiler, or None.
     name: of the run, for progress and errors.
 
   Returns:
-    The final state.
+    The final state, or that at which `hooks.is_stopped` said so.
 
   Raises:
     FloatingPointError: the loss or gradient is not finite; names the step.
   """
-  first = int(jax.device_get(state.step))
-  window, started = [], time.perf_counter()
-  bar = tqdm.tqdm(
-      total=num_steps, initial=first, desc=name, unit='step',
-      disable=not sys.stderr.isatty())
+  first, done, window = int(state.step), list(pending), []
+  bar = _bar(name, first, num_steps)
+  clock.switch('step')
   for step in range(first + 1, num_steps + 1):
-    state, metrics = train_step(state, next(batches))
-    window.append(metrics)
+    with clock.measure('input'):
+      batch = next(batches)
+    with _profiled(profile, step, window):
+      state, metrics = train_step(state, batch)
+      window.append(metrics)
     is_log = step % log_every_steps == 0 or step == num_steps
     is_save, is_eval = hooks.is_save_due(step), hooks.is_eval_due(step)
+    is_stopped = hooks.is_stopped() and step < num_steps
     bar.update()
-    if not (is_log or is_save or is_eval):
+    if not (is_log or is_save or is_eval or is_stopped):
       continue
-    rows = jax.device_get(window)
-    check_finite(rows, step - len(rows) + 1, name)
-    elapsed = time.perf_counter() - started
-    row = _summary(rows, elapsed, rates)
-    if is_eval:
-      row.update(hooks.evaluate(state))
-    row['programs_compiled'] = compilation.num_programs()
-    writer.write(step, row)
-    _report(name, step, num_steps, row, bar)
-    if is_save:
-      hooks.save(state, step)
-    window, started = [], time.perf_counter()
+    done += _fetch(window, step, name)
+    if is_log or is_save or is_eval:
+      row = _summary(done)
+      if is_eval:
+        with clock.measure('evaluation'):
+          row |= hooks.evaluate(state)
+      row |= _speed(row['tokens'], clock.lap(), rates)
+      writer.write(step, row)
+      _report(name, step, num_steps, row, bar)
+      done = []
+    if is_save or is_stopped:
+      with clock.measure('checkpoint'):
+        writer.sync()
+        if is_stopped:
+          hooks.interrupt(state, step, done, clock.lap())
+          break
+        hooks.save(state, step)
   bar.close()
   return state
+
+
+@contextlib.contextmanager
+def _profiled(
+    profile: Profile | None, step: int, window: list) -> Iterator[None]:
+  """Traces the chosen steps, until their metrics are there."""
+  if profile is None:
+    yield
+    return
+  if step == profile.first:
+    jax.profiler.start_trace(profile.directory)
+  with jax.profiler.StepTraceAnnotation('train', step_num=step):
+    yield
+  if step == profile.last:
+    jax.block_until_ready(window)
+    jax.profiler.stop_trace()
+
+
+def _fetch(window: list[dict], step: int, name: str) -> list[dict[str, float]]:
+  """Takes the metrics of the last steps, up to `step`, as numbers."""
+  rows = [
+      {key: float(value) for key, value in row.items()}
+      for row in jax.device_get(window)]
+  window.clear()
+  check_finite(rows, step - len(rows) + 1, name)
+  return rows
 
 
 def check_finite(rows: list[dict], first_step: int, name: str) -> None:
@@ -121,20 +183,34 @@ def check_finite(rows: list[dict], first_step: int, name: str) -> None:
             'data of that step.')
 
 
-def _summary(rows: list[dict], elapsed: float, rates: Rates) -> dict:
-  tokens = float(sum(row['tokens'] for row in rows))
+def _summary(rows: list[dict[str, float]]) -> dict[str, float]:
+  tokens = sum(row['tokens'] for row in rows)
   trained = sum(row['trained_tokens'] for row in rows)
-  mean = lambda key: float(  # weighted by trained tokens
+  mean = lambda key: (  # weighted by trained tokens
       sum(row[key] * row['trained_tokens'] for row in rows) / max(trained, 1))
   return dict(
       loss=mean('loss'),
       accuracy=mean('accuracy'),
-      grad_norm=float(sum(row['grad_norm'] for row in rows) / len(rows)),
-      learning_rate=float(rows[-1]['learning_rate']),
-      tokens=tokens,
-      tokens_per_second=tokens / elapsed,
+      grad_norm=sum(row['grad_norm'] for row in rows) / len(rows),
+      learning_rate=rows[-1]['learning_rate'],
+      tokens=tokens)
+
+
+def _speed(
+    tokens: float, lap: dict[str, float], rates: Rates) -> dict[str, float]:
+  """Rates while training, and where the time went."""
+  training = lap['seconds/step'] + lap['seconds/input']
+  return dict(
+      tokens_per_second=tokens / training,
       model_flops_utilization=(
-          rates.flops_per_token * tokens / elapsed / rates.peak_flops))
+          rates.flops_per_token * tokens / training / rates.peak_flops),
+      programs_compiled=compilation.num_programs(), **lap)
+
+
+def _bar(name: str, first: int, num_steps: int) -> tqdm.tqdm:
+  return tqdm.tqdm(
+      total=num_steps, initial=first, desc=name, unit='step',
+      disable=not sys.stderr.isatty())
 
 
 def _report(name, step, num_steps, row, bar) -> None:

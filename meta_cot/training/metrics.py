@@ -2,49 +2,90 @@
 """Metrics of a run: one JSONL row a step, the same numbers in TensorBoard."""
 
 import json
-import os
-import pathlib
+import time
 
-import tensorboardX
-
+from meta_cot import config as config_lib
 from meta_cot import files
+from meta_cot.training import event_file
 
 
 class MetricsWriter:
   """Appends rows to `metrics.jsonl` and mirrors them to TensorBoard.
 
   Opened at step k it first removes the rows after k that an interrupted run
-  left, so that the file has neither gap nor duplicate.
+  left, so that the file has neither gap nor duplicate. TensorBoard's file is
+  written anew from these rows; they carry the time of that.
   """
 
-  def __init__(self, directory: str | os.PathLike, step: int):
-    self._path = pathlib.Path(directory) / 'metrics.jsonl'
-    rows = [row for row in read(self._path) if row['step'] <= step]
-    files.write_atomic(
-        self._path, ''.join(json.dumps(row) + '\n' for row in rows))
-    self._file = open(self._path, 'a')
-    self._board = tensorboardX.SummaryWriter(
-        str(pathlib.Path(directory) / 'tensorboard'), purge_step=step + 1,
-        flush_secs=5)
+  def __init__(
+      self, directory: files.Path, step: int, *, is_writer: bool = True):
+    """Opens the files in `directory`, local or in a bucket.
+
+    Args:
+      directory: made if missing.
+      step: that the run continues after; 0 at its start.
+      is_writer: False makes all of this do nothing: one process writes.
+    """
+    self._appenders = ()
+    if not is_writer:
+      return
+    directory = files.path(directory)
+    rows = [
+        row for row in read(directory / 'metrics.jsonl') if row['step'] <= step]
+    self._rows = files.Appender(
+        directory / 'metrics.jsonl', b''.join(map(_line, rows)))
+    self._board = _open_board(directory / 'tensorboard', rows)
+    self._appenders = (self._rows, self._board)
 
   def write(self, step: int, values: dict[str, float]) -> None:
     """Adds one row; keys with a slash keep their group in TensorBoard."""
-    self._file.write(json.dumps({'step': step, **values}) + '\n')
-    self._file.flush()
-    for name, value in values.items():
-      self._board.add_scalar(name, value, step)
+    if self._appenders:
+      self._rows.append(_line({'step': step, **values}))
+      self._board.append(event_file.scalars(step, values, time.time()))
+
+  def sync(self) -> None:
+    """Makes the rows durable; before a checkpoint, which must not lack any."""
+    for appender in self._appenders:
+      appender.sync()
 
   def close(self) -> None:
-    """Flushes to the disk."""
-    os.fsync(self._file.fileno())
-    self._file.close()
-    self._board.close()
+    """Makes the rows durable and closes the files."""
+    for appender in self._appenders:
+      appender.close()
 
 
-def read(path: str | os.PathLike) -> list[dict]:
-  """The complete rows of a metrics file; a torn last line is left out."""
-  path = pathlib.Path(path)
+def read(path: files.Path) -> list[dict]:
+  """The complete rows of a metrics file; a torn last line is left out.
+
+  Raises:
+    UserError: another line is damaged; names it.
+  """
+  path = files.path(path)
   if not path.exists():
     return []
-  lines = path.read_text().split('\n')[:-1]
-  return [json.loads(line) for line in lines]
+  rows = []
+  for i, line in enumerate(path.read_bytes().split(b'\n')[:-1], 1):
+    try:
+      rows.append(json.loads(line))
+    except ValueError as e:
+      raise config_lib.UserError(
+          f'{path}:{i}: not a row of metrics ({e}); delete this line.') from e
+  return rows
+
+
+def _line(row: dict) -> bytes:
+  return json.dumps(row).encode() + b'\n'
+
+
+def _open_board(directory, rows: list[dict]) -> files.Appender:
+  """The one event file of the folder, with these rows."""
+  now = time.time()
+  path = directory / f'events.out.tfevents.{int(now)}.meta_cot'
+  appender = files.Appender(path, event_file.header(now) + b''.join(
+      event_file.scalars(
+          row['step'], {k: v for k, v in row.items() if k != 'step'}, now)
+      for row in rows))
+  for old in files.matching(directory, '*tfevents*'):
+    if old != path:
+      old.unlink(missing_ok=True)
+  return appender

@@ -76,6 +76,15 @@ def create(
 
   Args and errors as in `shardings`; `rng` is consumed.
   """
+  return jit_create(init_fn, optimizer, mesh)(rng)
+
+
+def jit_create(
+    init_fn: Callable[[types.PRNGKey], types.Params],
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+) -> Callable[[types.PRNGKey], TrainState]:
+  """rng -> new state, jitted with its shardings; errors as in `shardings`."""
   _, placed = shardings(init_fn, optimizer, mesh)
   make = functools.partial(_initial, init_fn, optimizer)
-  return jax.jit(make, out_shardings=placed)(rng)
+  return jax.jit(make, out_shardings=placed)

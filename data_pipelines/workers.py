@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Worker processes that write shards and end when their parent does."""
+
+from collections.abc import Callable, Iterator, Sequence
+import concurrent.futures
+import logging
+import multiprocessing
+from multiprocessing import connection
+import os
+import sys
+import threading
+from typing import TypeVar
+
+import tqdm
+
+Result = TypeVar('Result')
+
+
+def run(
+    jobs: Sequence[Callable[[], Result]], num_processes: int, *, name: str,
+    describe: Callable[[Result], str],
+) -> Iterator[Result]:
+  """Runs the jobs, in this process or in workers, and reports progress.
+
+  Args:
+    jobs: picklable where there are several processes.
+    num_processes: 1 runs the jobs in this process.
+    name: of the work, for progress.
+    describe: a result in a few words, for the log.
+
+  Yields:
+    The results, in the order in which the jobs end.
+  """
+  with tqdm.tqdm(
+      total=len(jobs), desc=name, unit='shard',
+      disable=not sys.stderr.isatty()) as bar:
+    for i, result in enumerate(_completed(jobs, num_processes)):
+      bar.update()
+      if bar.disable:
+        logging.info(
+            '%s: shard %d of %d written (%s)', name, i + 1, len(jobs),
+            describe(result))
+      yield result
+
+
+def _completed(
+    jobs: Sequence[Callable[[], Result]], num_processes: int
+) -> Iterator[Result]:
+  """Yields the results of the jobs as they end."""
+  if num_processes == 1 or len(jobs) < 2:
+    yield from (job() for job in jobs)
+    return
+  executor = concurrent.futures.ProcessPoolExecutor(
+      min(num_processes, len(jobs)), multiprocessing.get_context('spawn'),
+      initializer=_end_with_parent)
+  try:
+    futures = [executor.submit(job) for job in jobs]
+    for future in concurrent.futures.as_completed(futures):
+      yield future.result()
+  finally:
+    executor.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+  """Ends this worker when its parent is killed; else it would wait forever."""
+  parent = multiprocessing.parent_process()
+
+  def wait():
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+  threading.Thread(target=wait, daemon=True).start()

@@ -1,0 +1,225 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# N processes of one command on this machine, joined as those of a pod are: the
+# rehearsal of a pod on CPUs.
+#
+#   launch/local_cluster.sh N -- COMMAND [ARGUMENT ...]
+#   launch/local_cluster.sh 4 -- python -m meta_cot.main --config=... --workdir=...
+#
+# Every process gets the variables of meta_cot/distributed.py. What process 0
+# prints is shown; all logs are kept in LOG_DIR (a new folder by default), as
+# rank-0.log and so on, with the number of each process in rank-0.pid.
+#
+# If one process fails, the others are ended, its last lines are printed, and
+# its exit code is that of the job. A first Ctrl-C or SIGTERM is passed on to
+# all, which save and exit with 75 ("run the same command again to continue"); a
+# second one ends them at once.
+#
+# JAX_NUM_CPU_DEVICES: devices per process (1).
+# META_COT_GRACE: seconds between asking a process to end and ending it (10).
+set -euo pipefail
+# shellcheck source=launch/environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+usage() {
+  echo "error: $*" >&2
+  echo "usage: launch/local_cluster.sh N -- COMMAND [ARGUMENT ...]" >&2
+  exit 2
+}
+
+[[ ${1:-} =~ ^[1-9][0-9]*$ ]] ||
+  usage "N: got '${1:-}'; must be a number of processes, at least 1."
+[[ ${2:-} == -- ]] || usage "got '${2:-}' after N; must be --, then a command."
+(($# > 2)) || usage "no command after --."
+num_ranks=$1
+shift 2
+
+grace=${META_COT_GRACE:-10}
+logs=${LOG_DIR:-$(mktemp -d "${TMPDIR:-/tmp}/local_cluster.XXXXXX")}
+mkdir -p "$logs"
+
+# Two neighbouring ports where nobody listens, below those that systems give out.
+free_port() {
+  local port next
+  while true; do
+    port=$((20000 + RANDOM % 10000 / 2 * 2))
+    for next in 0 1; do
+      if (: <>"/dev/tcp/127.0.0.1/$((port + next))") 2>/dev/null; then
+        continue 2
+      fi
+    done
+    echo "$port"
+    return
+  done
+}
+
+pids=()    # of the ranks; '' once a rank has ended
+groups=()  # of the processes that each rank started
+codes=()   # exit codes of the ranks that have ended
+tees=()    # what copies the output of rank 0
+stop=      # the signal that was passed on to all
+
+# Arguments: rank, fds of its output and errors, command.
+start_rank() {
+  local rank=$1 out=$2 err=$3
+  shift 3
+  # A group of its own: a Ctrl-C reaches it through us only, and its workers can
+  # be ended with it.
+  set -m
+  META_COT_PROCESS_ID=$rank "$@" </dev/null 1>&"$out" 2>&"$err" &
+  set +m
+  pids[rank]=$!
+  groups[rank]=$!
+  echo "$!" >"$logs/rank-$rank.pid"
+}
+
+start_all() {
+  local rank out err
+  for ((rank = 0; rank < num_ranks; rank++)); do
+    : >"$logs/rank-$rank.log"
+    if ((rank == 0)); then
+      exec {out}> >(trap '' INT TERM; exec tee -a "$logs/rank-0.log")
+      tees+=($!)
+      exec {err}> >(trap '' INT TERM; exec tee -a "$logs/rank-0.log" >&3)
+      tees+=($!)
+    else
+      exec {out}>>"$logs/rank-$rank.log" {err}>&"$out"
+    fi
+    start_rank "$rank" "$out" "$err" "$@"
+    exec {out}>&- {err}>&-
+  done
+}
+
+# Sends a signal to the ranks that are left.
+send() {
+  local pid
+  for pid in "${pids[@]}"; do
+    [[ -z $pid ]] || kill "-$1" "$pid" || true
+  done
+}
+
+# Ends the ranks and all that they have started.
+kill_all() {
+  local group
+  for group in "${groups[@]}"; do
+    kill -KILL -- "-$group" || true
+  done
+}
+
+on_signal() {
+  if [[ -n $stop ]]; then
+    echo "second signal: ending all processes" >&3
+    kill_all
+    exit $((128 + $2))
+  fi
+  stop=$1
+  echo "SIG$1 passed on to all processes; a second one ends them" >&3
+  send "$1"
+}
+
+# Notes the exit codes of ranks that have ended since.
+collect() {
+  local rank
+  for rank in "${!pids[@]}"; do
+    [[ -n ${pids[rank]} ]] || continue
+    if ! kill -0 "${pids[rank]}"; then
+      codes[rank]=0
+      wait "${pids[rank]}" || codes[rank]=$?
+      pids[rank]=
+    fi
+  done
+}
+
+num_left() {
+  local pid left=0
+  for pid in "${pids[@]}"; do
+    [[ -z $pid ]] || left=$((left + 1))
+  done
+  echo "$left"
+}
+
+# Prints the rank whose failure is the cause, nothing if all ended well; 75 is
+# well after a signal. A rank that has only lost another one ends a little later,
+# mostly by an abort (134); one that was killed is rarely a consequence.
+failed_rank() {
+  local rank code weight best=9 found=
+  for rank in "${!codes[@]}"; do
+    code=${codes[rank]}
+    ((code == 0)) || [[ -n $stop && $code == 75 ]] && continue
+    weight=1
+    ((code <= 128)) || weight=0
+    ((code != 134)) || weight=2
+    if ((weight < best)); then
+      best=$weight found=$rank
+    fi
+  done
+  echo "$found"
+}
+
+# Waits until all have ended, at most $1 seconds.
+wait_for_all() {
+  local deadline=$((SECONDS + $1))
+  while collect; (($(num_left) && SECONDS < deadline)); do
+    sleep 0.1
+  done
+}
+
+report() {
+  local rank=$1 code=${codes[$1]} words
+  words="exit code $code"
+  ((code <= 128)) || words+=", signal $((code - 128))"
+  {
+    echo "rank $rank of $num_ranks failed ($words); its last lines:"
+    tail -n 20 "$logs/rank-$rank.log" | sed "s/^/[$rank] /"
+    echo "all logs: $logs"
+  } >&3
+}
+
+# The copies of rank 0's output are complete, unless something it has started
+# still holds it.
+wait_for_tees() {
+  local pid tries
+  for pid in "${tees[@]}"; do
+    for ((tries = 0; tries < 20; tries++)); do
+      kill -0 "$pid" || break
+      sleep 0.1
+    done
+  done
+}
+
+port=$(free_port)
+export META_COT_DISTRIBUTED=1 META_COT_COORDINATOR=127.0.0.1:$port
+export META_COT_NUM_PROCESSES=$num_ranks JAX_PLATFORMS=cpu
+export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-1}
+# Bash reports every process that a signal ends; that is not for the terminal.
+exec 3>&2 2>"$logs/launcher.log"
+trap 'on_signal INT 2' INT
+trap 'on_signal TERM 15' TERM
+trap kill_all EXIT
+start_all "$@"
+
+failed=
+while collect; left=$(num_left); failed=$(failed_rank); ((left)); do
+  if [[ -n $failed || (-n $stop && $left -lt $num_ranks) ]]; then
+    # After a signal the others are about to end too.
+    [[ -z $stop ]] || wait_for_all $((3 * grace))
+    send TERM
+    wait_for_all "$grace"
+    kill_all
+    wait_for_all 5
+    [[ -n $failed ]] || failed=$(failed_rank)
+    break
+  fi
+  sleep 0.1
+done
+trap '' INT TERM
+trap - EXIT
+kill_all
+wait_for_tees
+if [[ -n $failed ]]; then
+  report "$failed"
+  exit "${codes[failed]}"
+fi
+for code in "${codes[@]}"; do
+  ((code != 75)) || exit 75
+done

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looks after the checkpoints of a workdir.
+
+  python -m meta_cot.checkpoint verify --workdir=runs/a
+
+Reads every file of every step again, changes nothing, and prints one line per
+step: run, step, state, bytes and, where something is wrong, the file. Exit
+codes: 0 the newest step of every run is whole, 1 one is not, 2 wrong usage.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from etils import epath
+
+from meta_cot import command_line
+from meta_cot import config as config_lib
+from meta_cot import files
+from meta_cot.training import integrity
+
+EXIT_DAMAGED = 1
+_FOLDERS = ('checkpoints', 'interrupted')
+_MAX_DEPTH = 4  # of a run below the workdir
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs one subcommand.
+
+  Args:
+    argv: command line without the program's name.
+
+  Raises:
+    UserError: no such subcommand or workdir.
+    SystemExit: the newest step of a run is not whole.
+  """
+  if not argv or argv[0] != 'verify':
+    received = repr(argv[0]) if argv else 'nothing'
+    raise config_lib.UserError(
+        f'subcommand: got {received}; must be verify, as in '
+        'python -m meta_cot.checkpoint verify --workdir=runs/a')
+  flags, _ = command_line.split(argv[1:], ('workdir',))
+  workdir = files.path(command_line.required(flags, 'workdir'))
+  try:
+    is_there = workdir.is_dir()
+  except files.errors() as e:
+    raise config_lib.UserError(f'--workdir: {workdir}: {e}') from e
+  if not is_there:
+    raise config_lib.UserError(
+        f'--workdir: got {workdir}; there is no such folder.')
+  if not verify(workdir):
+    raise SystemExit(EXIT_DAMAGED)
+
+
+def verify(workdir: epath.Path) -> bool:
+  """Prints the state of every step; are the newest of all runs whole?"""
+  num_runs = num_bad = 0
+  for directory in _checkpoint_folders(workdir, _MAX_DEPTH):
+    name = '/'.join(directory.parts[len(workdir.parts):])
+    states = [
+        integrity.verify(directory, step)
+        for step in integrity.steps(directory)]
+    for state in states:
+      print(_line(name, state))
+    for path in files.matching(directory / integrity.QUARANTINE, '*'):
+      print(f'{name}  {path.name}  set aside earlier')
+    num_runs += bool(states)
+    num_bad += bool(states) and states[-1].status != 'ok'
+  print(f'{num_runs} runs with checkpoints, {num_runs - num_bad} whose newest '
+        'step is whole')
+  return not num_bad
+
+
+def _checkpoint_folders(folder: epath.Path, depth: int) -> Iterator[epath.Path]:
+  for path in files.matching(folder, '*'):
+    if path.is_dir():
+      if path.name in _FOLDERS:
+        yield path
+      elif depth:
+        yield from _checkpoint_folders(path, depth - 1)
+
+
+def _line(name: str, state: integrity.State) -> str:
+  words = [name, str(state.step), state.status, f'{state.num_bytes:,} bytes']
+  if state.problem:
+    words.append(state.problem)
+  if state.extra:
+    words.append(f'extra files: {", ".join(state.extra)}')
+  return '  '.join(words)
+
+
+if __name__ == '__main__':
+  command_line.run(main, __doc__)

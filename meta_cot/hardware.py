@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the chips can do: vendor data, one table for the whole project.
+
+TPU numbers are those of the pages "TPU v5e", "TPU v5p" and "TPU v6e" of the
+Cloud TPU documentation; GPU numbers those of NVIDIA's data sheets (dense, no
+sparsity). A device is what JAX shows: one chip, also on v5p ("megacore").
+"""
+
+import dataclasses
+
+GIB = 2 ** 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """One device. `hbm_bytes` is what XLA lets a program take."""
+
+  name: str
+  peak_flops: float  # dense bfloat16, per second
+  hbm_bytes: int
+  hbm_bandwidth: float  # bytes per second
+  link_bandwidth: float  # bytes per second, one interconnect link, one way
+  wrap: int  # a topology axis closes to a ring in multiples of it; 0: never
+
+
+# Of 16, 95 and 32 GiB that the vendor names, XLA keeps a part for itself.
+V5E = Chip('TPU v5e', 197e12, int(15.75 * GIB), 819e9, 50e9, 16)
+V5P = Chip('TPU v5p', 459e12, int(95.74 * GIB), 2765e9, 100e9, 4)
+V6E = Chip('TPU v6e', 918e12, int(31.25 * GIB), 1640e9, 100e9, 16)
+V4 = Chip('TPU v4', 275e12, int(31.75 * GIB), 1228e9, 50e9, 4)
+A100 = Chip('NVIDIA A100', 312e12, 80 * 10**9, 2039e9, 300e9, 0)
+H100 = Chip('NVIDIA H100', 989e12, 80 * 10**9, 3350e9, 450e9, 0)
+H200 = Chip('NVIDIA H200', 989e12, 141 * 10**9, 4800e9, 450e9, 0)
+
+CHIPS = {  # `device_kind` of JAX -> chip
+    'TPU v4': V4,
+    'TPU v5 lite': V5E,
+    'TPU v5e': V5E,
+    'TPU v5': V5P,
+    'TPU v5p': V5P,
+    'TPU v6 lite': V6E,
+    'TPU v6e': V6E,
+    'NVIDIA A100-SXM4-80GB': A100,
+    'NVIDIA H100 80GB HBM3': H100,
+    'NVIDIA H200': H200,
+}
+
+
+def links_per_chip(chip: Chip, shape: tuple[int, ...]) -> float:
+  """Mean number of links by which a chip of a slice can send at once.
+
+  Args:
+    chip: of the slice.
+    shape: chips along each axis of the topology, such as (2, 2, 4).
+
+  Returns:
+    Two for an axis that closes to a ring; 2 (d - 1) / d for a line of d chips,
+    whose ends have one neighbour. A v5p slice closes its axes only where all
+    of them are multiples of `chip.wrap`; on the others each axis on its own.
+  """
+  if chip is V5P or chip is V4:
+    closed = [all(d % chip.wrap == 0 for d in shape)] * len(shape)
+  else:
+    closed = [chip.wrap > 0 and d % chip.wrap == 0 for d in shape]
+  return sum(
+      2.0 if is_ring else 2.0 * (d - 1) / d
+      for d, is_ring in zip(shape, closed))

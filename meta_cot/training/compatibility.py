@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a checkpoint belongs to the run that wants to continue from it."""
+
+import hashlib
+import json
+from typing import Any
+
+import jax
+
+from meta_cot import config as config_lib
+
+# Settings that do not change what is trained, so a run may continue with
+# others. A group's name frees all of its settings.
+FREE = (
+    'stages',  # which part of the work this command does
+    'arms',  # each arm trains alone
+    'compilation_cache',  # speed only
+    'mesh',  # arrays are laid out anew on the devices that there are
+    'checkpoint',  # when to save, how many to keep
+    'evaluation',  # comes after training
+    'traces.num_processes',  # speed only
+    'tokenizer.path',  # the tokenizers themselves are compared
+    'train.log_every_steps',  # what is reported, not what is trained
+    'train.eval_every_steps',
+    'train.num_eval_batches',
+    'train.profile_steps',
+    'train.num_accumulation',  # the same batch in other parts
+    'model.remat',  # memory for time; the same function
+    'model.layer_loop',
+    'model.attention',
+)
+_NUM_SHOWN = 3
+
+
+def check_config(
+    saved: dict[str, Any], now: dict[str, Any], step: int) -> None:
+  """Raises UserError with the first settings that differ."""
+  theirs, mine = _flat(saved), _flat(json.loads(json.dumps(now)))
+  shown = lambda values, key: repr(values[key]) if key in values else 'not set'
+  _refuse('settings differ from those of the checkpoint', [
+      f'config.{key}: {shown(theirs, key)} in checkpoint step {step}, '
+      f'{shown(mine, key)} now'
+      for key in sorted(theirs.keys() | mine.keys())
+      if not _is_free(key) and shown(theirs, key) != shown(mine, key)])
+
+
+def check_tokenizer(saved: bytes, now: bytes, step: int) -> None:
+  """Raises UserError if the tokenizers are not the same bytes."""
+  if saved != now:
+    _refuse('the tokenizer is not that of the checkpoint', [
+        f'{_describe(saved)} in checkpoint step {step}, {_describe(now)} now'])
+
+
+def check_arrays(saved: Any, now: Any, step: int) -> None:
+  """Raises UserError with the first arrays whose shape or type differ.
+
+  Args:
+    saved: tree of what the checkpoint holds, leaves with `shape` and `dtype`.
+    now: tree of what it will be restored into.
+    step: for the message.
+  """
+  theirs, mine = _arrays(saved), _arrays(now)
+  shown = lambda arrays, name: arrays.get(name, 'absent')
+  names = sorted(  # the optimiser's follow from the parameters
+      theirs.keys() | mine.keys(), key=lambda n: (n.startswith('opt'), n))
+  _refuse('arrays differ from those of the checkpoint', [
+      f'{name}: {shown(theirs, name)} in checkpoint step {step}, '
+      f'{shown(mine, name)} now'
+      for name in names if shown(theirs, name) != shown(mine, name)])
+
+
+def _refuse(what: str, differences: list[str]) -> None:
+  if not differences:
+    return
+  more = len(differences) - _NUM_SHOWN
+  tail = f'; and {more} more' if more > 0 else ''
+  raise config_lib.UserError(
+      f'{what} ({"; ".join(differences[:_NUM_SHOWN])}{tail}); continue with '
+      'the same settings, or start in another --workdir.')
+
+
+def _is_free(key: str) -> bool:
+  return any(key == free or key.startswith(f'{free}.') for free in FREE)
+
+
+def _flat(tree: dict, prefix: str = '') -> dict[str, Any]:
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, dict):
+      flat.update(_flat(value, f'{prefix}{key}.'))
+    else:
+      flat[f'{prefix}{key}'] = value
+  return flat
+
+
+def _describe(tokenizer: bytes) -> str:
+  digest = hashlib.sha256(tokenizer).hexdigest()
+  return f'{len(tokenizer)} bytes with sha256 {digest[:12]}'
+
+
+def _arrays(tree: Any) -> dict[str, str]:
+  """'params/embed' -> 'float32 [97, 16]'."""
+  described = {}
+  for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    name = '/'.join(_key(k) for k in path)
+    described[name] = f'{leaf.dtype} {list(leaf.shape)}'
+  return described
+
+
+def _key(key: Any) -> str:
+  """The name of one step into a tree, the same for every kind of node."""
+  for attribute in ('key', 'name', 'idx'):
+    if hasattr(key, attribute):
+      return str(getattr(key, attribute))
+  raise TypeError(f'{key!r}: not a key of a tree.')

@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes on this machine, as on a pod: same numbers, clear ends."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+LAUNCHER = ROOT / 'launch' / 'local_cluster.sh'
+ARM = 'solution_only'
+SMALL = (
+    '--config=configs/countdown.py:tiny', f"--config.arms=('{ARM}',)",
+    '--config.countdown.max_number=9', '--config.model.num_layers=1',
+    '--config.model.embed_dim=32', '--config.model.mlp_dim=32',
+    '--config.data.num_streams=4', '--config.train.num_tokens=14000',
+    '--config.train.log_every_steps=2', '--config.train.eval_every_steps=10',
+    '--config.train.num_eval_batches=2',
+    '--config.checkpoint.save_every_steps=6',
+    '--config.evaluation.num_problems=16',
+    '--config.evaluation.num_curve_problems=8',
+    '--config.evaluation.batch_size=16', '--config.evaluation.num_samples=2',
+    '--config.evaluation.max_new_tokens=24')
+
+
+def _main(workdir, *more):
+  return [
+      sys.executable, '-m', 'meta_cot.main', f'--workdir={workdir}', *SMALL,
+      *more]
+
+
+def _environment(num_devices, **more):
+  return os.environ | {
+      'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': str(num_devices)} | more
+
+
+def _run_alone(workdir, *more):
+  """One process with four devices."""
+  done = subprocess.run(
+      _main(workdir, *more), cwd=ROOT, env=_environment(4), text=True,
+      capture_output=True, check=False)
+  assert done.returncode == 0, done.stderr[-3000:]
+
+
+def _start(num_processes, command, logs, *, num_devices=1, **environment):
+  """Starts the launcher; it is alone in its group, as in a terminal."""
+  return subprocess.Popen(
+      [LAUNCHER, str(num_processes), '--', *command], cwd=ROOT, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0,
+      env=_environment(num_devices, LOG_DIR=str(logs), **environment))
+
+
+def _run(num_processes, command, logs, **settings):
+  process = _start(num_processes, command, logs, **settings)
+  out, err = process.communicate()
+  return process.returncode, out, err
+
+
+def _rows(workdir):
+  text = (workdir / 'sft' / ARM / 'metrics.jsonl').read_text()
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def _assert_same_training(workdir, expected):
+  """Every number of every row but the times, within 1e-5."""
+  found, wanted = _rows(workdir), _rows(expected)
+  assert [row['step'] for row in found] == [row['step'] for row in wanted]
+  for a, b in zip(found, wanted):
+    for name in ('tokens', 'loss', 'accuracy', 'grad_norm', 'eval_loss'):
+      if name in b:
+        assert a[name] == pytest.approx(b[name], rel=1e-5), (name, b['step'])
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """The unbroken run of one process with four devices."""
+  workdir = tmp_path_factory.mktemp('whole') / 'w'
+  _run_alone(workdir)
+  assert len(_rows(workdir)) > 8
+  return workdir
+
+
+def _ready_to_train(whole, workdir):
+  """A workdir with the traces and the tokenizer of `whole`."""
+  for name in ('traces', 'tokenizer', 'done'):
+    shutil.copytree(whole / name, workdir / name)
+  shutil.copy(whole / 'config.json', workdir)
+  (workdir / 'done' / 'sft').unlink()
+  (workdir / 'done' / 'evaluate').unlink()
+  return workdir
+
+
+def test_four_processes_give_what_one_gives(whole, tmp_path):
+  workdir = tmp_path / 'w'
+  code, _, err = _run(4, _main(workdir), tmp_path / 'logs')
+  assert code == 0, err[-3000:]
+  for folder in ('traces', 'tokenizer'):
+    files = sorted((whole / folder).iterdir())
+    assert [p.name for p in files] == [
+        p.name for p in sorted((workdir / folder).iterdir())]
+    for path in files:
+      assert path.read_bytes() == (workdir / folder / path.name).read_bytes()
+  _assert_same_training(workdir, whole)
+  for path in (whole / 'eval' / 'samples').iterdir():
+    other = workdir / 'eval' / 'samples' / path.name
+    assert path.read_text() == other.read_text()
+  summaries = [
+      json.loads((w / 'eval' / 'summary.json').read_text())
+      for w in (whole, workdir)]
+  for summary in summaries:  # the losses are compared above
+    del summary[ARM]['training'], summary[ARM]['losses']
+  assert summaries[0] == summaries[1]
+  assert (workdir / 'eval' / 'report.md').exists()
+  assert not [p for p in workdir.rglob('*') if 'tmp' in p.name]
+  log = (tmp_path / 'logs' / 'rank-0.log').read_text()
+  assert '4 sequences of 192 tokens per step = 1 rows/device x 4 devices' in log
+
+
+def _wait_for_rows(process, workdir, num_rows):
+  metrics = workdir / 'sft' / ARM / 'metrics.jsonl'
+  deadline = time.monotonic() + 300
+  while time.monotonic() < deadline and process.poll() is None:
+    if metrics.exists() and metrics.read_text().count('\n') >= num_rows:
+      return
+    time.sleep(0.02)
+  raise AssertionError(f'no {num_rows} rows: {process.communicate()}')
+
+
+def _pid(logs, rank):
+  return int((logs / f'rank-{rank}.pid').read_text())
+
+
+def _is_alive(pid):
+  try:
+    return pathlib.Path(f'/proc/{pid}/stat').read_text().split()[2] != 'Z'
+  except (FileNotFoundError, ProcessLookupError):
+    return False
+
+
+def test_a_killed_process_ends_the_job_and_a_rerun_continues(whole, tmp_path):
+  workdir = _ready_to_train(whole, tmp_path / 'w')
+  logs = tmp_path / 'logs'
+  command = _main(workdir, '--stages=sft')
+  process = _start(2, command, logs, num_devices=2)
+  _wait_for_rows(process, workdir, 4)
+  last_line = (logs / 'rank-1.log').read_text().splitlines()[-1]
+  started = time.monotonic()
+  os.kill(_pid(logs, 1), signal.SIGKILL)
+  _, err = process.communicate(timeout=60)
+  assert time.monotonic() - started < 30
+  assert process.returncode == 137
+  assert 'rank 1 of 2 failed (exit code 137, signal 9)' in err
+  assert f'[1] {last_line}' in err
+  assert not any(_is_alive(_pid(logs, rank)) for rank in range(2))
+  assert not (workdir / 'done' / 'sft').exists(), 'killed too late to tell'
+
+  code, _, err = _run(2, command, logs, num_devices=2)
+  assert code == 0, err[-3000:]
+  assert f'{ARM}: continues after step 6' in err
+  _assert_same_training(workdir, whole)
+
+
+def test_sigterm_saves_and_another_number_of_processes_continues(
+    whole, tmp_path):
+  workdir = _ready_to_train(whole, tmp_path / 'w')
+  process = _start(
+      2, _main(workdir, '--stages=sft'), tmp_path / 'logs', num_devices=2)
+  _wait_for_rows(process, workdir, 2)
+  process.send_signal(signal.SIGTERM)
+  _, err = process.communicate(timeout=120)
+  assert process.returncode == 75, err
+  assert 'failed' not in err
+  step = _rows(workdir)[-1]['step']
+  assert step < _rows(whole)[-1]['step'], 'stopped too late to tell'
+
+  _run_alone(workdir, '--stages=sft')
+  _assert_same_training(workdir, whole)
+
+
+def _free_port():
+  with socket.create_server(('', 0)) as server:
+    return server.getsockname()[1]
+
+
+def test_a_missing_worker_is_named_by_those_that_came(tmp_path):
+  port = _free_port()
+  processes = [
+      subprocess.Popen(
+          _main(tmp_path / 'w'), cwd=ROOT, text=True, stderr=subprocess.PIPE,
+          env=_environment(
+              1, META_COT_DISTRIBUTED='1', META_COT_START_TIMEOUT='15',
+              META_COT_COORDINATOR=f'localhost:{port}',
+              META_COT_NUM_PROCESSES='3', META_COT_PROCESS_ID=str(rank)))
+      for rank in (0, 2)]
+  for process in processes:
+    _, err = process.communicate(timeout=90)
+    assert process.returncode == 2
+    assert err == (
+        f'error: META_COT_COORDINATOR=localhost:{port}: worker 1 of 3 has not '
+        'joined within 15 s; read its log, and start all workers again.\n')
+  assert not (tmp_path / 'w').exists()
+
+
+def test_streams_that_the_hosts_cannot_share(tmp_path):
+  code, _, err = _run(
+      2, _main(tmp_path / 'w', '--config.data.num_streams=1'), tmp_path)
+  assert code == 2
+  assert 'config.data.num_streams: got 1; must be a multiple of 2' in err
+  assert 'Traceback' not in err
+  assert not (tmp_path / 'w').exists()
+
+
+PROGRAM = """
+import signal, sys, time
+from meta_cot import distributed
+
+def interrupt(number, frame):
+  raise SystemExit(75)
+
+with distributed.session(agreed_exit_codes=(75,)):
+  signal.signal(signal.SIGTERM, interrupt)
+  rank = distributed.process_index()
+  assert distributed.gather_objects({'rank': rank}) == [
+      {'rank': i} for i in range(distributed.num_processes())]
+  if sys.argv[1] == 'late' and rank == 1:
+    time.sleep(3)
+  if sys.argv[1] == 'fail' and rank == 2:
+    sys.exit('error: this rank has had enough')
+  if sys.argv[1] == 'signal' and rank == 0:
+    print('asleep', flush=True)
+    time.sleep(100)
+  distributed.wait('middle')
+  print('after', time.time(), flush=True)
+  if sys.argv[1] == 'late' and rank == 2:
+    time.sleep(1)
+"""
+
+
+def _program(tmp_path, case):
+  path = tmp_path / 'program.py'
+  path.write_text(PROGRAM)
+  return [sys.executable, str(path), case]
+
+
+def test_processes_wait_for_one_another(tmp_path):
+  code, _, err = _run(
+      3, _program(tmp_path, 'late'), tmp_path / 'logs', PYTHONPATH=str(ROOT))
+  assert code == 0, err
+  times = [
+      float((tmp_path / 'logs' / f'rank-{i}.log').read_text().split()[-1])
+      for i in range(3)]
+  assert max(times) - min(times) < 2.5  # the late one is waited for
+
+
+def test_the_code_of_a_failing_process_stands(tmp_path):
+  code, _, err = _run(
+      3, _program(tmp_path, 'fail'), tmp_path / 'logs', PYTHONPATH=str(ROOT))
+  assert code == 1
+  assert 'rank 2 of 3 failed (exit code 1); its last lines:' in err
+  assert '[2] error: this rank has had enough' in err
+
+
+def test_a_signal_is_served_while_waiting(tmp_path):
+  process = _start(
+      3, _program(tmp_path, 'signal'), tmp_path / 'logs', PYTHONPATH=str(ROOT))
+  assert process.stdout.readline() == 'asleep\n'
+  process.send_signal(signal.SIGTERM)
+  started = time.monotonic()
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == 75, err
+  assert time.monotonic() - started < 30
+
+
+def _bash(script):
+  return ['bash', '-c', script]
+
+
+def test_the_launcher_passes_variables_and_streams_rank_0(tmp_path):
+  code, out, err = _run(
+      2, _bash('echo "$META_COT_DISTRIBUTED $META_COT_NUM_PROCESSES '
+               '$META_COT_PROCESS_ID $JAX_PLATFORMS $JAX_NUM_CPU_DEVICES"; '
+               'echo to stderr >&2'), tmp_path, num_devices=3)
+  assert (code, out, err) == (0, '1 2 0 cpu 3\n', 'to stderr\n')
+  log = (tmp_path / 'rank-1.log').read_text()
+  assert log == '1 2 1 cpu 3\nto stderr\n'
+
+
+def test_the_launcher_prints_the_last_lines_of_what_failed(tmp_path):
+  started = time.monotonic()
+  code, _, err = _run(
+      3, _bash('[[ $META_COT_PROCESS_ID == 1 ]] || exec sleep 60; '
+               'seq 100; exit 7'), tmp_path)
+  assert code == 7 and time.monotonic() - started < 10
+  assert err.splitlines() == [
+      'rank 1 of 3 failed (exit code 7); its last lines:',
+      *[f'[1] {i}' for i in range(81, 101)], f'all logs: {tmp_path}']
+
+
+def test_the_launcher_ends_what_does_not_want_to(tmp_path):
+  code, _, err = _run(
+      2, _bash('trap "" TERM; sleep 60 & [[ $META_COT_PROCESS_ID == 0 ]] || '
+               '{ sleep 0.2; kill -KILL $$; }; wait'),
+      tmp_path, META_COT_GRACE='1')
+  assert code == 137
+  assert 'rank 1 of 2 failed (exit code 137, signal 9)' in err
+  assert not any(_is_alive(_pid(tmp_path, rank)) for rank in range(2))
+
+
+@pytest.mark.parametrize('signals, code', [
+    ([signal.SIGTERM], 75), ([signal.SIGINT], 75),
+    ([signal.SIGTERM, signal.SIGTERM], 128 + signal.SIGTERM),
+    ([signal.SIGTERM, signal.SIGINT], 128 + signal.SIGINT)])
+def test_the_launcher_passes_the_first_signal_on(tmp_path, signals, code):
+  process = _start(
+      2, _bash("trap 'sleep 1; exit 75' TERM INT; echo ready; "
+               'for i in {1..600}; do sleep 0.1; done'), tmp_path)
+  assert process.stdout.readline() == 'ready\n'
+  time.sleep(0.5)  # the other one is ready too
+  for number in signals:
+    process.send_signal(number)
+    time.sleep(0.4)
+  _, err = process.communicate(timeout=30)
+  assert process.returncode == code, err
+  assert f'{signals[0].name} passed on to all processes' in err
+  assert not any(_is_alive(_pid(tmp_path, rank)) for rank in range(2))
+
+
+@pytest.mark.parametrize('arguments, words', [
+    ((), "N: got ''"), (('0', '--', 'true'), "N: got '0'"),
+    (('two', '--', 'true'), "N: got 'two'"),
+    (('2', 'true'), "got 'true' after N; must be --"),
+    (('2', '--'), 'no command after --')])
+def test_wrong_arguments_of_the_launcher(arguments, words):
+  done = subprocess.run(
+      [LAUNCHER, *arguments], text=True, capture_output=True, check=False)
+  assert done.returncode == 2
+  error, usage = done.stderr.splitlines()
+  assert words in error and usage.startswith('usage: ')

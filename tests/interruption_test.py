@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a process does with SIGTERM and SIGINT."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from meta_cot import interruption
+from meta_cot import sharding
+
+ROOT = pathlib.Path(__file__).parents[1]
+PROGRAM = '''
+import sys, time
+from meta_cot import interruption
+interruption.install()
+print('ready', flush=True)
+if sys.argv[1] == 'deferred':
+  with interruption.deferred():
+    for _ in range(4):
+      time.sleep(0.5)
+    print('finished', flush=True)
+time.sleep(60)
+'''
+
+
+def _start(mode):
+  process = subprocess.Popen(
+      [sys.executable, '-c', PROGRAM, mode], cwd=ROOT, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+      env=os.environ | {'JAX_PLATFORMS': 'cpu'})
+  assert process.stdout.readline() == 'ready\n'
+  time.sleep(0.2)
+  return process
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_with_the_documented_code(number):
+  process = _start('plain')
+  process.send_signal(number)
+  output, error = process.communicate(timeout=30)
+  assert process.returncode == interruption.EXIT_INTERRUPTED == 75
+  assert output == ''
+  assert number.name in error and 'Traceback' not in error
+
+
+def test_a_deferred_signal_waits_for_the_end_of_the_block():
+  process = _start('deferred')
+  process.send_signal(signal.SIGTERM)
+  output, _ = process.communicate(timeout=30)
+  assert output == 'finished\n'
+  assert process.returncode == 75
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_the_second_signal_ends_at_once(number):
+  process = _start('deferred')
+  process.send_signal(signal.SIGTERM)
+  time.sleep(0.3)
+  process.send_signal(number)
+  output, _ = process.communicate(timeout=30)
+  assert output == ''
+  assert process.returncode == 128 + number
+
+
+def test_flags_reach_every_device():
+  mesh = sharding.make_mesh(sharding.MeshConfig(2, 2, 2))
+  assert sharding.put_flag(True, mesh).tolist() == [1] * len(jax.devices())
+  assert sharding.put_flag(False, mesh).tolist() == [0] * len(jax.devices())

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pipeline under SIGKILL and SIGTERM: the same command, the same bits.
+
+  pytest -s -m slow tests/kills_test.py
+
+kills at every moment that tests/kills.py names and prints what was hit.
+"""
+
+import collections
+import os
+import pathlib
+import random
+import shutil
+import signal
+import sys
+
+import pytest
+
+from tests import kills
+from tests import run_comparison
+
+ROOT = pathlib.Path(__file__).parents[1]
+ARMS = ('traces', 'solution_only')
+SMALL = (
+    f'--config.arms={",".join(ARMS)}',
+    '--config.countdown.max_number=9', '--config.model.num_layers=1',
+    '--config.model.embed_dim=32', '--config.model.mlp_dim=32',
+    '--config.train.num_tokens=20000', '--config.train.log_every_steps=3',
+    '--config.train.eval_every_steps=10', '--config.train.num_eval_batches=2',
+    '--config.checkpoint.save_every_steps=10',
+    '--config.evaluation.num_problems=16',
+    '--config.evaluation.num_curve_problems=8',
+    '--config.evaluation.batch_size=16', '--config.evaluation.num_samples=3',
+    '--config.evaluation.num_trace_samples=2',
+    '--config.evaluation.max_new_tokens=40')
+MOMENTS = kills.moments(ARMS, num_rows=12)
+# One kind of place each: a shard, the tokenizer, a checkpoint that is written,
+# one that was, between checkpoints, a report.
+FEW = (
+    'shard', 'model', 'traces: in a save', 'solution_only: renamed',
+    'solution_only: row', 'samples')
+NUM_WORKDIRS = 5
+NUM_MORE = 3  # kills in every workdir, besides its share of the moments
+
+
+def _run(workdir: pathlib.Path) -> kills.Run:
+  command = [
+      sys.executable, '-m', 'meta_cot.main',
+      '--config=configs/countdown.py:tiny', f'--workdir={workdir}', *SMALL]
+  return kills.Run(
+      command, workdir, cwd=ROOT,
+      environment=os.environ | {
+          'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '2'})
+
+
+@pytest.fixture(scope='module')
+def unbroken(tmp_path_factory) -> pathlib.Path:
+  workdir = tmp_path_factory.mktemp('unbroken') / 'w'
+  _run(workdir).finish()
+  assert not run_comparison.litter(workdir)
+  return workdir
+
+
+def _kill_all(
+    unbroken: pathlib.Path, workdir: pathlib.Path, planned: list[kills.Kill]
+) -> list[kills.Hit]:
+  """Kills, continues to the end and compares with the unbroken run."""
+  run = _run(workdir)
+  hits = [hit for hit in map(run.kill, planned) if hit]
+  print('\n' + kills.table(hits))
+  run.finish()
+  assert not run_comparison.differences(unbroken, workdir)
+  assert not run_comparison.litter(workdir)
+  in_saves = sum(hit.is_in_save for hit in hits)
+  assert len(run_comparison.quarantined(workdir)) <= in_saves
+  return hits
+
+
+def test_the_same_bits_after_a_few_kills(unbroken, tmp_path):
+  chosen = [m for m in MOMENTS if m.name in FEW]
+  assert len(chosen) == len(FEW)
+  hits = _kill_all(unbroken, tmp_path / 'w', kills.plan(chosen, seed=0))
+  assert len(hits) == len(FEW)
+  assert len({hit.stage for hit in hits}) >= 3
+
+
+@pytest.mark.slow
+def test_the_same_bits_after_kills_at_every_moment(unbroken, tmp_path):
+  rng, hits = random.Random(1), []
+  for i in range(NUM_WORKDIRS):
+    share = set(range(i, len(MOMENTS), NUM_WORKDIRS))
+    share |= set(rng.sample(sorted(set(range(len(MOMENTS))) - share), NUM_MORE))
+    planned = kills.plan([MOMENTS[j] for j in sorted(share)], seed=i)
+    workdir = tmp_path / str(i)
+    hits += _kill_all(unbroken, workdir, planned)
+    shutil.rmtree(workdir)
+  print('\n' + kills.table(hits))
+  assert len(hits) >= 30
+  stages = collections.Counter(hit.stage for hit in hits)
+  assert set(kills.STAGES) <= set(stages), stages
+  assert sum(hit.is_in_save for hit in hits) >= 5
+  assert {h.kill.signals[0] for h in hits} == {signal.SIGKILL, signal.SIGTERM}
+
+
+def test_the_comparison_sees_what_it_should(unbroken, tmp_path):
+  copy = tmp_path / 'w'
+
+  def changed(edit):
+    shutil.copytree(unbroken, copy)
+    edit()
+    found = run_comparison.differences(unbroken, copy)
+    shutil.rmtree(copy)
+    return found
+
+  run = copy / 'sft' / 'traces'
+  metrics = run / 'metrics.jsonl'
+  lines = (unbroken / 'sft/traces/metrics.jsonl').read_text().splitlines(True)
+  assert changed(lambda: None) == []
+  for text in (lines[1:], lines + lines[-1:], lines[:3] + lines[4:]):
+    assert changed(lambda: metrics.write_text(''.join(text))) != []
+  assert changed(lambda: (copy / 'tokenizer/extra').write_text('')) == [
+      'tokenizer/extra: unexpected']
+  assert changed(lambda: (copy / 'eval/report.md').unlink()) == [
+      'eval/report.md: missing']
+  assert any('scalars' in x or 'scalar' in x for x in changed(
+      lambda: next(run.glob('tensorboard/events*')).unlink()))
+  assert any('steps' in x for x in changed(
+      lambda: shutil.rmtree(run / 'checkpoints' / '10')))
+  assert changed(lambda: _swap(run / 'checkpoints', '10', '20')) != []
+
+
+def _swap(directory: pathlib.Path, one: str, other: str) -> None:
+  (directory / one).rename(directory / 'x')
+  (directory / other).rename(directory / one)
+  (directory / 'x').rename(directory / other)
