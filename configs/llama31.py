@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Llama 3.1 shapes, fine-tuned on Countdown Stream-of-Search traces, on pods.
 
-  python -m meta_cot.compile --config=configs/llama31.py:8b_v5p_32 \
+  python -m meta_cot.compile --config=configs/llama31.py:8b_v5p_32
       --topology=v5p-32
-  bash launch/tpu.sh create ...
 
 Variants:
   8b_v5p_32    8 billion parameters on 16 v5p chips (topology v5p:2x2x4).
@@ -68,16 +67,17 @@ def _8b_v5p_32(c: ml_collections.ConfigDict) -> None:
 
 
 def _8b_v5e_64(c: ml_collections.ConfigDict) -> None:
-  c.model.update(models.get('llama31_8b') | dict(max_length=4096))
+  c.model.update(models.get('llama31_8b') | dict(
+      max_length=4096, remat='attention'))
   c.train.update(dict(batch_size=128, num_loss_chunks=4))
 
 
 def _70b_v5p_128(c: ml_collections.ConfigDict) -> None:
   c.model.update(models.get('llama31_70b') | dict(
-      max_length=4096, remat='attention'))
+      max_length=4096, remat='dots'))
   # Over 64 devices at once XLA makes every gather a full all-reduce.
   c.mesh.update(dict(fsdp=16, model=4))
-  c.train.update(dict(batch_size=64, num_loss_chunks=2))
+  c.train.update(dict(batch_size=32, num_loss_chunks=2))
 
 
 VARIANTS = {

@@ -23,10 +23,10 @@ class Chip:
   wrap: int  # a topology axis closes to a ring in multiples of it; 0: never
 
 
-# Of 16, 95 and 32 GiB that the vendor names, XLA keeps a part for itself.
+# Of 16, 96 and 32 GiB on the chip the runtime keeps a part for itself.
 V5E = Chip('TPU v5e', 197e12, int(15.75 * GIB), 819e9, 50e9, 16)
-V5P = Chip('TPU v5p', 459e12, int(95.74 * GIB), 2765e9, 100e9, 4)
-V6E = Chip('TPU v6e', 918e12, int(31.25 * GIB), 1640e9, 100e9, 16)
+V5P = Chip('TPU v5p', 459e12, int(95.73 * GIB), 2765e9, 100e9, 4)
+V6E = Chip('TPU v6e', 918e12, int(31.24 * GIB), 1640e9, 100e9, 16)
 V4 = Chip('TPU v4', 275e12, int(31.75 * GIB), 1228e9, 50e9, 4)
 A100 = Chip('NVIDIA A100', 312e12, 80 * 10**9, 2039e9, 300e9, 0)
 H100 = Chip('NVIDIA H100', 989e12, 80 * 10**9, 3350e9, 450e9, 0)

@@ -190,7 +190,7 @@ def _check_divides(mesh, name, shape, logical_axes, spec):
     axes = (axes,) if isinstance(axes, str) else axes or ()
     parts = math.prod(mesh.shape[a] for a in axes)
     if size % parts:
-      raise ValueError(
+      raise config_lib.ConfigError(
           f'parameter {name} of shape {tuple(shape)}: axis {logical!r} of size '
           f'{size} does not divide over mesh axes {axes} of {parts} devices; '
           'change config.mesh or config.model.')

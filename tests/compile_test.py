@@ -145,7 +145,10 @@ def test_topologies(name, found):
      "--programs: got 'train'; did you mean 'train_step'"),
     ([TINY, '--topology=v5e:2x4', '--config.train.batch_size=4',
       '--config.data.num_streams=2'],
-     'train.batch_size: got 4; must be divisible by 8')])
+     'train.batch_size: got 4; must be divisible by 8'),
+    ([TINY, '--topology=v5e:2x2', '--config.mesh.fsdp=4',
+      '--config.model.embed_dim=90'],
+     "axis 'embed' of size 90 does not divide over mesh axes ('fsdp',)")])
 def test_errors(arguments, message):
   with pytest.raises(config_lib.UserError) as e:
     compile_lib.main(arguments)
@@ -224,15 +227,34 @@ def test_flops_are_those_of_the_formula():
   assert result.fits and result.memory.arguments > 12 * model.num_params()
 
 
-def test_8b_on_v5p(capsys):
+def check_train_step(capsys, config, topology, peak_gib, utilisation):
   report = run(
-      capsys, '--config=configs/llama31.py:8b_v5p_32', '--topology=v5p-32',
+      capsys, f'--config={config}', f'--topology={topology}',
       '--programs=train_step')
   (step,) = report['programs']
-  assert report['chip'] == 'TPU v5p' and step['fits']
+  assert step['fits'] and not step['unknown_loops']
+  assert step['hbm']['peak'] == pytest.approx(
+      peak_gib * hardware.GIB, rel=0.05)
+  assert step['mfu_overlapped'] == pytest.approx(utilisation, rel=0.05)
+  assert step['kernel_flops'] > 0
+  return step
+
+
+# The numbers of docs/pods.md.
+def test_8b_on_v5p(capsys):
+  step = check_train_step(
+      capsys, 'configs/llama31.py:8b_v5p_32', 'v5p-32', 60.0, 0.937)
+  # Weights and two moments, a sixteenth of each.
   assert step['hbm']['arguments'] == pytest.approx(8.03e9 * 12 / 16, rel=0.01)
-  assert step['kernel_flops'] > 0 and not step['unknown_loops']
-  assert step['mfu_overlapped'] > 0.65
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('config, topology, peak_gib, utilisation', [
+    ('configs/countdown.py:pod', 'v5e-8', 14.0, 0.856),
+    ('configs/llama31.py:8b_v5e_64', 'v5e-64', 10.9, 0.782),
+    ('configs/llama31.py:70b_v5p_128', 'v5p-128', 62.9, 0.970)])
+def test_pods(capsys, config, topology, peak_gib, utilisation):
+  check_train_step(capsys, config, topology, peak_gib, utilisation)
 
 
 def test_what_does_not_fit_is_refused_and_named(capsys):

@@ -41,7 +41,7 @@ def _create():
 
 
 def _loop(tmp_path, state, batches, *, num_steps=STEPS, saved=None, stops=(),
-          pending=(), clock=None, profile=None):
+          pending=(), clock=None):
   """The loop; stop k is asked for at call k of `is_stopped`, from 1."""
   writer = metrics_lib.MetricsWriter(tmp_path, int(state.step))
   calls, left = itertools.count(1), []
@@ -55,7 +55,7 @@ def _loop(tmp_path, state, batches, *, num_steps=STEPS, saved=None, stops=(),
   state = loop.run(
       state, batches, _step, num_steps=num_steps, log_every_steps=2,
       hooks=hooks, rates=loop.Rates(1.0, 1.0), writer=writer,
-      clock=clock or goodput.Clock(), pending=list(pending), profile=profile,
+      clock=clock or goodput.Clock(), pending=list(pending), profile=None,
       name='test')
   writer.close()
   return (state, left) if stops else state
@@ -143,10 +143,3 @@ def test_non_finite_loss_stops_with_the_step_and_saves_nothing(tmp_path):
   with pytest.raises(FloatingPointError, match='at step 3'):
     _loop(tmp_path, _create(), poisoned(), saved=saved)
   assert not saved
-
-
-def test_chosen_steps_are_traced(tmp_path):
-  profile = loop.Profile(2, 3, str(tmp_path / 'profile'))
-  _loop(tmp_path, _create(), _batches(), saved=[], profile=profile)
-  traces = list((tmp_path / 'profile').rglob('*.xplane.pb'))
-  assert len(traces) == 1 and traces[0].stat().st_size > 0

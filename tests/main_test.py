@@ -50,7 +50,7 @@ def _run(workdir, *more, code=0):
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('run') / 'w'
-  log = _run(workdir)
+  log = _run(workdir, '--profile=4:5')
   return workdir, log
 
 
@@ -95,6 +95,12 @@ def test_leaves_what_the_readme_promises(finished):
   assert json.loads((workdir / 'config.json').read_text())['seed'] == 0
   assert ('4 sequences of 192 tokens per step = 2 rows/device x 2 devices x '
           '1 accumulation') in log
+
+
+def test_profile_traces_the_chosen_steps(finished):
+  workdir, _ = finished
+  traces = list((workdir / 'sft' / 'traces' / 'profile').rglob('*.xplane.pb'))
+  assert len(traces) == 1 and b'train_step' in traces[0].read_bytes()
 
 
 def test_arms_train_on_the_same_number_of_tokens(finished):
