@@ -85,6 +85,39 @@ def unknown_key(path: str, key: str, known: tuple[str, ...]) -> str:
   return f'{path}.{key}: no such key; {hint}'
 
 
+def differences(
+    theirs: Mapping[str, Any], mine: Mapping[str, Any], *,
+    free: tuple[str, ...], where: str,
+) -> list[str]:
+  """What two sets of settings differ in, a few words for each field.
+
+  Args:
+    theirs: nested settings that were there before.
+    mine: nested settings of now; tuples equal lists.
+    free: dotted names of fields and groups that may differ.
+    where: words for where `theirs` were found, such as 'there'.
+  """
+  theirs, mine = _flat(theirs), _flat(mine)
+  shown = lambda values, key: repr(values[key]) if key in values else 'not set'
+  is_free = lambda key: any(
+      key == name or key.startswith(f'{name}.') for name in free)
+  return [
+      f'config.{key}: {shown(theirs, key)} {where}, {shown(mine, key)} now'
+      for key in sorted(theirs.keys() | mine.keys())
+      if not is_free(key) and shown(theirs, key) != shown(mine, key)]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      flat.update(_flat(value, f'{prefix}{key}.'))
+    else:
+      is_tuple = isinstance(value, tuple)
+      flat[f'{prefix}{key}'] = list(value) if is_tuple else value
+  return flat
+
+
 def _checked(name: str, value: Any, hint: Any, limits: Mapping) -> Any:
   """Returns `value` as its declared type, or raises ConfigError."""
   is_union = isinstance(hint, types.UnionType)

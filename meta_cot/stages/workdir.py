@@ -3,7 +3,6 @@
 
 from collections.abc import Iterator
 import contextlib
-from typing import Any
 
 from etils import epath
 import ml_collections
@@ -15,8 +14,12 @@ from meta_cot import files
 from meta_cot import lease
 from meta_cot.training import compilation
 
-# May change between commands on one workdir.
-_FREE = ('stages', 'compilation_cache', 'train.profile_steps')
+# May change between commands on one workdir: how the work is done, not what it
+# is. A group's name frees all of its settings.
+_FREE = (
+    'stages', 'compilation_cache', 'mesh', 'model.attention',
+    'model.layer_loop', 'model.remat', 'traces.num_processes',
+    'train.num_accumulation', 'train.num_loss_chunks', 'train.profile_steps')
 
 
 @contextlib.contextmanager
@@ -84,26 +87,12 @@ def _check(path: epath.Path, config: ml_collections.ConfigDict) -> None:
   """Raises ConfigError where the file has another config."""
   if not path.exists():
     return
-  mine, theirs = _flat(config.to_dict()), _flat(files.read_json(path))
-  differences = [
-      f'config.{key}: {theirs.get(key)!r} there, {mine.get(key)!r} now'
-      for key in sorted(theirs.keys() | mine.keys())
-      if theirs.get(key) != mine.get(key) and key not in _FREE]
+  differences = config_lib.differences(
+      files.read_json(path), config.to_dict(), free=_FREE, where='there')
   if differences:
     raise config_lib.ConfigError(
         f'{path}: this workdir was made with another config '
         f'({"; ".join(differences[:3])}); use another --workdir.')
-
-
-def _flat(tree: dict, prefix: str = '') -> dict[str, Any]:
-  flat = {}
-  for key, value in tree.items():
-    name = f'{prefix}{key}'
-    if isinstance(value, dict):
-      flat.update(_flat(value, f'{name}.'))
-    else:
-      flat[name] = list(value) if isinstance(value, tuple) else value
-  return flat
 
 
 def is_done(workdir: epath.Path, stage: str) -> bool:

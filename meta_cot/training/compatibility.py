@@ -2,7 +2,6 @@
 """Whether a checkpoint belongs to the run that wants to continue from it."""
 
 import hashlib
-import json
 from typing import Any
 
 import jax
@@ -25,6 +24,7 @@ FREE = (
     'train.num_eval_batches',
     'train.profile_steps',
     'train.num_accumulation',  # the same batch in other parts
+    'train.num_loss_chunks',
     'model.remat',  # memory for time; the same function
     'model.layer_loop',
     'model.attention',
@@ -35,13 +35,9 @@ _NUM_SHOWN = 3
 def check_config(
     saved: dict[str, Any], now: dict[str, Any], step: int) -> None:
   """Raises UserError with the first settings that differ."""
-  theirs, mine = _flat(saved), _flat(json.loads(json.dumps(now)))
-  shown = lambda values, key: repr(values[key]) if key in values else 'not set'
-  _refuse('settings differ from those of the checkpoint', [
-      f'config.{key}: {shown(theirs, key)} in checkpoint step {step}, '
-      f'{shown(mine, key)} now'
-      for key in sorted(theirs.keys() | mine.keys())
-      if not _is_free(key) and shown(theirs, key) != shown(mine, key)])
+  differences = config_lib.differences(
+      saved, now, free=FREE, where=f'in checkpoint step {step}')
+  _refuse('settings differ from those of the checkpoint', differences)
 
 
 def check_tokenizer(saved: bytes, now: bytes, step: int) -> None:
@@ -77,20 +73,6 @@ def _refuse(what: str, differences: list[str]) -> None:
   raise config_lib.UserError(
       f'{what} ({"; ".join(differences[:_NUM_SHOWN])}{tail}); continue with '
       'the same settings, or start in another --workdir.')
-
-
-def _is_free(key: str) -> bool:
-  return any(key == free or key.startswith(f'{free}.') for free in FREE)
-
-
-def _flat(tree: dict, prefix: str = '') -> dict[str, Any]:
-  flat = {}
-  for key, value in tree.items():
-    if isinstance(value, dict):
-      flat.update(_flat(value, f'{prefix}{key}.'))
-    else:
-      flat[f'{prefix}{key}'] = value
-  return flat
 
 
 def _describe(tokenizer: bytes) -> str:
