@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole pipeline with its workdir in a bucket, killed and rerun."""
 
-import os
-import pathlib
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -13,29 +10,15 @@ import pytest
 from meta_cot import files
 from meta_cot.training import metrics
 from tests import run_comparison
-
-ROOT = pathlib.Path(__file__).parents[1]
-SMALL = (
-    '--config.arms=traces', '--config.compilation_cache=off',
-    '--config.countdown.max_number=9', '--config.model.num_layers=1',
-    '--config.model.embed_dim=32', '--config.model.mlp_dim=32',
-    '--config.train.num_tokens=20000', '--config.train.log_every_steps=3',
-    '--config.train.eval_every_steps=10', '--config.train.num_eval_batches=2',
-    '--config.checkpoint.save_every_steps=10',
-    '--config.evaluation.num_problems=16',
-    '--config.evaluation.num_curve_problems=8',
-    '--config.evaluation.batch_size=16', '--config.evaluation.num_samples=3',
-    '--config.evaluation.num_trace_samples=2',
-    '--config.evaluation.max_new_tokens=40')
+from tests import small_run
 
 
 def _start(workdir):
-  command = [
-      sys.executable, '-m', 'meta_cot.main',
-      '--config=configs/countdown.py:tiny', f'--workdir={workdir}', *SMALL]
+  command = small_run.command(
+      workdir, '--config.arms=traces', '--config.compilation_cache=off')
   return subprocess.Popen(
-      command, cwd=ROOT, text=True, stderr=subprocess.PIPE,
-      env=os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '2'})
+      command, cwd=small_run.ROOT, text=True, stderr=subprocess.PIPE,
+      env=small_run.environment())
 
 
 def _run(workdir):

@@ -7,32 +7,18 @@ kills at every moment that tests/kills.py names and prints what was hit.
 """
 
 import collections
-import os
 import pathlib
 import random
 import shutil
 import signal
-import sys
 
 import pytest
 
 from tests import kills
 from tests import run_comparison
+from tests import small_run
 
-ROOT = pathlib.Path(__file__).parents[1]
 ARMS = ('traces', 'solution_only')
-SMALL = (
-    f'--config.arms={",".join(ARMS)}',
-    '--config.countdown.max_number=9', '--config.model.num_layers=1',
-    '--config.model.embed_dim=32', '--config.model.mlp_dim=32',
-    '--config.train.num_tokens=20000', '--config.train.log_every_steps=3',
-    '--config.train.eval_every_steps=10', '--config.train.num_eval_batches=2',
-    '--config.checkpoint.save_every_steps=10',
-    '--config.evaluation.num_problems=16',
-    '--config.evaluation.num_curve_problems=8',
-    '--config.evaluation.batch_size=16', '--config.evaluation.num_samples=3',
-    '--config.evaluation.num_trace_samples=2',
-    '--config.evaluation.max_new_tokens=40')
 MOMENTS = kills.moments(ARMS, num_rows=12)
 # One kind of place each: a shard, the tokenizer, a checkpoint that is written,
 # one that was, between checkpoints, a report.
@@ -44,13 +30,9 @@ NUM_MORE = 3  # kills in every workdir, besides its share of the moments
 
 
 def _run(workdir: pathlib.Path) -> kills.Run:
-  command = [
-      sys.executable, '-m', 'meta_cot.main',
-      '--config=configs/countdown.py:tiny', f'--workdir={workdir}', *SMALL]
   return kills.Run(
-      command, workdir, cwd=ROOT,
-      environment=os.environ | {
-          'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '2'})
+      small_run.command(workdir, f'--config.arms={",".join(ARMS)}'), workdir,
+      cwd=small_run.ROOT, environment=small_run.environment())
 
 
 @pytest.fixture(scope='module')

@@ -2,11 +2,8 @@
 """The whole pipeline as a user runs it: one command, killed and rerun."""
 
 import json
-import os
-import pathlib
 import signal
 import subprocess
-import sys
 import time
 
 import jax
@@ -14,34 +11,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
-SMALL = (
-    '--config.countdown.max_number=9', '--config.model.num_layers=1',
-    '--config.model.embed_dim=32', '--config.model.mlp_dim=32',
-    '--config.train.num_tokens=20000', '--config.train.log_every_steps=3',
-    '--config.train.eval_every_steps=10', '--config.train.num_eval_batches=2',
-    '--config.checkpoint.save_every_steps=10',
-    '--config.evaluation.num_problems=16',
-    '--config.evaluation.num_curve_problems=8',
-    '--config.evaluation.batch_size=16', '--config.evaluation.num_samples=3',
-    '--config.evaluation.num_trace_samples=2',
-    '--config.evaluation.max_new_tokens=40')
-
-
-def _command(workdir, *more):
-  return [
-      sys.executable, '-m', 'meta_cot.main',
-      '--config=configs/countdown.py:tiny', f'--workdir={workdir}', *SMALL,
-      *more]
-
-
-def _environment():
-  return os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '2'}
+from tests import small_run
 
 
 def _run(workdir, *more, code=0):
   done = subprocess.run(
-      _command(workdir, *more), cwd=ROOT, env=_environment(), text=True,
+      small_run.command(workdir, *more), cwd=small_run.ROOT,
+      env=small_run.environment(), text=True,
       capture_output=True, check=False)
   assert done.returncode == code, done.stderr[-3000:]
   return done.stderr
@@ -166,7 +142,8 @@ def test_killed_anywhere_it_continues_to_the_same_bits(
   workdir = tmp_path / 'w'
   only = '--stages=generate_traces,train_tokenizer,sft'
   process = subprocess.Popen(
-      _command(workdir, only), cwd=ROOT, env=_environment(),
+      small_run.command(workdir, only), cwd=small_run.ROOT,
+      env=small_run.environment(),
       stderr=subprocess.DEVNULL)
   metrics = workdir / 'sft' / 'solution_only' / 'metrics.jsonl'
   deadline = time.monotonic() + 240

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command of a whole run that takes seconds."""
+
+import os
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+_SETTINGS = (
+    '--config.countdown.max_number=9', '--config.model.num_layers=1',
+    '--config.model.embed_dim=32', '--config.model.mlp_dim=32',
+    '--config.train.num_tokens=20000', '--config.train.log_every_steps=3',
+    '--config.train.eval_every_steps=10', '--config.train.num_eval_batches=2',
+    '--config.checkpoint.save_every_steps=10',
+    '--config.evaluation.num_problems=16',
+    '--config.evaluation.num_curve_problems=8',
+    '--config.evaluation.batch_size=16', '--config.evaluation.num_samples=3',
+    '--config.evaluation.num_trace_samples=2',
+    '--config.evaluation.max_new_tokens=40')
+
+
+def command(workdir, *more: str) -> list[str]:
+  """Runs the quickstart's experiment, made small, from ROOT."""
+  return [
+      sys.executable, '-m', 'meta_cot.main',
+      '--config=configs/countdown.py:tiny', f'--workdir={workdir}',
+      *_SETTINGS, *more]
+
+
+def environment() -> dict[str, str]:
+  """Two devices on a CPU, as the quickstart has."""
+  return os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '2'}
