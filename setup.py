@@ -34,6 +34,7 @@ EXTRAS_REQUIRE = {
         'gcsfs>=2026.1',
         'hypothesis>=6.100',
         'libtpu>=0.0.30',  # compiles for TPU topologies; needs no TPU
+        'mctx>=0.0.71',  # reference of MCTS; brings chex
         'pytest>=8',
         'pytest-xdist>=3.6',
         'ruff>=0.12',

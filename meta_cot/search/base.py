@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a search is given and what it gives: roots, paths, expansions.
+
+Axes, besides those of `types`: N nodes of a tree, A children of one expansion
+(the branching), K leaves expanded together, D nodes on a path, R = B * K rows
+of one call of the step function.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from meta_cot.types import PRNGKey
+
+# As a `state_key`, twice: this state has no key and is never merged.
+NO_KEY = 2**32 - 1
+
+
+@struct.dataclass
+class Root:
+  """Where the searches start, one per problem."""
+
+  embedding: Any  # pytree, [B, ...]
+  value: jax.Array  # [B] float32
+  is_terminal: jax.Array  # [B] bool; nothing to search: the value is the reward
+  # [B] int32, names the problems: a problem's random draws follow from it, so
+  # they are the same alone or in any batch. 0 .. B-1 by default.
+  problem_id: jax.Array | None = None
+  state_key: jax.Array | None = None  # [B, 2] uint32; None: found by no child
+
+
+@struct.dataclass
+class Path:
+  """The nodes from the root to a leaf that is being expanded, per row.
+
+  Row r belongs to problem r // K. Rows with length 0 have nothing to expand;
+  what the step function gives for them is ignored.
+  """
+
+  embeddings: Any  # pytree, [R, D, ...]; behind `length` anything
+  length: jax.Array  # [R] int32, nodes on the path, root included
+  nodes: jax.Array  # [R, D] int32 indices; behind `length` the root's
+  keys: PRNGKey  # [R]; from the search's rng, the problem's id and the leaf
+
+
+@struct.dataclass
+class Expansion:
+  """The children of every leaf, in branch order."""
+
+  embedding: Any  # pytree, [R, A, ...]
+  log_prob: jax.Array  # [R, A] float32, of the step given its path
+  value: jax.Array  # [R, A] float32
+  reward: jax.Array  # [R, A] float32, the outcome of a terminal child
+  is_terminal: jax.Array  # [R, A] bool
+  is_valid: jax.Array  # [R, A] bool; False: there is no such child
+  num_tokens: jax.Array | None = None  # [R, A] int32, what the child cost
+  cost: jax.Array | None = None  # [R, A] float32, length of the step (A*)
+  step_key: jax.Array | None = None  # [R, A, 2] uint32; equal steps, equal keys
+  state_key: jax.Array | None = None  # [R, A, 2] uint32; NO_KEY twice: none
+
+
+# (params, rng, path) -> Expansion. Pure. `rng` is a fresh key in every call;
+# `path.keys` are those that do not depend on the batch.
+StepFn = Callable[[Any, PRNGKey, Path], Expansion]
+
+
+def check_root(root: Root) -> None:
+  """Checks the shapes of a root.
+
+  Raises:
+    ValueError: an array does not have one entry per problem.
+  """
+  if jnp.ndim(root.value) != 1:
+    raise ValueError(
+        f'root: value has shape {jnp.shape(root.value)}; must be [B].')
+  batch_size = jnp.shape(root.value)[0]
+  shapes = {'is_terminal': (batch_size,), 'problem_id': (batch_size,),
+            'state_key': (batch_size, 2)}
+  for name, shape in shapes.items():
+    array = getattr(root, name)
+    if array is not None and jnp.shape(array) != shape:
+      raise ValueError(
+          f'root: {name} has shape {jnp.shape(array)}; must be {shape}, as '
+          f'value has {batch_size} problems.')
+  for path, array in jax.tree.leaves_with_path(root.embedding):
+    if jnp.shape(array)[:1] != (batch_size,):
+      raise ValueError(
+          f'root: embedding{jax.tree_util.keystr(path)} has shape '
+          f'{jnp.shape(array)}; must begin with [{batch_size}], as value has '
+          f'{batch_size} problems.')
+
+
+def check_expansion(
+    expansion: Expansion, embeddings: Any, rows: int, branching: int
+) -> None:
+  """Checks what a step function gave.
+
+  Args:
+    expansion: of `rows` leaves.
+    embeddings: of the trees, [B, N, ...].
+    rows: R.
+    branching: A.
+
+  Raises:
+    ValueError: a shape is not [R, A, ...] with the root's axes behind.
+  """
+  lead = (rows, branching)
+  expected = {
+      'log_prob': lead, 'value': lead, 'reward': lead, 'is_terminal': lead,
+      'is_valid': lead, 'num_tokens': lead, 'cost': lead,
+      'step_key': (*lead, 2), 'state_key': (*lead, 2)}
+  for name, shape in expected.items():
+    array = getattr(expansion, name)
+    if array is not None and jnp.shape(array) != shape:
+      raise ValueError(
+          f'step_fn: {name} has shape {jnp.shape(array)}; must be {shape}, for '
+          f'{rows} paths and branching {branching}.')
+  given, wanted = map(jax.tree.structure, (expansion.embedding, embeddings))
+  if given != wanted:
+    raise ValueError(
+        f'step_fn: embedding is {given}; must be {wanted}, as the root\'s.')
+  for (path, array), of_tree in zip(
+      jax.tree.leaves_with_path(expansion.embedding),
+      jax.tree.leaves(embeddings)):
+    shape = (*lead, *of_tree.shape[2:])
+    if jnp.shape(array) != shape:
+      raise ValueError(
+          f'step_fn: embedding{jax.tree_util.keystr(path)} has shape '
+          f'{jnp.shape(array)}; must be {shape}, for {rows} paths, branching '
+          f'{branching} and the root\'s {of_tree.shape[2:]}.')

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Monte-Carlo tree search; Appendix D of arXiv 2501.04682, and its relatives.
+
+A simulation goes down from the root to a node without children, expands it, and
+adds a value to the mean Q of every node on the path. The first one expands the
+root. A simulation that ends at a terminal node (its value is the reward), at
+max_depth, at a node whose children are all invalid, or at one for which the
+tree has no room, expands nothing.
+"""
+
+import dataclasses
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from meta_cot.search import base
+from meta_cot.search import engine
+from meta_cot.search import halving
+from meta_cot.search import ranking
+from meta_cot.search import selection
+from meta_cot.search import subtree
+from meta_cot.search import tree as tree_lib
+from meta_cot.types import PRNGKey
+
+RULES = {
+    'uct': selection.uct,
+    'uct_paper': selection.uct_paper,
+    'puct': selection.puct,
+    'gumbel': None,  # the root has a rule of its own: see `halving`
+}
+BACKUPS = ('leaf', 'max_child', 'mean_child')
+
+
+@struct.dataclass
+class _Simulations:
+  """Simulations of one step; those that expand a leaf are pending."""
+
+  real: selection.Statistics  # [B, N]
+  # With the pending ones as losses; None where one leaf is expanded per step.
+  virtual: selection.Statistics | None
+  leaves: jax.Array  # [B, K] int32
+  num_tries: jax.Array  # [B] int32, up to K
+  num_pending: jax.Array  # [B] int32
+  num_over: jax.Array  # [B] int32
+
+
+@dataclasses.dataclass(frozen=True)
+class Mcts:
+  """The strategy; see `mcts` for its settings.
+
+  Raises:
+    ValueError: a setting that allows no search.
+  """
+
+  num_simulations: int
+  branching: int
+  max_depth: int
+  rule: str = 'uct'
+  exploration: float = 1.0
+  backup_value: str = 'leaf'
+  num_leaves: int = 1
+  max_tokens: int | None = None
+  merge_steps: bool = True
+  merge_states: bool = False
+  capacity: int | None = None
+  gumbel: halving.Settings = halving.DEFAULTS
+
+  def __post_init__(self):
+    if self.rule not in RULES:
+      raise ValueError(
+          f'rule: got {self.rule!r}; must be one of {", ".join(RULES)}.')
+    if self.backup_value not in BACKUPS:
+      raise ValueError(
+          f'backup: got {self.backup_value!r}; must be one of '
+          f'{", ".join(BACKUPS)}.')
+    for name in ('num_simulations', 'branching', 'max_depth', 'num_leaves'):
+      if getattr(self, name) < 1:
+        raise ValueError(
+            f'{name}: got {getattr(self, name)}; must be at least 1.')
+    if self.capacity is not None and self.capacity < 1:
+      raise ValueError(
+          f'capacity: got {self.capacity}; must be at least 1, or None.')
+    if not 0.0 <= self.exploration < float('inf'):
+      raise ValueError(
+          f'exploration: got {self.exploration}; must be finite, at least 0.')
+
+  @property
+  def max_steps(self) -> int:
+    return self.num_simulations
+
+  @property
+  def num_nodes(self) -> int:
+    room, level, num_inner = self.capacity or self.num_simulations, 1, 0
+    for _ in range(self.max_depth):
+      num_inner, level = num_inner + level, level * self.branching
+      if num_inner >= room:
+        break
+    return 1 + self.branching * min(room, num_inner)
+
+  def start(self, tree: tree_lib.SearchTree) -> subtree.Progress:
+    return subtree.begin(tree, self.branching)
+
+  def select(self, state: engine.State) -> tuple[engine.State, jax.Array]:
+    real = selection.Statistics(
+        state.tree.visit_counts, state.tree.q_values)
+    none_B = jnp.zeros_like(state.num_steps)
+    simulations = _Simulations(
+        real=real, virtual=real if self.num_leaves > 1 else None,
+        leaves=jnp.full(
+            (len(none_B), self.num_leaves), tree_lib.NONE, jnp.int32),
+        num_tries=none_B, num_pending=none_B,
+        num_over=state.extra.num_simulations)
+    # Embeddings are large and not needed to choose.
+    tree = state.tree.replace(embeddings=None)
+    noise_BxA = self._noise(state)
+    simulations = jax.lax.while_loop(
+        lambda s: jnp.any(self._wants(state, s)),
+        lambda s: self._simulate(state, tree, noise_BxA, s), simulations)
+    state = state.replace(
+        tree=state.tree.replace(
+            visit_counts=simulations.real.visits,
+            q_values=simulations.real.q_values),
+        extra=state.extra.replace(num_simulations=simulations.num_over),
+        is_done=state.is_done | (simulations.num_pending == 0))
+    return state, simulations.leaves
+
+  def backup(self, state: engine.State, leaves_BxK: jax.Array,
+             children: tree_lib.Children) -> engine.State:
+    tree = state.tree
+    visits_BxN = tree.visit_counts
+    if self.rule in ('uct', 'uct_paper'):
+      at_BxM, is_new_BxM = (
+          x.reshape(len(x), -1) for x in (children.nodes, children.is_valid))
+      visits_BxN = jax.vmap(lambda x, i, v: x.at[i].set(v, mode='drop'))(
+          visits_BxN, at_BxM, is_new_BxM.astype(jnp.int32))
+    statistics = selection.Statistics(visits_BxN, tree.q_values)
+    values_BxK = self._values(tree, leaves_BxK, children)
+    paths_BxKxD = tree_lib.paths(tree, leaves_BxK, self.max_depth)
+    is_leaf_BxK = leaves_BxK != tree_lib.NONE
+    depths_BxK = jnp.where(
+        is_leaf_BxK,
+        tree_lib.gather(tree.depths, jnp.maximum(leaves_BxK, 0)), -1)
+    statistics = jax.lax.fori_loop(
+        0, self.num_leaves, lambda k, s: jax.vmap(selection.back_up)(
+            s, paths_BxKxD[:, k], depths_BxK[:, k], values_BxK[:, k]),
+        statistics)
+    tree = tree.replace(
+        visit_counts=statistics.visits, q_values=statistics.q_values)
+    num_over_B = state.extra.num_simulations + jnp.sum(
+        is_leaf_BxK, axis=1, dtype=jnp.int32)
+    return state.replace(
+        tree=tree, extra=state.extra.replace(num_simulations=num_over_B),
+        is_done=state.is_done | (num_over_B >= self.num_simulations),
+        solution=_better(tree, state.solution, children))
+
+  def recommended(self, state: engine.State) -> jax.Array:
+    """The child of the root to commit to, [B] int32; NONE without children.
+
+    The one of `best_child`; with `rule='gumbel'` the one with the highest
+    noise + log-prob + completed Q of the most visited, which is the step whose
+    expected value no other policy of the same log-probs exceeds.
+    """
+    if self.rule != 'gumbel':
+      return best_child(state.tree)
+
+    def one(tree, noise_A):
+      statistics = selection.Statistics(tree.visit_counts, tree.q_values)
+      choice, first = selection.children_of(
+          tree, statistics, jnp.zeros((), jnp.int32), self.branching)
+      scores_A = halving.final_scores(choice, noise_A, self.gumbel)
+      best = selection.best_of(choice, scores_A)
+      is_any = tree.is_expanded[0] & jnp.any(choice.is_valid)
+      return jnp.where(is_any, first + best, tree_lib.NONE)
+
+    return jax.vmap(one)(
+        state.tree.replace(embeddings=None), self._noise(state))
+
+  def _noise(self, state) -> jax.Array | None:
+    """Of the problems, not of their rows: [B, A]; None where it is not used."""
+    if self.rule != 'gumbel':
+      return None
+    keys_B = jax.random.wrap_key_data(state.seeds, impl='threefry2x32')
+    return jax.vmap(
+        lambda key: halving.noise(key, self.branching, self.gumbel))(keys_B)
+
+  def _wants(self, state, s: _Simulations) -> jax.Array:
+    """Whether the problem has another simulation to do now, [B] bool."""
+    return ~state.is_done & (s.num_tries < self.num_leaves) & (
+        s.num_over + s.num_pending < self.num_simulations)
+
+  def _simulate(self, state, tree, noise_BxA, s: _Simulations) -> _Simulations:
+    """One more simulation of the problems that want one."""
+    is_wanted_B = self._wants(state, s)
+    seen = s.real if s.virtual is None else s.virtual
+    node_B, path_BxD = jax.vmap(self._descend)(
+        tree, seen, state.extra.root, noise_BxA)
+    of_node = lambda array: tree_lib.gather(array, node_B)
+    depth_B, is_terminal_B = of_node(tree.depths), of_node(tree.is_terminal)
+    is_taken_B = jnp.any(s.leaves == node_B[:, None], axis=1)
+    has_room_B = is_taken_B | (
+        tree.num_nodes + (s.num_pending + 1) * self.branching <= tree.shape[1])
+    is_try_B = is_wanted_B & has_room_B & ~is_terminal_B & (
+        ~of_node(tree.is_expanded) & (depth_B < self.max_depth))
+    is_over_B = is_wanted_B & ~is_try_B
+    value_B = jnp.where(
+        is_terminal_B, of_node(tree.rewards), of_node(tree.values))
+
+    back_up = jax.vmap(selection.back_up)
+    real = back_up(
+        s.real, path_BxD, jnp.where(is_over_B, depth_B, -1), value_B)
+    virtual = s.virtual
+    if virtual is not None:
+      virtual = back_up(
+          virtual, path_BxD, jnp.where(is_wanted_B, depth_B, -1),
+          jnp.where(is_over_B, value_B, 0.0))
+    # A leaf of this step that is met again is a lost try: it can be expanded
+    # only once, and its virtual visits lead the next try elsewhere.
+    is_new_B = is_try_B & ~is_taken_B
+    at_B = jnp.where(is_new_B, s.num_tries, self.num_leaves)
+    leaves_BxK = jax.vmap(lambda x, i, n: x.at[i].set(n, mode='drop'))(
+        s.leaves, at_B, node_B)
+    return _Simulations(
+        real=real, virtual=virtual, leaves=leaves_BxK,
+        num_tries=s.num_tries + is_try_B,
+        num_pending=s.num_pending + is_new_B, num_over=s.num_over + is_over_B)
+
+  def _descend(self, tree, statistics, root, noise_A):
+    """The node where a simulation of one problem ends, and the path to it."""
+
+    def scores(choice: selection.Choice) -> jax.Array:
+      if self.rule != 'gumbel':
+        return RULES[self.rule](choice, self.exploration)
+      return jnp.where(
+          choice.node == 0,
+          halving.root_scores(
+              choice, root, noise_A, num_simulations=self.num_simulations,
+              settings=self.gumbel),
+          halving.inner_scores(choice, self.gumbel))
+
+    return selection.descend(
+        tree, statistics, scores, branching=self.branching,
+        max_depth=self.max_depth)
+
+  def _values(self, tree, leaves_BxK, children) -> jax.Array:
+    """What the expansions back up, [B, K] float32."""
+    own_BxK = tree_lib.gather(tree.values, jnp.maximum(leaves_BxK, 0))
+    if self.backup_value == 'leaf':
+      return own_BxK
+    last = tree.shape[1] - 1
+    values_BxKxA = tree_lib.gather(
+        tree.values, jnp.minimum(children.nodes, last))
+    if self.backup_value == 'max_child':
+      found_BxK = jnp.max(
+          values_BxKxA, axis=2, where=children.is_valid, initial=-jnp.inf)
+    else:
+      num_BxK = jnp.sum(children.is_valid, axis=2, dtype=jnp.int32)
+      found_BxK = jnp.sum(values_BxKxA, axis=2, where=children.is_valid)
+      found_BxK /= jnp.maximum(num_BxK, 1).astype(jnp.float32)
+    return jnp.where(jnp.any(children.is_valid, axis=2), found_BxK, own_BxK)
+
+
+def mcts(
+    params: Any, rng: PRNGKey, root: base.Root, step_fn: base.StepFn, *,
+    num_simulations: int, branching: int, max_depth: int, rule: str = 'uct',
+    exploration: float = 1.0, backup: str = 'leaf', num_leaves: int = 1,
+    max_tokens: int | None = None, merge_steps: bool = True,
+    merge_states: bool = False, gumbel: halving.Settings = halving.DEFAULTS,
+) -> engine.SearchOutput:
+  """Monte-Carlo tree search.
+
+  Args:
+    params: for `step_fn`.
+    rng: consumed.
+    root: where the searches start, [B].
+    step_fn: see `base.StepFn`; its values lie in [0, 1].
+    num_simulations: per problem; the first one expands the root.
+    branching: A, children of an expansion.
+    max_depth: nodes there are not expanded and back up their values.
+    rule: how a simulation goes down. With Q the mean of what came up through
+      step s, c = `exploration`, and P the log-probs made to sum to one over
+      the valid siblings:
+        'uct': Q + c sqrt(log N(S) / N(S, s));
+        'uct_paper': Q + c sqrt(log N(S, s) / N(S)), as Appendix D prints it;
+        'puct': Q + c P sqrt(N(S)) / (1 + N(S, s));
+        'gumbel': sequential halving at the root, completed Q below it.
+      N(S) sums over the children for both UCT rules, whose new children have
+      one visit; it is the node's own count for PUCT, whose new children have
+      none. The Q of a new child is its value.
+    exploration: c.
+    backup: what an expansion adds to the mean of every node of its path, the
+      expanded one included: its own value ('leaf', the paper's), or the highest
+      ('max_child') or the mean ('mean_child') of its new children's values;
+      without a valid child its own.
+    num_leaves: K, leaves expanded together. They are chosen one after another,
+      each a loss (a visit with value 0) to those after it; a choice that falls
+      on a leaf of the same step is dropped, and not counted. Simulations that
+      expand nothing are over at once.
+    max_tokens: stop after the step that reaches it, per problem.
+    merge_steps: equal sibling steps become one.
+    merge_states: equal states become one.
+    gumbel: further settings of `rule='gumbel'`.
+
+  Returns:
+    Its solution is the terminal node with the highest reward, then value, then
+    the one created first. `best_child` gives the step to commit to.
+
+  Raises:
+    ValueError: a setting that allows no search.
+  """
+  strategy = Mcts(
+      num_simulations=num_simulations, branching=branching,
+      max_depth=max_depth, rule=rule, exploration=exploration,
+      backup_value=backup, num_leaves=num_leaves, max_tokens=max_tokens,
+      merge_steps=merge_steps, merge_states=merge_states, gumbel=gumbel)
+  return engine.run(strategy, params, rng, root, step_fn)
+
+
+def best_child(tree: tree_lib.SearchTree) -> jax.Array:
+  """The child of the root with most visits, then Q, then the first.
+
+  Returns:
+    [B] int32; NONE without children.
+  """
+  is_child_BxN = tree.is_valid & (tree.parents == 0)
+  return ranking.best(
+      is_child_BxN, tree.visit_counts.astype(jnp.float32), tree.q_values)
+
+
+def _better(tree, solution_B, children: tree_lib.Children) -> jax.Array:
+  """The best terminal node, given the best one before the last step, [B]."""
+  last = tree.shape[1] - 1
+  # The solution is older than the children, and so comes before equal ones.
+  nodes_BxM = jnp.concatenate(
+      [solution_B[:, None], children.nodes.reshape(len(solution_B), -1)], 1)
+  nodes_BxM = jnp.where(nodes_BxM > last, tree_lib.NONE, nodes_BxM)
+  of = lambda array: tree_lib.gather(array, jnp.maximum(nodes_BxM, 0))
+  is_terminal_BxM = of(tree.is_terminal & tree.is_valid) & (
+      nodes_BxM != tree_lib.NONE)
+  best_B = ranking.best(is_terminal_BxM, of(tree.rewards), of(tree.values))
+  best_node_B = jnp.take_along_axis(
+      nodes_BxM, jnp.maximum(best_B, 0)[:, None], axis=1)[:, 0]
+  return jnp.where(best_B == tree_lib.NONE, tree_lib.NONE, best_node_B)

@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slots: any number of searches in the rows of one compiled search.
+
+Problems need different numbers of steps. A host loop therefore runs the search
+in chunks of a fixed number of steps, takes out the problems that are finished
+and puts new ones in their rows. Shapes never change, so nothing is compiled
+again; and as a problem's randomness follows from its id alone, its tree does
+not depend on the slot, the order or the number of slots.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+import functools
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from meta_cot import sharding
+from meta_cot.search import base
+from meta_cot.search import engine
+from meta_cot.types import PRNGKey
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """One search to do."""
+
+  id: int  # names the problem; its random draws follow from it
+  inputs: Any  # pytree of NumPy arrays, of the same shapes for all problems
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+  """One search that is done."""
+
+  problem: Problem
+  result: Any  # what `Slots.collect` kept: NumPy arrays without the axis B
+  num_steps: int  # of the engine, while it was not done
+
+
+@dataclasses.dataclass
+class Usage:
+  """How well the slots were used; counts of all runs it was given to."""
+
+  live_steps: int = 0  # slots that worked on a live problem, over all steps
+  slot_steps: int = 0  # slots there were, over all steps
+
+  @property
+  def occupancy(self) -> float:
+    """Share of slot-steps that worked on a live problem; 1 without steps."""
+    return self.live_steps / self.slot_steps if self.slot_steps else 1.0
+
+
+def without_embeddings(state: engine.State) -> engine.SearchOutput:
+  """What the searches found; the trees without their embeddings."""
+  small = state.replace(tree=state.tree.replace(embeddings=None))
+  return engine.output(small)
+
+
+def select_rows(is_new_B: jax.Array, new: Any, old: Any) -> Any:
+  """Rows of `new` where `is_new_B`, else of `old`; problems lead all arrays."""
+  return jax.tree.map(
+      lambda x, y: jnp.where(
+          is_new_B.reshape(-1, *[1] * (x.ndim - 1)), x, y), new, old)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slots:
+  """A search and its slots; equal ones share their compiled programs.
+
+  What belongs to the problems beside their trees (a prompt's cache, say) are
+  their *rows*, any pytree.
+  """
+
+  strategy: engine.Strategy
+  # As the engine wants it; its `params` are (params, rows).
+  step_fn: base.StepFn
+  # (params, inputs stacked to [B, ...]) -> (rows, Root).
+  start_fn: Callable[[Any, Any], tuple[Any, base.Root]]
+  num_slots: int  # B
+  chunk_steps: int  # steps between two looks at what is finished
+  # State -> pytree of [B, ...]: what is kept of a finished search.
+  collect: Callable[[engine.State], Any] = without_embeddings
+  # (is_new [B], new rows, old rows) -> rows.
+  select: Callable[[jax.Array, Any, Any], Any] = select_rows
+  # Stacked inputs -> where they are computed on.
+  put: Callable[[Any], Any] = lambda inputs: inputs
+
+  def __post_init__(self):
+    for name in ('num_slots', 'chunk_steps'):
+      if getattr(self, name) < 1:
+        raise ValueError(
+            f'{name}: got {getattr(self, name)}; must be at least 1.')
+
+  def run_all(
+      self, params: Any, rng: PRNGKey, problems: Iterable[Problem], *,
+      usage: Usage | None = None,
+  ) -> Iterator[Finished]:
+    """Searches all problems.
+
+    Args:
+      params: shared by all problems.
+      rng: not consumed: with the same key and id a problem gives the same tree.
+      problems: read as slots become free, so it may be endless.
+      usage: is counted up.
+
+    Yields:
+      Every problem once, in the order in which they were found finished.
+    """
+    queue = iter(problems)
+    at = list(itertools.islice(queue, self.num_slots))
+    if not at:
+      return
+    usage = Usage() if usage is None else usage
+    at += [None] * (self.num_slots - len(at))
+    rows, state = self._begin(params, at)
+    placed = _placement((rows, state))
+    steps_B, finished = np.zeros(self.num_slots, np.int32), []
+    while any(at):
+      state, status = _advance(self, params, rows, rng, state)
+      state = jax.device_put(state, placed[1])
+      yield from finished  # while the device is busy
+      is_done_B, new_steps_B = jax.device_get(status)
+      _count(usage, new_steps_B - steps_B)
+      steps_B = np.array(new_steps_B)
+      done = [b for b, p in enumerate(at) if p is not None and is_done_B[b]]
+      finished = self._take(state, at, done, steps_B)
+      for b in done:
+        at[b] = next(queue, None)
+      new = [b for b in done if at[b] is not None]
+      if new:
+        rows, state = jax.device_put(
+            self._replace(params, rows, state, at, new), placed)
+        steps_B[new] = 0
+    yield from finished
+
+  def warm_up(self, params: Any, rng: PRNGKey, problem: Problem) -> None:
+    """Compiles all programs for problems such as this one; searches nothing."""
+    nothing = [None] * self.num_slots
+    rows, state = self._begin(params, nothing, filler=problem)
+    placed = _placement((rows, state))
+    state, _ = _advance(self, params, rows, rng, state)
+    state = jax.device_put(state, placed[1])
+    jax.block_until_ready(_collect(self, state))
+    self._replace(params, rows, state, nothing, [], filler=problem)
+
+  def _take(self, state, at, done, steps_B) -> list[Finished]:
+    """The results of slots that are done, on the host."""
+    if not done:
+      return []
+    results = jax.device_get(_collect(self, state))
+    return [
+        Finished(
+            at[b], jax.tree.map(lambda x, b=b: x[b], results), int(steps_B[b]))
+        for b in done]
+
+  def _begin(self, params, at, *, filler: Problem | None = None):
+    rows, root = self._start(params, at, filler)
+    is_real_B = np.array([p is not None for p in at])
+    searches = rows, _fresh(self, root, is_real_B)
+    return jax.device_put(searches, _placement(searches))
+
+  def _replace(self, params, rows, state, at, new, *, filler=None):
+    new_rows, root = self._start(params, at, filler)
+    is_new_B = np.zeros(self.num_slots, bool)
+    is_new_B[new] = True
+    return _refill(self, rows, state, new_rows, root, is_new_B)
+
+  def _start(self, params, at: Sequence[Problem | None], filler):
+    """Rows and roots of what is in the slots; empty ones repeat a problem."""
+    filler = filler or next(p for p in at if p is not None)
+    problems = [p or filler for p in at]
+    inputs = jax.tree.map(
+        lambda *x: np.stack(x), *(p.inputs for p in problems))
+    ids_B = np.array([p.id for p in problems], np.int32)
+    return _start(self, params, self.put(inputs), ids_B)
+
+
+def _placement(tree: Any) -> Any:
+  """Where the arrays are.
+
+  Programs describe one and the same placement in several ways, and an array
+  with another description would have its program compiled again.
+  """
+  return jax.tree.map(lambda x: x.sharding, tree)
+
+
+def _count(usage: Usage, steps_B: np.ndarray) -> None:
+  # Every step of the loop has at least one live problem.
+  usage.live_steps += int(steps_B.sum())
+  usage.slot_steps += int(steps_B.max()) * len(steps_B)
+
+
+_jit = functools.partial(jax.jit, static_argnames=('slots',))
+
+
+@_jit
+def _start(slots: Slots, params, inputs, ids_B):
+  rows, root = slots.start_fn(params, inputs)
+  return rows, root.replace(problem_id=ids_B)
+
+
+@_jit
+def _fresh(slots: Slots, root: base.Root, is_real_B) -> engine.State:
+  """Searches that have not begun; those without a problem are done."""
+  state = engine.start(slots.strategy, root)
+  return _split(state.replace(is_done=state.is_done | ~is_real_B))
+
+
+@functools.partial(_jit, donate_argnames=('rows', 'state'))
+def _refill(slots: Slots, rows, state, new_rows, root: base.Root, is_new_B):
+  """Rows and searches, begun anew where `is_new_B`."""
+  # Of the embeddings only the roots' are replaced: no path leads to others.
+  embeddings = jax.tree.map(
+      lambda x, new: x.at[:, 0].set(select_rows(is_new_B, new, x[:, 0])),
+      state.tree.embeddings, root.embedding)
+  fresh = engine.start(slots.strategy, root.replace(embedding=None))
+  state = state.replace(tree=state.tree.replace(embeddings=None))
+  state = select_rows(is_new_B, fresh, state)
+  state = state.replace(tree=state.tree.replace(embeddings=embeddings))
+  return slots.select(is_new_B, new_rows, rows), _split(state)
+
+
+@functools.partial(_jit, donate_argnames=('state',))
+def _advance(slots: Slots, params, rows, rng, state):
+  """One chunk; also (is_done, num_steps), which all processes have in full."""
+  state = engine.advance(
+      slots.strategy, (params, rows), rng, state, slots.step_fn,
+      num_steps=slots.chunk_steps)
+  return _split(state), _whole((state.is_done, state.num_steps))
+
+
+@_jit
+def _collect(slots: Slots, state):
+  return _whole(slots.collect(state))
+
+
+def _split(tree: Any) -> Any:
+  """Arrays split over the devices by problems."""
+  return jax.tree.map(
+      lambda x: sharding.constrain(
+          x, 'act_batch', *[None] * (x.ndim - 1)), tree)
+
+
+def _whole(tree: Any) -> Any:
+  """Arrays that every device has in full."""
+  return jax.tree.map(
+      lambda x: sharding.constrain(x, *[None] * x.ndim), tree)

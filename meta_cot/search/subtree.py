@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How MCTS begins, and begins again below a step that is committed to."""
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from meta_cot.search import engine
+from meta_cot.search import halving
+from meta_cot.search import ranking
+from meta_cot.search import tree as tree_lib
+
+
+@struct.dataclass
+class Progress:
+  """What MCTS keeps beside the tree."""
+
+  num_simulations: jax.Array  # [B] int32, those that are over
+  root: halving.Root  # of [B, A] and [B]
+
+
+def begin(tree: tree_lib.SearchTree, branching: int) -> Progress:
+  """No simulation is over; the root may have children already."""
+  first_B = jnp.maximum(tree.first_child[:, 0], 0)
+  children_BxA = first_B[:, None] + jnp.arange(branching, dtype=jnp.int32)[None]
+  is_expanded_B = tree.is_expanded[:, 0]
+  visits_BxA = tree_lib.gather(tree.visit_counts, children_BxA)
+  return Progress(
+      num_simulations=jnp.zeros_like(tree.num_nodes),
+      root=halving.Root(
+          visits=jnp.where(is_expanded_B[:, None], visits_BxA, 0),
+          is_expanded=is_expanded_B))
+
+
+def reroot(state: engine.State, child: jax.Array) -> engine.State:
+  """MCTS that goes on below `child`, with what is known there.
+
+  The kept nodes move to the front and stay in order, with their visits and Q;
+  the tree has as many slots as before (`Mcts.capacity` gives it more). A new
+  count of simulations begins; tokens are counted on.
+
+  The step function no longer gets the nodes above: what it needs of them, such
+  as their text, it must find in the new root's embedding or in its params.
+  Search on with a new key: draws follow from key, problem and node index.
+
+  Args:
+    state: of the strategy `Mcts`.
+    child: [B] int32, any node; NONE keeps the whole tree.
+
+  Returns:
+    The state; problems whose new root is terminal are done.
+  """
+  tree = jax.vmap(_subtree)(state.tree, jnp.maximum(child, 0))
+  branching = state.extra.root.visits.shape[1]
+  return state.replace(
+      tree=tree, is_done=tree.is_terminal[:, 0],
+      solution=ranking.best_terminal(tree, tree.values),
+      num_steps=jnp.zeros_like(state.num_steps),
+      extra=begin(tree, branching))
+
+
+def _subtree(tree: tree_lib.SearchTree, child: jax.Array):
+  """The tree of one problem below `child`."""
+  num_slots = tree.parents.shape[0]
+  slots_N = jnp.arange(num_slots, dtype=jnp.int32)
+  parents_N = jnp.maximum(tree.parents, 0)
+  is_kept_N = jax.lax.fori_loop(
+      0, jnp.max(tree.depths),
+      lambda _, is_kept_N: is_kept_N | (
+          is_kept_N[parents_N] & (tree.parents != tree_lib.NONE)),
+      slots_N == child)
+  num_kept = jnp.sum(is_kept_N, dtype=jnp.int32)
+  moved_N = jnp.cumsum(is_kept_N, dtype=jnp.int32) - 1
+  source_N = jnp.argsort((~is_kept_N).astype(jnp.int32), stable=True)
+  is_used_N = slots_N < num_kept
+
+  def take(array_N, free):
+    return jnp.where(is_used_N, array_N[source_N], free).astype(array_N.dtype)
+
+  def index(array_N):
+    new_N = moved_N[jnp.maximum(array_N, 0)]
+    return take(
+        jnp.where(array_N == tree_lib.NONE, tree_lib.NONE, new_N),
+        tree_lib.NONE)
+
+  is_expanded_N = take(tree.is_expanded, False)
+  state_keys = tree.state_keys
+  if state_keys is not None:
+    state_keys = state_keys[source_N]
+  return tree.replace(
+      parents=index(tree.parents).at[0].set(tree_lib.NONE),
+      first_child=index(tree.first_child),
+      depths=take(tree.depths - tree.depths[child], 0),
+      values=take(tree.values, 0.0),
+      rewards=take(tree.rewards, 0.0),
+      log_probs=take(tree.log_probs, 0.0),
+      costs=take(tree.costs - tree.costs[child], 0.0),
+      q_values=take(tree.q_values, 0.0),
+      visit_counts=take(tree.visit_counts, 0),
+      is_valid=take(tree.is_valid, False),
+      is_terminal=take(tree.is_terminal, False),
+      is_expanded=is_expanded_N,
+      expansion_order=_ranks(take(tree.expansion_order, tree_lib.NONE)),
+      num_nodes=num_kept,
+      num_expansions=jnp.sum(is_expanded_N, dtype=jnp.int32),
+      embeddings=jax.tree.map(lambda x: x[source_N], tree.embeddings),
+      state_keys=state_keys)
+
+
+def _ranks(order_N: jax.Array) -> jax.Array:
+  """0, 1, ... in the given order; NONE stays."""
+  num_slots = len(order_N)
+  is_there_N = order_N != tree_lib.NONE
+  at_N = jnp.where(is_there_N, order_N, num_slots)
+  is_taken_N = jnp.zeros(num_slots, jnp.int32).at[at_N].set(1, mode='drop')
+  rank_N = jnp.cumsum(is_taken_N, dtype=jnp.int32) - 1
+  return jnp.where(
+      is_there_N, rank_N[jnp.maximum(order_N, 0)], tree_lib.NONE)

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The search tree: arrays allocated once, written in place.
+
+Node 0 is the root. An expansion takes the next A slots, one per branch, valid
+or not; so children are consecutive and a lower index was created earlier.
+"""
+
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from meta_cot.search import base
+
+NONE = -1  # no node
+
+
+@struct.dataclass
+class SearchTree:
+  """One tree per problem."""
+
+  parents: jax.Array  # [B, N] int32; NONE at the root and at free slots
+  first_child: jax.Array  # [B, N] int32; NONE where not expanded
+  depths: jax.Array  # [B, N] int32; the root has 0
+  values: jax.Array  # [B, N] float32, as the step function gave them
+  rewards: jax.Array  # [B, N] float32, of terminal nodes; else 0
+  log_probs: jax.Array  # [B, N] float32, of the node's step
+  costs: jax.Array  # [B, N] float32, summed from the root
+  q_values: jax.Array  # [B, N] float32, mean of what was backed up
+  visit_counts: jax.Array  # [B, N] int32
+  is_valid: jax.Array  # [B, N] bool; False: free slot or no such child
+  is_terminal: jax.Array  # [B, N] bool
+  is_expanded: jax.Array  # [B, N] bool
+  expansion_order: jax.Array  # [B, N] int32; NONE = never
+  num_nodes: jax.Array  # [B] int32, slots in use
+  num_expansions: jax.Array  # [B] int32
+  num_tokens: jax.Array  # [B] int32, spent on all children
+  embeddings: Any  # pytree, [B, N, ...]
+  state_keys: jax.Array | None  # [B, N, 2] uint32
+
+  @property
+  def shape(self) -> tuple[int, int]:
+    """(B, N)."""
+    return self.parents.shape
+
+
+@struct.dataclass
+class Children:
+  """What one expansion added."""
+
+  nodes: jax.Array  # [B, K, A] int32; N where the leaf was none
+  is_valid: jax.Array  # [B, K, A] bool
+
+
+def create(
+    root: base.Root, num_nodes: int, *, has_state_keys: bool = False
+) -> SearchTree:
+  """Trees of `num_nodes` slots that hold their roots.
+
+  Args:
+    root: of every problem.
+    num_nodes: N.
+    has_state_keys: whether equal states are to be found.
+  """
+  batch_size = root.value.shape[0]
+  shape = (batch_size, num_nodes)
+  full = lambda value, dtype: jnp.full(shape, value, dtype)
+  at_root = lambda array, value: array.at[:, 0].set(value)
+  is_terminal = root.is_terminal.astype(bool)
+  value = root.value.astype(jnp.float32)
+  state_keys = None
+  if has_state_keys:
+    state_keys = jnp.full((*shape, 2), base.NO_KEY, jnp.uint32)
+    if root.state_key is not None:
+      state_keys = state_keys.at[:, 0].set(root.state_key)
+  return SearchTree(
+      parents=full(NONE, jnp.int32),
+      first_child=full(NONE, jnp.int32),
+      depths=full(0, jnp.int32),
+      values=at_root(full(0.0, jnp.float32), value),
+      rewards=at_root(
+          full(0.0, jnp.float32), jnp.where(is_terminal, value, 0.0)),
+      log_probs=full(0.0, jnp.float32),
+      costs=full(0.0, jnp.float32),
+      q_values=at_root(full(0.0, jnp.float32), value),
+      visit_counts=full(0, jnp.int32),
+      is_valid=at_root(full(False, bool), True),
+      is_terminal=at_root(full(False, bool), is_terminal),
+      is_expanded=full(False, bool),
+      expansion_order=full(NONE, jnp.int32),
+      num_nodes=jnp.ones(batch_size, jnp.int32),
+      num_expansions=jnp.zeros(batch_size, jnp.int32),
+      num_tokens=jnp.zeros(batch_size, jnp.int32),
+      embeddings=jax.tree.map(
+          lambda x: jnp.zeros((*shape, *x.shape[1:]), x.dtype).at[:, 0].set(x),
+          root.embedding),
+      state_keys=state_keys)
+
+
+def paths(tree: SearchTree, leaves_BxK: jax.Array, num_path: int) -> jax.Array:
+  """Node indices from the root to every leaf.
+
+  Args:
+    tree: the trees.
+    leaves_BxK: NONE gives a path of roots.
+    num_path: D, at least the depth of every leaf + 1.
+
+  Returns:
+    [B, K, D] int32; entry d is the ancestor of depth d, behind the leaf the
+    root.
+  """
+
+  def one(parents_N, depths_N, leaf):
+    def up(node, depth):
+      is_here = depths_N[node] == depth
+      parent = jnp.maximum(parents_N[node], 0)
+      return jnp.where(is_here, parent, node), jnp.where(is_here, node, 0)
+
+    depths_D = jnp.arange(num_path, dtype=jnp.int32)
+    return jax.lax.scan(up, jnp.maximum(leaf, 0), depths_D, reverse=True)[1]
+
+  over_leaves = jax.vmap(one, in_axes=(None, None, 0))
+  return jax.vmap(over_leaves)(tree.parents, tree.depths, leaves_BxK)
+
+
+def gather(array: jax.Array, nodes: jax.Array) -> jax.Array:
+  """array[b, nodes[b, ...]] for arrays [B, N, ...] and indices [B, ...]."""
+  return jax.vmap(lambda x, i: x[i])(array, nodes)
+
+
+def insert(
+    tree: SearchTree, leaves_BxK: jax.Array, expansion: base.Expansion
+) -> tuple[SearchTree, Children]:
+  """Adds the children of the leaves, in the order of the leaves.
+
+  Args:
+    tree: has A free slots for every leaf that is not NONE.
+    leaves_BxK: distinct nodes without children, or NONE.
+    expansion: rows R = B * K.
+
+  Returns:
+    The trees, and where the children are.
+  """
+  num_slots, branching = tree.shape[1], expansion.value.shape[1]
+  is_leaf_BxK = leaves_BxK != NONE
+  rank_BxK = jnp.cumsum(is_leaf_BxK, axis=1, dtype=jnp.int32) - 1
+  starts_BxK = jnp.where(
+      is_leaf_BxK, tree.num_nodes[:, None] + rank_BxK * branching, num_slots)
+  offsets_A = jnp.arange(branching, dtype=jnp.int32)
+  nodes_BxKxA = jnp.minimum(
+      starts_BxK[..., None] + offsets_A[None, None], num_slots)
+  is_valid_BxKxA = is_leaf_BxK[..., None] & expansion.is_valid.reshape(
+      nodes_BxKxA.shape)
+  children = Children(nodes_BxKxA, is_valid_BxKxA)
+
+  num_leaves_B = jnp.sum(is_leaf_BxK, axis=1, dtype=jnp.int32)
+  put = lambda array, rows: _put(
+      array, jnp.where(is_leaf_BxK, leaves_BxK, num_slots), rows)
+  tree = _put_children(tree, leaves_BxK, children, expansion)
+  return tree.replace(
+      first_child=put(tree.first_child, starts_BxK),
+      is_expanded=put(tree.is_expanded, is_leaf_BxK),
+      expansion_order=put(
+          tree.expansion_order, tree.num_expansions[:, None] + rank_BxK),
+      num_nodes=tree.num_nodes + num_leaves_B * branching,
+      num_expansions=tree.num_expansions + num_leaves_B,
+      num_tokens=tree.num_tokens + _spent(expansion, is_leaf_BxK)), children
+
+
+def _put_children(
+    tree: SearchTree, leaves_BxK, children: Children, expansion
+) -> SearchTree:
+  """What is known of the children themselves."""
+  leaf_BxM = jnp.repeat(
+      jnp.maximum(leaves_BxK, 0), children.nodes.shape[2], axis=1)
+  nodes_BxM = children.nodes.reshape(leaf_BxM.shape)
+  flat = lambda rows: rows.reshape(*leaf_BxM.shape, *rows.shape[2:])
+  put = lambda array, rows: _put(array, nodes_BxM, flat(rows))
+  terminal = expansion.is_terminal & expansion.is_valid
+  cost_BxM = gather(tree.costs, leaf_BxM)
+  if expansion.cost is not None:
+    cost_BxM += flat(expansion.cost)
+  state_keys = tree.state_keys
+  if state_keys is not None:
+    state_keys = put(state_keys, expansion.state_key)
+  return tree.replace(
+      parents=_put(tree.parents, nodes_BxM, leaf_BxM),
+      depths=_put(
+          tree.depths, nodes_BxM, gather(tree.depths, leaf_BxM) + 1),
+      values=put(tree.values, expansion.value),
+      rewards=put(
+          tree.rewards, jnp.where(terminal, expansion.reward, 0.0)),
+      log_probs=put(tree.log_probs, expansion.log_prob),
+      costs=_put(tree.costs, nodes_BxM, cost_BxM),
+      q_values=put(tree.q_values, expansion.value),
+      is_valid=_put(
+          tree.is_valid, nodes_BxM, children.is_valid.reshape(leaf_BxM.shape)),
+      is_terminal=put(tree.is_terminal, terminal),
+      embeddings=jax.tree.map(put, tree.embeddings, expansion.embedding),
+      state_keys=state_keys)
+
+
+def _put(array: jax.Array, nodes_BxM, rows_BxMx) -> jax.Array:
+  """Writes rows at nodes of every tree; slot N does not exist."""
+  return jax.vmap(lambda x, i, r: x.at[i].set(r, mode='drop'))(
+      array, nodes_BxM, rows_BxMx.astype(array.dtype))
+
+
+def _spent(expansion: base.Expansion, is_leaf_BxK) -> jax.Array:
+  """Tokens of all children, dropped ones too, [B] int32."""
+  if expansion.num_tokens is None:
+    return jnp.zeros(is_leaf_BxK.shape[0], jnp.int32)
+  spent_BxKxA = expansion.num_tokens.reshape(*is_leaf_BxK.shape, -1)
+  return jnp.sum(
+      jnp.where(is_leaf_BxK[..., None], spent_BxKxA, 0), axis=(1, 2),
+      dtype=jnp.int32)
