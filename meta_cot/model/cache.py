@@ -41,6 +41,9 @@ class View:
   values: jax.Array
   slot: jax.Array  # [] int32, where the new tokens go
   layer: jax.Array | None  # [] int32
+  # Keys and values [S, K, M, Dh] of other caches, read only; see `shared` of
+  # `transformer.decode_hidden`.
+  shared: tuple[tuple[jax.Array, jax.Array], ...] = ()
 
 
 def create(
@@ -132,5 +135,14 @@ def read(view: View) -> tuple[jax.Array, jax.Array]:
   """Keys and values [B, K, M, Dh] of a layer's view."""
   if view.layer is None:
     return view.keys, view.values
-  at = lambda x: jax.lax.dynamic_index_in_dim(x, view.layer, 0, keepdims=False)
-  return at(view.keys), at(view.values)
+  return layer_of(view, view.layer)
+
+
+def layer_of(
+    cache: Cache | View, layer: int | jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Keys and values [B, K, M, Dh] of one layer."""
+  if isinstance(cache.keys, tuple):
+    return cache.keys[layer], cache.values[layer]
+  at = lambda x: jax.lax.dynamic_index_in_dim(x, layer, 0, keepdims=False)
+  return at(cache.keys), at(cache.values)

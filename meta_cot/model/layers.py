@@ -17,6 +17,7 @@ from meta_cot import sharding
 from meta_cot.model import attention
 from meta_cot.model import cache as cache_lib
 from meta_cot.model import config as model_config
+from meta_cot.model import pages
 
 _ACTIVATIONS = {
     'silu': jax.nn.silu,
@@ -107,7 +108,10 @@ class Attention(nn.Module):
       view = cache_lib.write(view, k, v)
       if context.mask is not None:  # what it sees lies in the cache
         k, v = cache_lib.read(view)
-    y = attention.apply(config, q, k, v, context)
+    if view is not None and view.shared:
+      y = pages.attend(config, q, (*view.shared, (k, v)), context.mask)
+    else:
+      y = attention.apply(config, q, k, v, context)
     b, h, length, dh = y.shape
     y_BxLxO = y.transpose(0, 2, 1, 3).reshape(b, length, h * dh)
     project = Projection(

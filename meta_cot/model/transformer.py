@@ -155,6 +155,35 @@ def decode(
   Raises:
     ConfigError: as `forward`, with `is_prefill`.
   """
+  x_BxLxD, cache = decode_hidden(
+      config, params, tokens_BxL, cache, positions_BxL=positions_BxL,
+      is_valid_BxL=is_valid_BxL, is_prefill=is_prefill)
+  output = read_out(config, params, x_BxLxD, read_at_BxR=read_at_BxR)
+  return output.replace(cache=cache)
+
+
+def decode_hidden(
+    config: ModelConfig,
+    params: Params,
+    tokens_BxL: jax.Array,
+    cache: cache_lib.Cache,
+    *,
+    positions_BxL: jax.Array,
+    is_valid_BxL: jax.Array | None = None,
+    is_prefill: bool = False,
+    shared: tuple[cache_lib.Cache, ...] = (),
+) -> tuple[jax.Array, cache_lib.Cache]:
+  """`decode` without the heads: the trunk's normalised output, and the cache.
+
+  Args:
+    config, params, tokens_BxL, cache, positions_BxL, is_valid_BxL, is_prefill:
+      as in `decode`.
+    shared: caches that are read besides, before one's own. One of S rows serves
+      B / S consecutive rows each; coarser ones come first. Not for prefill.
+
+  Returns:
+    [B, L, D], and the new cache.
+  """
   if is_valid_BxL is None:
     is_valid_BxL = jnp.ones(tokens_BxL.shape, bool)
   slot = cache.length
@@ -163,20 +192,21 @@ def decode(
   if is_prefill:
     implementation = attention.choose(config, *tokens_BxL.shape)
   if implementation == 'dense':
+    read = (*shared, cache)
+    key_positions_BxM, is_valid_BxM = (
+        _of_rows([getattr(c, name) for c in read], tokens_BxL.shape[0])
+        for name in ('positions', 'is_valid'))
     contexts = _contexts(config, functools.partial(
-        attention.make_context, config, positions_BxL, cache.positions,
-        cache.is_valid[:, None, :]))
+        attention.make_context, config, positions_BxL, key_positions_BxM,
+        is_valid_BxM[:, None, :]))
   else:  # what a token sees ends before the holes do begin
     contexts = _contexts(config, functools.partial(
         attention.make_fused_context, config, positions_BxL, None,
         implementation))
   x_BxLxD = _embed(config, params, tokens_BxL)
   x_BxLxD, cache = _decode_layers(
-      config, params['layers'], x_BxLxD, contexts, cache, slot)
-  output = read_out(
-      config, params, _final_norm(config, params, x_BxLxD),
-      read_at_BxR=read_at_BxR)
-  return output.replace(cache=cache)
+      config, params['layers'], x_BxLxD, contexts, cache, slot, shared)
+  return _final_norm(config, params, x_BxLxD), cache
 
 
 def hidden(
@@ -240,11 +270,12 @@ def slice_layers(config: ModelConfig, params: Params) -> Params:
 
   Matrices are cast to the compute dtype, and with `layer_loop` 'unroll' the
   stacked blocks become a tuple of blocks, so that no step casts or cuts them.
+  What has gone through it once stays as it is.
   """
   keep = ('scale', 'value_head')  # used in float32
 
   def cast(path, x):
-    names = {k.key for k in path}
+    names = {k.key for k in path if isinstance(k, jax.tree_util.DictKey)}
     return x if names & set(keep) else x.astype(config.dtype)
 
   params = jax.tree_util.tree_map_with_path(cast, params)
@@ -319,11 +350,20 @@ def _forward_layers(config, blocks, x_BxLxD, contexts):
   return jax.lax.scan(body, x_BxLxD, (blocks, _kinds(config)))[0]
 
 
-def _decode_layers(config, blocks, x_BxLxD, contexts, cache, slot):
+def _of_rows(arrays, num_rows):
+  """Arrays [S, M] side by side, row b from row b // (num_rows / S)."""
+  return jnp.concatenate(
+      [jnp.repeat(x, num_rows // x.shape[0], axis=0) for x in arrays], axis=1)
+
+
+def _decode_layers(config, blocks, x_BxLxD, contexts, cache, slot, shared):
+  of_layer = lambda layer: tuple(
+      cache_lib.layer_of(c, layer) for c in shared)
   if config.layer_loop == 'unroll':
     views = []
     for i, block in enumerate(_unstack(config, blocks)):
-      view = cache_lib.View(cache.keys[i], cache.values[i], slot, None)
+      view = cache_lib.View(
+          cache.keys[i], cache.values[i], slot, None, of_layer(i))
       x_BxLxD, view = _apply_block(
           config, block, x_BxLxD, contexts[config.is_global(i)], view)
       views.append(view)
@@ -334,7 +374,7 @@ def _decode_layers(config, blocks, x_BxLxD, contexts, cache, slot):
   def body(carry, xs):  # the cache is carried, so that its update is in place
     x_BxLxD, keys, values = carry
     block, is_global, layer = xs
-    view = cache_lib.View(keys, values, slot, layer)
+    view = cache_lib.View(keys, values, slot, layer, of_layer(layer))
     x_BxLxD, view = _apply_block(
         config, block, x_BxLxD, _select(contexts, is_global), view)
     return (x_BxLxD, view.keys, view.values), None

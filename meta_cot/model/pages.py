@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys and values in pages, one page per step of a text, shared by its heirs.
+
+A page keeps what one step added. A text is a list of pages; all of its
+continuations read that list as one cache, without copies of it. Axes besides
+those of `types`: S rows that share, U pages of a list, T slots of a page.
+"""
+
+import functools
+import math
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from meta_cot import sharding
+from meta_cot.model import attention
+from meta_cot.model import cache as cache_lib
+from meta_cot.model import config as model_config
+
+
+@struct.dataclass
+class Page:
+  """The tokens of one step; the leading axes are the caller's.
+
+  As in `cache.Cache`, keys and values are tuples of one array per layer with
+  `layer_loop` 'unroll', and one array of all layers with 'scan'.
+  """
+
+  keys: jax.Array | tuple[jax.Array, ...]  # [..., (layers,) K, T, Dh]
+  values: jax.Array | tuple[jax.Array, ...]  # [..., (layers,) K, T, Dh]
+  length: jax.Array  # [...] int32, slots in use, the first ones
+  position: jax.Array  # [...] int32, of the first slot in the text
+
+  @property
+  def end(self) -> jax.Array:
+    """Position of the token that follows the page, [...] int32."""
+    return self.position + self.length
+
+
+def empty(
+    config: model_config.ModelConfig, num_slots: int, position_B: jax.Array
+) -> Page:
+  """Pages of T = `num_slots` slots without a token, at these positions."""
+  shape = (*position_B.shape, config.num_kv_heads, num_slots, config.head_dim)
+  if config.layer_loop == 'scan':
+    shape = (*position_B.shape, config.num_layers, *shape[-3:])
+    one = lambda: jnp.zeros(shape, config.dtype)
+  else:
+    one = lambda: tuple(
+        jnp.zeros(shape, config.dtype) for _ in range(config.num_layers))
+  return Page(
+      keys=one(), values=one(), length=jnp.zeros_like(position_B),
+      position=position_B)
+
+
+def join(page: Page, is_used_SxU: jax.Array) -> cache_lib.Cache:
+  """Lists of pages as one full cache of S rows and U * T slots.
+
+  Args:
+    page: leading axes [S, U].
+    is_used_SxU: False: the page is not part of the list.
+  """
+  num_rows, num_pages = is_used_SxU.shape
+  is_stacked = not isinstance(page.keys, tuple)
+
+  def flat(x):  # [S, U, (layers,) K, T, Dh] -> [(layers,) S, K, U * T, Dh]
+    x = jnp.moveaxis(x, 1, -3)  # [S, (layers,) K, U, T, Dh]
+    x = x.reshape(*x.shape[:-3], -1, x.shape[-1])
+    x = jnp.swapaxes(x, 0, 1) if is_stacked else x
+    axes = ('act_batch', 'act_kv_heads', None, None)
+    return sharding.constrain(x, *(('layers',) if is_stacked else ()), *axes)
+
+  num_slots = jax.tree.leaves(page.keys)[0].shape[-2]
+  slots_T = jnp.arange(num_slots, dtype=jnp.int32)[None, None]
+  is_valid_SxUxT = (slots_T < page.length[..., None]) & is_used_SxU[..., None]
+  positions_SxUxT = page.position[..., None] + slots_T
+  return cache_lib.Cache(
+      keys=jax.tree.map(flat, page.keys),
+      values=jax.tree.map(flat, page.values),
+      positions=positions_SxUxT.reshape(num_rows, num_pages * num_slots),
+      is_valid=is_valid_SxUxT.reshape(num_rows, num_pages * num_slots),
+      length=jnp.asarray(num_pages * num_slots, jnp.int32))
+
+
+def cut(
+    cache: cache_lib.Cache, shape: tuple[int, ...], length: jax.Array,
+    position: jax.Array,
+) -> Page:
+  """The rows of a cache as pages.
+
+  Args:
+    cache: its slots are those of the pages.
+    shape: leading axes of the pages; they hold as many as there are rows.
+    length: int32 [*shape], slots in use.
+    position: int32 [*shape], of the first slot.
+  """
+
+  def rows(x):  # [(layers,) B, K, T, Dh] -> [*shape, (layers,) K, T, Dh]
+    x = jnp.moveaxis(x, -4, 0)
+    return x.reshape(*shape, *x.shape[1:])
+
+  return Page(
+      keys=jax.tree.map(rows, cache.keys),
+      values=jax.tree.map(rows, cache.values), length=length,
+      position=position)
+
+
+def attend(
+    config: model_config.ModelConfig,
+    queries: jax.Array,
+    parts: tuple[tuple[jax.Array, jax.Array], ...],
+    mask: jax.Array,
+) -> jax.Array:
+  """Dense attention over several caches with one softmax, in float32.
+
+  A cache of fewer rows is shared: row b of the queries reads its row
+  b // (B / rows), and the queries of one such row are one matrix product.
+
+  Args:
+    config: of the model.
+    queries: [B, H, L, Dh], rotated.
+    parts: keys and values [rows, K, M, Dh] of at most three caches; the rows of
+      each divide those of the next, and the last has B.
+    mask: [B, 1, 1, L, sum of M] bool; every query sees a key.
+
+  Returns:
+    [B, H, L, Dh] in the type of `queries`.
+  """
+  length, dh = queries.shape[2:]
+  parts = [part for part in parts if part[0].shape[2]]
+  sizes = _sizes([keys.shape[0] for keys, _ in parts])
+  # Rows b, c, a; key heads k with g heads each; positions l, slots m, width d.
+  queries_bcakgld = (queries * config.attention_scale).reshape(
+      *sizes, config.num_kv_heads, -1, length, dh)
+  scores, start = [], 0
+  for keys, _ in parts:
+    stop = start + keys.shape[2]
+    x_bckaglm = attention.softcap(
+        _product(
+            'bcakgld', 'kmd', 'bckaglm', queries_bcakgld, keys, sizes),
+        config.attention_softcap)
+    seen = mask[..., start:stop].reshape(
+        *sizes[:2], 1, sizes[2], 1, length, stop - start)
+    scores.append(jnp.where(seen, x_bckaglm, attention.NEG_INF))
+    start = stop
+  top = functools.reduce(jnp.maximum, (
+      jnp.max(x, axis=-1, keepdims=True) for x in scores))
+  total, mixed = 0.0, 0.0
+  for x_bckaglm, (_, values) in zip(scores, parts):
+    x_bckaglm = jnp.exp(x_bckaglm - top)
+    total += jnp.sum(x_bckaglm, axis=-1, keepdims=True)
+    mixed += _product(
+        'bckaglm', 'kmd', 'bckagld', x_bckaglm.astype(values.dtype), values,
+        sizes)
+  return jnp.swapaxes(mixed / total, 2, 3).reshape(queries.shape).astype(
+      queries.dtype)
+
+
+def _sizes(rows):
+  """Numbers of coarsest rows, of finer ones in each, of finest in each."""
+  coarse, fine = rows[0], rows[-2] if len(rows) > 1 else rows[-1]
+  return coarse, fine // coarse, rows[-1] // fine
+
+
+def _product(left, right, out, x, y, sizes):
+  """einsum('left,right->out'), in float32, `y` having its row axes merged.
+
+  `y` is left as it is: a reshape of a cache that was just written makes the
+  compiler copy it, and so does, on the CPU, more than one axis of rows in `x`.
+  Nor are heads merged with other axes, or they would change devices.
+  """
+  num_axes = 1
+  while math.prod(sizes[:num_axes]) < y.shape[0]:
+    num_axes += 1
+  batch = ('bca'[:num_axes]) + 'k'
+  rows = ''.join(a for a in left if a in out and a not in batch)
+  summed, = set(left) - set(out)
+  column, = set(right) - set(left)
+  x = x.transpose([left.index(a) for a in batch + rows + summed])
+  shape = x.shape
+  z = jax.lax.dot_general(
+      x.reshape(y.shape[0], y.shape[1], -1, shape[-1]), y,
+      (((3,), (right.index(summed) + 1,)), ((0, 1), (0, 1))),
+      preferred_element_type=jnp.float32)
+  z = z.reshape(*shape[:-1], z.shape[-1])
+  order = batch + rows + column
+  return z.transpose([order.index(a) for a in out])

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a node of a tree keeps of its step, and the texts that nodes make.
+
+Axes besides those of `search.base`: T slots of a step, U = D - 1 steps of a
+path (the root has none).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from meta_cot.model import pages
+from meta_cot.search import tree as tree_lib
+
+# (problem, tokens [M] int32, length [] int32) -> what it says of a text behind
+# its prompt. Pure, of one text; M differs between calls, and what lies behind
+# `length` is padding. `problem` is a row of `Prompts.problems`.
+OfText = Callable[[Any, jax.Array, jax.Array], jax.Array]
+
+
+@struct.dataclass
+class Node:
+  """What a node of the tree keeps; the leading axes are the caller's."""
+
+  tokens: jax.Array  # [..., T] int32, of its step; anything behind
+  page: pages.Page  # their keys and values; `page.length` of them
+  hidden: jax.Array  # [..., model width] compute dtype, at the last token
+
+
+def texts(
+    tree: tree_lib.SearchTree, nodes_BxN: jax.Array, *, num_path: int,
+    pad_id: int,
+) -> tuple[jax.Array, jax.Array]:
+  """The tokens behind the prompt up to some nodes of every tree.
+
+  Args:
+    tree: of a search with a `LanguageStep`.
+    nodes_BxN: int32, any number per tree; `tree.NONE` has no tokens.
+    num_path: D, more than the depth of every node.
+    pad_id: fills the rows.
+
+  Returns:
+    Tokens [B, N, D * T] int32 and their numbers [B, N] int32.
+  """
+  paths_BxNxD = tree_lib.paths(tree, nodes_BxN, num_path)
+  node = tree.embeddings
+  return compact(
+      tree_lib.gather(node.tokens, paths_BxNxD),
+      tree_lib.gather(node.page.length, paths_BxNxD), pad_id)
+
+
+def texts_of_children(
+    before: Node, is_used_RxU: jax.Array, children: Node, pad_id: int
+) -> tuple[jax.Array, jax.Array]:
+  """The tokens behind the prompt up to children that are in no tree yet.
+
+  Args:
+    before: the steps before them, leading axes [R, U].
+    is_used_RxU: False: not a step of the path.
+    children: leading axes [R, A].
+    pad_id: fills the rows.
+
+  Returns:
+    Tokens [R, A, (U + 1) * T] int32 and their numbers [R, A] int32.
+  """
+  of_children = lambda x: jnp.broadcast_to(
+      x[:, None], (*children.tokens.shape[:2], *x.shape[1:]))
+  lengths_RxU = jnp.where(is_used_RxU, before.page.length, 0)
+  tokens_RxAxDxT = jnp.concatenate(
+      [of_children(before.tokens), children.tokens[:, :, None]], axis=2)
+  lengths_RxAxD = jnp.concatenate(
+      [of_children(lengths_RxU), children.page.length[..., None]], axis=2)
+  return compact(tokens_RxAxDxT, lengths_RxAxD, pad_id)
+
+
+def compact(
+    tokens: jax.Array, lengths: jax.Array, pad_id: int
+) -> tuple[jax.Array, jax.Array]:
+  """Steps without the holes between them.
+
+  Args:
+    tokens: int32 [..., D, T].
+    lengths: int32 [..., D].
+    pad_id: fills the rows.
+
+  Returns:
+    Tokens [..., D * T] int32 and their numbers [...] int32.
+  """
+  slots = jnp.arange(tokens.shape[-1]).reshape((1,) * lengths.ndim + (-1,))
+  is_text = slots < lengths[..., None]
+  flat = lambda x: x.reshape(*x.shape[:-2], -1)
+  order = jnp.argsort(~flat(is_text), axis=-1, stable=True)
+  tokens = jnp.take_along_axis(
+      flat(jnp.where(is_text, tokens, pad_id)), order, axis=-1)
+  return tokens, jnp.sum(lengths, axis=-1, dtype=jnp.int32)
+
+
+def hash_tokens(tokens: jax.Array, length: jax.Array) -> jax.Array:
+  """Two hashes of token sequences, uint32 [..., 2].
+
+  Sums of well-mixed words, one for every pair of token and place (Zobrist); so
+  what lies behind `length` does not count. The mixer is MurmurHash3's fmix32.
+
+  Args:
+    tokens: int32 [..., T].
+    length: int32 [...].
+  """
+  place = jnp.arange(tokens.shape[-1], dtype=jnp.uint32).reshape(
+      (1,) * length.ndim + (-1,))
+  is_text = place.astype(jnp.int32) < length[..., None]
+
+  def one(seed):
+    word = _mix(tokens.astype(jnp.uint32) ^ jnp.uint32(seed))
+    word = _mix(word + _mix(place + jnp.uint32(seed)))
+    return jnp.sum(
+        jnp.where(is_text, word, jnp.uint32(0)), axis=-1, dtype=jnp.uint32)
+
+  return jnp.stack([one(0x9E3779B9), one(0x7F4A7C15)], axis=-1)
+
+
+def _mix(x: jax.Array) -> jax.Array:
+  for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+    x = (x ^ (x >> shift)) * jnp.uint32(factor)
+  return x ^ (x >> 16)
+
+
+def last(x: jax.Array, length_B: jax.Array) -> jax.Array:
+  """x[b, length_B[b] - 1]; the first entry where the length is 0."""
+  return jax.vmap(lambda row, i: row[i])(x, jnp.maximum(length_B - 1, 0))

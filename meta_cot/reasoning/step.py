@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The language model as the step function of a search (paper section 3.3).
+
+A state is a prompt and the steps so far; an action is one more step: tokens up
+to a delimiter. A node of the tree keeps its own step only, with the keys and
+values of its tokens and the trunk's output at the last one. So the prompt is
+read once, the first token of every child follows from its parent's output, and
+a child's value from the pass that read its last token: nothing is read twice.
+
+Axes besides those of `search.base`: C = R * A children that are written
+together, T slots of a step, U = D - 1 steps of a path (the root has none).
+"""
+
+import dataclasses
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from meta_cot import decode
+from meta_cot.model import cache as cache_lib
+from meta_cot.model import config as model_config
+from meta_cot.model import pages
+from meta_cot.model import transformer
+from meta_cot.reasoning import node as node_lib
+from meta_cot.reasoning import prompts as prompts_lib
+from meta_cot.search import base
+from meta_cot.types import Params, PRNGKey
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageStep:
+  """A `search.base.StepFn`, made by `make_step_fn`. Equal settings are equal.
+
+  Its `params` are a pair: the model's, and `Prompts`.
+  """
+
+  config: model_config.ModelConfig
+  branching: int
+  step_length: int
+  delimiter_ids: tuple[int, ...]
+  eos_id: int
+  pad_id: int
+  sampling: decode.Sampling
+  outcome: node_lib.OfText | None
+  value: node_lib.OfText | None
+  state_key: node_lib.OfText | None
+
+  def __call__(
+      self, params: tuple[Params, prompts_lib.Prompts], rng: PRNGKey,
+      path: base.Path,
+  ) -> base.Expansion:
+    """Writes A children below every leaf; `rng` is not used."""
+    del rng  # path.keys do not depend on the batch
+    params, prompts = params
+    params = transformer.slice_layers(self.config, params)
+    num_rows, num_path = path.nodes.shape
+    prompts_lib.check_room(
+        self.config, prompts.cache.num_slots, num_path * self.step_length,
+        f'max_depth x step_length = {num_path} x {self.step_length}')
+    before = jax.tree.map(lambda x: x[:, 1:], path.embeddings)
+    is_used_RxU = jnp.arange(1, num_path)[None] < path.length[:, None]
+    shared = prompts.cache, pages.join(before.page, is_used_RxU)
+    start_R, written = self._write(params, shared, path)
+    shape = num_rows, self.branching
+    of_children = lambda x: x.reshape(*shape, *x.shape[1:])
+    length_RxA = of_children(written.length)
+    node = node_lib.Node(
+        tokens=of_children(written.tokens),
+        page=pages.cut(
+            written.cache, shape, length_RxA,
+            jnp.broadcast_to(start_R[:, None], shape)),
+        hidden=of_children(written.hidden))
+    is_terminal_RxA = of_children(written.is_terminal)
+    value_RxA, reward_RxA, state_key = self._judge(
+        params, prompts, before, is_used_RxU, node)
+    return base.Expansion(
+        embedding=node, log_prob=of_children(written.log_prob),
+        value=value_RxA, reward=jnp.where(is_terminal_RxA, reward_RxA, 0.0),
+        is_terminal=is_terminal_RxA,
+        is_valid=jnp.broadcast_to(path.length[:, None] > 0, shape),
+        num_tokens=length_RxA,
+        step_key=node_lib.hash_tokens(node.tokens, length_RxA),
+        state_key=state_key)
+
+  def _write(
+      self, params: Params, shared: tuple[cache_lib.Cache, ...],
+      path: base.Path,
+  ) -> tuple[jax.Array, '_Writing']:
+    """Positions where the steps start [R], and all children, ended."""
+    leaf = jax.tree.map(
+        lambda x: node_lib.last(x, path.length),
+        path.embeddings.replace(tokens=None, page=path.embeddings.page.replace(
+            keys=None, values=None)))
+    repeat = lambda x: jnp.repeat(x, self.branching, axis=0)
+    start_C = repeat(leaf.page.end)
+    fold = jax.vmap(jax.random.fold_in, (0, None))
+    keys_C = jax.vmap(fold, (None, 0), 1)(
+        path.keys, jnp.arange(self.branching)).reshape(-1)
+
+    def body(state: _Writing) -> _Writing:
+      logits_CxV = transformer.read_out(
+          self.config, params, state.hidden[:, None]).logits[:, 0]
+      tokens_C, log_probs_C = decode.sample(
+          logits_CxV, fold(keys_C, state.step), self.sampling)
+      tokens_C = jnp.where(state.is_live, tokens_C, self.pad_id)
+      hidden_Cx1xD, cache = transformer.decode_hidden(
+          self.config, params, tokens_C[:, None], state.cache,
+          positions_BxL=(start_C + state.step)[:, None], shared=shared)
+      return self._record(
+          state, tokens_C, log_probs_C, hidden_Cx1xD[:, 0], cache)
+
+    num_children = start_C.shape[0]
+    state = _Writing(
+        step=jnp.zeros((), jnp.int32), is_live=repeat(path.length > 0),
+        is_terminal=jnp.zeros(num_children, bool),
+        tokens=jnp.full(
+            (num_children, self.step_length), self.pad_id, jnp.int32),
+        length=jnp.zeros(num_children, jnp.int32),
+        log_prob=jnp.zeros(num_children, jnp.float32),
+        hidden=repeat(leaf.hidden),
+        cache=cache_lib.create(self.config, num_children, self.step_length))
+    return leaf.page.end, jax.lax.while_loop(
+        lambda s: (s.step < self.step_length) & jnp.any(s.is_live), body,
+        state)
+
+  def _record(self, state, tokens_C, log_probs_C, hidden_CxD, cache):
+    """The state with one more token in every child that has not ended."""
+    is_live_C = state.is_live
+    is_eos_C = tokens_C == self.eos_id
+    delimiters = jnp.asarray(self.delimiter_ids, jnp.int32)
+    is_end_C = is_eos_C | jnp.any(
+        tokens_C[:, None] == delimiters[None], axis=1)
+    return _Writing(
+        step=state.step + 1, is_live=is_live_C & ~is_end_C,
+        is_terminal=state.is_terminal | (is_live_C & is_eos_C),
+        tokens=jax.lax.dynamic_update_slice(
+            state.tokens, tokens_C[:, None], (0, state.step)),
+        length=state.length + is_live_C,
+        log_prob=state.log_prob + jnp.where(is_live_C, log_probs_C, 0.0),
+        hidden=jnp.where(is_live_C[:, None], hidden_CxD, state.hidden),
+        cache=cache)
+
+  def _judge(self, params, prompts, before, is_used_RxU, node):
+    """Values, rewards [R, A] and state keys of the children."""
+    tokens_RxAxM, length_RxA = node_lib.texts_of_children(
+        before, is_used_RxU, node, self.pad_id)
+    num_leaves = len(length_RxA) // prompts.cache.positions.shape[0]
+    problems = jax.tree.map(
+        lambda x: jnp.repeat(x, num_leaves, axis=0), prompts.problems)
+
+    def of_texts(function, dtype):
+      per_row = jax.vmap(function, (None, 0, 0))
+      return jax.vmap(per_row)(
+          problems, tokens_RxAxM, length_RxA).astype(dtype)
+
+    if self.value is None:
+      value_RxA = transformer.read_out(
+          self.config, params, node.hidden).values
+    else:
+      value_RxA = of_texts(self.value, jnp.float32)
+    reward_RxA, state_key = value_RxA, None
+    if self.outcome is not None:
+      reward_RxA = of_texts(self.outcome, jnp.float32)
+    if self.state_key is not None:
+      state_key = of_texts(self.state_key, jnp.uint32)
+    return value_RxA, reward_RxA, state_key
+
+
+@struct.dataclass
+class _Writing:
+  """Children on their way."""
+
+  step: jax.Array  # [] int32, tokens drawn so far
+  is_live: jax.Array  # [C] bool
+  is_terminal: jax.Array  # [C] bool
+  tokens: jax.Array  # [C, T] int32
+  length: jax.Array  # [C] int32
+  log_prob: jax.Array  # [C] float32
+  hidden: jax.Array  # [C, model width], at the newest token that counts
+  cache: cache_lib.Cache  # C rows of T slots
+
+
+def make_step_fn(
+    config: model_config.ModelConfig, *, branching: int, step_length: int,
+    delimiter_ids: tuple[int, ...], eos_id: int, pad_id: int,
+    sampling: decode.Sampling, outcome: node_lib.OfText | None = None,
+    value: node_lib.OfText | None = None,
+    state_key: node_lib.OfText | None = None,
+) -> LanguageStep:
+  """The step function of a language model; `start` makes its `params`.
+
+  A step ends with a delimiter, with `eos_id` (the child is terminal), or after
+  `step_length` tokens. Token t of branch a is drawn with the leaf's own key
+  (`Path.keys`) folded with a, then with t. `log_prob` is the sum over the
+  tokens of a step of those of the distribution that was sampled, as in
+  `decode.Generation`; `num_tokens` is the length of the step.
+
+  Args:
+    config: of the model.
+    branching: A, children of a leaf.
+    step_length: T, at least 1.
+    delimiter_ids: tokens that end a step, and belong to it.
+    eos_id: ends the text.
+    pad_id: fills a step behind its end.
+    sampling: how to draw.
+    outcome: the reward of a terminal child, float32 []; its value by default.
+    value: of every child, float32 []; that of the value head by default.
+    state_key: of every child, uint32 [2]; equal for equal states. None: states
+      are not compared.
+
+  Returns:
+    A pure, hashable function. It raises a ValueError itself where P + D * T
+    positions exceed `config.max_length`.
+
+  Raises:
+    ValueError: a setting is out of range, or there is nothing to take values
+      from.
+  """
+  for name, number in (('branching', branching), ('step_length', step_length)):
+    if number < 1:
+      raise ValueError(f'{name}: got {number}; must be at least 1.')
+  ids = dict(eos_id=eos_id, pad_id=pad_id) | {
+      f'delimiter_ids[{i}]': x for i, x in enumerate(delimiter_ids)}
+  for name, token in ids.items():
+    if not 0 <= token < config.vocab_size:
+      raise ValueError(
+          f'{name}: got {token}; must be a token id from 0 to '
+          f'{config.vocab_size - 1}.')
+  prompts_lib.check_value(config, value)
+  return LanguageStep(
+      config=config, branching=branching, step_length=step_length,
+      delimiter_ids=tuple(delimiter_ids), eos_id=eos_id, pad_id=pad_id,
+      sampling=sampling, outcome=outcome, value=value, state_key=state_key)
