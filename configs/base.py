@@ -30,6 +30,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.train = _train()
   c.checkpoint = _checkpoint()
   c.evaluation = _evaluation()
+  c.search = _search()
   return c
 
 
@@ -174,3 +175,31 @@ def _evaluation():
   e.top_k = placeholder(int)  # None: off
   e.top_p = placeholder(float)  # None: off
   return e
+
+
+def _search():
+  s = ml_collections.ConfigDict()
+  s.arm = 'solution_only'  # whose newest checkpoint proposes the steps
+  # beam | dvts | breadth_first | best_first | depth_first | mcts.
+  s.strategies = ('beam', 'best_first', 'mcts')
+  s.num_problems = 200  # at most so many of the first held-out split
+  s.num_slots = 32  # problems searched together
+  s.chunk_steps = 2  # steps between two looks at what is finished
+  # What guides a search: likelihood (of the path, per token) | head.
+  s.value = 'likelihood'
+  # What a finished step is worth: verifier (right or wrong) | value.
+  s.outcome = 'verifier'
+  s.branching = 4  # steps proposed at every node
+  s.max_depth = placeholder(int)  # steps; None: those of a solution
+  s.step_length = 16  # tokens of a step, at most
+  s.max_tokens = placeholder(int)  # generated per problem; None: any
+  s.beam_width = 4  # beam and breadth_first; subtrees of dvts
+  s.num_expansions = 16  # best_first, depth_first
+  s.num_simulations = 16  # mcts
+  s.rule = 'uct'  # of mcts: uct | uct_paper | puct | gumbel
+  s.exploration = 1.0  # c of the mcts rule
+  s.temperature = 1.0  # of steps, and of the samples beside them
+  s.top_k = placeholder(int)  # None: off
+  s.top_p = placeholder(float)  # None: off
+  s.num_samples = 64  # whole solutions drawn per problem, for best of N
+  return s

@@ -10,13 +10,15 @@ from data_pipelines import pipelines
 from data_pipelines import tokenizer as tokenizer_lib
 from meta_cot import config as config_lib
 from meta_cot import sharding
+from meta_cot.evaluation import searching
 from meta_cot.model import config as model_config
 from meta_cot.tasks import countdown_problems
 from meta_cot.training import checkpoint
 from meta_cot.training import loop
 from meta_cot.training import optimizer
 
-STAGES = ('generate_traces', 'train_tokenizer', 'sft', 'evaluate')
+STAGES = (
+    'generate_traces', 'train_tokenizer', 'sft', 'evaluate', 'search')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Experiment:
   train: loop.TrainConfig
   checkpoint: checkpoint.CheckpointConfig
   evaluation: EvaluationConfig
+  search: searching.SearchConfig
 
   def __post_init__(self):
     if self.data.sequence_length > self.model.max_length:

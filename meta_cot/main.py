@@ -22,6 +22,7 @@ from meta_cot import interruption
 from meta_cot import sharding
 from meta_cot.stages import evaluate
 from meta_cot.stages import generate_traces
+from meta_cot.stages import search
 from meta_cot.stages import sft
 from meta_cot.stages import train_tokenizer
 from meta_cot.stages import workdir as workdir_lib
@@ -31,6 +32,7 @@ STAGES = {
     'train_tokenizer': train_tokenizer.run,
     'sft': sft.run,
     'evaluate': evaluate.run,
+    'search': search.run,
 }
 
 
@@ -56,13 +58,14 @@ def main(argv: Sequence[str]) -> None:
     with workdir_lib.opened(workdir, config, experiment) as directory:
       for name in stages or experiment.stages:
         interruption.check()
-        if workdir_lib.is_done(directory, name):
+        mark = workdir_lib.mark(name, experiment)
+        if workdir_lib.is_done(directory, name, mark):
           logging.info('stage %s: already done', name)
           continue
         logging.info('stage %s', name)
         STAGES[name](experiment, directory)
         workdir_lib.mark_done(
-            directory, name, is_writer=distributed.is_primary())
+            directory, name, mark, is_writer=distributed.is_primary())
 
 
 def _start_logging() -> None:

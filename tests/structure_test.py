@@ -20,6 +20,7 @@ LAYERS = (
     {'distributed', 'files', 'masked', 'sharding', 'config_file'},
     {'model', 'holder', 'interruption', 'xla'},
     {'decode', 'lease', 'objectives', 'search', 'verifiers'},
+    {'reasoning'},
     {'rl', 'training', 'evaluation', 'traces', 'tasks', 'data_pipelines'},
     {'experiment'},
     {'stages'},

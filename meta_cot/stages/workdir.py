@@ -3,6 +3,8 @@
 
 from collections.abc import Iterator
 import contextlib
+import dataclasses
+import json
 
 from etils import epath
 import ml_collections
@@ -17,9 +19,12 @@ from meta_cot.training import compilation
 # May change between commands on one workdir: how the work is done, not what it
 # is. A group's name frees all of its settings.
 _FREE = (
-    'stages', 'compilation_cache', 'mesh', 'model.attention',
+    'stages', 'compilation_cache', 'mesh', 'search', 'model.attention',
     'model.layer_loop', 'model.remat', 'traces.num_processes',
     'train.num_accumulation', 'train.num_loss_chunks', 'train.profile_steps')
+# Stages that are done anew where their group of settings has changed.
+_SETTINGS = {'search': 'search'}
+DONE = 'done\n'
 
 
 @contextlib.contextmanager
@@ -95,13 +100,24 @@ def _check(path: epath.Path, config: ml_collections.ConfigDict) -> None:
         f'({"; ".join(differences[:3])}); use another --workdir.')
 
 
-def is_done(workdir: epath.Path, stage: str) -> bool:
-  """Whether `stage` has finished here."""
-  return (workdir / 'done' / stage).exists()
+def is_done(workdir: epath.Path, stage: str, mark: str = DONE) -> bool:
+  """Whether `stage` has finished here, with the same mark."""
+  path = workdir / 'done' / stage
+  return path.exists() and path.read_text() == mark
 
 
 def mark_done(
-    workdir: epath.Path, stage: str, *, is_writer: bool = True) -> None:
+    workdir: epath.Path, stage: str, mark: str = DONE, *,
+    is_writer: bool = True,
+) -> None:
   """Records that `stage` has finished; one process of a run writes."""
   if is_writer:
-    files.write_atomic(workdir / 'done' / stage, 'done\n')
+    files.write_atomic(workdir / 'done' / stage, mark)
+
+
+def mark(stage: str, experiment: experiment_lib.Experiment) -> str:
+  """What is recorded of a finished stage: the settings that are its own."""
+  if stage not in _SETTINGS:
+    return DONE
+  settings = dataclasses.asdict(getattr(experiment, _SETTINGS[stage]))
+  return f'done with {json.dumps(settings)}\n'

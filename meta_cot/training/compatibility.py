@@ -17,6 +17,7 @@ FREE = (
     'mesh',  # arrays are laid out anew on the devices that there are
     'checkpoint',  # when to save, how many to keep
     'evaluation',  # comes after training
+    'search',
     'traces.num_processes',  # speed only
     'tokenizer.path',  # the tokenizers themselves are compared
     'train.log_every_steps',  # what is reported, not what is trained

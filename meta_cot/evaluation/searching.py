@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Searches lists of Countdown problems with a language model, in slots.
+
+With several processes all of them pass the same problems and get the same
+trees.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+import time
+import types
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines import tokenizer as tokenizer_lib
+from meta_cot import config as config_lib
+from meta_cot import decode
+from meta_cot import reasoning
+from meta_cot import sharding
+from meta_cot import traces
+from meta_cot.evaluation import searches
+from meta_cot.model import config as model_config
+from meta_cot.model import transformer
+from meta_cot.search import engine
+from meta_cot.search import slots
+from meta_cot.search import values
+from meta_cot.search.beam import Beam
+from meta_cot.search.best_first import BestFirst
+from meta_cot.search.depth_first import DepthFirst
+from meta_cot.search.mcts import Mcts
+from meta_cot.tasks import base
+from meta_cot.types import Params, PRNGKey
+from meta_cot.verifiers import in_graph
+
+_PROMPT_MULTIPLE = 8  # prompt widths are rounded up to it: fewer programs
+
+
+# Makes the strategy called so, from settings and `branching` and `max_depth`.
+STRATEGIES: Mapping[str, Callable[..., engine.Strategy]] = (
+    types.MappingProxyType({
+        'beam': lambda c, **tree: Beam(beam_width=c.beam_width, **tree),
+        'dvts': lambda c, **tree: Beam(
+            beam_width=c.beam_width, num_groups=c.beam_width, **tree),
+        'breadth_first': lambda c, **tree: Beam(
+            beam_width=c.beam_width, stops_at_goal=True, **tree),
+        'best_first': lambda c, **tree: BestFirst(
+            num_expansions=c.num_expansions, **tree),
+        'depth_first': lambda c, **tree: DepthFirst(
+            num_expansions=c.num_expansions, **tree),
+        'mcts': lambda c, **tree: Mcts(
+            num_simulations=c.num_simulations, rule=c.rule,
+            exploration=c.exploration, **tree),
+    }))
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+  """Which searches there are, and what they may cost."""
+
+  arm: str = config_lib.setting(
+      choices=('solution_only', 'solution_only_permuted'))
+  strategies: tuple[str, ...] = config_lib.setting(choices=tuple(STRATEGIES))
+  num_problems: int = config_lib.setting(low=1)
+  num_slots: int = config_lib.setting(low=1)
+  chunk_steps: int = config_lib.setting(low=1)
+  value: str = config_lib.setting(choices=('likelihood', 'head'))
+  outcome: str = config_lib.setting(choices=('verifier', 'value'))
+  branching: int = config_lib.setting(low=1)
+  max_depth: int | None = config_lib.setting(low=1)
+  step_length: int = config_lib.setting(low=1)
+  max_tokens: int | None = config_lib.setting(low=1)
+  beam_width: int = config_lib.setting(low=1)
+  num_expansions: int = config_lib.setting(low=1)
+  num_simulations: int = config_lib.setting(low=1)
+  rule: str = config_lib.setting(
+      choices=('uct', 'uct_paper', 'puct', 'gumbel'))
+  exploration: float = config_lib.setting(low=0.0)
+  temperature: float = config_lib.setting(above=0.0)
+  top_k: int | None = config_lib.setting(low=1)
+  top_p: float | None = config_lib.setting(above=0.0, high=1.0)
+  num_samples: int = config_lib.setting(low=1)
+
+  def sampling(self) -> decode.Sampling:
+    """How steps are drawn."""
+    return decode.Sampling(
+        temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+
+  def depth(self, num_numbers: int) -> int:
+    """Levels of a tree: as many as a solution has operations by default."""
+    return num_numbers - 1 if self.max_depth is None else self.max_depth
+
+
+@struct.dataclass
+class Found:
+  """What is kept of a finished search."""
+
+  output: engine.SearchOutput  # without embeddings
+  tokens: jax.Array  # [B, N, T] int32, of the nodes' steps
+  lengths: jax.Array  # [B, N] int32
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """The searches of one strategy over all problems."""
+
+  finished: tuple[slots.Finished, ...]  # `Found` of one problem, in their order
+  occupancy: float  # share of slot-steps that worked on a live problem
+  seconds: float  # compiling not counted
+
+
+class Searcher:
+  """Searches problems; every strategy compiles its programs once."""
+
+  def __init__(
+      self, model: model_config.ModelConfig,
+      tokenizer: tokenizer_lib.Tokenizer, mesh: jax.sharding.Mesh,
+      settings: SearchConfig,
+  ):
+    self._model = model
+    self._tokenizer = tokenizer
+    self._mesh = mesh
+    self._settings = settings
+    parts = sharding.data_parallelism(mesh)
+    self._num_slots = -(-settings.num_slots // parts) * parts
+
+  def check(self, problems: Sequence[base.Problem]) -> None:
+    """Raises a ConfigError where settings allow no search of the problems."""
+    depth, settings = self._depth(problems), self._settings
+    for name in settings.strategies:
+      self._strategy(name, depth)
+    num_prompt = len(self._inputs(problems)[0]['prompt'])
+    if num_prompt + depth * settings.step_length > self._model.max_length:
+      raise config_lib.ConfigError(
+          f'config.search.step_length: got {settings.step_length}; {depth} '
+          f'steps after prompts of {num_prompt} tokens must be at most '
+          f'config.model.max_length, {self._model.max_length}.')
+
+  def __call__(
+      self, name: str, params: Params, problems: Sequence[base.Problem],
+      rng: PRNGKey,
+  ) -> Run:
+    """Searches all problems with one strategy.
+
+    Args:
+      name: a key of `STRATEGIES`.
+      params: unboxed.
+      problems: with equally many numbers; problem i draws with its own key,
+        `i` of `rng`.
+      rng: of all draws.
+
+    Raises:
+      ConfigError: as `check`.
+    """
+    inputs = self._inputs(problems)
+    made = self._slots(self._strategy(name, self._depth(problems)))
+    params = jax.jit(functools.partial(
+        transformer.slice_layers, self._model))(params)
+    queue = [slots.Problem(i, row) for i, row in enumerate(inputs)]
+    made.warm_up(params, rng, queue[0])
+    usage, start = slots.Usage(), time.perf_counter()
+    finished = sorted(
+        made.run_all(params, rng, queue, usage=usage),
+        key=lambda f: f.problem.id)
+    return Run(tuple(finished), usage.occupancy, time.perf_counter() - start)
+
+  def _strategy(self, name: str, depth: int) -> engine.Strategy:
+    settings = self._settings
+    try:
+      return STRATEGIES[name](
+          settings, branching=settings.branching, max_depth=depth,
+          max_tokens=settings.max_tokens)
+    except ValueError as e:
+      raise config_lib.ConfigError(f'config.search: {name}: {e}') from e
+
+  def _depth(self, problems) -> int:
+    return self._settings.depth(len(problems[0].data['numbers']))
+
+  def _inputs(self, problems) -> list[dict]:
+    """What the search needs of every problem, in equal shapes."""
+    encoded = [
+        self._tokenizer.encode(traces.prompt(p, style=searches.STYLE))
+        for p in problems]
+    longest = max(map(len, encoded))
+    width = -(-longest // _PROMPT_MULTIPLE) * _PROMPT_MULTIPLE
+    pad = lambda ids: ids + [self._tokenizer.pad_id] * (width - len(ids))
+    return [
+        dict(
+            prompt=np.array(pad(ids), np.int32), length=np.int32(len(ids)),
+            problem=dict(
+                numbers=np.array(problem.data['numbers'], np.int32),
+                target=np.int32(problem.data['target'])))
+        for problem, ids in zip(problems, encoded)]
+
+  def _slots(self, strategy: engine.Strategy) -> slots.Slots:
+    settings, tokenizer = self._settings, self._tokenizer
+    is_likelihood = settings.value == 'likelihood'
+    is_judged = settings.outcome == 'verifier'
+    # The likelihood needs no head; without it there is one less to compute.
+    value = _nothing if is_likelihood else None
+    step_fn = reasoning.make_step_fn(
+        self._model, branching=settings.branching,
+        step_length=settings.step_length,
+        delimiter_ids=searches.delimiter_ids(tokenizer),
+        eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id,
+        sampling=settings.sampling(), value=value,
+        outcome=verdict(tokenizer, self._model.vocab_size) if is_judged
+        else None)
+    if is_likelihood:
+      step_fn = values.likelihood(step_fn, is_reward=not is_judged)
+    if is_judged:
+      step_fn = values.settled(step_fn)
+
+    def start(params, inputs):
+      (_, rows), root = reasoning.start(
+          self._model, params, inputs['prompt'], inputs['length'],
+          step_length=settings.step_length, problems=inputs['problem'],
+          value=value)
+      return rows, values.count_root(root) if is_likelihood else root
+
+    return slots.Slots(
+        strategy, step_fn, start, num_slots=self._num_slots,
+        chunk_steps=settings.chunk_steps, collect=_found,
+        select=reasoning.select_rows,
+        put=lambda inputs: sharding.split_batch(inputs, self._mesh))
+
+
+def verdict(
+    tokenizer: tokenizer_lib.Tokenizer, vocab_size: int
+) -> Callable[..., jax.Array]:
+  """The verifier as an `outcome` of `reasoning.make_step_fn`.
+
+  Args:
+    tokenizer: of the model.
+    vocab_size: of the model, at least the tokenizer's.
+
+  Returns:
+    1.0 for a right solution, else 0.0; `problem` holds 'numbers' and 'target'.
+  """
+  table_VxC = in_graph.symbol_table(
+      [tokenizer.decode([i]) for i in range(vocab_size)])
+
+  def outcome(problem, tokens_M, length):
+    symbols_MxC = jnp.asarray(table_VxC)[tokens_M]
+    is_text_M = jnp.arange(tokens_M.shape[0]) < length
+    symbols_MxC = jnp.where(is_text_M[:, None], symbols_MxC, in_graph.BLANK)
+    return in_graph.check(
+        symbols_MxC.reshape(-1), problem['numbers'],
+        problem['target']).astype(jnp.float32)
+
+  return outcome
+
+
+def _nothing(problem, tokens_M, length) -> jax.Array:
+  del problem, tokens_M, length
+  return jnp.zeros((), jnp.float32)
+
+
+def _found(state: engine.State) -> Found:
+  node = state.tree.embeddings
+  node = node.embedding if isinstance(node, values.Counted) else node
+  return Found(
+      slots.without_embeddings(state), node.tokens, node.page.length)

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trees of a language model read as records, judged and told."""
+
+import functools
+import types
+
+import hypothesis
+from hypothesis import strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_pipelines import tokenizer as tokenizer_lib
+from meta_cot import tasks
+from meta_cot import traces
+from meta_cot.evaluation import decoding
+from meta_cot.evaluation import judging
+from meta_cot.evaluation import searches
+from meta_cot.evaluation import searching
+from meta_cot.tasks import countdown
+from meta_cot.traces import from_tree
+from meta_cot.traces import record as record_lib
+
+PROBLEM = countdown.make_problem([5, 17, 1], 23)
+TEXT = '5,17,1>23:5-1=4,17;+21@0;S5+1=6,17+6=23*/'
+EOS = tokenizer_lib.EOS
+
+
+@functools.cache
+def _tokenizer():
+  return tokenizer_lib.Tokenizer(tokenizer_lib.train(
+      [TEXT], tokenizer_lib.TokenizerConfig(128, 60, None)))
+
+
+def _tokens(text):
+  """Token ids; a text that ends with EOS ends the sequence."""
+  ids = _tokenizer().encode(text.removesuffix(EOS))
+  return ids + [_tokenizer().eos_id] * text.endswith(EOS)
+
+
+def _tree(nodes, order):
+  """Arrays of (parent, text) per slot, None for a slot without a node."""
+  tokens = [[] if n is None else _tokens(n[1]) for n in nodes]
+  width = max(map(len, tokens))
+  num = len(nodes)
+  tree = types.SimpleNamespace(
+      parents=np.array([-1 if n is None else n[0] for n in nodes]),
+      is_valid=np.array([n is not None for n in nodes]),
+      is_terminal=np.array([
+          n is not None and n[1].endswith(EOS) for n in nodes]),
+      expansion_order=np.array([order.get(i, -1) for i in range(num)]),
+      visit_counts=np.arange(num), values=np.linspace(0, 1, num),
+      log_probs=-np.arange(num, dtype=float), num_tokens=np.int32(40),
+      num_expansions=np.int32(len(order)))
+  padded = np.array([t + [0] * (width - len(t)) for t in tokens])
+  return tree, padded, np.array([len(t) for t in tokens])
+
+
+def _read(nodes, order, solution):
+  read = searches.Reader(
+      tasks.make('countdown'), _tokenizer(), strategy='best_first',
+      arguments={'branching': 2}, seed=3, model='tiny')
+  return read(PROBLEM, *_tree(nodes, order), solution, 2)
+
+
+NODES = [
+    (-1, ''), (0, 'S5+1=6,'), None, (0, 'S5-1=4,'),  # below the root
+    (3, f'17+4=21{EOS}'), (3, '17-4=13,'),  # below S5-1=4
+    (1, f'17+6=23{EOS}'), (1, f'17+5=22{EOS}')]
+ORDER = {0: 0, 3: 1, 1: 2}
+
+
+def test_a_record_leaves_out_slots_without_a_node():
+  found = _read(NODES, ORDER, 6)
+  record = found.record
+  assert [(n.parent, n.step, n.state) for n in record.nodes] == [
+      (-1, '', '5,17,1'), (0, '5+1=6', '17,6'), (0, '5-1=4', '17,4'),
+      (2, '17+4=21', '21'), (2, '17-4=13', '13'), (1, '17+6=23', '23'),
+      (1, '17+5=22', '')]  # 5 is used up
+  assert [n.order for n in record.nodes] == [0, 2, 1, -1, -1, -1, -1]
+  assert [n.is_terminal for n in record.nodes] == [
+      False, False, False, True, False, True, True]
+  assert [n.is_correct for n in record.nodes].index(True) == 5
+  assert record.solution == (0, 1, 5) and found.is_solved and found.is_found
+  assert record.nodes[5].visits == 6 and record.nodes[5].log_prob == -6.0
+  assert record.nodes[5].tokens == tuple(_tokens(f'17+6=23{EOS}'))
+  assert (found.num_tokens, found.num_expansions, found.num_steps) == (40, 3, 2)
+  assert record_lib.from_json(record_lib.to_json(record)) == record
+
+
+def test_a_wrong_answer_is_no_solution():
+  found = _read(NODES, ORDER, 4)
+  assert found.record.solution == ()
+  assert not found.is_solved and found.is_found
+  assert not _read(NODES[:6], {0: 0, 3: 1}, -1).is_found
+
+
+def test_the_text_of_a_search():
+  text, left_out = searches.told(_read(NODES, ORDER, 6).record)
+  # 17-4=13 does not end although one number is left; 17+5=22 is illegal.
+  assert left_out == 2
+  assert text == '5,17,1>23:5+1=6,17;5-1=4,17;+21x@1;+23!S5+1=6,17+6=23'
+
+
+@pytest.mark.parametrize('step', [
+    '5+1=6,', 'S', f'S5+1=6{EOS}', 'S5+1=,', 'S5+2=7,', 'S6+1=7,',
+    f'S{EOS}', EOS, 'S5+1=6,17+6=23'])
+def test_steps_without_words_are_left_out_with_what_is_below(step):
+  nodes = [
+      (-1, ''), (0, step), (0, 'S17-1=16,'), (1, f'17+6=23{EOS}'),
+      (2, f'16+5=21{EOS}')]
+  found = _read(nodes, {0: 0, 2: 1, 1: 2}, 4)
+  text, left_out = searches.told(found.record)
+  assert left_out == 2
+  assert text == '5,17,1>23:17-1=16,5;+21x'
+
+
+def test_a_parent_that_is_no_node_is_refused():
+  nodes = [(-1, ''), None, (1, f'17+6=23{EOS}')]
+  tree, _, _ = _tree(nodes, {0: 0})
+  texts = {
+      i: from_tree.NodeText('', '', False, ()) for i in range(len(nodes))}
+  with pytest.raises(ValueError, match='slot 2 has parent 1'):
+    from_tree.from_tree(
+        PROBLEM, tree, texts, -1, strategy='beam', arguments={}, seed=0,
+        model='')
+
+
+def test_delimiters():
+  ids = searches.delimiter_ids(_tokenizer())
+  assert [_tokenizer().decode([i]) for i in ids] == [',']
+  other = tokenizer_lib.Tokenizer(tokenizer_lib.train(
+      ['5+1=6'], tokenizer_lib.TokenizerConfig(128, 60, None)))
+  with pytest.raises(ValueError, match="no piece ends with ','"):
+    searches.delimiter_ids(other)
+
+
+_pieces = st.lists(st.sampled_from(
+    ['S', '5', '17', '1', '6', '23', '+', '-', '=', ',', '5+1=6', ',17+6=23',
+     'S5+1=6', '@']), max_size=6)
+
+
+@functools.cache
+def _verdict():
+  return jax.jit(searching.verdict(_tokenizer(), 200))
+
+
+@hypothesis.settings(max_examples=400)
+@hypothesis.given(_pieces)
+@hypothesis.example(['S5+1=6', ',17+6=23'])
+@hypothesis.example(['@', 'S', '5', '+', '1', '=', '6', ',17+6=23'])
+def test_the_verdict_on_tokens_is_that_on_text(pieces):
+  tokens = _tokens(''.join(pieces) + EOS)
+  row = np.full(64, 199, np.int32)  # behind the length anything
+  row[:len(tokens)] = tokens
+  right = _verdict()(
+      dict(numbers=jnp.array([5, 17, 1]), target=jnp.int32(23)), row,
+      len(tokens))
+  text = traces.prompt(PROBLEM, style=searches.STYLE) + _tokenizer().decode(
+      tokens)
+  expected = judging.verify(
+      tasks.make('countdown'), PROBLEM,
+      decoding.Completion(text, len(tokens), True), searches.STYLE)
+  assert float(right) == expected.is_correct
+
+
+def test_summary():
+  found = [_read(NODES, ORDER, 6), _read(NODES, ORDER, 4)]
+  summary = searches.summarise(found)
+  assert summary['success'] == 0.5 and summary['found'] == 1.0
+  assert summary['mean_nodes'] == 6 and summary['mean_tokens'] == 40
+  assert summary['share_told'] == pytest.approx(1 - 4 / 12)
