@@ -94,22 +94,6 @@ def test_queue_that_never_moves_ends_the_wait(cloud):
   assert 'launch/tpu.sh delete' in errors
 
 
-# Preempted in its first jobs, once their first lines have been copied.
-PREEMPTED = r'''
-job=$(<../run/job)
-logs=$FAKE_CLOUD/../clone/runs/pod/logs/$job
-echo "rank $META_COT_PROCESS_ID works"
-if ((10#$job <= TIMES)); then
-  while [[ ! -s $logs/rank-000.log || ! -s $logs/rank-001.log ]]; do
-    sleep 0.05
-  done
-  [[ $META_COT_PROCESS_ID == 1 ]] || touch "$FAKE_CLOUD/preempt"
-  sleep 60
-fi
-echo finished
-'''
-
-
 def test_ssh_that_never_answers_is_an_error(cloud):
   cloud.run('create')
   cloud.scenario(ssh_refused={'pod/1': -1})
