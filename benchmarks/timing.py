@@ -107,14 +107,15 @@ def peer(
 
 
 def measure(
-    contestants: list[Contestant], repeats: int
+    contestants: list[Contestant], repeats: int, *, is_warm: bool = False
 ) -> dict[str, list[Cost]]:
   """Costs of every contestant in every round; a round before is not counted.
 
-  That one compiles and touches memory for the first time.
+  That one compiles and touches memory for the first time. With `is_warm` there
+  is none: the contestants have seen to it.
   """
   costs = {c.name: [] for c in contestants}
-  for i in range(repeats + 1):
+  for i in range(is_warm, repeats + 1):
     for c in contestants if i % 2 else reversed(contestants):
       cost = c.call()
       if i:

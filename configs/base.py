@@ -31,6 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.checkpoint = _checkpoint()
   c.evaluation = _evaluation()
   c.search = _search()
+  c.rl = _rl()
   return c
 
 
@@ -127,6 +128,8 @@ def _data():
   d.num_streams = 1
   d.num_workers = 0  # reader processes per stream; 0: in this one
   d.prune_fraction = 0.0  # share of traces with failed branches cut off
+  d.max_attempts = 4  # of arm revisions, the right one included
+  d.trained_attempts = 'final'  # of arm revisions: final (the right one) | all
   return d
 
 
@@ -203,3 +206,72 @@ def _search():
   s.top_p = placeholder(float)  # None: off
   s.num_samples = 64  # whole solutions drawn per problem, for best of N
   return s
+
+
+def _rl():
+  r = ml_collections.ConfigDict()
+  r.start = 'revisions'  # the arm whose newest checkpoint is tuned
+  # erl2 (the last episode) | rl2 (all) | single (one) | score (erl2, then rl2).
+  r.objectives = ('erl2', 'rl2', 'single')  # each is trained
+  r.seeds = (0,)  # and each with each of them
+  r.num_iterations = 100
+  r.num_questions = 32  # of an iteration
+  r.num_samples = 8  # trajectories of a question
+  r.num_slots = 256  # trajectories written together
+  r.num_episodes = 3  # attempts of a trajectory; `single` has one
+  r.episode_length = 24  # tokens of an attempt, at most
+  r.max_tokens = placeholder(int)  # of a trajectory; None: any
+  r.window = placeholder(int)  # earlier attempts in sight; None: all
+  r.reset = ''  # text between two attempts
+  r.give_up = placeholder(str)  # a token that ends an attempt; None: none
+  r.temperature = 1.0
+  r.top_k = placeholder(int)  # None: off
+  r.top_p = placeholder(float)  # None: off
+  _credit(r)
+  _updates(r)
+  # A question solved as rarely, or as often, rests for some passes.
+  r.min_success = 0.0
+  r.max_success = 1.0
+  r.rest = 1  # passes; 0: all questions in every pass
+  r.eval_every = 20  # iterations
+  r.num_eval_problems = 256
+  r.num_eval_samples = 4  # trajectories of each
+  r.save_every = 20  # iterations
+  return r
+
+
+def _credit(r):
+  """Returns and advantages."""
+  r.score_hold = 0.5  # share of the run before score turns to rl2
+  r.discounts = (1.0,)  # gamma; every question is asked with one of them
+  r.discount_prompts = ('',)  # what stands before the question then
+  # reinforce | rloo | step_rloo | grpo | grpo_no_std | vineppo | gae.
+  r.advantage = 'rloo'
+  r.whiten = False  # advantages to mean 0 and deviation 1
+  r.num_rollouts = 4  # of vineppo, for every value
+  r.gae_gamma = 1.0
+  r.gae_lambda = 0.95
+
+
+def _updates(r):
+  """The loss and the updates."""
+  r.ratio_level = 'token'  # token | sequence
+  r.clip_low = 0.2
+  r.clip_high = 0.2
+  # A mean over tokens | over each sequence first | a sum over a constant.
+  r.token_weights = 'token'  # token | sequence | constant
+  r.kl_in = 'loss'  # none | loss | reward
+  r.kl_estimator = 'k3'  # k2, k3 in the loss; k1 in the reward
+  r.kl_coefficient = 0.001
+  r.kl_target = placeholder(float)  # nats a token; None: fixed coefficient
+  r.kl_horizon = 10_000  # trajectories over which the coefficient adapts
+  r.entropy_bonus = 0.0
+  r.value_coefficient = 0.5  # of gae
+  r.value_clip = placeholder(float)  # None: off
+  r.num_epochs = 1  # over the trajectories of an iteration
+  r.num_minibatches = 1  # of an epoch
+  r.num_accumulation = 1  # micro-batches of a minibatch
+  r.num_loss_chunks = 1  # pieces of a row whose logits exist one at a time
+  r.optimizer = _optimizer()
+  r.optimizer.update(dict(
+      learning_rate=1e-4, final_fraction=0.1, warmup_steps=5, weight_decay=0.0))

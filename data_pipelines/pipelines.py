@@ -46,6 +46,8 @@ class DataConfig:
   num_workers: int = config_lib.setting(low=0)  # per stream; 0 = no others
   num_streams: int = config_lib.setting(low=1)  # shared by all hosts
   prune_fraction: float = config_lib.setting(low=0.0, high=1.0)
+  max_attempts: int = config_lib.setting(low=1)  # arms that write several
+  trained_attempts: str = config_lib.setting(choices=('final', 'all'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +103,34 @@ def tokenize(
   return np.asarray(ids, np.int32), np.asarray(weights, np.float32)
 
 
+def tokenize_attempts(
+    attempts: arms.Attempts, config: DataConfig,
+    tokenizer: tokenizer_lib.Tokenizer,
+) -> tuple[np.ndarray, np.ndarray]:
+  """The question, then attempts at it, each with its end of sequence.
+
+  Args:
+    attempts: at least one; the question of the first is the one written.
+    config: `trained_attempts` 'final' leaves only the last one's weights
+      (arXiv 2501.04682, Eq. 5-6, and Eq. 7 for its end); 'all' keeps all.
+    tokenizer: encodes the text.
+
+  Returns:
+    As of `tokenize`, which says what is trained within an attempt.
+  """
+  parts = []
+  for number, events in enumerate(attempts, start=1):
+    tokens, weights = tokenize(
+        events, config.style, config.objective, tokenizer)
+    if config.trained_attempts == 'final' and number < len(attempts):
+      weights[:] = 0
+    start = 0 if number == 1 else len(
+        tokenizer.encode(format_lib.prompt(events, config.style)))
+    parts.append((tokens[start:], weights[start:]))
+  tokens, weights = zip(*parts)
+  return np.concatenate(tokens), np.concatenate(weights)
+
+
 def train_batches(
     source: store.Source | Sequence, tokenizer: tokenizer_lib.Tokenizer,
     config: DataConfig, *,
@@ -121,7 +151,7 @@ def train_batches(
   Args:
     source: random access to TraceRecords.
     tokenizer: encodes the sequences.
-    config: lengths, style, objective, number of streams.
+    config: lengths, style, objective, attempts, number of streams.
     seed: of the order, the packing and the arm.
     batch_size: rows B per batch of all hosts together.
     num_hosts: hosts that share the streams.
@@ -134,6 +164,7 @@ def train_batches(
     `set_state`. Close it if there are worker processes.
 
   Raises:
+    ConfigError: a style that the arm is not written in.
     ValueError: no records, no such host, or rows and streams that do not
       divide; later, from the iterator, if no record gives an example.
   """
@@ -182,6 +213,7 @@ def eval_batches(
   as of `train_batches`; `seed` matters only to a random arm.
 
   Raises:
+    ConfigError: a style that the arm is not written in.
     ValueError: hosts do not divide the rows.
   """
   if batch_size % num_hosts:
@@ -206,7 +238,11 @@ def eval_batches(
 def measure(
     source: store.Source | Sequence, tokenizer: tokenizer_lib.Tokenizer,
     config: DataConfig, transform: arms.Arm) -> Counts:
-  """Counts what one pass gives and what it drops."""
+  """Counts what one pass gives and what it drops.
+
+  Raises:
+    ConfigError: a style that the arm is not written in.
+  """
   examples = _Examples(source, tokenizer, config, transform)
   rng = np.random.default_rng(0)
   num_tokens = num_trained = 0
@@ -226,6 +262,10 @@ class _Examples:
   """Record index -> POSITION array [n], or None for a dropped record."""
 
   def __init__(self, source, tokenizer, config, transform):
+    if config.style not in transform.styles:
+      raise config_lib.ConfigError(
+          f'config.data.style: got {config.style!r}; must be '
+          f'{" or ".join(transform.styles)} for this arm.')
     self._arguments = source, tokenizer, config, transform
     self._source, self._tokenizer = source, tokenizer
     self._config, self._transform = config, transform
@@ -258,11 +298,10 @@ class _Examples:
     config = self._config
     if config.prune_fraction and rng.random() < config.prune_fraction:
       record = objectives.prune(record, rng.random(), rng)
-    events = self._transform(record, rng)
-    if events is None:
+    attempts = self._transform(record, rng, config.max_attempts)
+    if attempts is None:
       return self._drop('without text', record.problem.id)
-    tokens, weights = tokenize(
-        events, config.style, config.objective, self._tokenizer)
+    tokens, weights = tokenize_attempts(attempts, config, self._tokenizer)
     if len(tokens) - 1 > config.sequence_length:
       return self._drop(
           'too long', f'{record.problem.id}: {len(tokens)} tokens in rows of '

@@ -78,9 +78,9 @@ def main(argv: Sequence[str]) -> None:
       ('config', 'topology', 'programs', 'dump'))
   config = config_file.load(
       command_line.required(flags, 'config'), overrides)
-  names = _names(flags.get('programs', ''))
-  topology = find_topology(command_line.required(flags, 'topology'))
   experiment = programs_lib.for_accelerator(experiment_lib.parse(config))
+  names = _names(flags.get('programs', ''), experiment)
+  topology = find_topology(command_line.required(flags, 'topology'))
   results = []
   for name in names:
     if not is_json:
@@ -96,14 +96,12 @@ def main(argv: Sequence[str]) -> None:
     raise SystemExit(EXIT_DOES_NOT_FIT)
 
 
-def _names(text: str) -> tuple[str, ...]:
+def _names(
+    text: str, experiment: experiment_lib.Experiment) -> tuple[str, ...]:
   names = tuple(n for n in text.split(',') if n) or (
-      tuple(programs_lib.PROGRAMS))
+      programs_lib.names(experiment))
   for name in names:
-    if name not in programs_lib.PROGRAMS:
-      raise config_lib.ConfigError(
-          f'--programs: got {name!r}; '
-          f'{config_file.choices(name, tuple(programs_lib.PROGRAMS))}.')
+    programs_lib.check(experiment, name)
   return names
 
 
@@ -176,7 +174,7 @@ def compile_program(
   Args:
     experiment: with types fixed, see `programs.for_accelerator`.
     topology: to compile for.
-    name: of the program, see `programs.PROGRAMS`.
+    name: of the program, see `programs.names`.
     dump: XLA's texts are left in a folder `name` here; None: nowhere.
   """
   mesh = sharding.make_mesh(experiment.mesh, list(topology.devices))

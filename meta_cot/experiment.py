@@ -12,13 +12,15 @@ from meta_cot import config as config_lib
 from meta_cot import sharding
 from meta_cot.evaluation import searching
 from meta_cot.model import config as model_config
+from meta_cot.rl import settings as rl_settings
 from meta_cot.tasks import countdown_problems
 from meta_cot.training import checkpoint
 from meta_cot.training import loop
 from meta_cot.training import optimizer
 
 STAGES = (
-    'generate_traces', 'train_tokenizer', 'sft', 'evaluate', 'search')
+    'generate_traces', 'train_tokenizer', 'sft', 'evaluate', 'search',
+    'rl')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Experiment:
   checkpoint: checkpoint.CheckpointConfig
   evaluation: EvaluationConfig
   search: searching.SearchConfig
+  rl: rl_settings.RlConfig
 
   def __post_init__(self):
     if self.data.sequence_length > self.model.max_length:

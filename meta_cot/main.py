@@ -22,6 +22,7 @@ from meta_cot import interruption
 from meta_cot import sharding
 from meta_cot.stages import evaluate
 from meta_cot.stages import generate_traces
+from meta_cot.stages import rl
 from meta_cot.stages import search
 from meta_cot.stages import sft
 from meta_cot.stages import train_tokenizer
@@ -33,6 +34,7 @@ STAGES = {
     'sft': sft.run,
     'evaluate': evaluate.run,
     'search': search.run,
+    'rl': rl.run,
 }
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arms and tokenize: the text of a record, and which of it is trained."""
 
+import collections
 import dataclasses
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 from data_pipelines import arms
 from data_pipelines import pipelines
 from data_pipelines import tokenizer as tokenizer_lib
+from meta_cot import config as config_lib
+from meta_cot import tasks
+from meta_cot import traces
 from meta_cot.tasks import countdown_problems
 from meta_cot.tasks import countdown_search
 from meta_cot.traces import events as events_lib
@@ -18,6 +22,11 @@ PROBLEMS = countdown_problems.CountdownConfig(
     num_numbers=3, min_number=1, max_number=12, min_target=10, max_target=40,
     max_value=60, enumerate_all=True, num_train=0, num_heldout=50,
     heldout_target_fraction=0.1, heldout_numbers_fraction=0.1)
+CONFIG = pipelines.DataConfig(
+    sequence_length=160, style='compact', objective='procedure_cloning',
+    packing_bins=4, num_workers=0, num_streams=1, prune_fraction=0.0,
+    max_attempts=4, trained_attempts='final')
+REVISIONS = arms.ARMS['revisions']
 
 
 @pytest.fixture(scope='module')
@@ -34,6 +43,13 @@ def sos_records():
   return [
       countdown_search.search(p, s, i)
       for i, (p, s) in enumerate(zip(problems, strategies))]
+
+
+@pytest.fixture(scope='module')
+def records():
+  strategy = dataclasses.replace(countdown_search.COMPACT, max_value=60)
+  problems = countdown_problems.problems(PROBLEMS, 0)['train'][:60]
+  return [countdown_search.search(p, strategy, 0) for p in problems]
 
 
 def test_tokens_and_weights_of_one_trace(tokenizer):
@@ -99,13 +115,12 @@ def test_stream_of_search_trains_whole_lines(sos_records, objective):
 def test_arms(sos_records):
   rng = np.random.default_rng(0)
   record = next(r for r in sos_records if r.is_solved)
-  full = arms.ARMS['traces'](record, rng)
+  (full,) = arms.ARMS['traces'](record, rng, 4)
   assert full == events_lib.linearize(record)
-  assert arms.ARMS['solution_only'](record, rng) == (
-      full[0], full[-1])
+  assert arms.ARMS['solution_only'](record, rng, 4) == ((full[0], full[-1]),)
   orders = set()
   for _ in range(50):
-    start, answer = arms.ARMS['solution_only_permuted'](record, rng)
+    ((start, answer),) = arms.ARMS['solution_only_permuted'](record, rng, 4)
     assert answer == full[-1]
     numbers, target = start.question.split('>')
     assert target == record.problem.question.split('>')[1]
@@ -114,5 +129,154 @@ def test_arms(sos_records):
     orders.add(numbers)
   assert len(orders) > 2
   failed = dataclasses.replace(record, solution=())
-  for name in ('solution_only', 'solution_only_permuted'):
-    assert arms.ARMS[name](failed, rng) is None
+  for name in ('solution_only', 'solution_only_permuted', 'revisions'):
+    assert arms.ARMS[name](failed, rng, 4) is None
+
+
+def _num_failures(record):
+  return sum(n.is_terminal and not n.is_correct for n in record.nodes)
+
+
+def test_revisions_are_wrong_until_the_right_one(records):
+  task = tasks.make('countdown')
+  lengths = set()
+  for seed, record in enumerate(records):
+    attempts = REVISIONS(record, np.random.default_rng(seed), 4)
+    assert attempts[-1:] == arms.ARMS['solution_only'](
+        record, np.random.default_rng(0), 4)
+    assert {start.question for start, _ in attempts} == {
+        record.problem.question}
+    answers = [answer.text for _, answer in attempts]
+    assert len(set(answers)) == len(answers)
+    verdicts = [task.verify(record.problem, answer) for answer in answers]
+    assert [v.is_correct for v in verdicts] == [
+        False] * (len(answers) - 1) + [True]
+    # All numbers used once, all arithmetic true: only the value is wrong.
+    assert all(v.reason.startswith('the value is') for v in verdicts)
+    lengths.add(len(answers))
+  assert lengths == {1, 2, 3, 4}
+
+
+def test_the_number_of_revisions_is_uniform_within_the_failures(records):
+  by_failures = {_num_failures(r): r for r in records}
+  rng = np.random.default_rng(0)
+  for num_failures, shares in (
+      (0, (1, 0, 0, 0)), (1, (1/4, 3/4, 0, 0)), (max(by_failures), (1/4,) * 4)):
+    record = by_failures[num_failures]
+    draws = [REVISIONS(record, rng, 4) for _ in range(2000)]
+    counts = collections.Counter(map(len, draws))
+    for length, share in enumerate(shares, start=1):
+      # Five standard deviations; 0 where there is no choice.
+      assert abs(counts[length] - 2000 * share) <= 5 * np.sqrt(
+          2000 * share * (1 - share))
+  # Every failure of the longest search is drawn, and equally often first.
+  first = collections.Counter(d[0][1].text for d in draws if len(d) > 1)
+  assert len(first) == num_failures
+  expected = 1500 / num_failures
+  assert all(
+      abs(n - expected) < 5 * np.sqrt(expected) for n in first.values())
+  one = [REVISIONS(record, rng, 1) for _ in range(20)]
+  assert set(map(len, one)) == {1}
+
+
+def test_the_generator_alone_decides_the_revisions(records):
+  draw = lambda seed: [
+      REVISIONS(r, np.random.default_rng([seed, i]), 4)
+      for i, r in enumerate(records)]
+  assert draw(0) == draw(0) != draw(1)
+
+
+def test_ends_that_are_no_solutions_are_not_shown(records):
+  record = max(records, key=_num_failures)
+  target = str(record.problem.data['target'])
+  states = ('', '3,4', target)  # unreadable, unfinished, false arithmetic
+  nodes, changed = [], 0
+  for node in record.nodes:
+    if node.is_terminal and not node.is_correct:
+      if changed < _num_failures(record) - 2:
+        node = dataclasses.replace(node, state=states[changed % 3])
+      changed += 1
+    nodes.append(node)
+  kept = {n.step for n in nodes if n.is_terminal and n.state not in states}
+  record = dataclasses.replace(record, nodes=tuple(nodes))
+  draws = [REVISIONS(record, np.random.default_rng(i), 9) for i in range(60)]
+  assert {len(d) for d in draws} == {1, 2, 3}
+  shown = {answer.text.split('\n')[-1] for d in draws for _, answer in d[:-1]}
+  assert shown <= kept
+
+
+@pytest.mark.parametrize('trained, shown', [
+    ('final', 'S9-3=6,6*4=24<eos>'),
+    ('all', 'S9+3=12,12+4=16<eos>S9-4=5,5*3=15<eos>S9-3=6,6*4=24<eos>')])
+def test_attempts_follow_one_another_and_each_ends(tokenizer, trained, shown):
+  question = events_lib.Start('9,3,4>24')
+  attempts = tuple(
+      (question, events_lib.Answer(text))
+      for text in ('9+3=12\n12+4=16', '9-4=5\n5*3=15', '9-3=6\n6*4=24'))
+  tokens, weights = pipelines.tokenize_attempts(
+      attempts, dataclasses.replace(CONFIG, trained_attempts=trained),
+      tokenizer)
+  assert (tokens.dtype, weights.dtype) == (np.int32, np.float32)
+  assert tokenizer.decode(tokens, show_control=True) == (
+      '9,3,4>24:S9+3=12,12+4=16<eos>S9-4=5,5*3=15<eos>S9-3=6,6*4=24<eos>')
+  assert tokenizer.decode(tokens[weights == 1], show_control=True) == shown
+  assert set(weights.tolist()) == {0.0, 1.0}
+
+
+def test_every_attempt_reads_back_as_an_episode(records, tokenizer):
+  for seed, record in enumerate(records):
+    attempts = REVISIONS(record, np.random.default_rng(seed), 4)
+    tokens, _ = pipelines.tokenize_attempts(attempts, CONFIG, tokenizer)
+    prompt = format_lib.prompt(record.problem, 'compact')
+    behind = tokens[len(tokenizer.encode(prompt)):]
+    ends = np.flatnonzero(behind == tokenizer.eos_id)
+    assert ends[-1] == len(behind) - 1
+    episodes = np.split(behind, ends[:-1] + 1)
+    assert [
+        traces.extract_answer(prompt + tokenizer.decode(e), 'compact')
+        for e in episodes] == [answer.text for _, answer in attempts]
+
+
+@pytest.mark.parametrize('arm', ['traces', 'solution_only'])
+def test_one_attempt_is_the_plain_sequence(records, tokenizer, arm):
+  for record in records[:5]:
+    attempts = arms.ARMS[arm](record, np.random.default_rng(0), 4)
+    plain = pipelines.tokenize(
+        attempts[0], 'compact', 'procedure_cloning', tokenizer)
+    for found, wanted in zip(
+        pipelines.tokenize_attempts(attempts, CONFIG, tokenizer), plain,
+        strict=True):
+      np.testing.assert_array_equal(found, wanted)
+
+
+def test_revisions_in_another_style_are_refused(records, tokenizer):
+  config = dataclasses.replace(CONFIG, style='stream_of_search')
+  message = "config.data.style: got 'stream_of_search'; must be compact"
+  with pytest.raises(config_lib.ConfigError, match=message):
+    pipelines.measure(records, tokenizer, config, REVISIONS)
+  for batches in (pipelines.train_batches, pipelines.eval_batches):
+    with pytest.raises(config_lib.ConfigError, match=message):
+      batches(
+          records, tokenizer, config, seed=0, batch_size=1, num_hosts=1,
+          host_index=0, transform=REVISIONS)
+
+
+def test_revisions_are_measured(records, tokenizer):
+  counts = {
+      trained: pipelines.measure(
+          records, tokenizer,
+          dataclasses.replace(CONFIG, trained_attempts=trained), REVISIONS)
+      for trained in ('final', 'all')}
+  final, every = counts['final'], counts['all']
+  assert final.num_examples == every.num_examples == len(records)
+  assert final.num_tokens == every.num_tokens
+  # S, 2 operations of 6 tokens but for the comma, and the end.
+  assert final.num_trained == 13 * len(records)
+  attempts = sum(
+      len(attempts) for attempts in _measured(records))
+  assert every.num_trained == 13 * attempts
+
+
+def _measured(records):
+  rng = np.random.default_rng(0)
+  return [REVISIONS(record, rng, 4) for record in records]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several processes on this machine, as on a pod: same numbers, clear ends."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -12,6 +13,8 @@ import sys
 import time
 
 import pytest
+
+from data_pipelines import store
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAUNCHER = ROOT / 'launch' / 'local_cluster.sh'
@@ -121,6 +124,37 @@ def test_four_processes_give_what_one_gives(whole, tmp_path):
   assert not [p for p in workdir.rglob('*') if 'tmp' in p.name]
   log = (tmp_path / 'logs' / 'rank-0.log').read_text()
   assert '4 sequences of 192 tokens per step = 1 rows/device x 4 devices' in log
+
+
+@pytest.mark.slow
+def test_two_processes_search_as_one(whole, tmp_path):
+  more = (
+      '--stages=search', '--config.search.strategies=beam,mcts',
+      '--config.search.num_problems=12', '--config.search.num_slots=4',
+      '--config.search.branching=3', '--config.search.step_length=6',
+      '--config.search.num_simulations=6', '--config.search.num_samples=2')
+  alone, workdir = tmp_path / 'alone', tmp_path / 'w'
+  for copy in (alone, workdir):
+    shutil.copytree(whole, copy)
+  _run_alone(alone, *more)
+  code, _, err = _run(
+      2, _main(workdir, *more), tmp_path / 'logs', num_devices=2)
+  assert code == 0, err[-3000:]
+  for name in ('beam', 'mcts'):
+    found, wanted = (
+        store.read(w / 'search' / name, 'heldout_numbers')
+        for w in (workdir, alone))
+    assert len(found) == len(wanted) == 12
+    for a, b in zip(found, wanted):
+      assert a.problem == b.problem and a.solution == b.solution
+      for x, y in zip(a.nodes, b.nodes, strict=True):
+        bare = lambda n: dataclasses.replace(n, value=0.0, log_prob=0.0)
+        assert bare(x) == bare(y)
+        assert (x.value, x.log_prob) == pytest.approx(
+            (y.value, y.log_prob), abs=1e-5)
+    samples = f'search/samples/{name}.jsonl'
+    assert (workdir / samples).read_text() == (alone / samples).read_text()
+  assert not [p for p in (workdir / 'search').rglob('*') if 'tmp' in p.name]
 
 
 def _wait_for_rows(process, workdir, num_rows):

@@ -15,10 +15,10 @@ import subprocess
 import tempfile
 import time
 
-STAGES = ('generate_traces', 'train_tokenizer', 'sft', 'evaluate')
+STAGES = ('generate_traces', 'train_tokenizer', 'sft', 'evaluate', 'search')
 EXIT_INTERRUPTED = 75
 _POLL_SECONDS = 0.002
-_DEADLINE_SECONDS = 240
+_DEADLINE_SECONDS = 600
 _TEMPORARY_FILES = ('.*tmp*', '*/.*tmp*', '*/*/.*tmp*')
 _TEMPORARY_STEPS = (
     'sft/*/checkpoints/*tmp*', 'sft/*/interrupted/*tmp*')
@@ -53,6 +53,12 @@ _AFTER_ARMS = (
     Moment('evaluate', 'plots', 'eval/*.png'),
     Moment('evaluate', 'summary', 'eval/summary.json'),
     Moment('evaluate', 'report', 'eval/report.md'),
+    Moment('search', 'start', 'done/evaluate', latest=1.0),
+    Moment('search', 'searching', 'done/evaluate', latest=10.0),
+    Moment('search', 'search shard', 'search/*/.*.tmp-*'),
+    Moment('search', 'search texts', 'search/samples/*'),
+    Moment('search', 'search summary', 'search/summary.json'),
+    Moment('search', 'search report', 'search/report.md'),
 )
 
 

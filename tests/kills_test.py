@@ -9,6 +9,7 @@ kills at every moment that tests/kills.py names and prints what was hit.
 import collections
 import pathlib
 import random
+import re
 import shutil
 import signal
 
@@ -21,17 +22,19 @@ from tests import small_run
 ARMS = ('traces', 'solution_only')
 MOMENTS = kills.moments(ARMS, num_rows=12)
 # One kind of place each: a shard, the tokenizer, a checkpoint that is written,
-# one that was, between checkpoints, a report.
+# one that was, between checkpoints, a report, the searches.
 FEW = (
     'shard', 'model', 'traces: in a save', 'solution_only: renamed',
-    'solution_only: row', 'samples')
+    'solution_only: row', 'samples', 'search texts')
 NUM_WORKDIRS = 5
 NUM_MORE = 3  # kills in every workdir, besides its share of the moments
 
 
 def _run(workdir: pathlib.Path) -> kills.Run:
   return kills.Run(
-      small_run.command(workdir, f'--config.arms={",".join(ARMS)}'), workdir,
+      small_run.command(
+          workdir, f'--config.arms={",".join(ARMS)}',
+          f'--stages={",".join(kills.STAGES)}', *small_run.SEARCH), workdir,
       cwd=small_run.ROOT, environment=small_run.environment())
 
 
@@ -61,7 +64,7 @@ def _kill_all(
 def test_the_same_bits_after_a_few_kills(unbroken, tmp_path):
   chosen = [m for m in MOMENTS if m.name in FEW]
   assert len(chosen) == len(FEW)
-  hits = _kill_all(unbroken, tmp_path / 'w', kills.plan(chosen, seed=0))
+  hits = _kill_all(unbroken, tmp_path / 'w', kills.plan(chosen, seed=7))
   assert len(hits) == len(FEW)
   assert len({hit.stage for hit in hits}) >= 3
 
@@ -104,6 +107,10 @@ def test_the_comparison_sees_what_it_should(unbroken, tmp_path):
       'tokenizer/extra: unexpected']
   assert changed(lambda: (copy / 'eval/report.md').unlink()) == [
       'eval/report.md: missing']
+  report = copy / 'search' / 'report.md'
+  assert changed(lambda: report.write_text(
+      re.sub(r'(solved % [^\n]*\n[^\n]*\n\| greedy \| )\d', r'\g<1>x',
+             report.read_text()))) == ['search/report.md: content differs']
   assert any('scalars' in x or 'scalar' in x for x in changed(
       lambda: next(run.glob('tensorboard/events*')).unlink()))
   assert any('steps' in x for x in changed(

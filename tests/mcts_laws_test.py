@@ -17,7 +17,7 @@ from meta_cot.search.mcts import Mcts
 from tests import mcts_reference as reference
 from tests import mcts_test
 
-A, B = reference.A, mcts_test.B
+A, B = reference.A, 32
 UCT = Mcts(14, A, 5)
 GUMBEL = Mcts(14, A, 5, 'gumbel', num_leaves=2)
 WORLD = reference.worlds(5)

@@ -31,7 +31,8 @@ def worlds(seed, num_problems=32):
       'reward': rng.integers(0, 2, shape).astype(np.float32),
       'is_terminal': rng.random(shape) < share,
       'is_valid': rng.random((*shape, A)) < 1 - share[:, :, None] / 2,
-      'log_prob': log_probs.astype(np.float32)}
+      'log_prob': log_probs.astype(np.float32),
+      'cost': rng.integers(0, 3, (*shape, A)).astype(np.float32)}
 
 
 def step_fn(params, rng, path):
@@ -51,6 +52,21 @@ def step_fn(params, rng, path):
       num_tokens=jnp.full_like(child_RxA, 2))
 
 
+def step_fn_with_keys(params, rng, path):
+  """The same with the states as keys; without costs."""
+  expansion = step_fn(params, rng, path)
+  return expansion.replace(state_key=jnp.stack(
+      [expansion.embedding[1].astype(jnp.uint32)] * 2, -1))
+
+
+def step_fn_with_costs(params, rng, path):
+  """The same with keys and costs."""
+  at = jnp.arange(path.length.shape[0]), jnp.maximum(path.length - 1, 0)
+  problem_R, state_R = (x[at] for x in path.embeddings)
+  return step_fn_with_keys(params, rng, path).replace(
+      cost=jnp.asarray(params['cost'])[problem_R, state_R])
+
+
 def roots(world, which=None):
   """The roots of the problems `which` of a world; all by default."""
   which = np.arange(len(world['value'])) if which is None else which
@@ -58,7 +74,8 @@ def roots(world, which=None):
   return search.Root(
       embedding=(problem_B, jnp.zeros_like(problem_B)),
       value=jnp.asarray(world['value'])[problem_B, 0],
-      is_terminal=jnp.zeros(problem_B.shape, bool), problem_id=problem_B)
+      is_terminal=jnp.zeros(problem_B.shape, bool), problem_id=problem_B,
+      state_key=jnp.zeros((*problem_B.shape, 2), jnp.uint32))
 
 
 class NearTie(Exception):
@@ -71,6 +88,8 @@ class Node:
   state: int
   value: float
   log_prob: float = 0.0
+  is_sum: bool = False  # of the log-probs of several
+  cost: float = 0.0  # from the root
   reward: float = 0.0
   is_terminal: bool = False
   depth: int = 0
@@ -98,6 +117,8 @@ class Settings:
   max_considered: int = 16
   value_scale: float = 0.1
   max_visit_init: float = 50.0
+  merges_states: bool = False
+  has_costs: bool = False
 
 
 def visit(seen, node, value):
@@ -149,8 +170,7 @@ class Search:
           leaves.append(node)
       else:
         self.back_up(node, node.reward if node.is_terminal else node.value)
-    for leaf in leaves:
-      self.expand(leaf)
+    self.expand(leaves)
     for leaf in leaves:
       self.back_up(leaf, self.value_of(leaf))
 
@@ -189,21 +209,54 @@ class Search:
     return max(values) if self.s.backup == 'max_child' else (
         np.float32(sum(values, np.float32(0)) / np.float32(len(values))))
 
-  def expand(self, leaf):
-    w = self.world
-    leaf.order, leaf.children = self.num_expansions, []
-    leaf.first = self.num_nodes
+  def expand(self, leaves):
+    families = []
+    for leaf in leaves:
+      leaf.order, leaf.first = self.num_expansions, self.num_nodes
+      families.append(self.family(leaf))
+      self.num_nodes += len(self.world['children'][leaf.state])
+      self.num_expansions += 1
+    if self.s.merges_states:
+      known = self.nodes()  # before the new ones
+      families = [self.merged(family) for family in families]
+      everyone = [child for family in families for child in family]
+      kept = [
+          child for child in self.merged(everyone, adds=False)
+          if not any(node.state == child.state and node.cost <= child.cost
+                     for node in known)]
+      families = [[c for c in family if c in kept] for family in families]
+    for leaf, family in zip(leaves, families):
+      leaf.children = family
+
+  def family(self, leaf):
+    """The valid children."""
+    w, family = self.world, []
     for k, state in enumerate(w['children'][leaf.state]):
       if w['is_valid'][leaf.state, k]:
         value = float(w['value'][state])
-        child = Node(
-            self.num_nodes + k, int(state), value,
-            float(w['log_prob'][leaf.state, k]), float(w['reward'][state]),
-            bool(w['is_terminal'][state]), leaf.depth + 1, leaf, k,
-            visits=int(self.s.rule.startswith('uct')), q=np.float32(value))
-        leaf.children.append(child)
-    self.num_nodes += len(w['children'][leaf.state])
-    self.num_expansions += 1
+        cost = self.s.has_costs * float(w['cost'][leaf.state, k])
+        family.append(Node(
+            leaf.first + k, int(state), value,
+            float(w['log_prob'][leaf.state, k]), cost=leaf.cost + cost,
+            reward=float(w['reward'][state]),
+            is_terminal=bool(w['is_terminal'][state]), depth=leaf.depth + 1,
+            parent=leaf, branch=k, visits=int(self.s.rule.startswith('uct')),
+            q=np.float32(value)))
+    return family
+
+  @staticmethod
+  def merged(children, adds=True):
+    """Of those with the same state the cheapest, the first of equal ones."""
+    groups = {}
+    for child in children:
+      groups.setdefault(child.state, []).append(child)
+    kept = []
+    for group in groups.values():
+      kept.append(min(group, key=lambda c: c.cost))
+      if adds and len(group) > 1:
+        kept[-1].is_sum, kept[-1].log_prob = True, math.log(
+            math.fsum(math.exp(c.log_prob) for c in group))
+    return [child for child in children if child in kept]
 
   def descend(self, node, seen):
     if not node.children:
@@ -222,6 +275,8 @@ class Search:
     visits, q = seen[child]
     if self.s.rule.startswith('uct'):
       return visits, q
+    if child.is_sum:  # rounded
+      return child.index
     if self.s.rule == 'gumbel':
       is_root = child.parent is self.root
       noise = self.noise[child.branch] if is_root else 0

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Monte-Carlo tree search equals a search written anew, on random trees."""
 
+import dataclasses
 import functools
 
 import hypothesis
@@ -12,23 +13,22 @@ import pytest
 from meta_cot.search import engine
 from meta_cot.search import halving
 from meta_cot.search import subtree
-from meta_cot.search.mcts import BACKUPS
 from meta_cot.search.mcts import best_child
 from meta_cot.search.mcts import Mcts
 from meta_cot.search.mcts import RULES
 from tests import mcts_reference as reference
 
-A, B, DEPTH = reference.A, 32, 4
+A, B, DEPTH = reference.A, 64, 4
+NUM_EXAMPLES = 4  # of B trees each
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-@functools.partial(jax.jit, static_argnames='strategy')
-def run(strategy, world, rng):
+@functools.partial(jax.jit, static_argnames=('strategy', 'step_fn'))
+def run(strategy, world, rng, step_fn=reference.step_fn):
   """The last state, and the children to commit to."""
   state = engine.start(strategy, reference.roots(world))
   state = engine.advance(
-      strategy, world, rng, state, reference.step_fn,
-      num_steps=strategy.max_steps)
+      strategy, world, rng, state, step_fn, num_steps=strategy.max_steps)
   return state, best_child(state.tree)
 
 
@@ -52,7 +52,8 @@ def settings_of(strategy):
   return reference.Settings(
       strategy.num_simulations, strategy.max_depth, strategy.rule,
       strategy.exploration, strategy.backup_value, strategy.num_leaves,
-      strategy.capacity, strategy.gumbel.max_considered)
+      strategy.capacity, strategy.gumbel.max_considered,
+      merges_states=strategy.merge_states)
 
 
 def check(expected, state, b):
@@ -74,10 +75,45 @@ def check(expected, state, b):
   assert state.extra.num_simulations[b] == expected.num_over
 
 
+# Compiling takes nearly all the time: every rule, every backup, some pairs.
 CASES = [
-    *((rule, backup, 1) for rule in RULES for backup in BACKUPS),
-    ('uct', 'leaf', 2), ('puct', 'leaf', 2), ('gumbel', 'max_child', 2),
-    ('uct_paper', 'mean_child', 3)]
+    *((rule, 'leaf', 1) for rule in RULES), ('uct', 'max_child', 2),
+    ('uct_paper', 'mean_child', 3), ('puct', 'mean_child', 2),
+    ('puct', 'max_child', 1), ('gumbel', 'max_child', 2),
+    ('gumbel', 'mean_child', 1)]
+
+
+def compare(strategy, settings, step_fn=reference.step_fn):
+  """Searches random worlds in both ways.
+
+  Returns:
+    The searches that were equal.
+  """
+  searches, near_ties = [], 0
+
+  @hypothesis.settings(max_examples=NUM_EXAMPLES)
+  @hypothesis.given(SEEDS)
+  def of_seed(seed):
+    nonlocal near_ties
+    world = reference.worlds(seed, B)
+    state, child_B = jax.device_get(
+        run(strategy, world, jax.random.key(seed % 7), step_fn))
+    noise_BxA = noises(strategy, state)
+    for b in range(B):
+      expected = reference.Search(world, b, settings, noise_BxA[b])
+      try:
+        expected.run()
+      except reference.NearTie:
+        near_ties += 1
+        continue
+      check(expected, state, b)
+      assert state.is_done[b]
+      assert child_B[b] == expected.best_child()
+      searches.append(expected)
+
+  of_seed()
+  assert len(searches) > 4 * near_ties
+  return searches
 
 
 @pytest.mark.parametrize('rule, backup, num_leaves', CASES)
@@ -85,28 +121,25 @@ def test_equals_a_search_written_anew(rule, backup, num_leaves):
   strategy = Mcts(
       20, A, DEPTH, rule, 0.7, backup, num_leaves,
       gumbel=halving.Settings(max_considered=2 + num_leaves % 2))
-  num_compared = num_near_ties = 0
+  assert len(compare(strategy, settings_of(strategy))) > NUM_EXAMPLES * B / 2
 
-  @hypothesis.settings(max_examples=6)
-  @hypothesis.given(SEEDS)
-  def compare(seed):
-    nonlocal num_compared, num_near_ties
-    world = reference.worlds(seed)
-    state, child_B = jax.device_get(
-        run(strategy, world, jax.random.key(seed % 7)))
-    noise_BxA = noises(strategy, state)
-    for b in range(B):
-      expected = reference.Search(
-          world, b, settings_of(strategy), noise_BxA[b])
-      try:
-        expected.run()
-      except reference.NearTie:
-        num_near_ties += 1
-        continue
-      num_compared += 1
-      check(expected, state, b)
-      assert state.is_done[b]
-      assert child_B[b] == expected.best_child()
 
-  compare()
-  assert num_compared > 4 * num_near_ties
+@pytest.mark.parametrize('rule, num_leaves, has_costs', [
+    ('uct', 1, False), ('puct', 3, False), ('uct', 2, True),
+    ('gumbel', 1, True)])
+def test_equal_states_become_one(rule, num_leaves, has_costs):
+  """Costs keep a state that is there if the way to the new one is shorter."""
+  strategy = Mcts(
+      20, A, DEPTH, rule, 0.7, num_leaves=num_leaves, merge_states=True)
+  searches = compare(
+      strategy,
+      dataclasses.replace(settings_of(strategy), has_costs=has_costs),
+      reference.step_fn_with_costs if has_costs
+      else reference.step_fn_with_keys)
+  num_lost = num_twice = 0
+  for search in searches:
+    nodes = search.nodes()
+    num_twice += len(nodes) - len({node.state for node in nodes})
+    num_lost += search.num_nodes - len(nodes)
+  assert num_lost > len(searches)
+  assert (num_twice > 0) == has_costs

@@ -28,7 +28,8 @@ PROBLEMS = countdown_problems.CountdownConfig(
     heldout_target_fraction=0.1, heldout_numbers_fraction=0.1)
 CONFIG = pipelines.DataConfig(
     sequence_length=160, style='compact', objective='procedure_cloning',
-    packing_bins=4, num_workers=0, num_streams=1, prune_fraction=0.0)
+    packing_bins=4, num_workers=0, num_streams=1, prune_fraction=0.0,
+    max_attempts=4, trained_attempts='final')
 TRACES = arms.ARMS['traces']
 FIELDS = {
     'tokens': np.int32, 'targets': np.int32, 'positions': np.int32,

@@ -21,8 +21,8 @@ TIMING_COLUMNS = re.compile(
     r'tokens_per_second|model_flops_utilization|programs_compiled|seconds/.+')
 # Keys of summary.json, at any depth.
 TIMING_KEYS = ('seconds',)
-# The last columns of this table of report.md.
-TIMING_TABLE, TIMING_HEADER = '## Training', '| seconds |'
+# Columns of the tables of report.md begin so; in one table all behind, too.
+TIMING_HEADER, TIMING_TABLE = 'seconds', '## Training'
 # Folders of a workdir that are compared by what they hold, or not at all.
 _CHECKPOINTS = re.compile(r'(.*/)?checkpoints/')
 _TENSORBOARD = re.compile(r'(.*/)?tensorboard/')
@@ -122,17 +122,28 @@ def _without_times(value: Any) -> Any:
 
 
 def _untimed_report(text: str) -> str:
-  """The report, its training table cut before the times."""
-  head, mark, tail = text.partition(TIMING_TABLE)
-  lines = tail.splitlines()
-  header = next((x for x in lines if TIMING_HEADER in x), None)
-  if header is None:
-    return text
-  columns = header[:header.index(TIMING_HEADER)].count('|')
-  cut = (
-      '|'.join(x.split('|')[:columns + 1]) if x.startswith('|') else x
-      for x in lines)
-  return head + mark + '\n'.join(cut)
+  """The report, its tables without times."""
+  lines, heading, timed = [], '', set()
+  for line in text.splitlines():
+    if line.startswith('#'):
+      heading = line
+    if line.startswith('|'):
+      cells = line.split('|')
+      if not (lines and lines[-1].startswith('|')):
+        timed = _timed_columns(cells, heading)
+      line = '|' + '|'.join(
+          cell for i, cell in enumerate(cells) if i not in timed)
+    lines.append(line)
+  return '\n'.join(lines)
+
+
+def _timed_columns(header: list[str], heading: str) -> set[int]:
+  timed = {
+      i for i, cell in enumerate(header)
+      if cell.strip().startswith(TIMING_HEADER)}
+  if timed and heading.startswith(TIMING_TABLE):
+    timed = set(range(min(timed), len(header)))
+  return timed
 
 
 def _steps(directory: pathlib.Path) -> list[int]:

@@ -131,7 +131,15 @@ def test_slots_change_no_tree(searched, tmp_path):
   copy.mkdir()
   for name in ('tokenizer', 'traces', 'sft'):
     (tmp_path / 'w' / name).symlink_to(str(workdir / name))
+  # Of an earlier run with other settings nothing is left, its mark neither.
+  for name in ('search/dvts/manifest.json', 'search/samples/dvts.jsonl',
+               'done/search'):
+    files.write_atomic(copy / name, 'old')
   search.run(other, copy)
+  assert not (copy / 'search' / 'dvts').exists()
+  assert [p.name for p in (copy / 'search' / 'samples').iterdir()] == [
+      'best_first.jsonl']
+  assert not (copy / 'done' / 'search').exists()
   expected = _records(workdir, 'best_first')
   for a, b in zip(expected, _records(copy, 'best_first'), strict=True):
     assert a.solution == b.solution
@@ -156,6 +164,10 @@ def test_a_stage_is_done_with_its_settings(searched):
     ({'arm': 'solution_only_permuted'}, 'config.search.arm: got'),
     ({'step_length': 400}, 'config.search.step_length: got 400'),
     ({'strategies': ('beam',), 'max_tokens': 0}, 'must be at least 1'),
+    ({'num_expansions': -2}, 'config.search.num_expansions: got -2'),
+    ({'branching': 0}, 'config.search.branching: got 0'),
+    ({'strategies': ('beam', 'dvts'), 'beam_width': 4},
+     'config.search: dvts: num_groups: got 4; must be at most branching, 3'),
 ])
 def test_wrong_settings_are_named(searched, changes, words):
   workdir, _ = searched
@@ -170,6 +182,18 @@ def test_needs_a_trained_arm(tmp_path):
   train_tokenizer.run(experiment, workdir)
   with pytest.raises(config_lib.UserError, match='run the stage sft first'):
     search.run(experiment, workdir)
+
+
+def test_needs_problems(tmp_path):
+  config = dataclasses.replace(
+      _experiment(), countdown=dataclasses.replace(
+          _experiment().countdown, num_heldout=0))
+  workdir = files.path(tmp_path)
+  generate_traces.run(config, workdir)
+  train_tokenizer.run(config, workdir)
+  with pytest.raises(
+      config_lib.ConfigError, match='the split heldout_numbers is empty'):
+    search.run(config, workdir)
 
 
 def test_variants():

@@ -17,7 +17,7 @@ from meta_cot import traces
 from meta_cot.evaluation import decoding
 from meta_cot.evaluation import judging
 from meta_cot.evaluation import searches
-from meta_cot.evaluation import searching
+from meta_cot.evaluation import vocabulary
 from meta_cot.tasks import countdown
 from meta_cot.traces import from_tree
 from meta_cot.traces import record as record_lib
@@ -143,7 +143,8 @@ _pieces = st.lists(st.sampled_from(
 
 @functools.cache
 def _verdict():
-  return jax.jit(searching.verdict(_tokenizer(), 200))
+  return jax.jit(vocabulary.verdict(
+      vocabulary.of(_tokenizer(), 200).texts))
 
 
 @hypothesis.settings(max_examples=400)

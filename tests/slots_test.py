@@ -32,8 +32,8 @@ def _inputs(problem_id):
   return dict(
       value=(rng.integers(0, 8, shape) / 8).astype(np.float32),
       reward=rng.integers(0, 2, shape).astype(np.float32),
-      is_terminal=rng.random(shape) < 0.1,
-      is_valid=rng.random(shape) < 0.8,
+      is_terminal=(rng.random(shape) < 0.1) & (problem_id % 7 != 5),
+      is_valid=(rng.random(shape) < 0.8) & (problem_id % 7 != 4),
       is_solved=np.bool_(problem_id % 7 == 3))
 
 
@@ -105,9 +105,10 @@ def _assert_as_expected(found, ids, strategy=BEST_FIRST):
     jax.tree.map(np.testing.assert_array_equal, f.result, output)
 
 
-@pytest.mark.parametrize('strategy', [BEST_FIRST, BEAM])
-@pytest.mark.parametrize('num_slots, chunk_steps', [(1, 3), (4, 2), (30, 100)])
-def test_slots_change_nothing(strategy, num_slots, chunk_steps):
+@pytest.mark.parametrize('num_slots, chunk_steps, strategy', [
+    (1, 3, BEST_FIRST), (4, 2, BEST_FIRST), (30, 100, BEST_FIRST),
+    (4, 2, BEAM)])
+def test_slots_change_nothing(num_slots, chunk_steps, strategy):
   ids = list(range(NUM_PROBLEMS))
   made = _make(num_slots, chunk_steps, strategy)
   found = list(made.run_all(jnp.float32(1), RNG, _problems(ids)))
@@ -207,6 +208,21 @@ def test_reads_problems_as_slots_become_free():
   first = next(found)
   _assert_as_expected([first], [first.problem.id])
   assert len(read) <= 4 + 4
+
+
+def test_problems_that_cannot_be_solved_end_without_a_solution():
+  """Solved at the root, without any child, without any end: all in turn."""
+  ids = [4, 3, 5, 11, 10, 12, 18, 17, 19]
+  found = list(_make(4, 2).run_all(jnp.float32(1), RNG, _problems(ids)))
+  _assert_as_expected(found, ids)
+  for f in found:
+    output, tree, kind = f.result, f.result.tree, f.problem.id % 7
+    assert output.is_done
+    assert output.solution_index == (0 if kind == 3 else -1)
+    assert output.solution_value == (1.0 if kind == 3 else 0.0)
+    assert f.num_steps == {3: 0, 4: 1}.get(kind, f.num_steps)
+    assert tree.num_expansions == {
+        3: 0, 4: 1, 5: BEST_FIRST.num_expansions}[kind]
 
 
 def test_no_problems():

@@ -19,6 +19,13 @@ _SETTINGS = (
     '--config.evaluation.max_new_tokens=40')
 
 
+# Of the stage `search`, for runs that have it.
+SEARCH = (
+    '--config.search.strategies=beam', '--config.search.num_problems=12',
+    '--config.search.num_slots=4', '--config.search.branching=3',
+    '--config.search.step_length=6', '--config.search.num_samples=2')
+
+
 def command(workdir, *more: str) -> list[str]:
   """Runs the quickstart's experiment, made small, from ROOT."""
   return [

@@ -35,6 +35,7 @@ ALLOWED = {
     ('evaluation', 'data_pipelines'),
     ('evaluation', 'meta_cot.tasks'),
     ('evaluation', 'meta_cot.traces'),
+    ('rl', 'data_pipelines'),
     ('rl', 'meta_cot.tasks'),
     ('rl', 'meta_cot.traces'),
     ('rl', 'meta_cot.training'),

@@ -28,6 +28,19 @@ def write(
   files.write_atomic(directory / 'report.md', '\n'.join(filter(None, parts)))
 
 
+def add_section(path: epath.Path, title: str, text: str) -> None:
+  """Puts a section behind a report, in the place of an older one.
+
+  Args:
+    path: of the report; nothing is done without one.
+    title: of the section, which is the last one of the report.
+    text: its Markdown.
+  """
+  if path.exists():
+    before = path.read_text().partition(f'\n# {title}\n')[0]
+    files.write_atomic(path, f'{before}\n# {title}\n\n{text}')
+
+
 def _plot(directory, arms, examples) -> None:
   plots.loss_curves(directory / 'loss.png', {
       arm: tuple(zip(*values['losses']['heldout']))

@@ -23,6 +23,7 @@ from meta_cot import reasoning
 from meta_cot import sharding
 from meta_cot import traces
 from meta_cot.evaluation import searches
+from meta_cot.evaluation import vocabulary as vocabulary_lib
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
 from meta_cot.search import engine
@@ -34,7 +35,6 @@ from meta_cot.search.depth_first import DepthFirst
 from meta_cot.search.mcts import Mcts
 from meta_cot.tasks import base
 from meta_cot.types import Params, PRNGKey
-from meta_cot.verifiers import in_graph
 
 _PROMPT_MULTIPLE = 8  # prompt widths are rounded up to it: fewer programs
 
@@ -112,6 +112,12 @@ class Run:
   seconds: float  # compiling not counted
 
 
+@functools.partial(jax.jit, static_argnames=('model',))
+def slice_layers(model: model_config.ModelConfig, params: Params) -> Params:
+  """`transformer.slice_layers`, compiled: the parameters that searches want."""
+  return transformer.slice_layers(model, params)
+
+
 class Searcher:
   """Searches problems; every strategy compiles its programs once."""
 
@@ -124,20 +130,22 @@ class Searcher:
     self._tokenizer = tokenizer
     self._mesh = mesh
     self._settings = settings
-    parts = sharding.data_parallelism(mesh)
-    self._num_slots = -(-settings.num_slots // parts) * parts
+    # Others of the same strategy would be compiled again.
+    self._slots = functools.cache(functools.partial(
+        make_slots, model, settings,
+        vocabulary_lib.of(tokenizer, model.vocab_size), mesh))
 
   def check(self, problems: Sequence[base.Problem]) -> None:
-    """Raises a ConfigError where settings allow no search of the problems."""
-    depth, settings = self._depth(problems), self._settings
-    for name in settings.strategies:
-      self._strategy(name, depth)
-    num_prompt = len(self._inputs(problems)[0]['prompt'])
-    if num_prompt + depth * settings.step_length > self._model.max_length:
-      raise config_lib.ConfigError(
-          f'config.search.step_length: got {settings.step_length}; {depth} '
-          f'steps after prompts of {num_prompt} tokens must be at most '
-          f'config.model.max_length, {self._model.max_length}.')
+    """Checks settings and problems; searches nothing.
+
+    Raises:
+      ConfigError: settings that allow no search of the problems.
+      ValueError: no problems, or not equally many numbers in all of them.
+    """
+    inputs, depth = self._inputs(problems), self._depth(problems)
+    for name in self._settings.strategies:
+      make_strategy(self._settings, name, depth)
+    check_room(self._model, self._settings, len(inputs[0]['prompt']), depth)
 
   def __call__(
       self, name: str, params: Params, problems: Sequence[base.Problem],
@@ -153,12 +161,12 @@ class Searcher:
       rng: of all draws.
 
     Raises:
-      ConfigError: as `check`.
+      ConfigError, ValueError: as `check`.
     """
-    inputs = self._inputs(problems)
-    made = self._slots(self._strategy(name, self._depth(problems)))
-    params = jax.jit(functools.partial(
-        transformer.slice_layers, self._model))(params)
+    inputs, depth = self._inputs(problems), self._depth(problems)
+    check_room(self._model, self._settings, len(inputs[0]['prompt']), depth)
+    made = self._slots(make_strategy(self._settings, name, depth))
+    params = slice_layers(self._model, params)
     queue = [slots.Problem(i, row) for i, row in enumerate(inputs)]
     made.warm_up(params, rng, queue[0])
     usage, start = slots.Usage(), time.perf_counter()
@@ -167,25 +175,20 @@ class Searcher:
         key=lambda f: f.problem.id)
     return Run(tuple(finished), usage.occupancy, time.perf_counter() - start)
 
-  def _strategy(self, name: str, depth: int) -> engine.Strategy:
-    settings = self._settings
-    try:
-      return STRATEGIES[name](
-          settings, branching=settings.branching, max_depth=depth,
-          max_tokens=settings.max_tokens)
-    except ValueError as e:
-      raise config_lib.ConfigError(f'config.search: {name}: {e}') from e
-
   def _depth(self, problems) -> int:
     return self._settings.depth(len(problems[0].data['numbers']))
 
   def _inputs(self, problems) -> list[dict]:
     """What the search needs of every problem, in equal shapes."""
+    sizes = sorted({len(p.data['numbers']) for p in problems})
+    if len(sizes) != 1:
+      raise ValueError(
+          f'problems: got {len(problems)}, with {sizes} numbers; must be at '
+          'least one, all with equally many numbers.')
     encoded = [
         self._tokenizer.encode(traces.prompt(p, style=searches.STYLE))
         for p in problems]
-    longest = max(map(len, encoded))
-    width = -(-longest // _PROMPT_MULTIPLE) * _PROMPT_MULTIPLE
+    width = prompt_width(max(map(len, encoded)))
     pad = lambda ids: ids + [self._tokenizer.pad_id] * (width - len(ids))
     return [
         dict(
@@ -195,63 +198,77 @@ class Searcher:
                 target=np.int32(problem.data['target'])))
         for problem, ids in zip(problems, encoded)]
 
-  def _slots(self, strategy: engine.Strategy) -> slots.Slots:
-    settings, tokenizer = self._settings, self._tokenizer
-    is_likelihood = settings.value == 'likelihood'
-    is_judged = settings.outcome == 'verifier'
-    # The likelihood needs no head; without it there is one less to compute.
-    value = _nothing if is_likelihood else None
-    step_fn = reasoning.make_step_fn(
-        self._model, branching=settings.branching,
-        step_length=settings.step_length,
-        delimiter_ids=searches.delimiter_ids(tokenizer),
-        eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id,
-        sampling=settings.sampling(), value=value,
-        outcome=verdict(tokenizer, self._model.vocab_size) if is_judged
-        else None)
-    if is_likelihood:
-      step_fn = values.likelihood(step_fn, is_reward=not is_judged)
-    if is_judged:
-      step_fn = values.settled(step_fn)
 
-    def start(params, inputs):
-      (_, rows), root = reasoning.start(
-          self._model, params, inputs['prompt'], inputs['length'],
-          step_length=settings.step_length, problems=inputs['problem'],
-          value=value)
-      return rows, values.count_root(root) if is_likelihood else root
+def make_strategy(
+    settings: SearchConfig, name: str, depth: int) -> engine.Strategy:
+  """The strategy `name` of STRATEGIES.
 
-    return slots.Slots(
-        strategy, step_fn, start, num_slots=self._num_slots,
-        chunk_steps=settings.chunk_steps, collect=_found,
-        select=reasoning.select_rows,
-        put=lambda inputs: sharding.split_batch(inputs, self._mesh))
-
-
-def verdict(
-    tokenizer: tokenizer_lib.Tokenizer, vocab_size: int
-) -> Callable[..., jax.Array]:
-  """The verifier as an `outcome` of `reasoning.make_step_fn`.
-
-  Args:
-    tokenizer: of the model.
-    vocab_size: of the model, at least the tokenizer's.
-
-  Returns:
-    1.0 for a right solution, else 0.0; `problem` holds 'numbers' and 'target'.
+  Raises:
+    ConfigError: the settings allow no search.
   """
-  table_VxC = in_graph.symbol_table(
-      [tokenizer.decode([i]) for i in range(vocab_size)])
+  try:
+    return STRATEGIES[name](
+        settings, branching=settings.branching, max_depth=depth,
+        max_tokens=settings.max_tokens)
+  except ValueError as e:
+    raise config_lib.ConfigError(f'config.search: {name}: {e}') from e
 
-  def outcome(problem, tokens_M, length):
-    symbols_MxC = jnp.asarray(table_VxC)[tokens_M]
-    is_text_M = jnp.arange(tokens_M.shape[0]) < length
-    symbols_MxC = jnp.where(is_text_M[:, None], symbols_MxC, in_graph.BLANK)
-    return in_graph.check(
-        symbols_MxC.reshape(-1), problem['numbers'],
-        problem['target']).astype(jnp.float32)
 
-  return outcome
+def prompt_width(num_tokens: int) -> int:
+  """Slots for prompts of at most so many tokens."""
+  return -(-num_tokens // _PROMPT_MULTIPLE) * _PROMPT_MULTIPLE
+
+
+def check_room(
+    model: model_config.ModelConfig, settings: SearchConfig, num_prompt: int,
+    depth: int,
+) -> None:
+  """Raises a ConfigError where trees are deeper than a model's texts."""
+  if num_prompt + depth * settings.step_length > model.max_length:
+    raise config_lib.ConfigError(
+        f'config.search.step_length: got {settings.step_length}; {depth} '
+        f'steps after prompts of {num_prompt} tokens must be at most '
+        f'config.model.max_length, {model.max_length}.')
+
+
+def make_slots(
+    model: model_config.ModelConfig, settings: SearchConfig,
+    vocabulary: vocabulary_lib.Vocabulary, mesh: jax.sharding.Mesh,
+    strategy: engine.Strategy,
+) -> slots.Slots:
+  """One strategy over Countdown problems.
+
+  A problem's inputs are the NumPy arrays prompt [P], length [] and problem, a
+  dict of numbers [n] and target [], all int32.
+  """
+  is_likelihood = settings.value == 'likelihood'
+  is_judged = settings.outcome == 'verifier'
+  # The likelihood needs no head; without it there is one less to compute.
+  value = _nothing if is_likelihood else None
+  step_fn = reasoning.make_step_fn(
+      model, branching=settings.branching, step_length=settings.step_length,
+      delimiter_ids=vocabulary.delimiter_ids, eos_id=vocabulary.eos_id,
+      pad_id=vocabulary.pad_id, sampling=settings.sampling(), value=value,
+      outcome=vocabulary_lib.verdict(vocabulary.texts) if is_judged else None)
+  if is_likelihood:
+    step_fn = values.likelihood(step_fn, is_reward=not is_judged)
+  if is_judged:
+    step_fn = values.settled(step_fn)
+
+  def start(params, inputs):
+    (_, rows), root = reasoning.start(
+        model, params, inputs['prompt'], inputs['length'],
+        step_length=settings.step_length, problems=inputs['problem'],
+        value=value)
+    return rows, values.count_root(root) if is_likelihood else root
+
+  parts = sharding.data_parallelism(mesh)
+  return slots.Slots(
+      strategy, step_fn, start,
+      num_slots=-(-settings.num_slots // parts) * parts,
+      chunk_steps=settings.chunk_steps, collect=_found,
+      select=reasoning.select_rows, axes=reasoning.axes,
+      put=lambda inputs: sharding.split_batch(inputs, mesh))
 
 
 def _nothing(problem, tokens_M, length) -> jax.Array:

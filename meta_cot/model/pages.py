@@ -24,13 +24,17 @@ class Page:
   """The tokens of one step; the leading axes are the caller's.
 
   As in `cache.Cache`, keys and values are tuples of one array per layer with
-  `layer_loop` 'unroll', and one array of all layers with 'scan'.
+  `layer_loop` 'unroll', and one array of all layers with 'scan'. Slots and
+  widths are one axis: a TPU stores the last one in multiples of 128, so that
+  heads of 64 would take twice the room, and programs copy what others left in
+  another order.
   """
 
-  keys: jax.Array | tuple[jax.Array, ...]  # [..., (layers,) K, T, Dh]
-  values: jax.Array | tuple[jax.Array, ...]  # [..., (layers,) K, T, Dh]
+  keys: jax.Array | tuple[jax.Array, ...]  # [..., (layers,) K, T * Dh]
+  values: jax.Array | tuple[jax.Array, ...]  # [..., (layers,) K, T * Dh]
   length: jax.Array  # [...] int32, slots in use, the first ones
   position: jax.Array  # [...] int32, of the first slot in the text
+  num_slots: int = struct.field(pytree_node=False)  # T
 
   @property
   def end(self) -> jax.Array:
@@ -42,16 +46,17 @@ def empty(
     config: model_config.ModelConfig, num_slots: int, position_B: jax.Array
 ) -> Page:
   """Pages of T = `num_slots` slots without a token, at these positions."""
-  shape = (*position_B.shape, config.num_kv_heads, num_slots, config.head_dim)
+  heads = config.num_kv_heads, num_slots * config.head_dim
+  shape = (*position_B.shape, *heads)
   if config.layer_loop == 'scan':
-    shape = (*position_B.shape, config.num_layers, *shape[-3:])
+    shape = (*position_B.shape, config.num_layers, *heads)
     one = lambda: jnp.zeros(shape, config.dtype)
   else:
     one = lambda: tuple(
         jnp.zeros(shape, config.dtype) for _ in range(config.num_layers))
   return Page(
       keys=one(), values=one(), length=jnp.zeros_like(position_B),
-      position=position_B)
+      position=position_B, num_slots=num_slots)
 
 
 def join(page: Page, is_used_SxU: jax.Array) -> cache_lib.Cache:
@@ -64,14 +69,15 @@ def join(page: Page, is_used_SxU: jax.Array) -> cache_lib.Cache:
   num_rows, num_pages = is_used_SxU.shape
   is_stacked = not isinstance(page.keys, tuple)
 
-  def flat(x):  # [S, U, (layers,) K, T, Dh] -> [(layers,) S, K, U * T, Dh]
-    x = jnp.moveaxis(x, 1, -3)  # [S, (layers,) K, U, T, Dh]
-    x = x.reshape(*x.shape[:-3], -1, x.shape[-1])
+  def flat(x):  # [S, U, (layers,) K, T * Dh] -> [(layers,) S, K, U * T, Dh]
+    x = jnp.moveaxis(x, 1, -2)  # [S, (layers,) K, U, T * Dh]
+    width = x.shape[-1] // page.num_slots
+    x = x.reshape(*x.shape[:-2], num_pages * page.num_slots, width)
     x = jnp.swapaxes(x, 0, 1) if is_stacked else x
     axes = ('act_batch', 'act_kv_heads', None, None)
     return sharding.constrain(x, *(('layers',) if is_stacked else ()), *axes)
 
-  num_slots = jax.tree.leaves(page.keys)[0].shape[-2]
+  num_slots = page.num_slots
   slots_T = jnp.arange(num_slots, dtype=jnp.int32)[None, None]
   is_valid_SxUxT = (slots_T < page.length[..., None]) & is_used_SxU[..., None]
   positions_SxUxT = page.position[..., None] + slots_T
@@ -96,14 +102,14 @@ def cut(
     position: int32 [*shape], of the first slot.
   """
 
-  def rows(x):  # [(layers,) B, K, T, Dh] -> [*shape, (layers,) K, T, Dh]
+  def rows(x):  # [(layers,) B, K, T, Dh] -> [*shape, (layers,) K, T * Dh]
     x = jnp.moveaxis(x, -4, 0)
-    return x.reshape(*shape, *x.shape[1:])
+    return x.reshape(*shape, *x.shape[1:-2], x.shape[-2] * x.shape[-1])
 
   return Page(
       keys=jax.tree.map(rows, cache.keys),
       values=jax.tree.map(rows, cache.values), length=length,
-      position=position)
+      position=position, num_slots=cache.num_slots)
 
 
 def attend(

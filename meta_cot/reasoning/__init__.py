@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Language-model steps as what a search expands."""
 
+from meta_cot.reasoning.layout import axes
 from meta_cot.reasoning.node import Node
 from meta_cot.reasoning.node import texts
 from meta_cot.reasoning.prompts import Prompts
@@ -10,5 +11,5 @@ from meta_cot.reasoning.step import LanguageStep
 from meta_cot.reasoning.step import make_step_fn
 
 __all__ = [
-    'LanguageStep', 'Node', 'Prompts', 'make_step_fn', 'select_rows', 'start',
-    'texts']
+    'LanguageStep', 'Node', 'Prompts', 'axes', 'make_step_fn', 'select_rows',
+    'start', 'texts']

@@ -40,6 +40,10 @@ class Beam:
       raise ValueError(
           f'num_groups: got {self.num_groups}; must divide the beam width, '
           f'{self.beam_width}.')
+    if self.num_groups > max(self.branching, 1):
+      raise ValueError(
+          f'num_groups: got {self.num_groups}; must be at most branching, '
+          f'{self.branching}: every group begins with a child of the root.')
 
   @property
   def num_leaves(self) -> int:

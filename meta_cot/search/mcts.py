@@ -299,7 +299,9 @@ def mcts(
       expand nothing are over at once.
     max_tokens: stop after the step that reaches it, per problem.
     merge_steps: equal sibling steps become one.
-    merge_states: equal states become one.
+    merge_states: equal states become one. With costs, of which the rules know
+      nothing, a state is there again where a shorter way to it was found; both
+      nodes are searched.
     gumbel: further settings of `rule='gumbel'`.
 
   Returns:

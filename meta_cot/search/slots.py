@@ -67,6 +67,20 @@ def select_rows(is_new_B: jax.Array, new: Any, old: Any) -> Any:
           is_new_B.reshape(-1, *[1] * (x.ndim - 1)), x, y), new, old)
 
 
+def problem_axes(tree: Any) -> Any:
+  """Logical axes of arrays that problems lead; a tree with tuples as leaves."""
+  return jax.tree.map(
+      lambda x: ('act_batch', *[None] * (x.ndim - 1)), tree)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A compiled function and the shapes of what it is called with."""
+
+  jitted: Callable
+  arguments: tuple  # trees of ShapeDtypeStruct behind the static `Slots`
+
+
 @dataclasses.dataclass(frozen=True)
 class Slots:
   """A search and its slots; equal ones share their compiled programs.
@@ -86,6 +100,8 @@ class Slots:
   collect: Callable[[engine.State], Any] = without_embeddings
   # (is_new [B], new rows, old rows) -> rows.
   select: Callable[[jax.Array, Any, Any], Any] = select_rows
+  # Rows, or embeddings with the problems in front -> how devices split them.
+  axes: Callable[[Any], Any] = problem_axes
   # Stacked inputs -> where they are computed on.
   put: Callable[[Any], Any] = lambda inputs: inputs
 
@@ -147,6 +163,44 @@ class Slots:
     jax.block_until_ready(_collect(self, state))
     self._replace(params, rows, state, nothing, [], filler=problem)
 
+  def programs(
+      self, params: Any, rng: Any, inputs: Any, mesh: jax.sharding.Mesh
+  ) -> dict[str, Program]:
+    """The compiled functions behind `run_all`, by name, without running any.
+
+    Args:
+      params: shapes, as all others with shardings where they matter.
+      rng: shape of the key.
+      inputs: shapes, stacked to [B, ...].
+      mesh: in use, see `sharding.use_mesh`.
+    """
+    flags_B = jax.ShapeDtypeStruct((self.num_slots,), bool)
+    ids_B = jax.ShapeDtypeStruct((self.num_slots,), jnp.int32)
+    start = self, params, inputs, ids_B
+    rows, root = jax.eval_shape(functools.partial(_start, self), *start[1:])
+    state = jax.eval_shape(functools.partial(_fresh, self), root, flags_B)
+    place = functools.partial(_placed, mesh)
+    rows, root, state = (
+        place(rows, self.axes(rows)), place(root, self._axes_of_root(root)),
+        place(state, self._axes_of_state(state)))
+    return dict(
+        start=Program(_start, start),
+        fresh=Program(_fresh, (self, root, flags_B)),
+        advance=Program(_advance, (self, params, rows, rng, state)),
+        collect=Program(_collect, (self, state)),
+        refill=Program(_refill, (self, rows, state, rows, root, flags_B)))
+
+  def _axes_of_root(self, root: base.Root) -> base.Root:
+    return problem_axes(root).replace(embedding=self.axes(root.embedding))
+
+  def _axes_of_state(self, state: engine.State) -> engine.State:
+    axes = problem_axes(state)
+    return axes.replace(tree=axes.tree.replace(
+        embeddings=self.axes(state.tree.embeddings)))
+
+  def _split(self, state: engine.State) -> engine.State:
+    return _constrain(state, self._axes_of_state(state))
+
   def _take(self, state, at, done, steps_B) -> list[Finished]:
     """The results of slots that are done, on the host."""
     if not done:
@@ -200,14 +254,17 @@ _jit = functools.partial(jax.jit, static_argnames=('slots',))
 @_jit
 def _start(slots: Slots, params, inputs, ids_B):
   rows, root = slots.start_fn(params, inputs)
-  return rows, root.replace(problem_id=ids_B)
+  root = root.replace(problem_id=ids_B)
+  return (
+      _constrain(rows, slots.axes(rows)),
+      _constrain(root, slots._axes_of_root(root)))
 
 
 @_jit
 def _fresh(slots: Slots, root: base.Root, is_real_B) -> engine.State:
   """Searches that have not begun; those without a problem are done."""
   state = engine.start(slots.strategy, root)
-  return _split(state.replace(is_done=state.is_done | ~is_real_B))
+  return slots._split(state.replace(is_done=state.is_done | ~is_real_B))
 
 
 @functools.partial(_jit, donate_argnames=('rows', 'state'))
@@ -221,7 +278,8 @@ def _refill(slots: Slots, rows, state, new_rows, root: base.Root, is_new_B):
   state = state.replace(tree=state.tree.replace(embeddings=None))
   state = select_rows(is_new_B, fresh, state)
   state = state.replace(tree=state.tree.replace(embeddings=embeddings))
-  return slots.select(is_new_B, new_rows, rows), _split(state)
+  rows = slots.select(is_new_B, new_rows, rows)
+  return _constrain(rows, slots.axes(rows)), slots._split(state)
 
 
 @functools.partial(_jit, donate_argnames=('state',))
@@ -230,7 +288,7 @@ def _advance(slots: Slots, params, rows, rng, state):
   state = engine.advance(
       slots.strategy, (params, rows), rng, state, slots.step_fn,
       num_steps=slots.chunk_steps)
-  return _split(state), _whole((state.is_done, state.num_steps))
+  return slots._split(state), _whole((state.is_done, state.num_steps))
 
 
 @_jit
@@ -238,11 +296,15 @@ def _collect(slots: Slots, state):
   return _whole(slots.collect(state))
 
 
-def _split(tree: Any) -> Any:
-  """Arrays split over the devices by problems."""
+def _constrain(tree: Any, axes: Any) -> Any:
+  return jax.tree.map(lambda x, a: sharding.constrain(x, *a), tree, axes)
+
+
+def _placed(mesh: jax.sharding.Mesh, tree: Any, axes: Any) -> Any:
+  """Shapes with where the arrays are."""
   return jax.tree.map(
-      lambda x: sharding.constrain(
-          x, 'act_batch', *[None] * (x.ndim - 1)), tree)
+      lambda x, a: jax.ShapeDtypeStruct(
+          x.shape, x.dtype, sharding=sharding.named(mesh, *a)), tree, axes)
 
 
 def _whole(tree: Any) -> Any:

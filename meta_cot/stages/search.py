@@ -37,6 +37,7 @@ from meta_cot.evaluation import searching
 from meta_cot.evaluation import statistics
 from meta_cot.search import voting
 from meta_cot.stages import sft
+from meta_cot.stages import workdir as workdir_lib
 from meta_cot.training import checkpoint
 from meta_cot.training import optimizer
 from meta_cot.training import state as state_lib
@@ -51,9 +52,10 @@ def run(
   """Searches held-out problems with every strategy and writes the report.
 
   Raises:
-    ConfigError: the arm was not trained, the style has no steps to search.
+    ConfigError: the arm was not trained, the style has no steps to search, no
+      problems are held out, or the settings allow no search.
   """
-  _check(experiment)
+  check(experiment)
   mesh = sharding.make_mesh(experiment.mesh)
   with sharding.use_mesh(mesh):
     searched = _Stage(experiment, workdir, mesh).run()
@@ -62,7 +64,8 @@ def run(
   distributed.wait('search')
 
 
-def _check(experiment) -> None:
+def check(experiment: experiment_lib.Experiment) -> None:
+  """Raises a ConfigError where the stage cannot search with these settings."""
   if experiment.search.arm not in experiment.arms:
     raise config_lib.ConfigError(
         f'config.search.arm: got {experiment.search.arm!r}; must be one of '
@@ -112,6 +115,11 @@ class _Stage:
     self._problems = [
         source[i].problem
         for i in range(min(len(source), self._settings.num_problems))]
+    if not self._problems:
+      raise config_lib.ConfigError(
+          f'{workdir / "traces"}: the split {SPLIT} is empty, there is nothing '
+          'to search; hold problems out with a larger config.countdown.'
+          'num_heldout or heldout_numbers_fraction, in another workdir.')
     self._searcher = searching.Searcher(
         experiment.model, self._tokenizer, mesh, self._settings)
     self._searcher.check(self._problems)
@@ -247,10 +255,12 @@ def _occupancy(completions, batch_size: int) -> float:
 
 def _write(directory, experiment, results: _Results) -> None:
   """Records, texts, summary and report; of earlier settings nothing stays."""
+  # A run that is killed in here must not look finished, with any settings.
+  workdir_lib.forget(directory.parent, directory.name)
+  if directory.exists():
+    directory.rmtree()
   examples = {}
   for name, found in results.searches.items():
-    if (directory / name).exists():
-      (directory / name).rmtree()
     store.generate(
         directory / name,
         functools.partial(_records, [f.record for f in found]), split=SPLIT,

@@ -16,6 +16,7 @@ from data_pipelines import arms
 from data_pipelines import pipelines
 from data_pipelines import store
 from data_pipelines import tokenizer as tokenizer_lib
+from meta_cot import config as config_lib
 from meta_cot import experiment as experiment_lib
 from meta_cot import files
 from meta_cot import interruption
@@ -23,6 +24,7 @@ from meta_cot import sharding
 from meta_cot import types
 from meta_cot.model import transformer
 from meta_cot.objectives import sft as objective
+from meta_cot.training import checkpoint
 from meta_cot.training import flops
 from meta_cot.training import goodput
 from meta_cot.training import loop
@@ -138,6 +140,29 @@ def train_arm(experiment, workdir, arm, mesh, tokenizer) -> None:
     saves.finish()  # first: an arm that has a summary is not looked at again
     if jax.process_index() == 0:
       _finish(directory, arm, state, clock)
+
+
+def restore(
+    experiment: experiment_lib.Experiment, directory: pathlib.Path, mesh,
+) -> tuple[int, types.Params]:
+  """The newest checkpoint of a finished arm: its step and parameters.
+
+  Raises:
+    UserError: the arm is not trained.
+  """
+  if not (directory / 'summary.json').exists():
+    raise config_lib.UserError(
+        f'{directory}: this arm is not trained; run the stage sft first.')
+  num_steps = files.read_json(directory / 'summary.json')['num_steps']
+  abstract, _ = state_lib.shardings(
+      init_fn(experiment), optimizer.make(experiment.optimizer, num_steps),
+      mesh)
+  saved = checkpoint.Checkpoints(
+      directory / 'checkpoints', experiment.checkpoint)
+  step = saved.steps()[-1]
+  params = saved.restore_state(abstract, step).params
+  saved.close()
+  return step, params
 
 
 def _hooks(experiment, data, mesh, num_steps, saves) -> loop.Hooks:

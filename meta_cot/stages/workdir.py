@@ -19,11 +19,13 @@ from meta_cot.training import compilation
 # May change between commands on one workdir: how the work is done, not what it
 # is. A group's name frees all of its settings.
 _FREE = (
-    'stages', 'compilation_cache', 'mesh', 'search', 'model.attention',
-    'model.layer_loop', 'model.remat', 'traces.num_processes',
-    'train.num_accumulation', 'train.num_loss_chunks', 'train.profile_steps')
-# Stages that are done anew where their group of settings has changed.
-_SETTINGS = {'search': 'search'}
+    'stages', 'compilation_cache', 'mesh', 'arms', 'search', 'rl',
+    'model.attention', 'model.layer_loop', 'model.remat',
+    'traces.num_processes', 'train.num_accumulation', 'train.num_loss_chunks',
+    'train.profile_steps')
+# Stages that are done anew where these of their settings have changed.
+_SETTINGS = {
+    'sft': 'arms', 'evaluate': 'arms', 'search': 'search', 'rl': 'rl'}
 DONE = 'done\n'
 
 
@@ -115,9 +117,16 @@ def mark_done(
     files.write_atomic(workdir / 'done' / stage, mark)
 
 
+def forget(workdir: epath.Path, stage: str) -> None:
+  """Takes back that `stage` has finished: what it left is about to change."""
+  (workdir / 'done' / stage).unlink(missing_ok=True)
+
+
 def mark(stage: str, experiment: experiment_lib.Experiment) -> str:
   """What is recorded of a finished stage: the settings that are its own."""
   if stage not in _SETTINGS:
     return DONE
-  settings = dataclasses.asdict(getattr(experiment, _SETTINGS[stage]))
+  settings = getattr(experiment, _SETTINGS[stage])
+  if dataclasses.is_dataclass(settings):
+    settings = dataclasses.asdict(settings)
   return f'done with {json.dumps(settings)}\n'

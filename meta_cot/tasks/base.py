@@ -22,6 +22,8 @@ class Verdict:
 
   is_correct: bool
   reason: str
+  # False: a limit of time or memory came first; nothing is known.
+  is_decided: bool = True
 
 
 class Task(Protocol):

@@ -18,6 +18,7 @@ FREE = (
     'checkpoint',  # when to save, how many to keep
     'evaluation',  # comes after training
     'search',
+    'rl',
     'traces.num_processes',  # speed only
     'tokenizer.path',  # the tokenizers themselves are compared
     'train.log_every_steps',  # what is reported, not what is trained

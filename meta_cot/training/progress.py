@@ -76,6 +76,11 @@ class Progress:
         abstract, self._iterator, **self._identity)
     return state, Pending([], {})
 
+  @property
+  def identity(self) -> dict[str, Any]:
+    """What checkpoints of this run are compared with; for other folders."""
+    return self._identity
+
   def save(self, state: state_lib.TrainState, step: int) -> None:
     """Starts the save of a scheduled step."""
     self._scheduled.save(

@@ -2,6 +2,7 @@
 """One optimiser update, and one evaluation batch, as pure functions."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,18 +43,8 @@ def make_train_step(
   def gradients(params, batch):
     total = jnp.maximum(jnp.sum(batch.loss_mask), 1e-9)
     grad_fn = jax.grad(micro_loss, has_aux=True)
-    if num_accumulation == 1:
-      return grad_fn(params, batch, total)
-
-    def body(carry, micro):
-      grads, sums = grad_fn(params, micro, total)
-      return jax.tree.map(jnp.add, carry, (grads, sums)), None
-
-    micro = jax.tree.map(lambda x: _split_rows(x, num_accumulation), batch)
-    shapes = jax.eval_shape(
-        grad_fn, params, jax.tree.map(lambda x: x[0], micro), total)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return jax.lax.scan(body, zeros, micro)[0]
+    return accumulate(
+        lambda micro: grad_fn(params, micro, total), batch, num_accumulation)
 
   def train_step(state, batch):
     grads, sums = gradients(state.params, batch)
@@ -73,7 +64,29 @@ def make_train_step(
   return train_step
 
 
-def _split_rows(x_B: jax.Array, num_accumulation: int) -> jax.Array:
+def accumulate(
+    function: Callable[[Any], Any], batch: Any, num_accumulation: int
+) -> Any:
+  """The sum of `function` over micro-batches, one at a time.
+
+  Args:
+    function: micro-batch -> pytree of arrays that add up.
+    batch: pytree of [B, ...].
+    num_accumulation: micro-batches; must divide the rows of every device.
+  """
+  if num_accumulation == 1:
+    return function(batch)
+
+  def body(total, micro):
+    return jax.tree.map(jnp.add, total, function(micro)), None
+
+  micro = jax.tree.map(lambda x: split_rows(x, num_accumulation), batch)
+  shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], micro))
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  return jax.lax.scan(body, zeros, micro)[0]
+
+
+def split_rows(x_B: jax.Array, num_accumulation: int) -> jax.Array:
   """[B, ...] -> [accumulation, B / accumulation, ...], device by device.
 
   Rows are dealt out like cards so that every device cuts its own rows and no

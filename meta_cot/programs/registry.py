@@ -7,41 +7,26 @@ adds one line to PROGRAMS.
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from meta_cot import config as config_lib
+from meta_cot import config_file
 from meta_cot import decode
 from meta_cot import experiment as experiment_lib
 from meta_cot import sharding
 from meta_cot import types
 from meta_cot.evaluation import decoding
-from meta_cot.model import config as model_config
+from meta_cot.programs import program as program_lib
+from meta_cot.programs import search
+from meta_cot.programs.program import Program
 from meta_cot.stages import sft
 from meta_cot.training import flops
-from meta_cot.training import optimizer
 from meta_cot.training import state as state_lib
 
 _MAX_PROMPT = 128  # tokens; the prompts of the tasks are shorter
 _PAD_ID, _EOS_ID = 0, 2  # any ids do: they are constants of the program
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-  """A jitted function, what it is called with, and its useful work."""
-
-  name: str
-  jitted: Callable
-  arguments: tuple  # trees of ShapeDtypeStruct with shardings
-  keywords: dict[str, Any]
-  model_flops: float  # useful, of one call on all devices
-  tokens: int  # that one call reads or writes, on all devices; 0: none
-
-  def lower(self) -> jax.stages.Lowered:
-    """Traces and lowers it, for the devices of its arguments' shardings."""
-    return self.jitted.lower(*self.arguments, **self.keywords)
-
 
 Builder = Callable[[experiment_lib.Experiment, jax.sharding.Mesh], Program]
 
@@ -56,30 +41,57 @@ def for_accelerator(
       experiment.model, compute_dtype='bfloat16'))
 
 
+def names(experiment: experiment_lib.Experiment) -> tuple[str, ...]:
+  """All programs of its stages.
+
+  Raises:
+    ConfigError: the stage `search` cannot run with these settings.
+  """
+  return (*PROGRAMS, *search.names(experiment))
+
+
+def check(experiment: experiment_lib.Experiment, name: str) -> None:
+  """Raises a ConfigError where the experiment has no program of this name."""
+  known = names(experiment)
+  if name in known:
+    return
+  hint = config_file.choices(name, known)
+  if search.is_known(name):
+    hint = (
+        "it belongs to experiments with 'search' in config.stages and the "
+        'strategy in config.search.strategies, see configs/search.py; here it '
+        f'{hint}')
+  raise config_lib.ConfigError(f'--programs: got {name!r}; {hint}.')
+
+
 def build(
     experiment: experiment_lib.Experiment, mesh: jax.sharding.Mesh, name: str
 ) -> Program:
-  """The program `name` of PROGRAMS; call it and `lower` under `use_mesh`.
+  """The program `name` of `names`; call it and `lower` under `use_mesh`.
 
   Raises:
-    ConfigError: the batch does not divide over the mesh.
+    ConfigError: the batch does not divide over the mesh, or the settings allow
+      no search.
     ValueError: a parameter axis does not divide over the mesh.
   """
   experiment_lib.rows_per_device(experiment, mesh)
-  return PROGRAMS[name](experiment, mesh)
+  if name in PROGRAMS:
+    return PROGRAMS[name](experiment, mesh)
+  return search.build(experiment, mesh, name)
 
 
 def _init(experiment, mesh) -> Program:
   initialise = state_lib.jit_create(
-      sft.init_fn(experiment), _update(experiment), mesh)
+      sft.init_fn(experiment), program_lib.update(experiment), mesh)
   rng = jax.eval_shape(lambda: jax.random.key(0))
-  return Program('init', initialise, (_placed(rng, mesh),), {}, 0.0, 0)
+  return Program(
+      'init', initialise, (program_lib.placed(rng, mesh),), {}, 0.0, 0)
 
 
 def _train_step(experiment, mesh) -> Program:
-  step = sft.jit_train_step(experiment, mesh, _num_steps(experiment))
+  step = sft.jit_train_step(experiment, mesh, program_lib.num_steps(experiment))
   state, _ = state_lib.shardings(
-      sft.init_fn(experiment), _update(experiment), mesh)
+      sft.init_fn(experiment), program_lib.update(experiment), mesh)
   batch = _batch(experiment, mesh)
   per_token = flops.training_flops_per_token(
       experiment.model, experiment.data.sequence_length)
@@ -94,8 +106,8 @@ def _eval_loss(experiment, mesh) -> Program:
       experiment.data.sequence_length / 2)
   return Program(
       'eval_loss', sft.jit_loss_sums(experiment, mesh),
-      (_params(experiment, mesh), batch), {}, per_token * batch.tokens.size,
-      batch.tokens.size)
+      (program_lib.params(experiment, mesh), batch), {},
+      per_token * batch.tokens.size, batch.tokens.size)
 
 
 def _prefill(experiment, mesh) -> Program:
@@ -108,7 +120,8 @@ def _prefill(experiment, mesh) -> Program:
 
   prompts, lengths, _ = _prompts(experiment, mesh)
   return Program(
-      'prefill', prefill, (_params(experiment, mesh), prompts, lengths), {},
+      'prefill', prefill,
+      (program_lib.params(experiment, mesh), prompts, lengths), {},
       _prefill_flops(model, prompts), prompts.size)
 
 
@@ -126,7 +139,8 @@ def _generate(experiment, mesh) -> Program:
   work = rows * (num_new - 1) * model.flops_per_token(width + num_new / 2)
   return Program(
       'generate', generate,
-      (_params(experiment, mesh), prompts, lengths, _placed(rng, mesh)),
+      (program_lib.params(experiment, mesh), prompts, lengths,
+       program_lib.placed(rng, mesh)),
       dict(row_ids_B=row_ids), _prefill_flops(model, prompts) + work,
       rows * num_new)
 
@@ -140,39 +154,12 @@ PROGRAMS: dict[str, Builder] = {
 }
 
 
-def _update(experiment):
-  return optimizer.make(experiment.optimizer, _num_steps(experiment))
-
-
-def _num_steps(experiment) -> int:
-  """Steps of a run with full rows; a constant of the learning rate."""
-  tokens = experiment.train.batch_size * experiment.data.sequence_length
-  return max(1, experiment.train.num_tokens // tokens)
-
-
-def _placed(tree, mesh):
-  """Shapes of arrays that every device holds whole."""
-  return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(
-          x.shape, x.dtype, sharding=sharding.replicated(mesh)), tree)
-
-
-def _rows(shape, dtype, mesh):
-  return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.batch(mesh))
-
-
-def _params(experiment, mesh):
-  state, _ = state_lib.shardings(
-      sft.init_fn(experiment), _update(experiment), mesh)
-  return state.params
-
-
 def _batch(experiment, mesh) -> types.Batch:
   shape = (experiment.train.batch_size, experiment.data.sequence_length)
-  ints = _rows(shape, jnp.int32, mesh)
+  ints = program_lib.rows(shape, jnp.int32, mesh)
   return types.Batch(
       tokens=ints, targets=ints, positions=ints, segment_ids=ints,
-      loss_mask=_rows(shape, jnp.float32, mesh))
+      loss_mask=program_lib.rows(shape, jnp.float32, mesh))
 
 
 def _prompts(experiment, mesh):
@@ -181,14 +168,10 @@ def _prompts(experiment, mesh):
   rows = -(-experiment.evaluation.batch_size // parts) * parts
   room = experiment.model.max_length - experiment.evaluation.max_new_tokens
   width = max(1, min(_MAX_PROMPT, room))
-  return (
-      _rows((rows, width), jnp.int32, mesh), _rows((rows,), jnp.int32, mesh),
-      _rows((rows,), jnp.int32, mesh))
+  one = program_lib.rows((rows,), jnp.int32, mesh)
+  return program_lib.rows((rows, width), jnp.int32, mesh), one, one
 
 
-def _prefill_flops(model: model_config.ModelConfig, prompts) -> float:
-  """Forward work; logits are read at the last token of a row only."""
+def _prefill_flops(model, prompts) -> float:
   rows, width = prompts.shape
-  readout = 2.0 * model.vocab_size * model.embed_dim
-  return prompts.size * (model.flops_per_token(width / 2) - readout) + (
-      rows * readout)
+  return program_lib.prefill_flops(model, rows, width, num_readouts=rows)

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the episodes of a trajectory are worth: E-RL^2, RL^2 and between.
+
+Sections 6 and 7.2 of arXiv 2501.04682. A trajectory holds K episodes in one
+context, each with a verifier's reward r_k. An objective is a weight per
+episode, J = E[sum_k w_k r_k]; under every objective all sampled tokens get
+the policy gradient, those of unrewarded exploration too.
+
+Axes: N trajectories, K episodes, L tokens of a row.
+"""
+
+import jax
+import jax.numpy as jnp
+
+OBJECTIVES = ('erl2', 'rl2', 'single', 'score')
+
+
+def reward_weights(
+    objective: str,
+    num_episodes: int,
+    *,
+    progress: jax.Array | float = 0.0,
+    hold: float = 0.5,
+) -> jax.Array:
+  """Weights w_k of the episodes' rewards, [K] float32; w_K is always 1.
+
+  The weight of the episodes before the last is
+
+    'erl2'    0: J = E[r_K], the final episode only (Eq. 14)
+    'rl2'     1: J = E[sum_k r_k] (Eq. 13)
+    'single'  there is none: K = 1, standard reinforcement learning
+    'score'   0 until `progress` reaches `hold`, then rising linearly to 1 at
+              progress 1: E-RL^2 first, RL^2 after it, in the manner of the
+              two stages of SCoRe (arXiv 2409.12917, sec. 5)
+
+  With K = 1 all four are the same.
+
+  Args:
+    objective: one of `OBJECTIVES`.
+    num_episodes: K.
+    progress: share of the run that is done, in [0, 1]; may be traced. Only
+      'score' reads it.
+    hold: share of the run that 'score' spends on E-RL^2, in [0, 1).
+
+  Raises:
+    ValueError: unknown objective, K below 1, 'single' with K > 1, or `hold`
+      outside of [0, 1).
+  """
+  if objective not in OBJECTIVES:
+    raise ValueError(
+        f"objective: got '{objective}'; must be one of {OBJECTIVES}.")
+  if num_episodes < 1:
+    raise ValueError(f'num_episodes: got {num_episodes}; must be at least 1.')
+  if objective == 'single' and num_episodes != 1:
+    raise ValueError(
+        f"num_episodes: got {num_episodes}; objective 'single' has 1 episode, "
+        "use 'erl2' or 'rl2' for more.")
+  if not 0 <= hold < 1:
+    raise ValueError(f'hold: got {hold}; must be in [0, 1).')
+  early = dict(erl2=0.0, rl2=1.0, single=0.0)
+  if objective == 'score':
+    weight = jnp.clip((progress - hold) / (1 - hold), 0.0, 1.0)
+  else:
+    weight = early[objective]
+  is_last_K = jnp.arange(num_episodes) == num_episodes - 1
+  return jnp.where(is_last_K, 1.0, weight).astype(jnp.float32)
+
+
+def discount(
+    rewards_NxK: jax.Array, tokens_before_NxK: jax.Array, gamma_N: jax.Array
+) -> jax.Array:
+  """Discounted rewards gamma^|Z| r (Eq. 21), [N, K] float32.
+
+  The conditional version gives each trajectory the gamma whose prompt it was
+  sampled with, so that the prompt steers how long the model thinks.
+
+  Args:
+    rewards_NxK: float32.
+    tokens_before_NxK: |Z| of each episode as an answer: int32, the tokens
+      that were sampled in all earlier episodes. 0 for the first.
+    gamma_N: float32, in (0, 1]; 1 leaves the rewards as they are.
+  """
+  gamma_Nx1 = gamma_N.astype(jnp.float32)[:, None]
+  factor_NxK = gamma_Nx1 ** tokens_before_NxK.astype(jnp.float32)
+  return factor_NxK * rewards_NxK.astype(jnp.float32)
+
+
+def returns_to_go(
+    rewards_NxK: jax.Array, weights_K: jax.Array
+) -> jax.Array:
+  """What follows the start of each episode: sum_{j >= k} w_j r_j, [N, K].
+
+  Tokens of episode k cannot change earlier rewards, so this is the return
+  with the least variance that leaves the gradient of J as it is. Under E-RL^2
+  it is r_K in every episode: exploration is reinforced by the final answer.
+  Entry 0 is the whole return of the trajectory.
+
+  Args:
+    rewards_NxK: float32; those of weight 0 are not looked at, NaNs included.
+    weights_K: see `reward_weights`.
+  """
+  weights_1xK = weights_K.astype(jnp.float32)[None, :]
+  worth_NxK = jnp.where(
+      weights_1xK > 0, weights_1xK * rewards_NxK.astype(jnp.float32), 0.0)
+  return jnp.cumsum(worth_NxK[:, ::-1], axis=1)[:, ::-1]
+
+
+def of_tokens(values_NxK: jax.Array, episode_NxL: jax.Array) -> jax.Array:
+  """Hands each token its episode's value, [N, L]; 0 outside of episodes.
+
+  Args:
+    values_NxK: values of episodes: returns or advantages. Where a trajectory
+      has a row per episode, one row of values for each of its rows.
+    episode_NxL: int32, the 0-based episode of every token; -1 for none.
+  """
+  num_episodes = values_NxK.shape[1]
+  chosen_NxL = jnp.take_along_axis(
+      values_NxK, jnp.clip(episode_NxL, 0, num_episodes - 1), axis=1)
+  is_inside_NxL = (episode_NxL >= 0) & (episode_NxL < num_episodes)
+  return jnp.where(is_inside_NxL, chosen_NxL, 0.0)

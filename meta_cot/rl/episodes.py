@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an episode is, and what is kept of a trajectory of episodes.
+
+A trajectory is a question, then attempts at it one after another in one
+context (arXiv 2501.04682, section 6.3): all but the last explore. Between two
+episodes the environment may write: forced tokens, which are read but were not
+drawn and are never trained.
+
+Axes besides those of `types`: Q questions, G samples of each, N = Q * G
+trajectories (trajectory n is sample n % G of question n // G), E episodes, R
+rows of tokens, C tokens of a row behind its prompt.
+"""
+
+from collections.abc import Callable
+import dataclasses
+
+from flax import struct
+import jax
+import numpy as np
+
+from meta_cot import decode
+
+# (question [S] int32, tokens [S, T] int32, length [S] int32) -> tokens [S, F]
+# and lengths [S], both int32: what the environment says after an episode. On
+# the host, with NumPy arrays; deterministic.
+Feedback = Callable[
+    [np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Episodes:
+  """The rules of a trajectory. Equal settings are equal.
+
+  Raises:
+    ValueError: no trajectory can follow these rules.
+  """
+
+  num_episodes: int  # E
+  episode_length: int  # T, tokens drawn in an episode, at most
+  sampling: decode.Sampling
+  stop_id: int  # ends an episode, with an answer
+  give_up_id: int | None = None  # ends an episode, without one
+  reset_ids: tuple[int, ...] = ()  # written between two episodes
+  max_tokens: int | None = None  # drawn in a trajectory; None: E * T
+  # Earlier attempts in the context of an episode (Eq. 6); None: all. With a
+  # window every episode is a row of its own, which starts at the prompt.
+  window: int | None = None
+  feedback: Feedback | None = None
+  feedback_length: int = 0  # F, tokens of feedback, at most
+
+  def __post_init__(self):
+    for name in ('num_episodes', 'episode_length', 'max_tokens'):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(f'{name}: got {value}; must be at least 1.')
+    if self.window is not None and self.window < 0:
+      raise ValueError(
+          f'window: got {self.window}; must be at least 0, or None to keep all '
+          'attempts.')
+    if self.give_up_id == self.stop_id:
+      raise ValueError(
+          f'give_up_id: got {self.give_up_id}; must differ from stop_id.')
+    if (self.feedback is None) != (self.feedback_length == 0):
+      raise ValueError(
+          f'feedback_length: got {self.feedback_length}; must be at least 1 '
+          'with feedback, and 0 without.')
+
+  @property
+  def is_windowed(self) -> bool:
+    """Whether some attempt is ever out of sight."""
+    return self.window is not None and self.window < self.num_episodes - 1
+
+  @property
+  def rows_per_trajectory(self) -> int:
+    return self.num_episodes if self.is_windowed else 1
+
+  @property
+  def num_between(self) -> int:
+    """Forced tokens between two episodes, at most."""
+    return self.feedback_length + len(self.reset_ids)
+
+  @property
+  def row_length(self) -> int:
+    """C."""
+    if self.is_windowed:
+      return self.window * (self.episode_length + self.num_between) + (
+          self.episode_length)
+    drawn = self.num_episodes * self.episode_length
+    return min(drawn, self.max_tokens or drawn) + (
+        self.num_between * (self.num_episodes - 1))
+
+
+@struct.dataclass
+class Rollouts:
+  """Trajectories of Q questions; N and R axes may be split over devices.
+
+  The rows of trajectory n are n * rows_per_trajectory and on. `log_probs` are
+  those of the distribution that was sampled (`decode.Generation`), 0 at forced
+  tokens and behind a row's length.
+  """
+
+  tokens: jax.Array  # [R, C] int32, behind the prompt
+  log_probs: jax.Array  # [R, C] float32, natural
+  is_sampled: jax.Array  # [R, C] bool, False: forced, or none
+  episode: jax.Array  # [R, C] int32; -1 where no token was drawn
+  lengths: jax.Array  # [R] int32, forced tokens included
+  starts: jax.Array  # [N, E] int32, of the drawn tokens in the episode's row
+  ends: jax.Array  # [N, E] int32, behind them; 0 where there was no episode
+  is_finished: jax.Array  # [N, E] bool, ended by `stop_id`
+  has_given_up: jax.Array  # [N, E] bool
+  num_steps: jax.Array  # [] int32, of the loop
+  num_live: jax.Array  # [] int32, slots that added a token, over all steps
+
+  @property
+  def is_taken(self) -> jax.Array:
+    """Whether there was such an episode, [N, E] bool."""
+    return self.ends > self.starts

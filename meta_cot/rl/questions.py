@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which questions are asked next, and what a run remembers between iterations.
+
+Every pass over the questions has its own order, from the seed. A question that
+was always or never solved teaches nothing now: it rests for some passes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+
+class Questions:
+  """An endless order of question numbers."""
+
+  def __init__(
+      self, number: int, *, seed: int, min_success: float, max_success: float,
+      rest: int,
+  ):
+    """Starts the first pass.
+
+    Args:
+      number: of questions, at least 1.
+      seed: of the orders.
+      min_success: a question solved as rarely rests.
+      max_success: a question solved as often rests.
+      rest: passes that it misses; 0 asks all questions in every pass.
+    """
+    self._number = number
+    self._seed = seed
+    self._limits = min_success, max_success
+    self._rest = rest
+    self._pass = self._at = 0
+    self._back = {}  # question -> the pass in which it is asked again
+
+  def take(self, count: int) -> list[int]:
+    """The next questions; distinct if there are as many awake."""
+    taken = []
+    while len(taken) < count:
+      order = self._order()
+      found = [q for q in order[self._at:] if self._is_awake(q)]
+      found = found[:count - len(taken)]
+      taken += found
+      if len(taken) < count or not len(order[self._at:]):
+        if not any(map(self._is_awake, range(self._number))):
+          self._back.clear()  # all rest: nobody does
+        self._pass, self._at = self._pass + 1, 0
+      else:
+        self._at = int(np.flatnonzero(order == taken[-1])[0]) + 1
+    return taken
+
+  def learn(self, questions: Sequence[int], success: Sequence[float]) -> None:
+    """Takes note of the share of right answers to questions that were asked."""
+    low, high = self._limits
+    for question, share in zip(questions, success, strict=True):
+      if self._rest and not low < share < high:
+        self._back[int(question)] = self._pass + 1 + self._rest
+
+  @property
+  def num_resting(self) -> int:
+    return sum(not self._is_awake(q) for q in self._back)
+
+  def get_state(self) -> dict[str, Any]:
+    """JSON-able."""
+    awake = [q for q in self._back if self._is_awake(q)]
+    for question in awake:
+      del self._back[question]
+    return dict(
+        number=self._number, at=[self._pass, self._at],
+        back=sorted([q, p] for q, p in self._back.items()))
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Continues from `get_state`.
+
+    Raises:
+      ValueError: the state is of another number of questions.
+    """
+    if state['number'] != self._number:
+      raise ValueError(
+          f'questions: got {self._number}; the state that was saved has '
+          f'{state["number"]}.')
+    self._pass, self._at = state['at']
+    self._back = dict(state['back'])
+
+  def _is_awake(self, question: int) -> bool:
+    return self._back.get(int(question), 0) <= self._pass
+
+  def _order(self) -> np.ndarray:
+    return np.random.default_rng([self._seed, self._pass]).permutation(
+        self._number)
+
+
+class Memory:
+  """All that an iteration hands to the next besides the training state.
+
+  A `iterator_state.Streams`: it is saved and restored with the checkpoint.
+  """
+
+  def __init__(self, questions: Questions, kl_coefficient: float):
+    self.questions = questions
+    self.kl_coefficient = kl_coefficient
+    self.best: dict[str, float] | None = None  # iteration, success
+    self.first_entropy: float | None = None  # nats, of the first iteration
+
+  def stream_names(self) -> tuple[str, ...]:
+    return ('memory',)
+
+  def get_state(self) -> dict[str, Any]:
+    """The same in all processes; the first one writes it."""
+    if jax.process_index():
+      return {}
+    return {'memory': dict(
+        questions=self.questions.get_state(), best=self.best,
+        kl_coefficient=self.kl_coefficient, first_entropy=self.first_entropy)}
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    saved = state['memory']
+    self.questions.set_state(saved['questions'])
+    self.kl_coefficient = saved['kl_coefficient']
+    self.best = saved['best']
+    self.first_entropy = saved['first_entropy']

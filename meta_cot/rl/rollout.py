@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""K episodes for a question, in one jitted loop for a batch of questions.
+
+A slot holds a trajectory. Every step of the loop adds one token to every slot:
+drawn from the policy, or forced. A slot whose trajectory has ended takes the
+next of the queue, so short trajectories do not wait for long ones. The prompts
+are read once and copied to the slots that need them.
+
+The cache is a ring: all slots write the same place in a step, a place is used
+again after as many steps as a row has tokens, and what a slot may see is
+marked per slot; so a new trajectory begins at any step. Axes besides those of
+`episodes`: S slots. The queue is cut into as many parts as the mesh splits a
+batch into, and no slot takes from another part.
+"""
+
+import functools
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from meta_cot import decode
+from meta_cot import sharding
+from meta_cot.model import cache as cache_lib
+from meta_cot.model import config as model_config
+from meta_cot.model import transformer
+from meta_cot.rl import episodes
+from meta_cot.rl import slots as slots_lib
+from meta_cot.types import Params, PRNGKey
+
+
+@struct.dataclass
+class _Prompts:
+  """The prompts of all questions, read."""
+
+  cache: cache_lib.Cache  # Q rows
+  hidden: jax.Array  # [Q, D] compute dtype, at the last token
+  lengths: jax.Array  # [Q] int32
+
+
+@struct.dataclass
+class _State:
+  """The loop's variables."""
+
+  slots: slots_lib.Slots
+  hidden: jax.Array  # [S, D] compute dtype, at every slot's newest token
+  cache: cache_lib.Cache  # the ring, S rows
+  prompts: cache_lib.Cache  # of the slots, S rows; or of the questions, Q rows
+  rollouts: episodes.Rollouts
+
+
+def rollout(
+    config: model_config.ModelConfig,
+    params: Params,
+    prompts_QxP: jax.Array,
+    prompt_lengths_Q: jax.Array,
+    rng: PRNGKey,
+    *,
+    rules: episodes.Episodes,
+    num_samples: int,
+    num_slots: int,
+    question_ids_Q: jax.Array | None = None,
+    first_episode_Q: jax.Array | None = None,
+) -> episodes.Rollouts:
+  """Samples G trajectories for every question.
+
+  Pure; jit it with `config` and the keyword settings but the arrays static.
+  With a mesh, questions, slots and results are split over the batch axes.
+
+  Args:
+    config: of the model.
+    params: unboxed.
+    prompts_QxP: int32, padded on the right with anything.
+    prompt_lengths_Q: int32, at least 1.
+    rng: consumed. Token t that trajectory n draws uses the key folded with the
+      question's id, the sample's number and t.
+    rules: of the trajectories.
+    num_samples: G.
+    num_slots: S, trajectories at a time.
+    question_ids_Q: int32, name the questions; 0 .. Q-1 by default.
+    first_episode_Q: int32, number of the episode that comes first, where the
+      prompt has earlier ones; 0 by default.
+
+  Raises:
+    ValueError: a row does not fit the model; Q or S does not divide over the
+      devices; earlier episodes with a window.
+  """
+  num_questions, num_prompt = prompts_QxP.shape
+  num_slots = min(num_slots, num_questions * num_samples)
+  parts = sharding.num_parts('act_batch')
+  _check(config, rules, num_questions, num_prompt, num_slots, parts)
+  if first_episode_Q is None:
+    first_episode_Q = jnp.zeros(num_questions, jnp.int32)
+  elif rules.is_windowed:
+    raise ValueError(
+        'first_episode_Q: given with a window; must be None there: the '
+        'prompt of every row is the question.')
+  if question_ids_Q is None:
+    question_ids_Q = jnp.arange(num_questions, dtype=jnp.int32)
+  params = transformer.slice_layers(config, params)
+  prompts = _read(config, params, prompts_QxP, prompt_lengths_Q)
+  queue = slots_lib.Queue(
+      rules, num_questions=num_questions, num_samples=num_samples,
+      num_slots=num_slots, num_parts=parts)
+  step = functools.partial(
+      _step, config, params, prompts, queue,
+      jax.vmap(jax.random.fold_in, (None, 0))(rng, question_ids_Q),
+      first_episode_Q)
+  state = _start(config, prompts, queue, first_episode_Q)
+  state = jax.lax.while_loop(
+      lambda s: jnp.any(s.slots.is_live), step, state)
+  return state.rollouts
+
+
+def _read(config, params, prompts_QxP, lengths_Q) -> _Prompts:
+  positions_QxP = jnp.broadcast_to(
+      jnp.arange(prompts_QxP.shape[1], dtype=jnp.int32)[None],
+      prompts_QxP.shape)
+  hidden_QxPxD, cache = transformer.decode_hidden(
+      config, params, prompts_QxP, cache_lib.create(config, *prompts_QxP.shape),
+      positions_BxL=positions_QxP,
+      is_valid_BxL=positions_QxP < lengths_Q[:, None], is_prefill=True)
+  hidden_QxD = jnp.take_along_axis(
+      hidden_QxPxD, lengths_Q[:, None, None] - 1, axis=1)[:, 0]
+  return _Prompts(cache, hidden_QxD, lengths_Q.astype(jnp.int32))
+
+
+def _start(config, prompts, queue, first_episode_Q) -> _State:
+  slots = queue.start(first_episode_Q)
+  questions_S = queue.questions(slots)
+  cache = prompts.cache
+  if not queue.is_shared:
+    cache = queue.take_cache(cache, questions_S)
+  return _State(
+      slots=slots, hidden=queue.take(prompts.hidden, questions_S),
+      cache=cache_lib.create(
+          config, queue.num_slots, queue.rules.row_length),
+      prompts=cache, rollouts=queue.empty())
+
+
+def _step(
+    config, params, prompts, queue, keys_Q, first_episode_Q, state: _State
+) -> _State:
+  """One more token in every slot; ended trajectories make room."""
+  slots, rules = state.slots, queue.rules
+  questions_S = queue.questions(slots)
+  logits_SxV = transformer.read_out(
+      config, params, state.hidden[:, None]).logits[:, 0]
+  drawn_S, log_probs_S = decode.sample(
+      logits_SxV, queue.keys(keys_Q, slots), rules.sampling)
+  added = slots_lib.add(rules, slots, drawn_S, log_probs_S)
+  rollouts = queue.record(state.rollouts, slots, added)
+  slots = queue.advance(slots, added, first_episode_Q)
+
+  # The newest token is read behind the old ones. Rows that begin have none.
+  is_new_S = slots.length == 0
+  ring = state.cache.replace(
+      length=rollouts.num_steps % rules.row_length,
+      is_valid=state.cache.is_valid & ~is_new_S[:, None])
+  lengths_S = queue.take(prompts.lengths, questions_S)
+  hidden_Sx1xD, cache = transformer.decode_hidden(
+      config, params, added.tokens[:, None], ring,
+      positions_BxL=(lengths_S + slots.length - 1)[:, None],
+      is_valid_BxL=~is_new_S[:, None], shared=(state.prompts,))
+  new_questions_S = queue.questions(slots)
+  hidden_SxD = jnp.where(
+      is_new_S[:, None], queue.take(prompts.hidden, new_questions_S),
+      hidden_Sx1xD[:, 0])
+  slot_prompts = state.prompts
+  if not queue.is_shared:
+    slot_prompts = queue.refill(
+        slot_prompts, prompts.cache, new_questions_S,
+        is_new_S & (new_questions_S != questions_S))
+  return _State(
+      slots=slots, hidden=hidden_SxD, cache=cache, prompts=slot_prompts,
+      rollouts=rollouts.replace(num_steps=rollouts.num_steps + 1))
+
+
+def _check(config, rules, num_questions, num_prompt, num_slots, parts):
+  if num_prompt + rules.row_length > config.max_length:
+    raise ValueError(
+        f'episodes: {rules.row_length} tokens after prompts of {num_prompt}; '
+        'together they must be at most config.model.max_length, '
+        f'{config.max_length}.')
+  for name, number in (('questions', num_questions), ('slots', num_slots)):
+    if number % parts:
+      raise ValueError(
+          f'num_{name}: got {number}; must be a multiple of {parts}, the parts '
+          'that the mesh splits a batch into.')

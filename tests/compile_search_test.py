@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every program of a search, compiled for TPUs that are not here."""
+
+import jax
+import libtpu
+import numpy as np
+import pytest
+
+from configs import countdown
+from configs import search as search_config
+from meta_cot import compile as compile_lib
+from meta_cot import config as config_lib
+from meta_cot import experiment as experiment_lib
+from meta_cot import programs
+from meta_cot import sharding
+from meta_cot.evaluation import searching
+
+assert libtpu  # the compiler; without it nothing here can be tested
+TINY = '--config=configs/search.py:tiny'
+PARTS = ('_fresh', '_refill', '_collect')  # beside one chunk
+RULES = ('uct', 'uct_paper', 'puct', 'gumbel')
+
+
+def _config(
+    strategy, *, data=-1, model=1, loop='unroll', **changes):
+  """The smallest model; everything else of the search as it is run."""
+  config = search_config.get_config('tiny')
+  config.model.update(dict(
+      num_layers=1 if loop == 'unroll' else 2, embed_dim=64, num_heads=4,
+      num_kv_heads=4, head_dim=64, mlp_dim=64, layer_loop=loop))
+  config.mesh.update(dict(data=data, model=model))
+  config.train.batch_size = 16
+  config.data.num_streams = 4
+  config.search.update(dict(
+      strategies=(strategy,), num_slots=16, branching=3, beam_width=2,
+      num_expansions=4, num_simulations=4, step_length=6, chunk_steps=2)
+      | changes)
+  return config
+
+
+def _experiment(*args, **kwargs):
+  return programs.for_accelerator(
+      experiment_lib.parse(_config(*args, **kwargs)))
+
+
+def _compile(experiment, topology, name):
+  result = compile_lib.compile_program(
+      experiment, compile_lib.find_topology(topology), name)
+  assert result.fits
+  return result
+
+
+def _check_chunk(strategy, topology, **settings):
+  """Compiles one chunk of the search; checks what must hold for all."""
+  experiment = _experiment(strategy, **settings)
+  result = _compile(experiment, topology, f'search_{strategy}')
+  # Trees are advanced where they are; who is done comes out beside them.
+  assert 0 < result.memory.outputs - result.memory.aliased < 8192
+  assert 0 < result.utilisation(result.times.overlapped) <= 1
+  # A tree policy goes down as deep as its trees are; all else is bounded.
+  assert (result.cost.unknown_loops > 0) == (strategy == 'mcts')
+  _check_collectives(experiment, result.cost.collectives, result.tokens)
+  return result
+
+
+def _check_collectives(experiment, collectives, num_tokens):
+  """Votes, and with a model axis what the model itself needs."""
+  num_model = experiment.mesh.model
+  found = dict(collectives)
+  reduced = found.pop('all-reduce')
+  if num_model == 1:
+    # Flags of 4 bytes while it runs; at the end who is done, and when.
+    assert reduced.count >= experiment.search.step_length
+    assert reduced.num_bytes < 4 * reduced.count + 1024
+  else:
+    # The largest logit of every part of the vocabulary, and whose it is.
+    gathered = found.pop('all-gather')
+    num_children = num_tokens // (
+        experiment.search.step_length * experiment.mesh.data)
+    assert gathered.num_bytes <= gathered.count * 4 * num_model * num_children
+  assert not found
+
+
+# Problems over all devices, or a model over two as well.
+@pytest.mark.parametrize('strategy, topology, settings', [
+    ('beam', 'v5e:2x4', dict(data=4, model=2)),
+    ('dvts', 'v6e:2x2', {}),
+    ('breadth_first', 'v5p:2x2x1', {}),
+    ('depth_first', 'v5e:2x2', {}),
+    ('mcts', 'v6e:2x2', {})])
+def test_a_chunk_of_every_strategy(strategy, topology, settings):
+  _check_chunk(strategy, topology, **settings)
+
+
+def test_large_trees_are_not_copied():
+  result = _check_chunk(
+      'best_first', 'v5p:2x2x1', data=2, model=2, loop='scan', num_slots=512,
+      step_length=16, num_expansions=32)
+  # Of every problem here 97 pages: keys and values of 2 layers, 2 of 4 heads,
+  # 16 tokens, 64 wide, bfloat16.
+  pages = 256 * 97 * 2 * 2 * 2 * 16 * 64 * 2
+  assert pages < result.memory.outputs < 1.2 * pages
+  assert result.memory.temporaries < pages / 2
+
+
+def test_the_programs_around_it():
+  experiment = _experiment('mcts', data=4, model=2)
+  found = {
+      name: _compile(experiment, 'v5e:2x4', name)
+      for name in programs.names(experiment)
+      if name.startswith('search') and name != 'search_mcts'}
+  assert list(found) == [
+      'search_params', 'search_start', 'search_mcts_fresh',
+      'search_mcts_refill', 'search_mcts_collect']
+  assert found['search_start'].tokens == 16 * 8  # prompts '20,20,20>60:'
+  refill = found['search_mcts_refill'].memory
+  assert refill.aliased > 0.9 * refill.outputs > 0
+  for name in ('params', 'start', 'mcts_fresh', 'mcts_refill'):
+    assert not found[f'search_{name}'].cost.unknown_loops
+  # Nothing but what is kept of finished searches leaves its device.
+  for name in ('mcts_fresh', 'mcts_refill'):
+    assert not found[f'search_{name}'].cost.collectives
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('topology, data, model', [
+    ('v5e:2x4', 8, 1), ('v5e:2x4', 4, 2), ('v5p:2x2x2', 8, 1),
+    ('v5p:2x2x2', 4, 2), ('v6e:2x4', 8, 1), ('v6e:2x4', 4, 2)])
+@pytest.mark.parametrize('strategy, rule', [
+    *((name, 'uct') for name in searching.STRATEGIES),
+    *(('mcts', rule) for rule in RULES[1:])])
+def test_everything_everywhere(strategy, rule, topology, data, model):
+  settings = dict(rule=rule, data=data, model=model, loop='scan')
+  _check_chunk(strategy, topology, **settings)
+  experiment = _experiment(strategy, **settings)
+  shared = ['search_params', 'search_start'] * (strategy == 'beam')
+  own = [f'search_{strategy}{part}' for part in PARTS] * (rule == RULES[0])
+  for name in (*shared, *own):
+    _compile(experiment, topology, name)
+
+
+@pytest.mark.parametrize('data, model', [
+    pytest.param(8, 1, marks=pytest.mark.slow), (4, 2)])
+def test_the_programs_run_one_after_the_other(data, model):
+  """Each takes what the others leave, where they leave it."""
+  experiment = _experiment('best_first', data=data, model=model)
+  mesh = sharding.make_mesh(experiment.mesh)
+  random = np.random.default_rng(0)
+  flags_B, ids_B = np.ones(16, bool), np.arange(16, dtype=np.int32)
+  with sharding.use_mesh(mesh):
+    compiled = {
+        name.removeprefix('search_').removeprefix('best_first_'):
+            programs.build(experiment, mesh, name).lower().compile()
+        for name in ('init', *programs.names(experiment))
+        if name == 'init' or name.startswith('search')}
+    inputs = sharding.split_batch(dict(
+        prompt=random.integers(4, 60, (16, 8), np.int32),
+        length=np.full(16, 8, np.int32),
+        problem=dict(
+            numbers=random.integers(1, 20, (16, 3), np.int32),
+            target=random.integers(10, 60, 16, np.int32))), mesh)
+    rng = jax.device_put(jax.random.key(1), sharding.replicated(mesh))
+    params = compiled['params'](compiled['init'](rng).params)
+    rows, root = compiled['start'](params, inputs, ids_B)
+    state = compiled['fresh'](root, flags_B)
+    first = _finish(compiled['best_first'], params, rows, rng, state)
+    kept = jax.device_get(compiled['collect'](first))
+    new_rows, root = compiled['start'](params, inputs, ids_B)
+    rows, state = compiled['refill'](rows, first, new_rows, root, flags_B)
+    again = _finish(compiled['best_first'], params, rows, rng, state)
+  assert np.all(kept.output.tree.num_expansions >= 1)
+  assert np.all(kept.output.is_done)
+  jax.tree.map(
+      np.testing.assert_array_equal, kept,
+      jax.device_get(compiled['collect'](again)))
+
+
+def _finish(advance, params, rows, rng, state):
+  """The chunks up to the last one."""
+  is_done_B = [False]
+  while not np.all(is_done_B):
+    state, (is_done_B, _) = advance(params, rows, rng, state)
+  return state
+
+
+def test_names():
+  plain = experiment_lib.parse(countdown.get_config('tiny'))
+  assert programs.names(plain) == tuple(programs.PROGRAMS)
+  names = programs.names(experiment_lib.parse(search_config.get_config()))
+  assert names[:len(programs.PROGRAMS)] == tuple(programs.PROGRAMS)
+  assert names[len(programs.PROGRAMS):] == (
+      'search_params', 'search_start', *(
+          f'search_{strategy}{part}'
+          for strategy in ('beam', 'dvts', 'best_first', 'mcts')
+          for part in ('', *PARTS)))
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--config=configs/countdown.py:tiny', '--programs=search_beam'],
+     "--programs: got 'search_beam'; it belongs to experiments with 'search' "
+     'in config.stages'),
+    ([TINY, '--programs=search_depth_first'],
+     "--programs: got 'search_depth_first'; it belongs to experiments with"),
+    ([TINY, '--programs=search_bean'],
+     "--programs: got 'search_bean'; did you mean 'search_beam'"),
+    ([TINY, '--programs=init', '--config.data.style=stream_of_search'],
+     "config.data.style: got 'stream_of_search'; the stage search needs"),
+    ([TINY, '--programs=search_beam', '--config.search.step_length=400'],
+     'config.search.step_length: got 400; 2 steps after prompts of 8 tokens '
+     'must be at most config.model.max_length, 512'),
+    ([TINY, '--programs=search_dvts', '--config.search.beam_width=9'],
+     'config.search: dvts: num_groups: got 9')])
+def test_errors(arguments, message):
+  with pytest.raises(config_lib.ConfigError) as e:
+    compile_lib.main([*arguments, '--topology=v5e:2x2'])
+  assert message in str(e.value)
+  assert '\n' not in str(e.value)

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The arm of several attempts through all stages, as a user runs it."""
+
+import json
+import subprocess
+
+from tests import small_run
+
+
+def test_revisions_are_trained_and_evaluated(tmp_path):
+  done = subprocess.run(
+      small_run.command(
+          tmp_path / 'w', '--config.arms=revisions',
+          '--config.train.num_tokens=6000'),
+      cwd=small_run.ROOT, env=small_run.environment(), text=True,
+      capture_output=True, check=False)
+  assert done.returncode == 0, done.stderr[-3000:]
+  summary = json.loads((tmp_path / 'w/eval/summary.json').read_text())
+  values = summary['revisions']
+  assert values['num_problems'] == 16
+  # Decoded up to twice one attempt of 13 tokens: the first is what counts.
+  assert 0 < values['mean_tokens'] <= 26
+  assert 0 < values['training']['loss'] < 5
+  assert '| revisions |' in (tmp_path / 'w/eval/report.md').read_text()

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Searches of Countdown problems that cannot succeed, or cannot be."""
+
+import dataclasses
+import functools
+
+from flax.linen import meta
+import jax
+import numpy as np
+import pytest
+
+from configs import models
+from data_pipelines import tokenizer as tokenizer_lib
+from meta_cot import config as config_lib
+from meta_cot import sharding
+from meta_cot import tasks
+from meta_cot.evaluation import searches
+from meta_cot.evaluation import searching
+from meta_cot.model import config as model_config
+from meta_cot.model import transformer
+from meta_cot.tasks import countdown
+
+# The numbers of the second one make no 60.
+PROBLEMS = (countdown.make_problem([5, 17, 1], 23),
+            countdown.make_problem([1, 1, 1], 60))
+LONG = countdown.make_problem([5, 17, 1] * 2, 23)
+SETTINGS = searching.SearchConfig(
+    arm='solution_only', strategies=('best_first',), num_problems=2,
+    num_slots=2, chunk_steps=2, value='likelihood', outcome='verifier',
+    branching=3, max_depth=None, step_length=4, max_tokens=None, beam_width=2,
+    num_expansions=4, num_simulations=6, rule='uct', exploration=1.0,
+    temperature=1.0, top_k=None, top_p=None, num_samples=1)
+
+
+@functools.cache
+def tokenizer():
+  text = '5,17,1>23:5-1=4,17;+21@0;S5+1=6,17+6=23*/'
+  return tokenizer_lib.Tokenizer(tokenizer_lib.train(
+      [text], tokenizer_lib.TokenizerConfig(128, 60, None)))
+
+
+@functools.cache
+def model():
+  """A config and parameters that were never trained."""
+  config = config_lib.parse(model_config.ModelConfig, models.get('tiny') | dict(
+      vocab_size=128, num_layers=1, embed_dim=16, num_heads=2, num_kv_heads=2,
+      head_dim=8, mlp_dim=16, max_length=48))
+  return config, meta.unbox(transformer.init(config, jax.random.key(0)))
+
+
+@functools.cache
+def searcher(**changes):
+  mesh = sharding.make_mesh(
+      sharding.MeshConfig(-1, 1, 1), jax.devices()[:1])
+  return searching.Searcher(
+      model()[0], tokenizer(), mesh, dataclasses.replace(SETTINGS, **changes))
+
+
+def search(name, problems=PROBLEMS, **changes):
+  """Finished searches and what is read of them."""
+  run = searcher(**changes)(name, model()[1], problems, jax.random.key(0))
+  read = searches.Reader(
+      tasks.make('countdown'), tokenizer(), strategy=name, arguments={},
+      seed=0, model='')
+  return [
+      (f.result.output, read(
+          problem, f.result.output.tree, f.result.tokens, f.result.lengths,
+          int(f.result.output.solution_index), f.num_steps))
+      for problem, f in zip(problems, run.finished, strict=True)]
+
+
+@pytest.mark.parametrize('name', ['best_first', 'mcts'])
+def test_a_problem_without_solution_ends_without_one(name):
+  problems = PROBLEMS[::-1] * 2
+  found = search(name, problems)
+  assert len(found) == len(problems)
+  for problem, (output, searched) in zip(problems, found):
+    assert output.is_done and searched.num_steps >= 1
+    assert output.tree.num_expansions >= 1
+    if problem is PROBLEMS[1]:
+      assert not searched.is_solved and not searched.is_found
+      assert searched.record.solution == () and output.solution_value == 0
+    if output.solution_index == -1:
+      assert not (output.tree.is_terminal & output.tree.is_valid).any()
+    assert searches.told(searched.record)[0]
+  assert not searches.summarise([s for _, s in found[::2]])['success']
+
+
+def test_a_budget_smaller_than_one_expansion_pays_for_one():
+  for output, searched in search('beam', max_tokens=1):
+    assert output.is_done and searched.num_steps == 1
+    assert output.tree.num_expansions == 1
+    assert output.solution_index == -1 or output.tree.is_terminal[
+        output.solution_index]
+
+
+@pytest.mark.parametrize('field', [
+    'branching', 'max_depth', 'step_length', 'max_tokens', 'beam_width',
+    'num_expansions', 'num_simulations', 'num_slots', 'chunk_steps',
+    'num_problems', 'num_samples'])
+@pytest.mark.parametrize('value', [0, -1])
+def test_impossible_budgets_are_named(field, value):
+  settings = dataclasses.asdict(SETTINGS) | {field: value}
+  with pytest.raises(config_lib.ConfigError) as error:
+    config_lib.parse(searching.SearchConfig, settings, 'config.search')
+  message = str(error.value)
+  assert message.startswith(f'config.search.{field}: got {value}')
+  assert 'at least 1' in message and '\n' not in message
+
+
+@pytest.mark.parametrize('changes, problems, message', [
+    (dict(step_length=21), PROBLEMS,
+     'config.search.step_length: got 21; 2 steps after prompts of 8 tokens '
+     'must be at most config.model.max_length, 48.'),
+    (dict(max_depth=30), PROBLEMS, '30 steps after prompts of 8 tokens'),
+    (dict(step_length=8), [LONG] * 3, '5 steps after prompts of 16 tokens'),
+    (dict(step_length=1), [countdown.make_problem([1] * 30, 9)],
+     'config.search.step_length: got 1; 29 steps'),
+    ({}, [], r'problems: got 0, with \[\] numbers'),
+    ({}, [*PROBLEMS, LONG], r'problems: got 3, with \[3, 6\] numbers'),
+    (dict(branching=0), PROBLEMS, 'branching: got 0; must be at least 1'),
+    (dict(max_depth=0), PROBLEMS, 'max_depth: got 0; must be at least 1'),
+    (dict(num_slots=0), PROBLEMS, 'num_slots: got 0; must be at least 1'),
+    (dict(chunk_steps=0), PROBLEMS, 'chunk_steps: got 0; must be at least 1'),
+    (dict(num_expansions=0), PROBLEMS, 'best_first: num_expansions: got 0'),
+    (dict(max_tokens=-3), PROBLEMS, 'max_tokens: got -3; must be at least 1')])
+def test_what_cannot_be_searched_is_refused(changes, problems, message):
+  """By the searcher itself, whose settings nobody has parsed."""
+  with pytest.raises(ValueError, match=message) as error:
+    searcher(**changes)('best_first', model()[1], problems, jax.random.key(0))
+  assert '\n' not in str(error.value)
+
+
+def test_settings_that_do_not_go_together_are_found_before_a_search():
+  made = searcher(strategies=('beam', 'dvts'), beam_width=4)
+  with pytest.raises(config_lib.ConfigError) as error:
+    made.check(PROBLEMS)
+  assert str(error.value) == (
+      'config.search: dvts: num_groups: got 4; must be at most branching, 3: '
+      'every group begins with a child of the root.')
+  searcher(strategies=tuple(searching.STRATEGIES)).check(PROBLEMS)
+
+
+def test_several_runs_of_one_searcher_give_the_same_bits():
+  made = searcher()
+  first, again = (
+      made('best_first', model()[1], PROBLEMS, jax.random.key(5)).finished
+      for _ in range(2))
+  for x, y in zip(first, again, strict=True):
+    jax.tree.map(np.testing.assert_array_equal, x.result, y.result)
