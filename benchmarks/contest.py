@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the two benchmarks share: flags, contestants, lines of output."""
+"""What benchmarks share: flags, contestants, lines of output."""
 
 import argparse
 from collections.abc import Callable
 import contextlib
 import dataclasses
+import functools
 import json
 import sys
 
@@ -22,8 +23,10 @@ from meta_cot.training import flops
 _RIVALS = ('plain', 'torch', 'tunix')
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-  """The flags of both benchmarks."""
+def parser(
+    description: str, rivals: tuple[str, ...] = _RIVALS
+) -> argparse.ArgumentParser:
+  """The flags of a benchmark against some of `rivals`; 'plain' is ours."""
   flags = argparse.ArgumentParser(
       description=description,
       formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -37,9 +40,9 @@ def parser(description: str) -> argparse.ArgumentParser:
       '--remat', choices=('none', *transformer.REMAT), help="the model's")
   flags.add_argument('--repeats', type=_positive, default=9)
   flags.add_argument(
-      '--against', type=_rivals, default=('plain',),
-      help=f'some of {",".join(_RIVALS)}, or none (plain)')
-  for name in _RIVALS[1:]:
+      '--against', type=functools.partial(_some, rivals), default=('plain',),
+      help=f'some of {",".join(rivals)}, or none (plain)')
+  for name in rivals[1:]:
     flags.add_argument(
         f'--{name}-python', default=sys.executable,
         help=f'interpreter of an environment with {name} (this one)')
@@ -52,12 +55,12 @@ def _positive(text: str) -> int:
   return int(text)
 
 
-def _rivals(text: str) -> tuple[str, ...]:
+def _some(rivals: tuple[str, ...], text: str) -> tuple[str, ...]:
   names = () if text == 'none' else tuple(text.split(','))
   for name in names:
-    if name not in _RIVALS:
+    if name not in rivals:
       raise argparse.ArgumentTypeError(
-          f'got {name!r}; must be some of {", ".join(_RIVALS)}, or none.')
+          f'got {name!r}; must be some of {", ".join(rivals)}, or none.')
   return names
 
 
@@ -109,7 +112,7 @@ def run(
       if name != 'plain':
         contestants.append(stack.enter_context(timing.peer(
             name, getattr(arguments, f'{name}_python'),
-            _peer_settings(workload, arguments, model, size))))
+            peer_settings(workload, arguments, model, size))))
     costs = timing.measure(contestants, arguments.repeats)
   is_known = jax.default_backend() != 'cpu'  # a CPU has no stated peak
   peak = flops.peak_per_device() if is_known else None
@@ -120,8 +123,21 @@ def run(
     print(json.dumps(line), flush=True)
 
 
-def _peer_settings(workload, arguments, model, size) -> dict:
-  """What a peer must know; it cannot import this project."""
+def peer_settings(
+    workload: str, arguments: argparse.Namespace,
+    model: model_config.ModelConfig, size: object,
+) -> dict:
+  """What a peer must know; it cannot import this project.
+
+  Args:
+    workload: name of it.
+    arguments: from `parser`.
+    model: see `model`.
+    size: of the workload, a dataclass.
+
+  Raises:
+    UserError: the default backend is not the CPU.
+  """
   if jax.default_backend() != 'cpu':
     raise config_lib.UserError(
         f'--against: got {",".join(arguments.against)} on '

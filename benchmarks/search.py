@@ -168,9 +168,9 @@ def _parser() -> argparse.ArgumentParser:
   flags.add_argument('--mlp-problems', type=_number, default=64)
   flags.add_argument('--mlp-simulations', type=_numbers, default=(32, 128))
   flags.add_argument(
-      '--slot-problems', type=_number, default=256,
+      '--slot-problems', type=_number, default=512,
       help='of occupancy, in --problems slots')
-  flags.add_argument('--chunk-steps', type=_number, default=2)
+  flags.add_argument('--chunk-steps', type=_number, default=1)
   flags.add_argument(
       '--transformers-python', default=sys.executable,
       help='interpreter of an environment with torch and transformers')

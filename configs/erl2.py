@@ -3,15 +3,16 @@
 
   python -m meta_cot.main --config=configs/erl2.py:tiny --workdir=runs/tiny
 
-The experiments of `configs/countdown.py` with one more arm, `revisions` (wrong
-attempts, then the right one), and one more stage, `rl`, which tunes it. In the
-workdir of a finished one only these run.
+The experiments of `configs/countdown.py` with the arm `revisions` (wrong
+attempts, then the right one), and one more stage, `rl`, which tunes it.
 
 Variants:
-  tiny    continues countdown.py:tiny.
+  tiny    continues countdown.py:tiny: in the workdir of a finished one only
+          what is new runs.
   laptop  continues countdown.py:laptop.
-  gpu     continues countdown.py:gpu; not yet run.
-  pod     continues countdown.py:pod; not yet run.
+  gpu     problems and model of countdown.py:gpu in style compact, with this arm
+          only; not yet run.
+  pod     the same of countdown.py:pod; not yet run.
 """
 
 import ml_collections
@@ -41,4 +42,39 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
   c.rl.optimizer.learning_rate = 3e-4
 
 
-VARIANTS = {'tiny': _tiny}
+def _laptop(c: ml_collections.ConfigDict) -> None:
+  c.rl.num_iterations = 200
+  c.rl.episode_length = 16
+  c.rl.optimizer.learning_rate = 2e-4
+
+
+def _gpu(c: ml_collections.ConfigDict) -> None:
+  _compact(c, largest=99)
+  c.countdown.num_train = 200_000
+  c.data.sequence_length = 512
+  c.train.update(dict(num_tokens=50_000_000, batch_size=128))
+  c.evaluation.update(dict(batch_size=1024, max_new_tokens=32))
+  c.rl.update(dict(
+      num_iterations=300, num_questions=128, num_samples=8, num_slots=1024))
+
+
+def _pod(c: ml_collections.ConfigDict) -> None:
+  # Eight v5e chips; docs/pods.md has the memory of every program.
+  _compact(c, largest=500)
+  c.data.sequence_length = 1024
+  c.train.update(dict(num_tokens=1_000_000_000, batch_size=512))
+  c.evaluation.update(dict(batch_size=1024, max_new_tokens=32))
+  c.rl.update(dict(
+      num_iterations=500, num_questions=256, num_samples=16, num_slots=2048,
+      num_episodes=4, num_minibatches=2, num_accumulation=2, num_loss_chunks=2))
+  c.rl.optimizer.learning_rate = 3e-5
+
+
+def _compact(c: ml_collections.ConfigDict, largest: int) -> None:
+  """One arm, in compact style; numbers up to `largest` are one token each."""
+  c.arms = ('revisions',)
+  c.traces.strategies = c.data.style = 'compact'
+  c.countdown.max_value = c.tokenizer.number_tokens = largest
+
+
+VARIANTS = {'tiny': _tiny, 'laptop': _laptop, 'gpu': _gpu, 'pod': _pod}

@@ -15,13 +15,16 @@ import subprocess
 import tempfile
 import time
 
-STAGES = ('generate_traces', 'train_tokenizer', 'sft', 'evaluate', 'search')
+STAGES = (
+    'generate_traces', 'train_tokenizer', 'sft', 'evaluate', 'search', 'rl')
 EXIT_INTERRUPTED = 75
 _POLL_SECONDS = 0.002
 _DEADLINE_SECONDS = 600
 _TEMPORARY_FILES = ('.*tmp*', '*/.*tmp*', '*/*/.*tmp*')
 _TEMPORARY_STEPS = (
-    'sft/*/checkpoints/*tmp*', 'sft/*/interrupted/*tmp*')
+    'sft/*/checkpoints/*tmp*', 'sft/*/interrupted/*tmp*',
+    'rl/*/*/checkpoints/*tmp*', 'rl/*/*/interrupted/*tmp*',
+    'rl/*/*/best/*tmp*')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +62,18 @@ _AFTER_ARMS = (
     Moment('search', 'search texts', 'search/samples/*'),
     Moment('search', 'search summary', 'search/summary.json'),
     Moment('search', 'search report', 'search/report.md'),
+    Moment('rl', 'start', 'done/search', latest=1.0),
+    Moment('rl', 'first rollout', 'done/search', latest=15.0),
+    Moment('rl', 'in the best save', 'rl/*/*/best/*tmp*', latest=0.1),
+    # An iteration takes about a tenth of a second: all of its parts are met.
+    Moment('rl', 'iteration', 'rl/*/*/metrics.jsonl', num_lines=1, latest=0.2),
+    Moment('rl', 'late iteration', 'rl/*/*/metrics.jsonl', num_lines=3,
+           latest=0.1),
+    Moment('rl', 'in an rl save', 'rl/*/*/checkpoints/*tmp*', latest=0.1),
+    Moment('rl', 'rl hashed', 'rl/*/*/checkpoints/*tmp*/hashes.json'),
+    Moment('rl', 'rl renamed', 'rl/*/*/checkpoints/[0-9]*[0-9]', latest=0.01),
+    Moment('rl', 'policy', 'rl/*/*/summary.json', latest=3.0),
+    Moment('rl', 'rl report', 'rl/report.md'),
 )
 
 

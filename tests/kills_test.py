@@ -22,10 +22,12 @@ from tests import small_run
 ARMS = ('traces', 'solution_only')
 MOMENTS = kills.moments(ARMS, num_rows=12)
 # One kind of place each: a shard, the tokenizer, a checkpoint that is written,
-# one that was, between checkpoints, a report, the searches.
+# one that was, between checkpoints, a report, the searches, reinforcement
+# learning as it saves and between its saves.
 FEW = (
     'shard', 'model', 'traces: in a save', 'solution_only: renamed',
-    'solution_only: row', 'samples', 'search texts')
+    'solution_only: row', 'samples', 'search texts', 'in the best save',
+    'iteration')
 NUM_WORKDIRS = 5
 NUM_MORE = 3  # kills in every workdir, besides its share of the moments
 
@@ -34,7 +36,8 @@ def _run(workdir: pathlib.Path) -> kills.Run:
   return kills.Run(
       small_run.command(
           workdir, f'--config.arms={",".join(ARMS)}',
-          f'--stages={",".join(kills.STAGES)}', *small_run.SEARCH), workdir,
+          f'--stages={",".join(kills.STAGES)}', *small_run.SEARCH,
+          *small_run.RL, '--config.rl.start=solution_only'), workdir,
       cwd=small_run.ROOT, environment=small_run.environment())
 
 

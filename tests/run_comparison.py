@@ -18,13 +18,14 @@ from tensorboard.backend.event_processing import event_file_loader
 
 # Columns of metrics.jsonl and TensorBoard; `seconds/step` and so on.
 TIMING_COLUMNS = re.compile(
-    r'tokens_per_second|model_flops_utilization|programs_compiled|seconds/.+')
+    r'tokens_per_second|model_flops_utilization|programs_compiled|seconds/.+|'
+    r'time/.+')
 # Keys of summary.json, at any depth.
 TIMING_KEYS = ('seconds',)
 # Columns of the tables of report.md begin so; in one table all behind, too.
 TIMING_HEADER, TIMING_TABLE = 'seconds', '## Training'
 # Folders of a workdir that are compared by what they hold, or not at all.
-_CHECKPOINTS = re.compile(r'(.*/)?checkpoints/')
+_CHECKPOINTS = re.compile(r'(.*/)?(checkpoints|best)/')
 _TENSORBOARD = re.compile(r'(.*/)?tensorboard/')
 _UNCOMPARED = re.compile(r'compilation_cache/|(.*/)?quarantine/')
 
@@ -43,7 +44,8 @@ def differences(
   for name in sorted(there & here):
     reason = _difference(expected / name, actual / name)
     lines += [f'{name}: {reason}'] if reason else []
-  for directory in sorted(expected.rglob('checkpoints')):
+  for directory in sorted(
+      (*expected.rglob('checkpoints'), *expected.rglob('best'))):
     name = directory.relative_to(expected)
     lines += (
         f'{name}/{line}'

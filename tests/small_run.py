@@ -25,6 +25,15 @@ SEARCH = (
     '--config.search.num_slots=4', '--config.search.branching=3',
     '--config.search.step_length=6', '--config.search.num_samples=2')
 
+# Of the stage `rl`; it starts from the arm `revisions` unless told otherwise.
+RL = (
+    '--config.rl.objectives=erl2,single', '--config.rl.num_iterations=4',
+    '--config.rl.num_questions=4', '--config.rl.num_samples=4',
+    '--config.rl.num_slots=8', '--config.rl.num_episodes=2',
+    '--config.rl.episode_length=10', '--config.rl.eval_every=1',
+    '--config.rl.num_eval_problems=6', '--config.rl.num_eval_samples=2',
+    '--config.rl.save_every=2')
+
 
 def command(workdir, *more: str) -> list[str]:
   """Runs the quickstart's experiment, made small, from ROOT."""

@@ -49,6 +49,13 @@ def placed(tree: Any, mesh: jax.sharding.Mesh) -> Any:
           x.shape, x.dtype, sharding=sharding.replicated(mesh)), tree)
 
 
+def split(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+  """Shapes of arrays split by rows; scalars are everywhere."""
+  return jax.tree.map(
+      lambda x: rows(x.shape, x.dtype, mesh) if x.ndim else placed(x, mesh),
+      tree)
+
+
 def rows(
     shape: tuple[int, ...], dtype: Any, mesh: jax.sharding.Mesh
 ) -> jax.ShapeDtypeStruct:

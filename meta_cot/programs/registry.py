@@ -19,6 +19,7 @@ from meta_cot import sharding
 from meta_cot import types
 from meta_cot.evaluation import decoding
 from meta_cot.programs import program as program_lib
+from meta_cot.programs import rl
 from meta_cot.programs import search
 from meta_cot.programs.program import Program
 from meta_cot.stages import sft
@@ -27,6 +28,8 @@ from meta_cot.training import state as state_lib
 
 _MAX_PROMPT = 128  # tokens; the prompts of the tasks are shorter
 _PAD_ID, _EOS_ID = 0, 2  # any ids do: they are constants of the program
+
+_STAGES = (search, rl)  # with programs of their own
 
 Builder = Callable[[experiment_lib.Experiment, jax.sharding.Mesh], Program]
 
@@ -45,9 +48,10 @@ def names(experiment: experiment_lib.Experiment) -> tuple[str, ...]:
   """All programs of its stages.
 
   Raises:
-    ConfigError: the stage `search` cannot run with these settings.
+    ConfigError: a stage cannot run with these settings.
   """
-  return (*PROGRAMS, *search.names(experiment))
+  return (*PROGRAMS, *(
+      name for stage in _STAGES for name in stage.names(experiment)))
 
 
 def check(experiment: experiment_lib.Experiment, name: str) -> None:
@@ -56,11 +60,9 @@ def check(experiment: experiment_lib.Experiment, name: str) -> None:
   if name in known:
     return
   hint = config_file.choices(name, known)
-  if search.is_known(name):
-    hint = (
-        "it belongs to experiments with 'search' in config.stages and the "
-        'strategy in config.search.strategies, see configs/search.py; here it '
-        f'{hint}')
+  for stage in _STAGES:
+    if stage.is_known(name):
+      hint = f'it belongs to experiments with {stage.NEEDS}; here it {hint}'
   raise config_lib.ConfigError(f'--programs: got {name!r}; {hint}.')
 
 
@@ -70,14 +72,15 @@ def build(
   """The program `name` of `names`; call it and `lower` under `use_mesh`.
 
   Raises:
-    ConfigError: the batch does not divide over the mesh, or the settings allow
-      no search.
+    ConfigError: the batch does not divide over the mesh, or the settings of a
+      stage do not go together.
     ValueError: a parameter axis does not divide over the mesh.
   """
   experiment_lib.rows_per_device(experiment, mesh)
   if name in PROGRAMS:
     return PROGRAMS[name](experiment, mesh)
-  return search.build(experiment, mesh, name)
+  stage = next(stage for stage in _STAGES if stage.is_known(name))
+  return stage.build(experiment, mesh, name)
 
 
 def _init(experiment, mesh) -> Program:

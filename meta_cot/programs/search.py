@@ -23,11 +23,14 @@ from meta_cot.evaluation import searches
 from meta_cot.evaluation import searching
 from meta_cot.evaluation import vocabulary
 from meta_cot.programs import program as program_lib
+from meta_cot.programs import stand_in
 from meta_cot.programs.program import Program
 from meta_cot.search import slots as slots_lib
 from meta_cot.stages import search
-from meta_cot.tasks import countdown
 
+NEEDS = (
+    "'search' in config.stages and the strategy in config.search.strategies, "
+    'see configs/search.py')
 _PREFIX = 'search_'
 _SHARED = ('params', 'start')  # by all strategies
 _PARTS = {'': 'advance', '_fresh': 'fresh', '_refill': 'refill',
@@ -117,16 +120,11 @@ def _inputs(experiment, mesh, num_slots: int, width: int) -> dict:
 
 
 def _prompt_width(experiment) -> int:
-  """Slots for the longest prompt, a token per character or number."""
-  task, largest = experiment.countdown, experiment.tokenizer.number_tokens
-  numbers = [task.max_number] * task.num_numbers
+  """Slots for the longest prompt."""
+  tokenizer = stand_in.Tokenizer(experiment.tokenizer.number_tokens)
   prompt = traces.prompt(
-      countdown.make_problem(numbers, task.max_target), style=searches.STYLE)
-  num_tokens = len(prompt)
-  for number in (*numbers, task.max_target):
-    if largest is not None and number <= largest:
-      num_tokens -= len(str(number)) - 1
-  return searching.prompt_width(num_tokens)
+      stand_in.problem(experiment.countdown), style=searches.STYLE)
+  return searching.prompt_width(len(tokenizer.encode(prompt)))
 
 
 def _vocabulary(experiment) -> vocabulary.Vocabulary:

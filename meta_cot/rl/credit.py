@@ -67,7 +67,9 @@ def assign(
   rewards_NxE = erl2.discount(
       verdicts.rewards, verdicts.tokens_before, verdicts.discounts)
   if config.advantage == 'gae':
-    return _of_values(config, rows, rewards_NxE, weights_E, values_RxX)
+    return _of_values(
+        config, rows, verdicts, rewards_NxE * weights_E[None], weights_E,
+        values_RxX)
   if config.advantage == 'vineppo':
     gains_NxE = advantages.vineppo(
         values_NxE, rewards_NxE * weights_E[None], verdicts.is_taken)
@@ -80,10 +82,16 @@ def assign(
   advantages_RxX = erl2.of_tokens(
       gains_NxE[rows.trajectory], rows.episode)
   if config.whiten:
-    advantages_RxX = advantages.whiten(advantages_RxX, rows.is_sampled)
+    advantages_RxX = advantages.whiten(
+        advantages_RxX, trained(rows, verdicts))
   return Credit(
       advantages=advantages_RxX, targets=None,
       is_flat=jnp.all((gains_NxE == 0) | ~verdicts.is_taken, axis=1))
+
+
+def trained(rows: rows_lib.Rows, verdicts: Verdicts) -> jax.Array:
+  """Tokens that were drawn in trajectories that were judged, [R, X] bool."""
+  return rows.is_sampled & verdicts.is_judged[rows.trajectory][:, None]
 
 
 def penalty(
@@ -104,15 +112,13 @@ def _of_groups(config, returns_NxE, verdicts) -> jax.Array:
   """Advantages by comparison with other trajectories, [N, E]."""
   num, num_episodes = returns_NxE.shape
   grouped = lambda x: x.reshape(-1, config.num_samples, *x.shape[1:])
-  # One that nobody can judge says nothing of its group.
-  judged = grouped(verdicts.is_judged)[..., None]
-  returns = grouped(returns_NxE)
-  mean = jnp.sum(jnp.where(judged, returns, 0.0), axis=1, keepdims=True) / (
-      jnp.maximum(jnp.sum(judged, axis=1, keepdims=True), 1))
-  returns = jnp.where(judged, returns, mean)
+  returns, judged = grouped(returns_NxE), grouped(verdicts.is_judged)[..., None]
   if config.advantage == 'step_rloo':
-    gains = advantages.step_rloo(returns, grouped(verdicts.is_taken))
+    gains = advantages.step_rloo(returns, grouped(verdicts.is_taken) & judged)
     return gains.reshape(num, num_episodes)
+  # One that nobody can judge stands where it moves no baseline.
+  returns = jnp.where(judged, returns, _middle(
+      returns, judged, axis=(0, 1) if config.advantage == 'reinforce' else 1))
   function = {
       'reinforce': advantages.reinforce,
       'rloo': advantages.rloo,
@@ -123,9 +129,20 @@ def _of_groups(config, returns_NxE, verdicts) -> jax.Array:
   return jnp.broadcast_to(gains_N[:, None], returns_NxE.shape)
 
 
-def _of_values(config, rows, rewards_NxE, weights_E, values_RxX) -> Credit:
-  """Generalised advantages of the value head."""
-  worth_NxE = value_lib.to_unit(rewards_NxE * weights_E[None], weights_E)
+def _middle(values, mask, axis) -> jax.Array:
+  """Means where `mask`, exact where the values are equal; 0 for none."""
+  some = lambda function, initial: function(
+      values, axis=axis, keepdims=True, where=mask, initial=initial)
+  number = jnp.sum(mask, axis=axis, keepdims=True)
+  mean = some(jnp.sum, 0.0) / jnp.maximum(number, 1)
+  return jnp.where(number > 0, jnp.clip(
+      mean, some(jnp.min, jnp.inf), some(jnp.max, -jnp.inf)), 0.0)
+
+
+def _of_values(
+    config, rows, verdicts, rewards_NxE, weights_E, values_RxX) -> Credit:
+  """Generalised advantages of the value head; rewards are weighted."""
+  worth_NxE = value_lib.to_unit(rewards_NxE, weights_E)
   of_episode_RxX = erl2.of_tokens(worth_NxE[rows.trajectory], rows.episode)
   next_RxX = jnp.pad(
       rows.episode[:, 1:], ((0, 0), (0, 1)), constant_values=-1)
@@ -133,8 +150,10 @@ def _of_values(config, rows, rewards_NxE, weights_E, values_RxX) -> Credit:
   gains_RxX, targets_RxX = advantages.gae(
       jnp.where(is_last_RxX, of_episode_RxX, 0.0), values_RxX, rows.is_sampled,
       gamma=config.gae_gamma, lam=config.gae_lambda)
+  is_trained_RxX = trained(rows, verdicts)
+  gains_RxX = jnp.where(is_trained_RxX, gains_RxX, 0.0)
   if config.whiten:
-    gains_RxX = advantages.whiten(gains_RxX, rows.is_sampled)
+    gains_RxX = advantages.whiten(gains_RxX, is_trained_RxX)
   is_flat_R = jnp.all(gains_RxX == 0, axis=1)
   return Credit(
       advantages=gains_RxX, targets=targets_RxX,

@@ -89,6 +89,15 @@ class Episodes:
     return min(drawn, self.max_tokens or drawn) + (
         self.num_between * (self.num_episodes - 1))
 
+  @property
+  def num_tokens(self) -> int:
+    """Tokens of a trajectory's rows behind their prompts, at most."""
+    if not self.is_windowed:
+      return self.row_length
+    seen = sum(min(e, self.window) for e in range(self.num_episodes))
+    return seen * (self.episode_length + self.num_between) + (
+        self.num_episodes * self.episode_length)
+
 
 @struct.dataclass
 class Rollouts:

@@ -115,12 +115,13 @@ def jit_prepare(
     given = credit.assign(
         config, objective, rows, verdicts, progress=progress,
         penalty_NxE=penalty_NxE, values_RxX=values_RxX, values_NxE=values_NxE)
-    is_trained_RxX = rows.is_sampled & (
-        verdicts.is_judged[rows.trajectory][:, None])
-    return update_lib.Batch(
-        rows=rows, advantages=given.advantages, is_trained=is_trained_RxX,
-        reference=reference_RxX, targets=given.targets,
-        old_values=values_RxX), given.is_flat
+    batch = update_lib.Batch(
+        rows=rows, advantages=given.advantages,
+        is_trained=credit.trained(rows, verdicts), reference=reference_RxX,
+        targets=given.targets, old_values=values_RxX)
+    return jax.tree.map(
+        lambda x: sharding.constrain(x, 'act_batch', *[None] * (x.ndim - 1)),
+        (batch, given.is_flat))
 
   return prepare
 
@@ -193,7 +194,7 @@ class Learner:
     row = monitor.updated(metrics, self.name, int(state.step))
     row |= monitor.collected(
         judged, host, is_flat_N, num_samples=config.num_samples,
-        num_slots=min(config.num_slots, len(is_flat_N)))
+        num_slots=self.player.num_slots)
     self._remember(memory, numbers, judged, row)
     row |= dict(zip(
         ('time/rollout', 'time/judge', 'time/prepare', 'time/update'),
@@ -214,13 +215,17 @@ class Learner:
 
   def _verdicts(self, judged, discount_Q) -> credit.Verdicts:
     """Verdicts on the devices, split by trajectories."""
-    counts = judged.is_undecided.copy()
-    if self.objective == 'erl2':
-      counts[:, :-1] = False
     return credit.Verdicts(**sharding.split_batch(dict(
         rewards=judged.rewards, is_taken=judged.is_taken,
-        is_judged=~counts.any(axis=1), tokens_before=judged.tokens_before,
+        is_judged=self._is_judged(judged), tokens_before=judged.tokens_before,
         discounts=np.repeat(discount_Q, self.config.num_samples)), self.mesh))
+
+  def _is_judged(self, judged) -> np.ndarray:
+    """Whether all episodes that count were decided, [N] bool."""
+    counts = judged.is_undecided
+    if self.objective == 'erl2':
+      counts = counts[:, -1:]
+    return ~counts.any(axis=1)
 
   def _values(self, params, asked, rollouts, problems, judged, discount_Q,
               iteration, rng):
@@ -242,7 +247,7 @@ class Learner:
       discounted = done.rewards * each(discount_B)[:, None] ** (
           done.tokens_before + each(before_B)[:, None])
       total = (discounted * weights_E).sum(axis=1)
-      return total.reshape(len(before_B), -1).mean(axis=1)
+      return _mean(total, self._is_judged(done), len(before_B))
 
     zero_Q = np.zeros(len(problems), np.int32)
     values_NxE = np.zeros(judged.rewards.shape, np.float32)
@@ -269,11 +274,21 @@ class Learner:
     if memory.first_entropy is None:
       memory.first_entropy = row['entropy']
     monitor.warn(row, memory.first_entropy, self.name)
-    share_Q = judged.rewards[:, -1].reshape(len(numbers), -1).mean(axis=1)
-    memory.questions.learn(numbers, share_Q.tolist())
+    is_decided_N = ~judged.is_undecided[:, -1]
+    share_Q = _mean(judged.rewards[:, -1], is_decided_N, len(numbers))
+    is_known_Q = is_decided_N.reshape(len(numbers), -1).any(axis=1)
+    memory.questions.learn(
+        np.array(numbers)[is_known_Q].tolist(), share_Q[is_known_Q].tolist())
     row['kl_coefficient'] = memory.kl_coefficient
     row['questions_resting'] = float(memory.questions.num_resting)
     if config.kl_target is not None:
       memory.kl_coefficient = float(kl.adapt(
           memory.kl_coefficient, row['kl_k1'], target=config.kl_target,
           horizon=config.kl_horizon, num=len(judged.rewards)))
+
+
+def _mean(values_N, is_known_N, num_groups) -> np.ndarray:
+  """Of what is known in every group of neighbours; 0 where nothing is."""
+  known = is_known_N.reshape(num_groups, -1)
+  values = np.where(known, values_N.reshape(num_groups, -1), 0.0)
+  return values.sum(axis=1) / np.maximum(known.sum(axis=1), 1)

@@ -73,6 +73,7 @@ class Player:
     self.rules = rules
     self.num_questions = num_questions
     self.num_samples = num_samples
+    self.num_slots = min(num_slots, num_questions * num_samples)
     self.play = jit_rollout(
         model, rules=rules, num_samples=num_samples, num_slots=num_slots)
     self._whole = jax.jit(

@@ -37,13 +37,17 @@ class Questions:
 
   def take(self, count: int) -> list[int]:
     """The next questions; distinct if there are as many awake."""
-    taken = []
+    taken, passed = [], set()
     while len(taken) < count:
       order = self._order()
-      found = [q for q in order[self._at:] if self._is_awake(q)]
+      found = [
+          q for q in order[self._at:].tolist()
+          if self._is_awake(q) and q not in passed]
       found = found[:count - len(taken)]
       taken += found
-      if len(taken) < count or not len(order[self._at:]):
+      if len(taken) < count:
+        # One asked at the end of a pass is left out of the next one's start.
+        passed = passed | set(found) if found else set()
         if not any(map(self._is_awake, range(self._number))):
           self._back.clear()  # all rest: nobody does
         self._pass, self._at = self._pass + 1, 0

@@ -107,8 +107,11 @@ def rollout(
       jax.vmap(jax.random.fold_in, (None, 0))(rng, question_ids_Q),
       first_episode_Q)
   state = _start(config, prompts, queue, first_episode_Q)
+  # All have ended by the bound; it says in the compiled program how long the
+  # loop is at most.
   state = jax.lax.while_loop(
-      lambda s: jnp.any(s.slots.is_live), step, state)
+      lambda s: (s.rollouts.num_steps < queue.max_steps) & jnp.any(
+          s.slots.is_live), step, state)
   return state.rollouts
 
 

@@ -106,6 +106,11 @@ class RlConfig:
     if rows % self.num_minibatches:
       yield (f'num_minibatches: got {self.num_minibatches}; must divide the '
              f'{rows} trajectories of an iteration.')
+    if self.score_hold == 1:
+      yield 'score_hold: got 1.0; must be less than 1.0.'
+    if self.advantage == 'vineppo' and self.max_tokens is not None:
+      yield (f'max_tokens: got {self.max_tokens} with advantage '
+             "'vineppo', whose values are of whole episodes; must be None.")
     if self.advantage in ('vineppo', 'gae') and self.window is not None:
       yield (f'window: got {self.window} with advantage {self.advantage!r}, '
              'which needs whole contexts; must be None.')

@@ -99,6 +99,12 @@ class Queue:
     return self.num_slots == self.num_questions * self.num_samples
 
   @property
+  def max_steps(self) -> int:
+    """Steps after which all trajectories have ended, however long they are."""
+    share = self.num_slots // self.num_parts
+    return -(-self._per_part // share) * self.rules.num_tokens
+
+  @property
   def _per_part(self) -> int:
     return self.num_questions * self.num_samples // self.num_parts
 
@@ -213,16 +219,18 @@ class Queue:
 
   def take(self, x_Qx: jax.Array, questions_S: jax.Array) -> jax.Array:
     """Rows of the slots' questions, [S, ...]."""
+    return self._split(self._take(x_Qx, questions_S))
+
+  def _take(self, x_Qx, questions_S) -> jax.Array:
     rows = jax.vmap(lambda x, i: x[i])(
         self._parts(x_Qx), self._parts(questions_S))
-    return self._split(rows.reshape(-1, *x_Qx.shape[1:]))
+    return rows.reshape(-1, *x_Qx.shape[1:])
 
   def take_cache(
       self, cache: cache_lib.Cache, questions_S: jax.Array
   ) -> cache_lib.Cache:
     """The prompts of the slots, S rows."""
-    take = lambda x: self.take(x, questions_S)
-    return _of_rows(take, cache)
+    return _of_rows(lambda x: self._take(x, questions_S), cache)
 
   def refill(
       self, old: cache_lib.Cache, prompts: cache_lib.Cache,
@@ -253,8 +261,7 @@ class Queue:
     def move(old, new):
       rows = jax.vmap(lambda x, i: x[i])(self._parts(new), questions_MxW)
       put = jax.vmap(lambda x, i, r: x.at[i].set(r, mode='drop'))
-      return self._split(
-          put(self._parts(old), slots_MxW, rows).reshape(old.shape))
+      return put(self._parts(old), slots_MxW, rows).reshape(old.shape)
 
     cache = _of_rows(move, cache, prompts)
     is_new_MxS = jax.vmap(lambda x, i: x.at[i].set(False, mode='drop'))(
@@ -338,12 +345,16 @@ def _of_rows(function: Callable[..., jax.Array], *caches) -> Any:
   """`function` on all arrays of caches, rows in front."""
 
   def on_rows(*arrays):
-    return jnp.moveaxis(
-        function(*(jnp.moveaxis(x, -4, 0) for x in arrays)), 0, -4)
+    new = function(*(jnp.moveaxis(x, -4, 0) for x in arrays))
+    heads = 'act_kv_heads', None, None
+    new = sharding.constrain(
+        new, 'act_batch', *[None] * (new.ndim - 1 - len(heads)), *heads)
+    return jnp.moveaxis(new, 0, -4)
 
   first = caches[0]
   many = lambda name: jax.tree.map(on_rows, *(getattr(c, name) for c in caches))
-  one = lambda name: function(*(getattr(c, name) for c in caches))
+  one = lambda name: sharding.constrain(
+      function(*(getattr(c, name) for c in caches)), 'act_batch', None)
   return first.replace(
       keys=many('keys'), values=many('values'), positions=one('positions'),
       is_valid=one('is_valid'))

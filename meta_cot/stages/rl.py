@@ -20,13 +20,13 @@ from meta_cot import interruption
 from meta_cot import sharding
 from meta_cot.rl import learner as learner_lib
 from meta_cot.rl import questions as questions_lib
-from meta_cot.rl import vine
 from meta_cot.stages import rl_material
 from meta_cot.stages import rl_report
 from meta_cot.stages import sft
 from meta_cot.training import checkpoint
 from meta_cot.training import compilation
 from meta_cot.training import goodput
+from meta_cot.training import integrity
 from meta_cot.training import metrics as metrics_lib
 from meta_cot.training import progress
 from meta_cot.training import state as state_lib
@@ -136,8 +136,7 @@ def _loop(learner, evaluate, state, memory, saves, writer, clock, first,
           is_stopped, directory) -> state_lib.TrainState:
   """Iterations, from `first` on; returns early where `is_stopped` says so."""
   config, name = learner.config, learner.name
-  best = checkpoint.Checkpoints(directory / 'best', checkpoint.CheckpointConfig(
-      save_every_steps=1, max_to_keep=1))
+  best = _open_best(directory / 'best')
   bar = tqdm.tqdm(
       total=config.num_iterations, initial=first, desc=name, unit='iteration',
       disable=not sys.stderr.isatty())
@@ -157,6 +156,7 @@ def _loop(learner, evaluate, state, memory, saves, writer, clock, first,
     if is_over or is_last or done % config.save_every == 0:
       with clock.measure('checkpoint'):
         writer.sync()
+        best.wait()  # a checkpoint names the best one: it must be there
         if is_over:
           saves.interrupt(
               state, int(state.step), progress.Pending([], clock.lap()))
@@ -177,39 +177,33 @@ def make_learner(
   Raises:
     ConfigError: settings that do not go together.
   """
-  config, model = experiment.rl, experiment.model
-  if config.advantage == 'gae' and model.value_head == 'none':
-    raise config_lib.ConfigError(
-        "config.rl.advantage: got 'gae'; the model has no value head: set "
-        "config.model.value_head to 'shared'.")
-  try:
-    rules = learner_lib.rules(config, objective, material.tokenizer)
-  except ValueError as e:
-    raise config_lib.ConfigError(f'config.rl: {e}') from e
-  player = material.player(rules, config.num_samples)
-  if player.num_questions != config.num_questions:
-    raise config_lib.ConfigError(
-        f'config.rl.num_questions: got {config.num_questions}; must be a '
-        f'multiple of {sharding.data_parallelism(material.mesh)}, the '
-        'data-parallel devices.')
+  config, mesh = experiment.rl, material.mesh
+  rules = rl_material.make_rules(experiment, objective, material.tokenizer)
+  rl_material.check_split(experiment, rules, mesh)
   go_on = None
   if config.advantage == 'vineppo':
-    go_on = vine.jit_continue(
-        model, rules=rules, num_rollouts=config.num_rollouts,
-        num_slots=rl_material.up_to_parts(config.num_slots, material.mesh))
-  _, placed = state_lib.shardings(
-      sft.init_fn(experiment), rl_material.update(config), material.mesh)
+    go_on = rl_material.jit_continue(experiment, rules, mesh)
   learner = learner_lib.Learner(
       config=config, objective=objective, name=f'{objective}, seed {seed}',
-      problems=material.train, player=player, judge=material.judge,
+      problems=material.train,
+      player=material.player(rules, config.num_samples), judge=material.judge,
       reference=material.start,
       prepare=learner_lib.jit_prepare(
-          model, config, objective, material.tokenizer.pad_id),
-      update=learner_lib.jit_update(
-          model, config, rules.row_length, placed, material.mesh),
+          experiment.model, config, objective, material.tokenizer.pad_id),
+      update=rl_material.jit_update(experiment, rules, mesh),
       go_on=go_on, rng=jax.random.fold_in(
-          jax.random.key(experiment.seed), seed), mesh=material.mesh)
+          jax.random.key(experiment.seed), seed), mesh=mesh)
   return learner, rl_material.Evaluation(material, rules)
+
+
+def _open_best(directory: epath.Path) -> checkpoint.Checkpoints:
+  """Keeps one checkpoint; of several that a kill left only the newest."""
+  if jax.process_index() == 0:
+    integrity.remove_leftovers(directory)
+    for step in integrity.steps(directory)[:-1]:
+      (directory / str(step)).rmtree()
+  return checkpoint.Checkpoints(directory, checkpoint.CheckpointConfig(
+      save_every_steps=1, max_to_keep=1))
 
 
 def _keep_best(best, state, memory, row, done, saves) -> None:

@@ -19,8 +19,10 @@ from meta_cot import tasks
 from meta_cot import types
 from meta_cot.rl import episodes
 from meta_cot.rl import judge as judge_lib
+from meta_cot.rl import learner as learner_lib
 from meta_cot.rl import player as player_lib
 from meta_cot.rl import settings as rl_settings
+from meta_cot.rl import vine
 from meta_cot.stages import sft
 from meta_cot.tasks import base
 from meta_cot.training import optimizer
@@ -47,19 +49,21 @@ class Material:
     """Reads it.
 
     Raises:
-      ConfigError: the start was not trained.
+      ConfigError: the start was not trained, or settings do not go together.
     """
     config = experiment.rl
-    if config.start not in experiment.arms:
-      raise config_lib.ConfigError(
-          f'config.rl.start: got {config.start!r}; must be one of config.arms, '
-          f'{", ".join(experiment.arms)}.')
+    check(experiment)
     tokenizer = tokenizer_lib.load(workdir / 'tokenizer' / 'tokenizer.model')
     read = lambda split, limit: [
         source[i].problem for source in [store.read(workdir / 'traces', split)]
         for i in range(min(len(source), limit))]
     train, heldout = (
         read('train', sys.maxsize), read(_HELDOUT, config.num_eval_problems))
+    for split, problems in (('train', train), (_HELDOUT, heldout)):
+      if not problems:
+        raise config_lib.ConfigError(
+            f'{workdir / "traces"}: the split {split} is empty; use another '
+            'config.countdown, in another workdir.')
     _, start = sft.restore(experiment, workdir / 'sft' / config.start, mesh)
     return cls(
         experiment, mesh, tokenizer, tasks.make('countdown'), train, heldout,
@@ -79,12 +83,7 @@ class Material:
       ConfigError: a trajectory does not fit the model.
     """
     config, model = self.experiment.rl, self.experiment.model
-    if self.width + rules.row_length > model.max_length:
-      raise config_lib.ConfigError(
-          f'config.rl.episode_length: got {rules.episode_length}; '
-          f'{rules.row_length} tokens of a trajectory after prompts of '
-          f'{self.width} must be at most config.model.max_length, '
-          f'{model.max_length}.')
+    check_room(self.experiment, rules, self.width)
     up = lambda number: up_to_parts(number, self.mesh)
     return player_lib.Player(
         model, self.tokenizer, self.mesh, rules=rules,
@@ -132,6 +131,103 @@ class Evaluation:
         for e in range(rewards.shape[1])} | {
             'heldout/success': float(rewards[:, -1].mean()),
             'heldout/tokens': float(judged.num_tokens.sum(axis=1).mean())}
+
+
+def check(experiment: experiment_lib.Experiment) -> None:
+  """Raises a ConfigError where settings do not go together."""
+  config = experiment.rl
+  if config.start not in experiment.arms:
+    raise config_lib.ConfigError(
+        f'config.rl.start: got {config.start!r}; must be one of config.arms, '
+        f'{", ".join(experiment.arms)}.')
+  if config.advantage == 'gae' and experiment.model.value_head == 'none':
+    raise config_lib.ConfigError(
+        "config.rl.advantage: got 'gae'; the model has no value head: set "
+        "config.model.value_head to 'shared'.")
+
+
+def check_room(
+    experiment: experiment_lib.Experiment, rules: episodes.Episodes, width: int
+) -> None:
+  """Raises a ConfigError where a trajectory does not fit the model.
+
+  Args:
+    experiment: its settings.
+    rules: of the trajectory.
+    width: of its prompt.
+  """
+  num_tokens, largest = rules.row_length, experiment.model.max_length
+  # Continuations come behind a whole row.
+  num_times = 2 if (
+      experiment.rl.advantage == 'vineppo' and rules.num_episodes > 1) else 1
+  if width + num_times * num_tokens > largest:
+    times = 'twice ' if num_times > 1 else ''
+    raise config_lib.ConfigError(
+        f'config.rl.episode_length: got {rules.episode_length}; {times}'
+        f'{num_tokens} tokens of a trajectory after prompts of {width} must be '
+        f'at most config.model.max_length, {largest}.')
+
+
+def check_split(
+    experiment: experiment_lib.Experiment, rules: episodes.Episodes,
+    mesh: jax.sharding.Mesh,
+) -> None:
+  """Raises a ConfigError where an iteration does not divide over the devices.
+
+  Args:
+    experiment: its settings.
+    rules: of the trajectories.
+    mesh: devices.
+  """
+  config, parts = experiment.rl, sharding.data_parallelism(mesh)
+  if config.num_questions % parts:
+    raise config_lib.ConfigError(
+        f'config.rl.num_questions: got {config.num_questions}; must be a '
+        f'multiple of {parts}, the data-parallel devices.')
+  rows = num_rows(config, rules)
+  pieces = config.num_minibatches * config.num_accumulation * parts
+  if rows % pieces:
+    raise config_lib.ConfigError(
+        f'config.rl.num_accumulation: got {config.num_accumulation}; '
+        f'{rows} rows of an iteration must be divisible by {pieces} = '
+        f'{config.num_minibatches} minibatches x {config.num_accumulation} '
+        f'accumulation x {parts} data-parallel devices.')
+
+
+def num_rows(config: rl_settings.RlConfig, rules: episodes.Episodes) -> int:
+  """Training rows of an iteration."""
+  return config.num_questions * config.num_samples * rules.rows_per_trajectory
+
+
+def make_rules(
+    experiment: experiment_lib.Experiment, objective: str,
+    tokenizer: tokenizer_lib.Tokenizer,
+) -> episodes.Episodes:
+  """Of the trajectories that an objective is trained on.
+
+  Raises:
+    ConfigError: no trajectory can follow the settings.
+  """
+  try:
+    return learner_lib.rules(experiment.rl, objective, tokenizer)
+  except ValueError as e:
+    raise config_lib.ConfigError(f'config.rl: {e}') from e
+
+
+def jit_update(experiment, rules: episodes.Episodes, mesh: jax.sharding.Mesh):
+  """See `learner.jit_update`."""
+  _, placed = state_lib.shardings(
+      sft.init_fn(experiment), update(experiment.rl), mesh)
+  return learner_lib.jit_update(
+      experiment.model, experiment.rl, rules.row_length, placed, mesh)
+
+
+def jit_continue(
+    experiment, rules: episodes.Episodes, mesh: jax.sharding.Mesh):
+  """See `vine.jit_continue`."""
+  return vine.jit_continue(
+      experiment.model, rules=rules, num_rollouts=experiment.rl.num_rollouts,
+      num_slots=up_to_parts(experiment.rl.num_slots, mesh))
 
 
 def up_to_parts(number: int, mesh: jax.sharding.Mesh) -> int:

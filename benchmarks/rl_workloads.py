@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What benchmarks/rl.py runs: iterations of the learner, rollouts, sampling."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import models
+from configs import base
+from meta_cot import config as config_lib
+from meta_cot import decode
+from meta_cot import sharding
+from meta_cot import types
+from meta_cot.model import config as model_config
+from meta_cot.model import transformer
+from meta_cot.rl import episodes
+from meta_cot.rl import judge as judge_lib
+from meta_cot.rl import learner as learner_lib
+from meta_cot.rl import player as player_lib
+from meta_cot.rl import questions as questions_lib
+from meta_cot.rl import settings as settings_lib
+from meta_cot.training import optimizer
+from meta_cot.training import state as state_lib
+
+_NUM_ITERATIONS = 1000  # of the schedule; the learning rate is constant
+_PHASES = ('rollout', 'judge', 'prepare', 'update')
+_NO_ID = -1  # no token has this id: every episode runs to its limit
+
+
+@dataclasses.dataclass(frozen=True)
+class Stepping:
+  """Size of one step: GRPO, one update on all completions."""
+
+  questions: int = 8
+  samples: int = 8
+  prompt: int = 32
+  new_tokens: int = 64  # of an episode
+  beta: float = 0.04  # of the KL to the reference (k3, in the loss)
+  clip: float = 0.2
+
+  @property
+  def rows(self) -> int:
+    return self.questions * self.samples
+
+
+def mesh() -> jax.sharding.Mesh:
+  """One device."""
+  return sharding.make_mesh(sharding.MeshConfig(1, 1, 1), jax.devices()[:1])
+
+
+def prompts(model: model_config.ModelConfig, size: Stepping) -> np.ndarray:
+  """[Q, P] int32 on the host."""
+  return models.prompts(
+      model, models.Decoding(rows=size.questions, prompt=size.prompt))
+
+
+def settings(
+    size: Stepping, num_episodes: int, objective: str
+) -> settings_lib.RlConfig:
+  """Those of an experiment, but for what the workload says."""
+  values = base.get_config().rl.to_dict() | dict(
+      objectives=(objective,), num_iterations=_NUM_ITERATIONS,
+      num_questions=size.questions, num_samples=size.samples,
+      num_slots=size.rows, num_episodes=num_episodes,
+      episode_length=size.new_tokens, advantage='grpo', clip_low=size.clip,
+      clip_high=size.clip, token_weights='sequence',
+      kl_in='loss' if size.beta else 'none', kl_estimator='k3',
+      kl_coefficient=size.beta, rest=0,
+      optimizer=dataclasses.asdict(models.adamw()))
+  return config_lib.parse(settings_lib.RlConfig, values, 'rl')
+
+
+class _Player(player_lib.Player):
+  """Always asks the same prompts."""
+
+  def __init__(self, model, mesh, tokens_QxP, **settings):
+    super().__init__(
+        model, None, mesh, style='', width=tokens_QxP.shape[1],
+        num_questions=len(tokens_QxP), **settings)
+    lengths_Q = np.full(len(tokens_QxP), tokens_QxP.shape[1], np.int32)
+    self._asked = player_lib.Asked(*sharding.split_batch((
+        tokens_QxP, lengths_Q, np.arange(len(tokens_QxP), dtype=np.int32)),
+                                                         mesh))
+
+  def ask(self, problems, ids, openings=None) -> player_lib.Asked:
+    """See `player.Player`."""
+    del problems, ids, openings
+    return self._asked
+
+
+def judge(
+    problems: object, rollouts: episodes.Rollouts
+) -> judge_lib.Judged:
+  """The reward: the share of even tokens in an episode."""
+  del problems
+  shape = rollouts.starts.shape
+  rewards = np.zeros(shape, np.float32)
+  for n, e in np.ndindex(shape):
+    row = rollouts.tokens[n, rollouts.starts[n, e]:rollouts.ends[n, e]]
+    rewards[n, e] = np.mean(row % 2 == 0) if len(row) else 0.0
+  is_taken = np.asarray(rollouts.is_taken)
+  no = np.zeros(shape, bool)
+  return judge_lib.Judged(
+      rewards=rewards, is_taken=is_taken, is_finished=is_taken,
+      has_given_up=no, is_undecided=no, is_repeated=no,
+      num_tokens=(rollouts.ends - rollouts.starts).astype(np.int32),
+      answers=np.full(shape, -1, np.int32))
+
+
+def iterating(
+    model: model_config.ModelConfig, size: Stepping, *, num_episodes: int = 1,
+    objective: str = 'single',
+) -> Callable[[], dict[str, float]]:
+  """Iterations of `learner.Learner`; a call returns the row of metrics."""
+  config = settings(size, num_episodes, objective)
+  rules = episodes.Episodes(
+      num_episodes=config.episodes(objective), sampling=config.sampling(),
+      episode_length=config.episode_length, stop_id=_NO_ID)
+  one = mesh()
+  init = functools.partial(transformer.init, model)
+  update = optimizer.make(config.optimizer, _NUM_ITERATIONS)
+  memory = questions_lib.Memory(
+      questions_lib.Questions(
+          size.questions, seed=0, min_success=config.min_success,
+          max_success=config.max_success, rest=config.rest),
+      config.kl_coefficient)
+  with sharding.use_mesh(one):
+    _, placed = state_lib.shardings(init, update, one)
+    state = state_lib.create(init, update, one, jax.random.key(0))
+    learner = learner_lib.Learner(
+        config=config, objective=objective, name='benchmark',
+        problems=range(size.questions),
+        player=_Player(
+            model, one, prompts(model, size), rules=rules,
+            num_samples=size.samples, num_slots=size.rows),
+        judge=judge, reference=jax.tree.map(jnp.copy, state.params),
+        prepare=learner_lib.jit_prepare(model, config, objective, pad_id=0),
+        update=learner_lib.jit_update(
+            model, config, rules.row_length, placed, one),
+        go_on=None, rng=jax.random.key(1), mesh=one)
+  number = 0
+
+  def call():
+    nonlocal state, number
+    with sharding.use_mesh(one):
+      state, row = learner.iterate(state, memory, number)
+      jax.block_until_ready(state.params)
+    number += 1
+    return row
+
+  return call
+
+
+def phases(rows: list[dict[str, float]]) -> dict[str, list[float]]:
+  """Seconds of the parts of iterations, from their metrics."""
+  return {name: [row[f'time/{name}'] for row in rows] for name in _PHASES}
+
+
+def playing(
+    model: model_config.ModelConfig, size: Stepping, params: types.Params, *,
+    num_slots: int, stop_id: int = _NO_ID,
+) -> Callable[[], episodes.Rollouts]:
+  """The player's program; a call returns NumPy rollouts of one episode."""
+  rules = episodes.Episodes(
+      num_episodes=1, episode_length=size.new_tokens, stop_id=stop_id,
+      sampling=decode.Sampling(temperature=1.0))
+  one = mesh()
+  with sharding.use_mesh(one):
+    player = _Player(
+        model, one, prompts(model, size), rules=rules,
+        num_samples=size.samples, num_slots=num_slots)
+    params = jax.device_put(params, sharding.replicated(one))
+
+  def call():
+    with sharding.use_mesh(one):
+      return player.fetch(player(
+          params, player.ask((), ()), jax.random.key(1)))
+
+  return call
+
+
+def sampling(
+    model: model_config.ModelConfig, size: Stepping, params: types.Params, *,
+    num_rows: int, new_tokens: int, stop_id: int = _NO_ID,
+) -> Callable[[], list[decode.Generation]]:
+  """`decode.generate` of all trajectories, `num_rows` at a time; NumPy."""
+  one = mesh()
+  generate = jax.jit(functools.partial(
+      decode.generate, model, max_new_tokens=new_tokens,
+      sampling=decode.Sampling(temperature=1.0), eos_id=stop_id))
+  with sharding.use_mesh(one):
+    params = jax.device_put(params, sharding.replicated(one))
+    tokens_NxP = np.repeat(prompts(model, size), size.samples, axis=0)
+    lengths = np.full(num_rows, size.prompt, np.int32)
+    batches = [
+        sharding.put_batch(
+            (tokens_NxP[i:i + num_rows], lengths,
+             np.arange(i, i + num_rows, dtype=np.int32)), one)
+        for i in range(0, size.rows, num_rows)]
+
+  def call():
+    with sharding.use_mesh(one):
+      return jax.device_get([
+          generate(params, tokens, lengths, jax.random.key(1), row_ids_B=ids)
+          for tokens, lengths, ids in batches])
+
+  return call
+
+
+def with_stops(
+    model: model_config.ModelConfig, params: types.Params, size: Stepping,
+    stop_id: int, mean_length: float,
+) -> types.Params:
+  """Weights under which texts end at random, after so many tokens on average.
+
+  All embeddings get the same large first channel, which hardly changes along
+  the trunk and adds the same to all logits; that of `stop_id` is larger by what
+  makes it as likely as wanted. Embeddings must be tied.
+  """
+  embedding_VxD = params['embedder']['embedding'].at[:, 0].set(1.0)
+  change = lambda x: params | {'embedder': params['embedder'] | {
+      'embedding': x}}
+  params = change(embedding_VxD)
+  hidden = jax.jit(functools.partial(transformer.hidden, model))(
+      params, jnp.asarray(prompts(model, size)))
+  odds = (model.vocab_size - 1) / (mean_length - 1)
+  gain = math.log(odds) / float(jnp.mean(hidden[..., 0]))
+  return change(embedding_VxD.at[stop_id, 0].add(gain))

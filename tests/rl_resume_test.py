@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run that dies or is stopped anywhere ends with the bits of a whole one.
+
+What dies here dies at an exact place, inside the process; tests/kills_test.py
+has the signals.
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+import numpy as np
+import pytest
+
+from meta_cot import config as config_lib
+from meta_cot import interruption
+from meta_cot import sharding
+from meta_cot.rl import learner as learner_lib
+from meta_cot.stages import rl
+from meta_cot.stages import rl_material
+from meta_cot.training import checkpoint
+from meta_cot.training import compilation
+from tests import run_comparison
+from tests import small_rl
+
+# Two updates an iteration; evaluated and saved every second one.
+_CHANGES = dict(
+    num_iterations=6, num_epochs=2, rest=1, kl_target=0.02, kl_horizon=16)
+_AXES = (2, 1, 1)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _programs(tmp_path_factory):
+  """Every run makes the same programs: the first one for all."""
+  compilation_cache.reset_cache()
+  compilation.use_cache(str(tmp_path_factory.mktemp('programs')))
+  yield
+  jax.config.update('jax_compilation_cache_dir', None)
+  compilation_cache.reset_cache()
+
+
+class _Death(RuntimeError):
+  """Of the process, in effect."""
+
+
+def _train(directory: pathlib.Path, **changes) -> None:
+  experiment = small_rl.experiment(**_CHANGES | changes)
+  material = small_rl.material(experiment, _AXES)
+  with sharding.use_mesh(material.mesh):
+    rl.train(experiment, material, 'erl2', 3, checkpoint.files.path(directory))
+
+
+@pytest.fixture(scope='module')
+def unbroken(tmp_path_factory) -> pathlib.Path:
+  directory = tmp_path_factory.mktemp('unbroken') / 'run'
+  _train(directory)
+  return directory
+
+
+def _rows(directory):
+  lines = (directory / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def _steps(directory):
+  return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
+
+
+def test_what_a_run_leaves(unbroken):
+  rows = _rows(unbroken)
+  assert [row['step'] for row in rows] == [1, 2, 3, 4, 5, 6]
+  assert [i for i, row in enumerate(rows, 1) if 'heldout/success' in row] == [
+      2, 4, 6]
+  assert _steps(unbroken / 'checkpoints') == [4, 8, 12]  # updates
+  summary = json.loads((unbroken / 'summary.json').read_text())
+  assert summary['objective'] == 'erl2' and summary['seed'] == 3
+  assert summary['num_iterations'] == 6
+  assert summary['tokens'] == sum(row['tokens'] for row in rows)
+  best = max(
+      (row for row in rows if 'heldout/success' in row),
+      key=lambda row: (row['heldout/success'], -row['step']))
+  assert summary['best'] == dict(
+      iteration=best['step'], success=best['heldout/success'])
+  assert _steps(unbroken / 'best') == [best['step']]
+  assert summary['last']['heldout/success'] == rows[-1]['heldout/success']
+  assert list(unbroken.glob('tensorboard/*tfevents*'))
+  assert all(np.isfinite(v) for row in rows for v in row.values())
+  assert any(row['questions_resting'] > 0 for row in rows)
+  assert len({row['kl_coefficient'] for row in rows}) == 6
+
+
+def test_one_program_for_all_iterations(unbroken):
+  compiled = [row['programs_compiled'] for row in _rows(unbroken)]
+  # The second one evaluates for the first time, and saves.
+  assert compiled[0] < compiled[1] == compiled[2] == compiled[-1]
+
+
+def _dying(owner, name, at, monkeypatch, *, after=False):
+  """Makes `owner.name` die at its call number `at`, counted from 1."""
+  real, calls = getattr(owner, name), []
+
+  def call(*args, **kwargs):
+    calls.append(name)
+    if len(calls) == at and not after:
+      raise _Death
+    result = real(*args, **kwargs)
+    if len(calls) == at:
+      raise _Death
+    return result
+
+  monkeypatch.setattr(owner, name, call)
+
+
+def _wrapped_update(at, monkeypatch):
+  """Between two updates: the program is made by `learner.jit_update`."""
+  real = learner_lib.jit_update
+
+  def jit_update(*args, **kwargs):
+    program = type('Program', (), {'call': staticmethod(real(*args, **kwargs))})
+    _dying(program, 'call', at, monkeypatch)
+    return lambda *xs: program.call(*xs)
+
+  monkeypatch.setattr(learner_lib, 'jit_update', jit_update)
+
+
+_DEATHS = {
+    'after a rollout': lambda m: _dying(
+        small_rl.Parity, '__call__', 4, m),
+    'between updates': lambda m: _wrapped_update(6, m),
+    'after the first save of the best': lambda m: _dying(
+        rl, '_keep_best', 1, m, after=True),
+    'after a save of the best': lambda m: _dying(
+        rl, '_keep_best', 2, m, after=True),
+    'as a save begins': lambda m: _dying(
+        checkpoint.Checkpoints, 'save', 3, m),
+    'as a save goes on': lambda m: _dying(
+        checkpoint.Checkpoints, 'save', 2, m, after=True),
+    'in an evaluation': lambda m: _dying(
+        rl_material.Evaluation, '__call__', 3, m),
+    'before the summary': lambda m: _dying(rl, '_finish', 1, m),
+}
+
+
+@pytest.mark.parametrize('name', _DEATHS)
+def test_dead_it_goes_on_to_the_same_bits(unbroken, tmp_path, name):
+  with pytest.MonkeyPatch.context() as patch:
+    _DEATHS[name](patch)
+    with pytest.raises(_Death):
+      _train(tmp_path / 'run')
+  assert not (tmp_path / 'run' / 'summary.json').exists()
+  _train(tmp_path / 'run')
+  assert run_comparison.differences(unbroken, tmp_path / 'run') == []
+  assert run_comparison.litter(tmp_path / 'run') == []
+
+
+@pytest.mark.parametrize('iteration', [1, 3])
+def test_stopped_it_goes_on_to_the_same_bits(unbroken, tmp_path, iteration):
+  asked = []
+
+  def is_agreed(stop):
+    asked.append(stop)
+    return len(asked) == iteration
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(interruption.Stop, 'is_agreed', is_agreed)
+    with pytest.raises(interruption.Interrupted):
+      _train(tmp_path / 'run')
+  assert _steps(tmp_path / 'run' / 'interrupted') == [2 * iteration]
+  _train(tmp_path / 'run')
+  assert run_comparison.differences(unbroken, tmp_path / 'run') == []
+  assert run_comparison.litter(tmp_path / 'run') == []
+
+
+def test_of_two_best_policies_the_newer_one_stays(unbroken, tmp_path):
+  """A kill may come between a save and the removal of the one before."""
+  best = tmp_path / 'best'
+  saved = _steps(unbroken / 'best')[0]
+  for step in (saved, saved - 1):
+    source = unbroken / 'best' / str(saved)
+    for path in source.rglob('*'):
+      if path.is_file():
+        target = best / str(step) / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+  rl._open_best(checkpoint.files.path(best)).close()
+  assert _steps(best) == [saved]
+
+
+def test_nothing_is_saved_of_what_is_not_finite(tmp_path):
+  """The model overflows with the first update: the second tells."""
+  optimizer = dataclasses.asdict(small_rl.settings().optimizer)
+  with pytest.raises(
+      FloatingPointError, match=r'erl2, seed 3: (loss|grad_norm) is (nan|inf)'):
+    _train(tmp_path / 'run', save_every=1, optimizer=optimizer | dict(
+        learning_rate=1e18))
+  assert not (tmp_path / 'run' / 'summary.json').exists()
+  steps = tmp_path / 'run' / 'checkpoints'
+  assert not steps.exists() or _steps(steps) == []
+
+
+def test_other_settings_do_not_continue_a_run(unbroken, tmp_path):
+  experiment = small_rl.experiment(**_CHANGES)
+  directory = checkpoint.files.path(unbroken)
+  assert rl.is_trained(experiment, directory)
+  assert not rl.is_trained(experiment, checkpoint.files.path(tmp_path))
+  free = small_rl.experiment(**_CHANGES | dict(
+      seeds=(0, 1), num_slots=16, eval_every=3, save_every=1,
+      num_accumulation=2))
+  assert rl.is_trained(free, directory)
+  other = small_rl.experiment(**_CHANGES | dict(clip_high=0.3))
+  with pytest.raises(config_lib.UserError, match=re.escape(
+      'config.rl.clip_high: 0.2 there, 0.3 now')) as error:
+    rl.is_trained(other, directory)
+  assert '\n' not in str(error.value)
+  # Nor does one that is under way.
+  run = tmp_path / 'run'
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(interruption.Stop, 'is_agreed', lambda stop: True)
+    with pytest.raises(interruption.Interrupted):
+      _train(run)
+  with pytest.raises(config_lib.UserError, match=re.escape(
+      'rl.clip_high: 0.2 in checkpoint step 2, 0.3 now')):
+    _train(run, clip_high=0.3)

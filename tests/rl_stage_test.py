@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stage `rl` as a user runs it."""
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from configs import erl2 as erl2_config
+from meta_cot import experiment as experiment_lib
+from tests import run_comparison
+from tests import small_run
+
+STAGES = '--stages=generate_traces,train_tokenizer,sft,evaluate,rl'
+
+
+def _run(workdir, *more, code=0) -> str:
+  """Runs the command; its log."""
+  done = subprocess.run(
+      small_run.command(
+          workdir, '--config.arms=revisions', STAGES, *small_run.RL, *more),
+      cwd=small_run.ROOT, env=small_run.environment(), text=True,
+      capture_output=True, check=False)
+  assert done.returncode == code, done.stderr[-3000:]
+  return done.stderr
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """The workdir and the log of a whole run."""
+  workdir = tmp_path_factory.mktemp('rl') / 'w'
+  return workdir, _run(workdir)
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> pathlib.Path:
+  """A workdir that may be changed."""
+  shutil.copytree(finished[0], tmp_path / 'w')
+  return tmp_path / 'w'
+
+
+def _rows(directory):
+  lines = (directory / 'metrics.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def _seen(workdir):
+  """Files with the times of their last change."""
+  return {
+      path.relative_to(workdir): path.stat().st_mtime_ns
+      for path in workdir.rglob('*') if path.is_file()
+      and 'compilation_cache' not in path.parts and path.name != 'config.json'}
+
+
+def test_it_leaves_what_it_says(finished):
+  workdir, _ = finished
+  assert (workdir / 'config.json').is_file()
+  for objective in ('erl2', 'single'):
+    directory = workdir / 'rl' / objective / 'seed0'
+    rows = _rows(directory)
+    assert [row['step'] for row in rows] == [1, 2, 3, 4]
+    num_episodes = 2 if objective == 'erl2' else 1
+    names = {key for row in rows for key in row if key.startswith('heldout/')}
+    assert names == {'heldout/success', 'heldout/tokens'} | {
+        f'heldout/episode_{e + 1}' for e in range(num_episodes)}
+    summary = json.loads((directory / 'summary.json').read_text())
+    assert summary['objective'] == objective
+    assert summary['num_iterations'] == 4
+    assert summary['seconds']['total'] > 0
+    assert len(list((directory / 'best').iterdir())) == 1
+    assert {p.name for p in (directory / 'checkpoints').iterdir()} == {
+        '2', '4'}
+    assert list(directory.glob('tensorboard/*tfevents*'))
+  assert run_comparison.litter(workdir) == []
+
+
+def test_what_is_always_logged(finished):
+  row = _rows(finished[0] / 'rl' / 'erl2' / 'seed0')[0]
+  for name in (
+      'groups_all_right', 'groups_all_wrong', 'groups_without_gradient',
+      'truncated', 'ended_by_stop', 'episode_1/success', 'episode_2/success',
+      'kl_k1', 'kl_k3', 'entropy', 'gap_mean', 'gap_max', 'tokens_to_solution',
+      'occupancy', 'time/rollout', 'time/judge', 'time/prepare', 'time/update',
+      'loss', 'grad_norm', 'undecided', 'seconds/step'):
+    assert name in row, name
+  assert 0 <= row['gap_mean'] <= row['gap_max'] < 1e-4
+  assert row['seconds/step'] >= 0
+
+
+def test_later_iterations_compile_nothing(finished):
+  for objective in ('erl2', 'single'):
+    rows = _rows(finished[0] / 'rl' / objective / 'seed0')
+    assert len({row['programs_compiled'] for row in rows}) == 1
+
+
+def test_reports(finished):
+  workdir, _ = finished
+  summary = json.loads((workdir / 'rl' / 'summary.json').read_text())
+  assert list(summary['policies']) == ['sft', 'erl2', 'single']
+  assert summary['num_problems'] == 6
+  assert [len(p['episodes']) for p in summary['policies'].values()] == [2, 2, 1]
+  assert summary['best_of_n']['num_samples'] == 4
+  report = (workdir / 'rl' / 'report.md').read_text()
+  images = re.findall(r'\]\((\w+\.png)\)', report)
+  assert len(images) == 2
+  assert all((workdir / 'rl' / image).stat().st_size > 1000 for image in images)
+  whole = (workdir / 'eval' / 'report.md').read_text()
+  assert whole.count('## Reinforcement learning') == 1
+  section = whole.partition('## Reinforcement learning')[2]
+  for words in ('| erl2 |', '| single |', '| sft |', '../rl/report.md'):
+    assert words in section
+  for link in re.findall(r'\]\((\.\./rl/[\w.]+)\)', section):
+    assert (workdir / 'eval' / link).exists()
+
+
+def test_a_second_command_does_nothing(finished):
+  workdir, _ = finished
+  before = _seen(workdir)
+  log = _run(workdir)
+  assert 'stage rl: already done' in log
+  assert _seen(workdir) == before
+
+
+def test_other_settings_of_a_trained_policy_are_refused(finished):
+  workdir, _ = finished
+  before = _seen(workdir)
+  log = _run(workdir, '--config.rl.clip_low=0.1', code=2)
+  last = log.splitlines()[-1]
+  assert last.startswith('error: ') and 'Traceback' not in log
+  assert 'config.rl.clip_low: 0.2 there, 0.1 now' in last
+  assert _seen(workdir) == before
+  assert 'stage rl: already done' in _run(workdir)
+
+
+def test_another_seed_is_trained_alone(copy):
+  log = _run(copy, '--config.rl.seeds=0,1', '--config.rl.objectives=erl2')
+  assert 'erl2, seed 1 iteration 4/4' in log
+  assert 'erl2, seed 0 iteration' not in log and 'single, seed' not in log
+  summary = json.loads((copy / 'rl' / 'summary.json').read_text())
+  assert summary['policies']['erl2']['seeds'] == [0, 1]
+  last = summary['policies']['erl2']['episodes'][-1]['this']
+  assert len(last['by_seed']) == 2 and last['seeds_ci95'] is not None
+  one, two = (
+      _rows(copy / 'rl' / 'erl2' / f'seed{seed}') for seed in (0, 1))
+  assert one[0]['loss'] != two[0]['loss']
+
+
+@pytest.mark.parametrize('changes, words', [
+    (['--config.rl.start=traces'],
+     "config.rl.start: got 'traces'; must be one of config.arms, revisions"),
+    (['--config.rl.episode_length=400'],
+     'config.rl.episode_length: got 400; 800 tokens of a trajectory'),
+    (['--config.rl.num_questions=5'], 'config.rl.num_questions: got 5; must'),
+    (['--config.rl.give_up=12+3'], "config.rl: '12+3' is 3 tokens"),
+    (['--config.rl.advantage=gae', '--config.rl.kl_in=reward',
+      '--config.rl.kl_estimator=k1'], 'config.rl.kl_in: got reward')])
+def test_wrong_settings_are_named_in_one_line(copy, changes, words):
+  shutil.rmtree(copy / 'rl')
+  log = _run(copy, *changes, code=2)
+  last = log.splitlines()[-1]
+  assert last.startswith('error: ') and words in last
+  assert 'Traceback' not in log
+  assert not (copy / 'rl' / 'erl2').exists()
+
+
+def test_it_needs_its_start(copy):
+  shutil.rmtree(copy / 'sft')
+  shutil.rmtree(copy / 'rl')
+  log = _run(copy, '--stages=rl', code=2)
+  assert 'this arm is not trained; run the stage sft first' in log
+
+
+def test_variants():
+  for variant in erl2_config.VARIANTS:
+    experiment = experiment_lib.parse(erl2_config.get_config(variant))
+    assert experiment.stages[-1] == 'rl'
+    assert experiment.rl.start in experiment.arms
+  with pytest.raises(ValueError, match="got 'x'; must be one of tiny"):
+    erl2_config.get_config('x')
