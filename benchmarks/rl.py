@@ -82,8 +82,9 @@ def erl2(
 
 
 def _breakdown(rows: list[dict[str, float]]) -> dict:
-  """Medians of the parts of an iteration; the first one compiled."""
+  """Seconds of the parts of an iteration; the first one compiled."""
   return dict(
+      trained_tokens=int(rows[-1]['trained_tokens']),
       occupancy=rows[-1]['occupancy'],
       breakdown={
           name: timing.spread(seconds)

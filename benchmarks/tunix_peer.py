@@ -136,7 +136,9 @@ def decode(settings: dict):
 def make_learner(settings: dict, reward) -> grpo_learner.GRPOLearner:
   """GRPO with one update on all completions of a step."""
   questions, prompt = settings['questions'], settings['prompt']
-  mesh = jax.make_mesh((1, 1), ('fsdp', 'tp'), devices=jax.devices()[:1])
+  mesh = jax.make_mesh(
+      (1, 1), ('fsdp', 'tp'), devices=jax.devices()[:1],
+      axis_types=(jax.sharding.AxisType.Auto,) * 2)
   roles = rl_cluster.Role
   cluster = rl_cluster.RLCluster(
       actor=make_model(settings),
@@ -177,10 +179,12 @@ def rl(settings: dict):
   tokens_QxP = np.random.default_rng(0).integers(
       0, settings['vocab_size'], (settings['questions'], settings['prompt']))
 
+  prompts_Q = np.array([' '.join(map(str, row)) for row in tokens_QxP])
+
   def batches():
     while True:
       turns.get()
-      yield dict(prompts=[' '.join(map(str, row)) for row in tokens_QxP])
+      yield dict(prompts=prompts_Q)
       jax.block_until_ready(nnx.state(learner.rl_cluster.actor_trainer.model))
       done.put(None)
 

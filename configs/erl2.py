@@ -59,7 +59,7 @@ def _gpu(c: ml_collections.ConfigDict) -> None:
 
 
 def _pod(c: ml_collections.ConfigDict) -> None:
-  # Eight v5e chips; docs/pods.md has the memory of every program.
+  # Eight v5e chips; docs/pods.md has what the programs take of them.
   _compact(c, largest=500)
   c.data.sequence_length = 1024
   c.train.update(dict(num_tokens=1_000_000_000, batch_size=512))

@@ -57,6 +57,8 @@ def _start(num_processes, command, logs, *, num_devices=1, **environment):
   return subprocess.Popen(
       [LAUNCHER, str(num_processes), '--', *command], cwd=ROOT, text=True,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0,
+      # A command in the background of a script ignores it.
+      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
       env=_environment(num_devices, LOG_DIR=str(logs), **environment))
 
 

@@ -74,10 +74,10 @@ def _check_play(experiment, topology, name):
   found = dict(result.cost.collectives)
   reduced = found.pop('all-reduce')
   if num_model == 1:
-    # Whether any slot goes on, speaks or is new, and how many are live.
-    num_steps = result.tokens / config.num_slots
-    assert num_steps <= reduced.count <= 4 * num_steps + 4
-    assert reduced.num_bytes <= 4 * reduced.count
+    # Whether any slot goes on, speaks or is new, and how many are live: flags
+    # of 4 bytes, at times several at once.
+    assert reduced.count >= result.tokens / config.num_slots
+    assert reduced.num_bytes <= 8 * reduced.count
   else:
     # The largest logit of every part of the vocabulary, and whose it is.
     gathered = found.pop('all-gather')
@@ -95,10 +95,10 @@ def _check_update(experiment, topology, name):
   assert not result.cost.unknown_loops
   if experiment.mesh.model == 1:
     # Gradients are summed over devices; no row leaves its own.
-    model = experiment.model
     (kind, reduced), = result.cost.collectives.items()
     assert kind == 'all-reduce'
-    assert reduced.num_bytes < 4 * 1.1 * model.num_params()
+    assert reduced.num_bytes < experiment.rl.num_accumulation * (
+        4 * 1.1 * experiment.model.num_params())
   return result
 
 
@@ -129,9 +129,7 @@ def _check(experiment, topology, name):
     ('rollout', 'v5e:2x4', dict(data=4, model=2)),
     ('rollout', 'v6e:2x2', WAYS['window']),
     ('prepare', 'v5p:2x2x1', WAYS['reward']),
-    ('prepare', 'v5e:2x2', {}),
     ('update', 'v6e:2x2', WAYS['pieces']),
-    ('update', 'v5e:2x4', dict(data=4, model=2)),
     ('continue', 'v5p:2x2x1', WAYS['vineppo'])])
 def test_programs(name, topology, settings):
   _check(_experiment(**settings), topology, f'rl_erl2_{name}')
@@ -199,8 +197,8 @@ def test_caches_stay_where_they_are():
       episode_length=32)
   result = _check_play(experiment, 'v5p:2x2x1', 'rl_erl2_rollout')
   # Of every slot keys and values of 2 layers, 2 of 4 heads, 64 wide in
-  # bfloat16, of which a tile fills 128 lanes, for 3 episodes; and the prompt's.
-  slot = 2 * 2 * 2 * 128 * 2 * (3 * 32 + 8)
+  # bfloat16, for 3 episodes and a prompt: one ring, and no second one.
+  slot = 2 * 2 * 2 * 64 * 2 * (3 * 32 + 8)
   assert 512 * slot < result.memory.temporaries < 1.5 * 512 * slot
 
 
@@ -221,8 +219,9 @@ def test_names():
 
 def test_every_variant_has_its_programs():
   for variant in erl2_config.VARIANTS:
-    experiment = programs.for_accelerator(
-        experiment_lib.parse(erl2_config.get_config(variant)))
+    config = erl2_config.get_config(variant)
+    config.rl.objectives = ('erl2',)
+    experiment = programs.for_accelerator(experiment_lib.parse(config))
     mesh = sharding.make_mesh(experiment.mesh, jax.devices()[:1])
     with sharding.use_mesh(mesh):
       for name in programs.names(experiment):

@@ -2,6 +2,7 @@
 """Settings of every test: fake devices, strict shapes, repeatable examples."""
 
 import os
+import pathlib
 
 os.environ['JAX_PLATFORMS'] = 'cpu'  # child processes inherit it
 # Tests compile much and compute little: three times faster without optimising.
@@ -21,6 +22,19 @@ hypothesis.settings.register_profile(
     'repeatable', deadline=None, derandomize=True, max_examples=50,
     suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile('repeatable')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def room_for_programs():
+  """Forgets compiled programs before the kernel's limit on mappings.
+
+  Every program has several, a process may have 65,530, and XLA crashes when it
+  gets no more.
+  """
+  yield
+  maps = pathlib.Path('/proc/self/maps')
+  if maps.exists() and maps.read_bytes().count(b'\n') > 25_000:
+    jax.clear_caches()
 
 
 @pytest.fixture(scope='session')

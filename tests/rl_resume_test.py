@@ -136,8 +136,6 @@ _DEATHS = {
         rl, '_keep_best', 2, m, after=True),
     'as a save begins': lambda m: _dying(
         checkpoint.Checkpoints, 'save', 3, m),
-    'as a save goes on': lambda m: _dying(
-        checkpoint.Checkpoints, 'save', 2, m, after=True),
     'in an evaluation': lambda m: _dying(
         rl_material.Evaluation, '__call__', 3, m),
     'before the summary': lambda m: _dying(rl, '_finish', 1, m),

@@ -157,7 +157,9 @@ def test_a_stage_is_done_with_its_settings(searched):
   assert workdir_lib.is_done(workdir, 'search', mark)
   other = workdir_lib.mark('search', _experiment(beam_width=1))
   assert not workdir_lib.is_done(workdir, 'search', other)
-  assert workdir_lib.mark('sft', experiment) == workdir_lib.DONE
+  assert workdir_lib.mark('generate_traces', experiment) == workdir_lib.DONE
+  more = dataclasses.replace(experiment, arms=('traces', 'solution_only'))
+  assert workdir_lib.mark('sft', experiment) != workdir_lib.mark('sft', more)
 
 
 @pytest.mark.parametrize('changes, words', [
