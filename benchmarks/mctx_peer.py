@@ -15,6 +15,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 import mctx
+import numpy as np
 
 from benchmarks import search_workloads as workloads
 from meta_cot import decode
@@ -148,10 +149,19 @@ def search_arguments(
       jnp.asarray(workloads.prompts(model, size)), jax.random.key(1))
 
 
+def num_children(tree: mctx.Tree) -> int:
+  """Nodes of all trees but the roots.
+
+  Fewer than simulations where one ends at a node that is there already, at the
+  greatest depth: mctx then makes it anew in the same place.
+  """
+  return int(np.sum(np.asarray(tree.node_visits) > 0)) - len(tree.node_visits)
+
+
 def mlp_searching(
     mlp: workloads.Mlp, policy: str, *, simulations: int, max_depth: int,
     problems: int,
-) -> Callable[[], mctx.PolicyOutput]:
+) -> Callable[[], mctx.Tree]:
   """A call searches B problems; what it found stays on the device."""
   weights = mlp.params()
 
@@ -172,7 +182,8 @@ def mlp_searching(
     root = mctx.RootFnOutput(
         embedding=state_BxH, **outputs(params, state_BxH))
     return POLICIES[policy](
-        params, rng, root, recurrent, simulations, max_depth=max_depth)
+        params, rng, root, recurrent, simulations,
+        max_depth=max_depth).search_tree
 
   state_BxH = workloads.mlp_roots(mlp, problems)
   return lambda: jax.block_until_ready(

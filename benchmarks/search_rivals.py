@@ -143,12 +143,16 @@ def _against_mctx(model, size, repeats) -> Iterator[dict]:
   for policy in _PAIRS.values():
     name = f'mctx_{policy}'
     calls[name] = mctx_peer.searching(model, size, policy)
-    calls[name]()
-    children[name] = size.problems * size.expansions
+    children[name] = mctx_peer.num_children(calls[name]())
   costs = _measure(calls, repeats)
   tokens = {name: n * size.step_length for name, n in children.items()}
-  yield from _pairs(costs, tokens, dict(
-      part='mctx', step='language', **_sized(size), children=children))
+  for line in _pairs(costs, tokens, dict(
+      part='mctx', step='language', **_sized(size), children=children)):
+    # As if what mctx wrote again in the same place were new.
+    written = tokens | {
+        line['ratio_to']: size.problems * size.expansions * size.step_length}
+    yield line | dict(ratio_of_written=ratio(
+        costs, written, line['strategy'], line['ratio_to']))
 
 
 def _against_mctx_by_mlp(problems, simulations, repeats) -> Iterator[dict]:
@@ -169,8 +173,7 @@ def _against_mctx_by_mlp(problems, simulations, repeats) -> Iterator[dict]:
     calls[name] = mctx_peer.mlp_searching(
         mlp, policy, simulations=simulations, max_depth=_MLP_DEPTH,
         problems=problems)
-    calls[name]()
-    children[name] = problems * simulations
+    children[name] = mctx_peer.num_children(calls[name]())
   yield from _pairs(_measure(calls, repeats), children, dict(
       part='mctx', step='mlp', problems=problems, branching=mlp.branching,
       max_depth=_MLP_DEPTH, expansions=simulations, children=children,

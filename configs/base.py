@@ -7,9 +7,23 @@ ranges are declared beside the code that reads them (`meta_cot/experiment.py`
 lists the groups) and checked before any work.
 """
 
+from collections.abc import Callable, Mapping
+
 import ml_collections
 
 placeholder = ml_collections.config_dict.placeholder
+
+
+def choose(variants: Mapping[str, Callable], variant: str) -> Callable:
+  """The function of one variant of an experiment.
+
+  Raises:
+    ValueError: no such variant; lists them.
+  """
+  if variant not in variants:
+    raise ValueError(
+        f'variant: got {variant!r}; must be one of {", ".join(variants)}.')
+  return variants[variant]
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -27,11 +27,9 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
   Raises:
     ValueError: no such variant; lists them.
   """
-  if variant not in VARIANTS:
-    raise ValueError(
-        f'variant: got {variant!r}; must be one of {", ".join(VARIANTS)}.')
+  change = base.choose(VARIANTS, variant)
   config = base.get_config()
-  VARIANTS[variant](config)
+  change(config)
   return config
 
 

@@ -17,6 +17,7 @@ Variants:
 
 import ml_collections
 
+from configs import base
 from configs import countdown
 
 
@@ -26,13 +27,11 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
   Raises:
     ValueError: no such variant; lists them.
   """
-  if variant not in VARIANTS:
-    raise ValueError(
-        f'variant: got {variant!r}; must be one of {", ".join(VARIANTS)}.')
+  change = base.choose(VARIANTS, variant)
   config = countdown.get_config(variant)
   config.arms += ('revisions',)
   config.stages += ('rl',)
-  VARIANTS[variant](config)
+  change(config)
   return config
 
 

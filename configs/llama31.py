@@ -29,12 +29,10 @@ def get_config(variant: str = '8b_v5p_32') -> ml_collections.ConfigDict:
   Raises:
     ValueError: no such variant; lists them.
   """
-  if variant not in VARIANTS:
-    raise ValueError(
-        f'variant: got {variant!r}; must be one of {", ".join(VARIANTS)}.')
+  change = base.choose(VARIANTS, variant)
   config = base.get_config()
   _stream_of_search(config)
-  VARIANTS[variant](config)
+  change(config)
   return config
 
 

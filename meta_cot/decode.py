@@ -18,6 +18,8 @@ from meta_cot.model import config as model_config
 from meta_cot.model import transformer
 from meta_cot.types import Params, PRNGKey
 
+_WIDTH_MULTIPLE = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -143,6 +145,11 @@ def generate(
   return state.generation
 
 
+def prompt_width(num_tokens: int) -> int:
+  """P for prompts of at most so many tokens: fewer widths, fewer programs."""
+  return -(-num_tokens // _WIDTH_MULTIPLE) * _WIDTH_MULTIPLE
+
+
 def prefill(
     config: model_config.ModelConfig,
     params: Params,
@@ -155,15 +162,33 @@ def prefill(
     Heads at the last token of every prompt ([B, 1, ...]) and a full cache of P
     slots (see `cache.grow`).
   """
-  batch_size, num_prompt = prompts_BxP.shape
+  hidden_BxD, cache = read_prompts(
+      config, params, prompts_BxP, prompt_lengths_B)
+  output = transformer.read_out(config, params, hidden_BxD[:, None])
+  return output.replace(cache=cache)
+
+
+def read_prompts(
+    config: model_config.ModelConfig,
+    params: Params,
+    prompts_BxP: jax.Array,
+    prompt_lengths_B: jax.Array,
+) -> tuple[jax.Array, cache_lib.Cache]:
+  """`prefill` without the heads.
+
+  Returns:
+    The trunk's output at the last token of every prompt, [B, D], and the cache.
+  """
   positions_BxP = jnp.broadcast_to(
-      jnp.arange(num_prompt, dtype=jnp.int32), prompts_BxP.shape)
-  return transformer.decode(
-      config, params, prompts_BxP,
-      cache_lib.create(config, batch_size, num_prompt),
+      jnp.arange(prompts_BxP.shape[1], dtype=jnp.int32)[None],
+      prompts_BxP.shape)
+  hidden_BxPxD, cache = transformer.decode_hidden(
+      config, params, prompts_BxP, cache_lib.create(config, *prompts_BxP.shape),
       positions_BxL=positions_BxP,
-      is_valid_BxL=positions_BxP < prompt_lengths_B[:, None],
-      read_at_BxR=prompt_lengths_B[:, None] - 1, is_prefill=True)
+      is_valid_BxL=positions_BxP < prompt_lengths_B[:, None], is_prefill=True)
+  hidden_Bx1xD = jnp.take_along_axis(
+      hidden_BxPxD, prompt_lengths_B[:, None, None] - 1, axis=1)
+  return hidden_Bx1xD[:, 0], cache
 
 
 def score(
@@ -207,14 +232,48 @@ def sample(
     `Generation`.
   """
   if sampling.temperature == 0:
-    tokens_B = jnp.argmax(logits_BxV, axis=-1)
+    tokens_B = _first_max(logits_BxV)
+    log_totals_B = jax.nn.logsumexp(logits_BxV, axis=-1)
   else:
     logits_BxV = truncate(logits_BxV, sampling)
-    tokens_B = jax.vmap(jax.random.categorical)(keys_B, logits_BxV)
-  log_probs_BxV = jax.nn.log_softmax(logits_BxV, axis=-1)
-  log_probs_B = jnp.take_along_axis(
-      log_probs_BxV, tokens_B[:, None], axis=-1)[:, 0]
-  return tokens_B.astype(jnp.int32), log_probs_B
+    tokens_B, log_totals_B = _draw(logits_BxV, keys_B)
+  logits_B = jnp.take_along_axis(logits_BxV, tokens_B[:, None], axis=-1)[:, 0]
+  return tokens_B, logits_B - log_totals_B
+
+
+def _draw(logits_BxV, keys_B):
+  """Tokens drawn, and the logarithms of the sums of weights, [B] each.
+
+  First a block of tokens, then one of its tokens: about 2 sqrt(V) random numbers
+  and not V, which took longer than the layers of a small model.
+  """
+  vocab_size = logits_BxV.shape[-1]
+  block_size = 2 ** (vocab_size.bit_length() // 2)
+  logits_BxV = jnp.pad(
+      logits_BxV, ((0, 0), (0, -vocab_size % block_size)),
+      constant_values=attention.NEG_INF)
+  logits_BxNxW = logits_BxV.reshape(len(logits_BxV), -1, block_size)
+  log_totals_BxN = jax.nn.logsumexp(logits_BxNxW, axis=-1)
+  blocks_B = _draw_one(log_totals_BxN, keys_B, 0)
+  logits_BxW = jnp.take_along_axis(
+      logits_BxNxW, blocks_B[:, None, None], axis=1)[:, 0]
+  tokens_B = blocks_B * block_size + _draw_one(logits_BxW, keys_B, 1)
+  return tokens_B, jax.nn.logsumexp(log_totals_BxN, axis=-1)
+
+
+def _draw_one(logits_BxN, keys_B, stage):
+  """An index per row by Gumbel's maximum, [B] int32."""
+  noise = lambda key: jax.random.gumbel(
+      jax.random.fold_in(key, stage), logits_BxN.shape[1:])
+  return _first_max(logits_BxN + jax.vmap(noise)(keys_B))
+
+
+def _first_max(x_BxN):
+  """Where the largest is, the first of equals; `argmax` is slow on the CPU."""
+  indices_BxN = jax.lax.broadcasted_iota(jnp.int32, x_BxN.shape, 1)
+  is_largest_BxN = x_BxN == jnp.max(x_BxN, axis=-1, keepdims=True)
+  return jnp.min(
+      jnp.where(is_largest_BxN, indices_BxN, x_BxN.shape[1] - 1), axis=-1)
 
 
 def truncate(logits_BxV: jax.Array, sampling: Sampling) -> jax.Array:

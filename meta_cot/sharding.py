@@ -158,6 +158,12 @@ def data_parallelism(mesh: Mesh) -> int:
   return mesh.shape['data'] * mesh.shape['fsdp']
 
 
+def up_to_parts(number: int, mesh: Mesh) -> int:
+  """The next multiple of the parts that a batch is split into."""
+  parts = data_parallelism(mesh)
+  return -(-number // parts) * parts
+
+
 def of_params(mesh: Mesh, boxed: Any) -> Any:
   """Shardings of a parameter tree.
 

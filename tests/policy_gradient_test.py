@@ -332,14 +332,6 @@ def test_entropy():
       gradient, -probs * (log_probs + want[..., None]), atol=1e-6)
 
 
-def test_gaps():
-  is_sampled = jnp.asarray([[True, True, False]])
-  got = policy_gradient.gaps(
-      jnp.asarray([[-1.0, -2.0, jnp.nan]]), jnp.asarray([[-1.5, -1.75, 0.0]]),
-      is_sampled)
-  assert (got.tokens, got.total, got.largest) == (2, 0.75, 0.5)
-
-
 @pytest.mark.parametrize('kwargs, message', [
     (dict(level='row'), "level: got 'row'; must be one of"),
     (dict(clip_low=1.5), 'clip_low: got 1.5'),

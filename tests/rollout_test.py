@@ -202,7 +202,7 @@ def test_rows_are_what_was_read():
   rules, (config, params) = RULES['reset'], _model()
   prompts_QxP, lengths_Q = _prompts(3)
   done = _rollout(
-      config, params, prompts_QxP, lengths_Q, 1, rules=rules, num_samples=2,
+      config, params, prompts_QxP, lengths_Q, 2, rules=rules, num_samples=2,
       num_slots=2)
   rows = jax.device_get(rows_lib.assemble(
       prompts_QxP, lengths_Q, done, pad_id=_PAD))

@@ -18,8 +18,6 @@ from meta_cot import sharding
 from meta_cot import types
 from meta_cot.model import config as model_config
 
-_PROMPT_MULTIPLE = 8  # prompt widths are rounded up to it: fewer programs
-
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
@@ -55,8 +53,7 @@ class Decoder:
   ):
     self._tokenizer = tokenizer
     self._mesh = mesh
-    parts = sharding.data_parallelism(mesh)
-    self._batch_size = -(-batch_size // parts) * parts
+    self._batch_size = sharding.up_to_parts(batch_size, mesh)
     self._generate = jit_generate(
         model, mesh, max_new_tokens=max_new_tokens, sampling=sampling,
         eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
@@ -66,8 +63,7 @@ class Decoder:
   ) -> list[Completion]:
     """Completes each prompt; prompt i samples with its own key, `i` of rng."""
     encoded = [self._tokenizer.encode(prompt) for prompt in prompts]
-    longest = max(len(ids) for ids in encoded)
-    width = -(-longest // _PROMPT_MULTIPLE) * _PROMPT_MULTIPLE
+    width = decode.prompt_width(max(map(len, encoded)))
     completions = []
     for start in range(0, len(prompts), self._batch_size):
       ids = encoded[start:start + self._batch_size]

@@ -36,9 +36,6 @@ from meta_cot.search.mcts import Mcts
 from meta_cot.tasks import base
 from meta_cot.types import Params, PRNGKey
 
-_PROMPT_MULTIPLE = 8  # prompt widths are rounded up to it: fewer programs
-
-
 # Makes the strategy called so, from settings and `branching` and `max_depth`.
 STRATEGIES: Mapping[str, Callable[..., engine.Strategy]] = (
     types.MappingProxyType({
@@ -188,7 +185,7 @@ class Searcher:
     encoded = [
         self._tokenizer.encode(traces.prompt(p, style=searches.STYLE))
         for p in problems]
-    width = prompt_width(max(map(len, encoded)))
+    width = decode.prompt_width(max(map(len, encoded)))
     pad = lambda ids: ids + [self._tokenizer.pad_id] * (width - len(ids))
     return [
         dict(
@@ -212,11 +209,6 @@ def make_strategy(
         max_tokens=settings.max_tokens)
   except ValueError as e:
     raise config_lib.ConfigError(f'config.search: {name}: {e}') from e
-
-
-def prompt_width(num_tokens: int) -> int:
-  """Slots for prompts of at most so many tokens."""
-  return -(-num_tokens // _PROMPT_MULTIPLE) * _PROMPT_MULTIPLE
 
 
 def check_room(
@@ -262,10 +254,9 @@ def make_slots(
         value=value)
     return rows, values.count_root(root) if is_likelihood else root
 
-  parts = sharding.data_parallelism(mesh)
   return slots.Slots(
       strategy, step_fn, start,
-      num_slots=-(-settings.num_slots // parts) * parts,
+      num_slots=sharding.up_to_parts(settings.num_slots, mesh),
       chunk_steps=settings.chunk_steps, collect=_found,
       select=reasoning.select_rows, axes=reasoning.axes,
       put=lambda inputs: sharding.split_batch(inputs, mesh))

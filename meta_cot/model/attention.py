@@ -36,8 +36,8 @@ class Context:
   runs over both kinds of layers, `window_index` picks among `windows`.
   """
 
-  cos: jax.Array  # [B, 1, L, Dh / 2] float32
-  sin: jax.Array  # [B, 1, L, Dh / 2] float32
+  cos: jax.Array  # [B, 1, L, Dh] float32, of channels i and i + Dh/2 alike
+  sin: jax.Array  # [B, 1, L, Dh] float32, negative for the first half
   mask: jax.Array | None = None  # [B, 1, 1, L, M] bool, True: query sees key
   segment_ids: jax.Array | None = None  # [B, L] int32; None: one segment
   window_index: jax.Array | None = None  # [] int32; None: the only window
@@ -168,10 +168,16 @@ def _sharding_obstacle(config, batch_size):
 
 
 def _rotation(config, positions_BxL, is_global):
-  """Cosines and sines [B, 1, L, Dh / 2] of every position."""
+  """Cosines and signed sines [B, 1, L, Dh] of every position.
+
+  Joined to the width of a head here: the CPU's compiler would else compute them
+  anew for every head that they turn.
+  """
   angles = positions_BxL[:, None, :, None].astype(jnp.float32) * (
       rotary_frequencies(config, is_global=is_global)[None, None, None, :])
-  return jnp.cos(angles), jnp.sin(angles)
+  cos, sin = jnp.cos(angles), jnp.sin(angles)
+  join = lambda *halves: jnp.concatenate(halves, axis=-1)
+  return join(cos, cos), join(-sin, sin)
 
 
 def rotary_frequencies(
@@ -201,11 +207,10 @@ def rotary_frequencies(
 
 def rotate(x: jax.Array, context: Context) -> jax.Array:
   """Turns channel pairs (i, i + Dh/2) of x [B, H, L, Dh] by their positions."""
-  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  turned = jnp.concatenate(
-      [first * context.cos - second * context.sin,
-       second * context.cos + first * context.sin], axis=-1)
-  return turned.astype(x.dtype)
+  x_float32 = x.astype(jnp.float32)
+  first, second = jnp.split(x_float32, 2, axis=-1)
+  partner = jnp.concatenate([second, first], axis=-1)
+  return (x_float32 * context.cos + partner * context.sin).astype(x.dtype)
 
 
 def softcap(x: jax.Array, cap: float | None) -> jax.Array:

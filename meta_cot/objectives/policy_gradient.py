@@ -30,15 +30,6 @@ class Sums:
   ruled_out: jax.Array  # [] float32, that the policy can no longer draw
 
 
-@struct.dataclass
-class Gaps:
-  """|log pi_a - log pi_b| of sampled tokens; `largest` adds up by maximum."""
-
-  tokens: jax.Array  # [] float32, how many
-  total: jax.Array  # [] float32, nats
-  largest: jax.Array  # [] float32, nats
-
-
 def ratios(
     log_probs_RxL: jax.Array,
     behaviour_RxL: jax.Array,
@@ -199,17 +190,3 @@ def entropy(logits_RxLxV: jax.Array) -> jax.Array:
   log_probs_RxLxV = jnp.where(is_possible_RxLxV, log_probs_RxLxV, 0.0)
   probs_RxLxV = jnp.where(is_possible_RxLxV, jnp.exp(log_probs_RxLxV), 0.0)
   return -jnp.sum(probs_RxLxV * log_probs_RxLxV, axis=-1)
-
-
-def gaps(
-    log_probs_RxL: jax.Array, behaviour_RxL: jax.Array,
-    is_sampled_RxL: jax.Array,
-) -> Gaps:
-  """How far two accounts of the same tokens disagree, sampler and trainer."""
-  gap_RxL = jnp.where(
-      is_sampled_RxL,
-      jnp.abs(log_probs_RxL.astype(jnp.float32)
-              - behaviour_RxL.astype(jnp.float32)), 0.0)
-  return Gaps(
-      tokens=jnp.sum(is_sampled_RxL.astype(jnp.float32)),
-      total=jnp.sum(gap_RxL), largest=jnp.max(gap_RxL, initial=0.0))

@@ -167,8 +167,7 @@ def _batch(experiment, mesh) -> types.Batch:
 
 def _prompts(experiment, mesh):
   """Prompts, their lengths and row ids of one batch of the evaluation."""
-  parts = sharding.data_parallelism(mesh)
-  rows = -(-experiment.evaluation.batch_size // parts) * parts
+  rows = sharding.up_to_parts(experiment.evaluation.batch_size, mesh)
   room = experiment.model.max_length - experiment.evaluation.max_new_tokens
   width = max(1, min(_MAX_PROMPT, room))
   one = program_lib.rows((rows,), jnp.int32, mesh)

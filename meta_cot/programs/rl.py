@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from meta_cot import experiment as experiment_lib
+from meta_cot import sharding
 from meta_cot.objectives import erl2
 from meta_cot.programs import program as program_lib
 from meta_cot.programs import stand_in
@@ -138,7 +139,7 @@ def _play(run: _Run, name: str, num_samples: int) -> Program:
   num = config.num_questions
   jitted = player.jit_rollout(
       model, rules=run.rules, num_samples=num_samples,
-      num_slots=rl_material.up_to_parts(config.num_slots, run.mesh))
+      num_slots=sharding.up_to_parts(config.num_slots, run.mesh))
   tokens = num * num_samples * run.rules.num_tokens
   work = program_lib.prefill_flops(model, num, run.width, num_readouts=0)
   work += tokens * model.flops_per_token(run.width + run.rules.row_length / 2)

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from meta_cot import decode
 from meta_cot import experiment as experiment_lib
 from meta_cot import traces
 from meta_cot.evaluation import searches
@@ -124,7 +125,7 @@ def _prompt_width(experiment) -> int:
   tokenizer = stand_in.Tokenizer(experiment.tokenizer.number_tokens)
   prompt = traces.prompt(
       stand_in.problem(experiment.countdown), style=searches.STYLE)
-  return searching.prompt_width(len(tokenizer.encode(prompt)))
+  return decode.prompt_width(len(tokenizer.encode(prompt)))
 
 
 def _vocabulary(experiment) -> vocabulary.Vocabulary:

@@ -7,6 +7,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from meta_cot import decode
 from meta_cot.model import cache as cache_lib
 from meta_cot.model import config as model_config
 from meta_cot.model import pages
@@ -62,14 +63,8 @@ def start(
   check_room(config, num_prompt, step_length, f'step_length = {step_length}')
   params = transformer.slice_layers(config, params)
   prompt_lengths_B = prompt_lengths_B.astype(jnp.int32)
-  positions_BxP = jnp.broadcast_to(
-      jnp.arange(num_prompt, dtype=jnp.int32)[None], prompts_BxP.shape)
-  hidden_BxPxD, cache = transformer.decode_hidden(
-      config, params, prompts_BxP,
-      cache_lib.create(config, batch_size, num_prompt),
-      positions_BxL=positions_BxP,
-      is_valid_BxL=positions_BxP < prompt_lengths_B[:, None], is_prefill=True)
-  hidden_BxD = node_lib.last(hidden_BxPxD, prompt_lengths_B)
+  hidden_BxD, cache = decode.read_prompts(
+      config, params, prompts_BxP, prompt_lengths_B)
   tokens_BxT = jnp.zeros((batch_size, step_length), jnp.int32)
   if value is None:
     value_B = transformer.read_out(

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from data_pipelines import tokenizer as tokenizer_lib
+from meta_cot import decode
 from meta_cot import sharding
 from meta_cot import traces
 from meta_cot import types
@@ -16,8 +17,6 @@ from meta_cot.model import config as model_config
 from meta_cot.rl import episodes
 from meta_cot.rl import rollout as rollout_lib
 from meta_cot.tasks import base
-
-_PROMPT_MULTIPLE = 8  # prompt widths are rounded up to it: fewer programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +123,7 @@ def prompt_width(
   longest = max(
       len(tokenizer.encode(traces.prompt(p, style=style))) for p in problems)
   longest += max(len(tokenizer.encode(o)) for o in openings)
-  return -(-longest // _PROMPT_MULTIPLE) * _PROMPT_MULTIPLE
+  return decode.prompt_width(longest)
 
 
 @functools.cache

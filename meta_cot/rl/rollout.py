@@ -98,7 +98,9 @@ def rollout(
   if question_ids_Q is None:
     question_ids_Q = jnp.arange(num_questions, dtype=jnp.int32)
   params = transformer.slice_layers(config, params)
-  prompts = _read(config, params, prompts_QxP, prompt_lengths_Q)
+  hidden_QxD, cache = decode.read_prompts(
+      config, params, prompts_QxP, prompt_lengths_Q)
+  prompts = _Prompts(cache, hidden_QxD, prompt_lengths_Q.astype(jnp.int32))
   queue = slots_lib.Queue(
       rules, num_questions=num_questions, num_samples=num_samples,
       num_slots=num_slots, num_parts=parts)
@@ -113,19 +115,6 @@ def rollout(
       lambda s: (s.rollouts.num_steps < queue.max_steps) & jnp.any(
           s.slots.is_live), step, state)
   return state.rollouts
-
-
-def _read(config, params, prompts_QxP, lengths_Q) -> _Prompts:
-  positions_QxP = jnp.broadcast_to(
-      jnp.arange(prompts_QxP.shape[1], dtype=jnp.int32)[None],
-      prompts_QxP.shape)
-  hidden_QxPxD, cache = transformer.decode_hidden(
-      config, params, prompts_QxP, cache_lib.create(config, *prompts_QxP.shape),
-      positions_BxL=positions_QxP,
-      is_valid_BxL=positions_QxP < lengths_Q[:, None], is_prefill=True)
-  hidden_QxD = jnp.take_along_axis(
-      hidden_QxPxD, lengths_Q[:, None, None] - 1, axis=1)[:, 0]
-  return _Prompts(cache, hidden_QxD, lengths_Q.astype(jnp.int32))
 
 
 def _start(config, prompts, queue, first_episode_Q) -> _State:

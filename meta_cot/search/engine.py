@@ -169,33 +169,24 @@ def run(
 @functools.partial(jax.jit, static_argnames=('strategy', 'step_fn'))
 def _run(strategy, params, rng, root, step_fn) -> SearchOutput:
   state = start(strategy, root)
-  if strategy.num_leaves > 1:
-    # Only the root can be expanded first: no rows for other leaves.
-    state = state.replace(seeds=_seeds(rng, state.problem_id))
-    state = _step(strategy, params, rng, state, step_fn, is_first=True)
   state = advance(
       strategy, params, rng, state, step_fn, num_steps=strategy.max_steps)
   return output(state)
 
 
-def _step(
-    strategy, params, rng, state: State, step_fn, *, is_first: bool = False,
-) -> State:
+def _step(strategy, params, rng, state: State, step_fn) -> State:
   before = state
   state, leaves_BxK = strategy.select(state)
   leaves_BxK = jnp.where(
       state.is_done[:, None], tree_lib.NONE, leaves_BxK)
-  written_BxK = leaves_BxK[:, :1] if is_first else leaves_BxK
-  path = _path(strategy, rng, state, written_BxK)
+  path = _path(strategy, rng, state, leaves_BxK)
   call_rng = jax.random.fold_in(rng, jnp.max(before.num_steps))
   expansion = step_fn(params, call_rng, path)
   base.check_expansion(
-      expansion, state.tree.embeddings, written_BxK.size, strategy.branching)
+      expansion, state.tree.embeddings, leaves_BxK.size, strategy.branching)
   expansion = expansion.replace(
       is_terminal=expansion.is_terminal.astype(bool),
       is_valid=expansion.is_valid.astype(bool))
-  if is_first:
-    expansion = _fill(expansion, strategy.num_leaves)
   expansion = merging.merge(
       state.tree, leaves_BxK, expansion, steps=strategy.merge_steps,
       states=strategy.merge_states)
@@ -215,17 +206,6 @@ def _step(
       before.is_done.reshape(-1, *[1] * (new.ndim - 1)), old, new)
   old, new = (s.replace(tree=None) for s in (before, state))
   return jax.tree.map(keep, old, new).replace(tree=state.tree)
-
-
-def _fill(expansion: base.Expansion, num_leaves: int) -> base.Expansion:
-  """Rows for the leaves behind the first one, of which there are none."""
-
-  def one(x_BxA):
-    widths = [(0, 0), (0, num_leaves - 1)] + [(0, 0)] * (x_BxA.ndim - 1)
-    x_BxKxA = jnp.pad(x_BxA[:, None], widths)
-    return x_BxKxA.reshape(-1, *x_BxA.shape[1:])
-
-  return jax.tree.map(one, expansion)
 
 
 def _path(strategy, rng, state: State, leaves_BxK) -> base.Path:

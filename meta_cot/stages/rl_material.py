@@ -84,7 +84,7 @@ class Material:
     """
     config, model = self.experiment.rl, self.experiment.model
     check_room(self.experiment, rules, self.width)
-    up = lambda number: up_to_parts(number, self.mesh)
+    up = lambda number: sharding.up_to_parts(number, self.mesh)
     return player_lib.Player(
         model, self.tokenizer, self.mesh, rules=rules,
         style=self.experiment.data.style, width=self.width,
@@ -227,13 +227,8 @@ def jit_continue(
   """See `vine.jit_continue`."""
   return vine.jit_continue(
       experiment.model, rules=rules, num_rollouts=experiment.rl.num_rollouts,
-      num_slots=up_to_parts(experiment.rl.num_slots, mesh))
+      num_slots=sharding.up_to_parts(experiment.rl.num_slots, mesh))
 
-
-def up_to_parts(number: int, mesh: jax.sharding.Mesh) -> int:
-  """The next multiple of the parts that a batch is split into."""
-  parts = sharding.data_parallelism(mesh)
-  return -(-number // parts) * parts
 
 
 def folder(workdir: epath.Path, objective: str, seed: int) -> epath.Path:

@@ -8,7 +8,6 @@ of the stage `evaluate`, if there is one.
 import logging
 
 from etils import epath
-import jax
 import numpy as np
 
 from meta_cot import distributed
@@ -81,9 +80,6 @@ def _samples(experiment, material) -> episodes_eval.Samples:
 
 def _last(directory, experiment, material) -> types.Params:
   """The parameters that a run ended with."""
-  saved = checkpoint.Checkpoints(
-      directory / 'checkpoints', experiment.checkpoint)
-  abstract = rl_material.abstract(experiment, material.mesh)
-  params = saved.restore_state(abstract, saved.steps()[-1]).params
-  saved.close()
-  return jax.block_until_ready(params)
+  return checkpoint.restore_newest(
+      directory / 'checkpoints', experiment.checkpoint,
+      rl_material.abstract(experiment, material.mesh)).params

@@ -27,7 +27,6 @@ from meta_cot import files
 from meta_cot import sharding
 from meta_cot import tasks
 from meta_cot import traces
-from meta_cot import types
 from meta_cot.evaluation import best_of_n
 from meta_cot.evaluation import decoding
 from meta_cot.evaluation import judging
@@ -38,9 +37,6 @@ from meta_cot.evaluation import statistics
 from meta_cot.search import voting
 from meta_cot.stages import sft
 from meta_cot.stages import workdir as workdir_lib
-from meta_cot.training import checkpoint
-from meta_cot.training import optimizer
-from meta_cot.training import state as state_lib
 
 SPLIT = 'heldout_numbers'
 _NUM_SAVED = 50  # searches kept as text per strategy
@@ -123,7 +119,7 @@ class _Stage:
     self._searcher = searching.Searcher(
         experiment.model, self._tokenizer, mesh, self._settings)
     self._searcher.check(self._problems)
-    self._step, self._params = _last(
+    self._step, self._params = sft.restore(
         experiment, workdir / 'sft' / self._settings.arm, mesh)
     self._rng = jax.random.key(experiment.seed)
 
@@ -226,23 +222,6 @@ class _Stage:
     picked_B = np.take_along_axis(
         is_correct_BxS, np.maximum(chosen_B, 0)[:, None], axis=1)[:, 0]
     return float(np.mean(picked_B & (chosen_B >= 0)))
-
-
-def _last(experiment, directory, mesh) -> tuple[int, types.Params]:
-  """The newest checkpoint of an arm: its step and parameters."""
-  if not (directory / 'summary.json').exists():
-    raise config_lib.UserError(
-        f'{directory}: this arm is not trained; run the stage sft first.')
-  num_steps = files.read_json(directory / 'summary.json')['num_steps']
-  abstract, _ = state_lib.shardings(
-      sft.init_fn(experiment), optimizer.make(experiment.optimizer, num_steps),
-      mesh)
-  saved = checkpoint.Checkpoints(
-      directory / 'checkpoints', experiment.checkpoint)
-  step = saved.steps()[-1]
-  params = saved.restore_state(abstract, step).params
-  saved.close()
-  return step, params
 
 
 def _occupancy(completions, batch_size: int) -> float:

@@ -157,12 +157,9 @@ def restore(
   abstract, _ = state_lib.shardings(
       init_fn(experiment), optimizer.make(experiment.optimizer, num_steps),
       mesh)
-  saved = checkpoint.Checkpoints(
-      directory / 'checkpoints', experiment.checkpoint)
-  step = saved.steps()[-1]
-  params = saved.restore_state(abstract, step).params
-  saved.close()
-  return step, params
+  state = checkpoint.restore_newest(
+      directory / 'checkpoints', experiment.checkpoint, abstract)
+  return int(state.step), state.params
 
 
 def _hooks(experiment, data, mesh, num_steps, saves) -> loop.Hooks:

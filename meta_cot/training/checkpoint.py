@@ -37,6 +37,21 @@ class CheckpointConfig:
   max_to_keep: int | None = config_lib.setting(low=1)
 
 
+def restore_newest(
+    directory: str | os.PathLike, config: CheckpointConfig,
+    abstract: state_lib.TrainState,
+) -> state_lib.TrainState:
+  """The arrays of the newest step in a directory of `Checkpoints`.
+
+  Raises:
+    UserError: as `Checkpoints.restore_state`.
+  """
+  saved = Checkpoints(directory, config)
+  state = saved.restore_state(abstract, saved.steps()[-1])
+  saved.close()
+  return state
+
+
 class Checkpoints:
   """Saves and restores the composite of a run.
 
