@@ -143,7 +143,7 @@ def _data():
   d.num_workers = 0  # reader processes per stream; 0: in this one
   d.prune_fraction = 0.0  # share of traces with failed branches cut off
   d.max_attempts = 4  # of arm revisions, the right one included
-  d.trained_attempts = 'final'  # of arm revisions: final (the right one) | all
+  d.trained_attempts = 'all'  # of arm revisions: all | final (the right one)
   return d
 
 

@@ -36,9 +36,9 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
 
 
 def _tiny(c: ml_collections.ConfigDict) -> None:
-  c.rl.num_iterations = 60
+  c.rl.num_iterations = 150
   c.rl.episode_length = 16
-  c.rl.optimizer.learning_rate = 3e-4
+  c.rl.optimizer.learning_rate = 5e-4
 
 
 def _laptop(c: ml_collections.ConfigDict) -> None:
