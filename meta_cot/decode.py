@@ -244,8 +244,8 @@ def sample(
 def _draw(logits_BxV, keys_B):
   """Tokens drawn, and the logarithms of the sums of weights, [B] each.
 
-  First a block of tokens, then one of its tokens: about 2 sqrt(V) random numbers
-  and not V, which took longer than the layers of a small model.
+  First a block of tokens, then one of its tokens: about 2 sqrt(V) random
+  numbers and not V, which took longer than the layers of a small model.
   """
   vocab_size = logits_BxV.shape[-1]
   block_size = 2 ** (vocab_size.bit_length() // 2)

@@ -33,19 +33,25 @@ def test_sharing_is_attention_over_all_parts(rows, slots, cap):
       random.standard_normal(shape), jnp.float32)
   num_rows, length = rows[-1], 2
   parts = tuple(
-      (draw(n, 2, m, 8), draw(n, 2, m, 8)) for n, m in zip(rows, slots))
+      cache_lib.Part(draw(n, 2, m, 8), draw(n, 2, m, 8))
+      for n, m in zip(rows, slots))
+  turned = tuple(
+      cache_lib.Part(jnp.swapaxes(p.keys, 2, 3), p.values, is_turned=True)
+      for p in parts[:-1])
   mask = jnp.asarray(
       random.random((num_rows, 1, 1, length, sum(slots))) < 0.6)
   mask = mask.at[..., -1].set(True)
   queries = draw(num_rows, 4, length, 8)
   keys, values = (
       jnp.concatenate(
-          [jnp.repeat(p[i], num_rows // p[i].shape[0], axis=0) for p in parts],
-          axis=2) for i in (0, 1))
-  found, expected = jax.jit(lambda: (
+          [jnp.repeat(x, num_rows // len(x), axis=0) for x in of], axis=2)
+      for of in zip(*((p.keys, p.values) for p in parts)))
+  found, also_found, expected = jax.jit(lambda: (
       pages.attend(config, queries, parts, mask),
+      pages.attend(config, queries, (*turned, parts[-1]), mask),
       attention.attend(config, queries, keys, values, mask)))()
   np.testing.assert_allclose(found, expected, atol=1e-5)
+  np.testing.assert_allclose(also_found, expected, atol=1e-5)
 
 
 def test_pages_make_a_cache_and_back():
@@ -61,9 +67,10 @@ def test_pages_make_a_cache_and_back():
     page = pages.cut(cache, (2, 3), length, start)
     is_used = jnp.array([[True] * 3, [True, True, False]])
     joined = pages.join(page, is_used)
+    assert joined.is_turned
     for at in (0, -1):
-      own, all_pages = (
-          np.asarray(jax.tree.leaves(c.keys)[at]) for c in (cache, joined))
+      own = np.asarray(jax.tree.leaves(cache.keys)[at])
+      all_pages = np.swapaxes(jax.tree.leaves(joined.keys)[at], -1, -2)
       for row in range(2):
         np.testing.assert_array_equal(
             all_pages[..., row, :, :, :],

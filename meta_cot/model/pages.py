@@ -60,7 +60,7 @@ def empty(
 
 
 def join(page: Page, is_used_SxU: jax.Array) -> cache_lib.Cache:
-  """Lists of pages as one full cache of S rows and U * T slots.
+  """Lists of pages as one full cache of S rows and U * T slots, for reading.
 
   Args:
     page: leading axes [S, U].
@@ -81,12 +81,12 @@ def join(page: Page, is_used_SxU: jax.Array) -> cache_lib.Cache:
   slots_T = jnp.arange(num_slots, dtype=jnp.int32)[None, None]
   is_valid_SxUxT = (slots_T < page.length[..., None]) & is_used_SxU[..., None]
   positions_SxUxT = page.position[..., None] + slots_T
-  return cache_lib.Cache(
+  return cache_lib.turn(cache_lib.Cache(
       keys=jax.tree.map(flat, page.keys),
       values=jax.tree.map(flat, page.values),
       positions=positions_SxUxT.reshape(num_rows, num_pages * num_slots),
       is_valid=is_valid_SxUxT.reshape(num_rows, num_pages * num_slots),
-      length=jnp.asarray(num_pages * num_slots, jnp.int32))
+      length=jnp.asarray(num_pages * num_slots, jnp.int32)))
 
 
 def cut(
@@ -115,7 +115,7 @@ def cut(
 def attend(
     config: model_config.ModelConfig,
     queries: jax.Array,
-    parts: tuple[tuple[jax.Array, jax.Array], ...],
+    parts: tuple[cache_lib.Part, ...],
     mask: jax.Array,
 ) -> jax.Array:
   """Dense attention over several caches with one softmax, in float32.
@@ -126,25 +126,26 @@ def attend(
   Args:
     config: of the model.
     queries: [B, H, L, Dh], rotated.
-    parts: keys and values [rows, K, M, Dh] of at most three caches; the rows of
-      each divide those of the next, and the last has B.
+    parts: of at most three caches; the rows of each divide those of the next,
+      and the last has B.
     mask: [B, 1, 1, L, sum of M] bool; every query sees a key.
 
   Returns:
     [B, H, L, Dh] in the type of `queries`.
   """
   length, dh = queries.shape[2:]
-  parts = [part for part in parts if part[0].shape[2]]
-  sizes = _sizes([keys.shape[0] for keys, _ in parts])
+  parts = [part for part in parts if part.num_slots]
+  sizes = _sizes([len(part.values) for part in parts])
   # Rows b, c, a; key heads k with g heads each; positions l, slots m, width d.
   queries_bcakgld = (queries * config.attention_scale).reshape(
       *sizes, config.num_kv_heads, -1, length, dh)
   scores, start = [], 0
-  for keys, _ in parts:
-    stop = start + keys.shape[2]
+  for part in parts:
+    stop = start + part.num_slots
     x_bckaglm = attention.softcap(
         _product(
-            'bcakgld', 'kmd', 'bckaglm', queries_bcakgld, keys, sizes),
+            'bcakgld', 'kdm' if part.is_turned else 'kmd', 'bckaglm',
+            queries_bcakgld, part.keys, sizes),
         config.attention_softcap)
     seen = mask[..., start:stop].reshape(
         *sizes[:2], 1, sizes[2], 1, length, stop - start)
@@ -153,12 +154,12 @@ def attend(
   top = functools.reduce(jnp.maximum, (
       jnp.max(x, axis=-1, keepdims=True) for x in scores))
   total, mixed = 0.0, 0.0
-  for x_bckaglm, (_, values) in zip(scores, parts):
+  for x_bckaglm, part in zip(scores, parts):
     x_bckaglm = jnp.exp(x_bckaglm - top)
     total += jnp.sum(x_bckaglm, axis=-1, keepdims=True)
     mixed += _product(
-        'bckaglm', 'kmd', 'bckagld', x_bckaglm.astype(values.dtype), values,
-        sizes)
+        'bckaglm', 'kmd', 'bckagld', x_bckaglm.astype(part.values.dtype),
+        part.values, sizes)
   return jnp.swapaxes(mixed / total, 2, 3).reshape(queries.shape).astype(
       queries.dtype)
 

@@ -78,7 +78,8 @@ def start(
   root = base.Root(
       embedding=node, value=value_B.astype(jnp.float32),
       is_terminal=jnp.zeros(batch_size, bool), problem_id=problem_ids_B)
-  return (params, Prompts(cache=cache, problems=problems)), root
+  prompts = Prompts(cache=cache_lib.turn(cache), problems=problems)
+  return (params, prompts), root
 
 
 def select_rows(is_new_B: jax.Array, new: Prompts, old: Prompts) -> Prompts:
