@@ -109,7 +109,8 @@ class Attention(nn.Module):
       if context.mask is not None:  # what it sees lies in the cache
         k, v = cache_lib.read(view)
     if view is not None and view.shared:
-      y = pages.attend(config, q, (*view.shared, cache_lib.Part(k, v)), context.mask)
+      parts = *view.shared, cache_lib.Part(k, v)
+      y = pages.attend(config, q, parts, context.mask)
     else:
       y = attention.apply(config, q, k, v, context)
     b, h, length, dh = y.shape
