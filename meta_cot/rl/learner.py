@@ -275,9 +275,9 @@ class Learner:
   def _remember(self, memory, numbers, judged, row) -> None:
     """What the next iteration is to know, and warnings."""
     config = self.config
-    if memory.first_entropy is None:
-      memory.first_entropy = row['entropy']
-    monitor.warn(row, memory.first_entropy, self.name)
+    if memory.first is None:
+      memory.first = {k: row[k] for k in monitor.COMPARED}
+    monitor.warn(row, memory.first, self.name)
     is_decided_N = ~judged.is_undecided[:, -1]
     share_Q = _mean(judged.rewards[:, -1], is_decided_N, len(numbers))
     is_known_Q = is_decided_N.reshape(len(numbers), -1).any(axis=1)
