@@ -135,7 +135,7 @@ def generate(
           lengths=jnp.zeros(batch_size, jnp.int32),
           is_finished=jnp.zeros(batch_size, bool)))
   state = draw(prefilled.logits[:, 0], state)
-  for stage_end in _stages(max_new_tokens):
+  for stage_end in stages(max_new_tokens):
     state = state.replace(
         cache=cache_lib.grow(state.cache, num_prompt + stage_end - 1))
     state = jax.lax.while_loop(
@@ -312,8 +312,8 @@ def _record(state, tokens_B, log_probs_B, eos_id, pad_id):
           is_finished=done.is_finished | (tokens_B == eos_id)))
 
 
-def _stages(max_new_tokens: int) -> list[int]:
-  """Numbers of new tokens at which the cache grows; the last is T."""
+def stages(max_new_tokens: int) -> list[int]:
+  """Numbers of new tokens at which a cache grows; the last is T."""
   quarter = -(-max_new_tokens // 4)
   if quarter < 16:
     return [max_new_tokens]

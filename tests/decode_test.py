@@ -189,7 +189,7 @@ def test_growing_in_stages_changes_nothing():
   run = functools.partial(
       generate, config, params, prompts_BxP, lengths_B, jax.random.key(8),
       sampling=decode.Sampling(1.0), eos_id=-1)
-  assert len(decode._stages(58)) == 1 and len(decode._stages(64)) == 4
+  assert len(decode.stages(58)) == 1 and len(decode.stages(64)) == 4
   short, long = run(max_new_tokens=3), run(max_new_tokens=58)
   np.testing.assert_array_equal(short.tokens, long.tokens[:, :3])
   assert not long.is_finished.any() and np.all(long.lengths == 58)

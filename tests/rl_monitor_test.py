@@ -17,7 +17,9 @@ _Q, _G, _E = 3, 4, 3
 _N = _Q * _G
 _GOOD = dict(
     groups_without_gradient=0.9, groups_all_right=0.5, groups_all_wrong=0.4,
-    entropy=0.11, repeated=0.9, truncated=0.5, undecided=0.0)
+    entropy=0.11, tokens_per_trajectory=10.0, repeated=0.9, truncated=0.5,
+    undecided=0.0)
+_FIRST = dict(entropy=1.0, tokens_per_trajectory=40.0)
 
 
 class _Played:
@@ -109,13 +111,15 @@ def test_what_is_not_finite_is_named(key, value):
     (dict(groups_without_gradient=0.91),
      r'91% of the groups carry no gradient \(50% all right, 40% all wrong\)'),
     (dict(entropy=0.09), 'the entropy fell from 1.000 to 0.090 nats'),
+    (dict(tokens_per_trajectory=9.0), 'trajectories went from 40 to 9 tokens'),
+    (dict(tokens_per_trajectory=161.0), 'trajectories went from 40 to 161'),
     (dict(repeated=0.95), '95% of the attempts repeat'),
     (dict(truncated=0.51), '51% of the episodes were cut off'),
     (dict(undecided=2.0), 'the verifier could not decide 2 episodes')])
 def test_warnings(caplog, changes, words):
-  assert not monitor.warn(_GOOD, 1.0, 'x')
+  assert not monitor.warn(_GOOD, _FIRST, 'x')
   assert not caplog.records
-  (word,) = monitor.warn(_GOOD | changes, 1.0, 'erl2, seed 3')
+  (word,) = monitor.warn(_GOOD | changes, _FIRST, 'erl2, seed 3')
   (record,) = caplog.records
   assert record.levelname == 'WARNING'
   assert record.getMessage() == f'erl2, seed 3: {word}'
@@ -124,6 +128,7 @@ def test_warnings(caplog, changes, words):
 
 
 def test_all_warnings_at_once():
-  bad = dict(groups_without_gradient=1.0, entropy=0.0, repeated=1.0,
-             truncated=1.0, undecided=1.0)
-  assert len(monitor.warn(_GOOD | bad, 1.0, 'x')) == 5
+  bad = dict(
+      groups_without_gradient=1.0, entropy=0.0, tokens_per_trajectory=1.0,
+      repeated=1.0, truncated=1.0, undecided=1.0)
+  assert len(monitor.warn(_GOOD | bad, _FIRST, 'x')) == 6

@@ -138,11 +138,11 @@ def test_a_state_of_other_questions_is_refused():
 def test_memory_hands_everything_over(events, coefficient):
   memory = questions_lib.Memory(_make(7), 0.1)
   _live(memory.questions, events)
-  memory.kl_coefficient, memory.first_entropy = coefficient, 1.5
+  memory.kl_coefficient, memory.first = coefficient, dict(entropy=1.5)
   memory.best = dict(iteration=4, success=0.5)
   copy = questions_lib.Memory(_make(7), 0.1)
   copy.set_state(json.loads(json.dumps(memory.get_state())))
   assert list(copy.get_state()) == list(memory.stream_names())
-  for name in ('kl_coefficient', 'first_entropy', 'best'):
+  for name in ('kl_coefficient', 'first', 'best'):
     assert getattr(copy, name) == getattr(memory, name)
   assert _live(copy.questions, events) == _live(memory.questions, events)

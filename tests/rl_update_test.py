@@ -104,8 +104,11 @@ def test_minibatches_are_the_batch_of_their_rows():
   settings = dataclasses.replace(_run().experiment.rl, num_minibatches=2)
   step = _plain_sgd(settings)
   seen = []
+  batch = _batch(_run())
   for number in range(2):
-    rows = jax.tree.map(lambda x: x[number::2], _batch(_run()))
+    rows = jax.tree.map(
+        lambda x: x[number::2], batch.replace(prompts=None)).replace(
+            prompts=batch.prompts)
     gradient, metrics = step(_moved(), _batch(_run()), jnp.int32(number))
     expected = _half()(_moved(), rows)
     _assert_close(gradient, expected[0])
@@ -128,10 +131,11 @@ def test_loss_chunks_change_nothing():
   longer = lambda x, fill=0: np.pad(
       x, ((0, 0), (0, missing)), constant_values=fill)
   rows = batch.rows
-  padded = jax.tree.map(longer, batch.replace(rows=None)).replace(
-      rows=jax.tree.map(longer, rows.replace(
-          trajectory=None, episode=None)).replace(
-              trajectory=rows.trajectory, episode=longer(rows.episode, -1)))
+  padded_rows = jax.tree.map(
+      longer, rows.replace(trajectory=None, episode=None)).replace(
+          trajectory=rows.trajectory, episode=longer(rows.episode, -1))
+  padded = jax.tree.map(
+      longer, batch.replace(rows=None, prompts=None)).replace(rows=padded_rows)
   gradient, metrics = _plain_sgd(settings)(_moved(), padded)
   _assert_close(gradient, _plain()[0])
   _assert_close(metrics, _plain()[1], 1e-5)

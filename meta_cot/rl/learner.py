@@ -101,9 +101,13 @@ def jit_prepare(
     rows = rows_lib.assemble(
         prompts_QxP, lengths_Q, rollouts, pad_id=pad_id,
         multiple=config.num_loss_chunks)
+    prompts = None
+    if update_lib.shares_prompts(
+        model, config, rows.tokens.shape, prompts_QxP.shape):
+      prompts = scoring.Prompts(prompts_QxP, lengths_Q)
     score = lambda params: scoring.score(
         model, params, rows.tokens, rows.targets, sampling=plain,
-        num_chunks=config.num_loss_chunks)
+        num_chunks=config.num_loss_chunks, prompts=prompts)
     reference_RxX, values_RxX, penalty_NxE = score(reference).plain, None, None
     if config.advantage == 'gae':
       values_RxX = score(params).values
@@ -118,7 +122,7 @@ def jit_prepare(
     batch = update_lib.Batch(
         rows=rows, advantages=given.advantages,
         is_trained=credit.trained(rows, verdicts), reference=reference_RxX,
-        targets=given.targets, old_values=values_RxX)
+        targets=given.targets, old_values=values_RxX, prompts=prompts)
     return jax.tree.map(
         lambda x: sharding.constrain(x, 'act_batch', *[None] * (x.ndim - 1)),
         (batch, given.is_flat))
@@ -271,9 +275,9 @@ class Learner:
   def _remember(self, memory, numbers, judged, row) -> None:
     """What the next iteration is to know, and warnings."""
     config = self.config
-    if memory.first_entropy is None:
-      memory.first_entropy = row['entropy']
-    monitor.warn(row, memory.first_entropy, self.name)
+    if memory.first is None:
+      memory.first = {k: row[k] for k in monitor.COMPARED}
+    monitor.warn(row, memory.first, self.name)
     is_decided_N = ~judged.is_undecided[:, -1]
     share_Q = _mean(judged.rewards[:, -1], is_decided_N, len(numbers))
     is_known_Q = is_decided_N.reshape(len(numbers), -1).any(axis=1)

@@ -12,7 +12,12 @@ from meta_cot.rl import judge as judge_lib
 
 _FLAT = 0.9  # share of groups without gradient that is worth a warning
 _LOW_ENTROPY = 0.1  # of the first iteration's
+_SHORT, _LONG = 0.25, 4.0  # of the tokens of the first iteration
 _REPEATED = 0.9  # share of attempts that repeat an earlier one
+
+
+# Columns of the first iteration that `warn` compares with.
+COMPARED = ('entropy', 'tokens_per_trajectory')
 
 
 def collected(
@@ -85,8 +90,15 @@ def updated(rows: list[dict[str, Any]], name: str, step: int) -> dict:
       'grad_norm_max': max(r['grad_norm'] for r in rows)}
 
 
-def warn(row: dict[str, float], first_entropy: float, name: str) -> list[str]:
-  """Logs what looks wrong in an iteration, and returns it."""
+def warn(
+    row: dict[str, float], first: dict[str, float], name: str) -> list[str]:
+  """Logs what looks wrong in an iteration, and returns it.
+
+  Args:
+    row: of the iteration.
+    first: `COMPARED` of the first iteration of the run.
+    name: of the run.
+  """
   words = []
   if row['groups_without_gradient'] > _FLAT:
     words.append(
@@ -94,10 +106,16 @@ def warn(row: dict[str, float], first_entropy: float, name: str) -> list[str]:
         f'({row["groups_all_right"]:.0%} all right, '
         f'{row["groups_all_wrong"]:.0%} all wrong): ask harder or easier '
         'questions, or raise config.rl.num_samples')
-  if row['entropy'] < _LOW_ENTROPY * first_entropy:
+  if row['entropy'] < _LOW_ENTROPY * first['entropy']:
     words.append(
-        f'the entropy fell from {first_entropy:.3f} to {row["entropy"]:.3f} '
-        'nats: raise config.rl.entropy_bonus or the KL coefficient')
+        f'the entropy fell from {first["entropy"]:.3f} to '
+        f'{row["entropy"]:.3f} nats: raise config.rl.entropy_bonus or the KL '
+        'coefficient')
+  tokens, before = (x['tokens_per_trajectory'] for x in (row, first))
+  if not _SHORT * before <= tokens <= _LONG * before:
+    words.append(
+        f'trajectories went from {before:.0f} to {tokens:.0f} tokens: raise '
+        'the KL coefficient, or set config.rl.token_weights to another kind')
   if row['repeated'] > _REPEATED:
     words.append(
         f'{row["repeated"]:.0%} of the attempts repeat an earlier one of their '

@@ -106,7 +106,8 @@ class Memory:
     self.questions = questions
     self.kl_coefficient = kl_coefficient
     self.best: dict[str, float] | None = None  # iteration, success
-    self.first_entropy: float | None = None  # nats, of the first iteration
+    # Of the first iteration: entropy in nats, tokens_per_trajectory.
+    self.first: dict[str, float] | None = None
 
   def stream_names(self) -> tuple[str, ...]:
     return ('memory',)
@@ -117,11 +118,11 @@ class Memory:
       return {}
     return {'memory': dict(
         questions=self.questions.get_state(), best=self.best,
-        kl_coefficient=self.kl_coefficient, first_entropy=self.first_entropy)}
+        kl_coefficient=self.kl_coefficient, first=self.first)}
 
   def set_state(self, state: dict[str, Any]) -> None:
     saved = state['memory']
     self.questions.set_state(saved['questions'])
     self.kl_coefficient = saved['kl_coefficient']
     self.best = saved['best']
-    self.first_entropy = saved['first_entropy']
+    self.first = saved['first']

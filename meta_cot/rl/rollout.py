@@ -26,6 +26,7 @@ from meta_cot.model import config as model_config
 from meta_cot.model import transformer
 from meta_cot.rl import episodes
 from meta_cot.rl import slots as slots_lib
+from meta_cot.rl import transcript as transcript_lib
 from meta_cot.types import Params, PRNGKey
 
 
@@ -46,7 +47,7 @@ class _State:
   hidden: jax.Array  # [S, D] compute dtype, at every slot's newest token
   cache: cache_lib.Cache  # the ring, S rows
   prompts: cache_lib.Cache  # of the slots, S rows; or of the questions, Q rows
-  rollouts: episodes.Rollouts
+  transcript: transcript_lib.Transcript
 
 
 def rollout(
@@ -109,12 +110,17 @@ def rollout(
       jax.vmap(jax.random.fold_in, (None, 0))(rng, question_ids_Q),
       first_episode_Q)
   state = _start(config, prompts, queue, first_episode_Q)
-  # All have ended by the bound; it says in the compiled program how long the
-  # loop is at most.
-  state = jax.lax.while_loop(
-      lambda s: (s.rollouts.num_steps < queue.max_steps) & jnp.any(
-          s.slots.is_live), step, state)
-  return state.rollouts
+  # The ring grows in a few stages before it is whole, as attention costs as
+  # much as there are places. All have ended by the last bound; it says in the
+  # compiled program how long the loop is at most.
+  *grown, whole = decode.stages(rules.row_length)
+  for places, last_step in (
+      *((n, n) for n in grown), (whole, queue.max_steps)):
+    state = state.replace(cache=cache_lib.grow(state.cache, places))
+    state = jax.lax.while_loop(
+        lambda s, last_step=last_step: (s.transcript.num_steps < last_step) & (
+            jnp.any(s.slots.is_live)), step, state)
+  return transcript_lib.read(rules, state.transcript)
 
 
 def _start(config, prompts, queue, first_episode_Q) -> _State:
@@ -125,9 +131,8 @@ def _start(config, prompts, queue, first_episode_Q) -> _State:
     cache = queue.take_cache(cache, questions_S)
   return _State(
       slots=slots, hidden=queue.take(prompts.hidden, questions_S),
-      cache=cache_lib.create(
-          config, queue.num_slots, queue.rules.row_length),
-      prompts=cache, rollouts=queue.empty())
+      cache=cache_lib.create(config, queue.num_slots, 0),
+      prompts=cache, transcript=queue.empty())
 
 
 def _step(
@@ -141,13 +146,13 @@ def _step(
   drawn_S, log_probs_S = decode.sample(
       logits_SxV, queue.keys(keys_Q, slots), rules.sampling)
   added = slots_lib.add(rules, slots, drawn_S, log_probs_S)
-  rollouts = queue.record(state.rollouts, slots, added)
+  transcript = queue.record(state.transcript, slots, added)
   slots = queue.advance(slots, added, first_episode_Q)
 
   # The newest token is read behind the old ones. Rows that begin have none.
   is_new_S = slots.length == 0
   ring = state.cache.replace(
-      length=rollouts.num_steps % rules.row_length,
+      length=transcript.num_steps % rules.row_length,
       is_valid=state.cache.is_valid & ~is_new_S[:, None])
   lengths_S = queue.take(prompts.lengths, questions_S)
   hidden_Sx1xD, cache = transformer.decode_hidden(
@@ -165,7 +170,7 @@ def _step(
         is_new_S & (new_questions_S != questions_S))
   return _State(
       slots=slots, hidden=hidden_SxD, cache=cache, prompts=slot_prompts,
-      rollouts=rollouts.replace(num_steps=rollouts.num_steps + 1))
+      transcript=transcript.replace(num_steps=transcript.num_steps + 1))
 
 
 def _check(config, rules, num_questions, num_prompt, num_slots, parts):

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from meta_cot import sharding
 from meta_cot.model import cache as cache_lib
 from meta_cot.rl import episodes
+from meta_cot.rl import transcript as transcript_lib
 from meta_cot.types import PRNGKey
 
 
@@ -48,8 +49,6 @@ class Added:
   log_probs: jax.Array  # [S] float32
   is_drawn: jax.Array  # [S] bool
   is_end: jax.Array  # [S] bool, of an episode
-  is_finished: jax.Array  # [S] bool, by the stop token
-  has_given_up: jax.Array  # [S] bool
   is_over: jax.Array  # [S] bool, the trajectory is
 
 
@@ -66,19 +65,17 @@ def add(
         is_forced_S, jnp.take_along_axis(slots.forced, at_Sx1, 1)[:, 0],
         drawn_S)
   is_drawn_S = slots.is_live & ~is_forced_S
-  is_finished_S = is_drawn_S & (tokens_S == rules.stop_id)
-  has_given_up_S = jnp.zeros_like(is_drawn_S)
+  is_ending_S = tokens_S == rules.stop_id
   if rules.give_up_id is not None:
-    has_given_up_S = is_drawn_S & (tokens_S == rules.give_up_id)
+    is_ending_S |= tokens_S == rules.give_up_id
   is_spent_S = jnp.zeros_like(is_drawn_S)
   if rules.max_tokens is not None:
     is_spent_S = is_drawn_S & (slots.num_drawn + 1 >= rules.max_tokens)
-  is_end_S = is_finished_S | has_given_up_S | is_spent_S | (
-      is_drawn_S & (slots.in_episode + 1 >= rules.episode_length))
+  is_end_S = is_spent_S | is_drawn_S & (
+      is_ending_S | (slots.in_episode + 1 >= rules.episode_length))
   return Added(
       tokens=tokens_S, log_probs=jnp.where(is_drawn_S, log_probs_S, 0.0),
-      is_drawn=is_drawn_S, is_end=is_end_S, is_finished=is_finished_S,
-      has_given_up=has_given_up_S,
+      is_drawn=is_drawn_S, is_end=is_end_S,
       is_over=is_end_S & (
           is_spent_S | (slots.episode + 1 >= rules.num_episodes)))
 
@@ -131,22 +128,12 @@ class Queue:
     return made.replace(
         episode=self.take(first_episode_Q, self.questions(made)))
 
-  def empty(self) -> episodes.Rollouts:
+  def empty(self) -> transcript_lib.Transcript:
     """Results of no trajectory."""
-    rules, number = self.rules, self.num_questions * self.num_samples
-    rows = number * rules.rows_per_trajectory
-    by_row = lambda value, dtype: self._split(
-        jnp.full((rows, rules.row_length), value, dtype))
-    by_episode = lambda dtype: self._split(
-        jnp.zeros((number, rules.num_episodes), dtype))
-    zero = jnp.zeros((), jnp.int32)
-    return episodes.Rollouts(
-        tokens=by_row(0, jnp.int32), log_probs=by_row(0, jnp.float32),
-        is_sampled=by_row(False, bool), episode=by_row(-1, jnp.int32),
-        lengths=self._split(jnp.zeros(rows, jnp.int32)),
-        starts=by_episode(jnp.int32), ends=by_episode(jnp.int32),
-        is_finished=by_episode(bool), has_given_up=by_episode(bool),
-        num_steps=zero, num_live=zero)
+    rows = self.num_questions * self.num_samples * (
+        self.rules.rows_per_trajectory)
+    empty = transcript_lib.empty(rows, self.rules.row_length)
+    return empty.replace(written=self._split(empty.written))
 
   def questions(self, slots: Slots) -> jax.Array:
     """The questions of the slots, inside their part, [S] int32."""
@@ -163,32 +150,23 @@ class Queue:
         fold(keys_S, slots.trajectory % self.num_samples), slots.num_drawn)
 
   def record(
-      self, rollouts: episodes.Rollouts, slots: Slots, added: Added
-  ) -> episodes.Rollouts:
+      self, transcript: transcript_lib.Transcript, slots: Slots, added: Added
+  ) -> transcript_lib.Transcript:
     """The results with one more token of every live slot."""
     per_row = self.rules.rows_per_trajectory
     row_S = slots.trajectory * per_row
     if per_row > 1:
       row_S += slots.episode
-    to_row = functools.partial(
-        self._put, jnp.where(slots.is_live, row_S, self._per_part * per_row))
-    at = lambda x_RxC, values: to_row(x_RxC, values, slots.length)
-    to_end = functools.partial(
-        self._put, jnp.where(added.is_end, slots.trajectory, self._per_part))
-    of_end = lambda x_NxE, values: to_end(x_NxE, values, slots.episode)
-    end_S = slots.length + 1
-    return rollouts.replace(
-        tokens=at(rollouts.tokens, added.tokens),
-        log_probs=at(rollouts.log_probs, added.log_probs),
-        is_sampled=at(rollouts.is_sampled, added.is_drawn),
-        episode=at(
-            rollouts.episode, jnp.where(added.is_drawn, slots.episode, -1)),
-        lengths=to_row(rollouts.lengths, end_S),
-        starts=of_end(rollouts.starts, end_S - slots.in_episode - 1),
-        ends=of_end(rollouts.ends, end_S),
-        is_finished=of_end(rollouts.is_finished, added.is_finished),
-        has_given_up=of_end(rollouts.has_given_up, added.has_given_up),
-        num_live=rollouts.num_live + jnp.sum(slots.is_live, dtype=jnp.int32))
+    # Behind the last row: nowhere.
+    row_S = jnp.where(slots.is_live, row_S, self._per_part * per_row)
+    entry_Sx3 = transcript_lib.entry(
+        added.tokens, added.log_probs, added.is_drawn, slots.episode)
+    put = jax.vmap(lambda x, r, c, v: x.at[r, :, c].set(v, mode='drop'))
+    written = put(*map(
+        self._parts, (transcript.written, row_S, slots.length, entry_Sx3)))
+    return transcript.replace(
+        written=self._split(written.reshape(transcript.written.shape)),
+        num_live=transcript.num_live + jnp.sum(slots.is_live, dtype=jnp.int32))
 
   def advance(
       self, slots: Slots, added: Added, first_episode_Q: jax.Array
@@ -321,17 +299,6 @@ class Queue:
     return slots.replace(
         episode=jnp.where(is_over_S, first_S, slots.episode),
         **{name: zero(getattr(slots, name)) for name in names})
-
-  def _put(self, rows_S, x, values_S, columns_S=None):
-    """x[row, column] = value for every slot, behind the last row nowhere."""
-    if columns_S is None:
-      put = lambda x, r, v: x.at[r].set(v, mode='drop')
-      new = jax.vmap(put)(
-          self._parts(x), self._parts(rows_S), self._parts(values_S))
-    else:
-      put = lambda x, r, v, c: x.at[r, c].set(v, mode='drop')
-      new = jax.vmap(put)(*map(self._parts, (x, rows_S, values_S, columns_S)))
-    return self._split(new.reshape(x.shape))
 
   def _parts(self, x: jax.Array) -> jax.Array:
     """[X, ...] -> [M, X / M, ...]."""

@@ -5,7 +5,6 @@ Axes: R rows, X positions.
 """
 
 from collections.abc import Callable
-import functools
 
 from flax import struct
 import jax
@@ -34,6 +33,8 @@ class Batch:
   reference: jax.Array  # [R, X] float32, log-probs at temperature 1
   targets: jax.Array | None  # [R, X] float32, of the value head
   old_values: jax.Array | None  # [R, X] float32
+  # Of all rows; of every micro-batch too, which has equally many of each.
+  prompts: scoring.Prompts | None = None
 
 
 @struct.dataclass
@@ -76,7 +77,7 @@ def loss(
   rows, mask = batch.rows, batch.is_trained
   scores = scoring.score(
       config, params, rows.tokens, rows.targets, sampling=settings.sampling(),
-      num_chunks=settings.num_loss_chunks)
+      num_chunks=settings.num_loss_chunks, prompts=batch.prompts)
   losses_RxX, policy = policy_gradient.clipped(
       scores.sampled, rows.behaviour, batch.advantages, mask,
       level=settings.ratio_level, clip_low=settings.clip_low,
@@ -104,6 +105,26 @@ def loss(
           jnp.max(gap_RxX, axis=1)))
 
 
+def shares_prompts(
+    config: model_config.ModelConfig, settings: settings_lib.RlConfig,
+    rows: tuple[int, int], prompts: tuple[int, int],
+) -> bool:
+  """Whether a prompt is read once for all of its rows in a micro-batch.
+
+  Args:
+    config: of the model.
+    settings: of the loss.
+    rows: R and X, of all rows.
+    prompts: Q and P.
+  """
+  (num_rows, length), (num_questions, width) = rows, prompts
+  shares = settings.num_minibatches * settings.num_accumulation
+  return (
+      settings.num_loss_chunks == 1 and length > width
+      and num_rows // num_questions % shares == 0
+      and scoring.can_share(config, num_rows // shares, length))
+
+
 def make(
     config: model_config.ModelConfig, settings: settings_lib.RlConfig,
     optimizer: optax.GradientTransformation, schedule: optax.Schedule, *,
@@ -124,6 +145,7 @@ def make(
   constant = row_constant if settings.token_weights == 'constant' else None
 
   def update(state, batch, minibatch, kl_coefficient):
+    prompts, batch = batch.prompts, batch.replace(prompts=None)
     if settings.num_minibatches > 1:
       batch = jax.tree.map(
           lambda x: jax.lax.dynamic_index_in_dim(
@@ -133,11 +155,11 @@ def make(
         batch.is_trained, settings.token_weights, constant=constant)
     num_rows = weights_RxX.shape[0]
     grad_fn = jax.grad(
-        lambda params, micro: loss(
-            config, settings, params, *micro, kl_coefficient,
-            num_rows=num_rows), has_aux=True)
+        lambda params, batch, *rest: loss(
+            config, settings, params, batch.replace(prompts=prompts), *rest,
+            kl_coefficient, num_rows=num_rows), has_aux=True)
     grads, sums = step_lib.accumulate(
-        functools.partial(grad_fn, state.params),
+        lambda micro: grad_fn(state.params, *micro),
         (batch, weights_RxX, jnp.arange(num_rows)), settings.num_accumulation)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics = _metrics(sums) | dict(
