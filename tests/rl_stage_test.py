@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 
+from etils import epath
 import pytest
 
 from configs import erl2 as erl2_config
 from meta_cot import experiment as experiment_lib
+from meta_cot.evaluation import report
 from tests import run_comparison
 from tests import small_run
 
@@ -104,8 +106,8 @@ def test_reports(finished):
   assert num_episodes == dict(sft=2, erl2=2, single=1)
   assert summary['num_problems'] == 6
   assert summary['best_of_n']['num_samples'] == 4
-  report = (workdir / 'rl' / 'report.md').read_text()
-  images = re.findall(r'\]\((\w+\.png)\)', report)
+  readable = (workdir / 'rl' / 'report.md').read_text()
+  images = re.findall(r'\]\((\w+\.png)\)', readable)
   assert len(images) == 2
   assert all((workdir / 'rl' / image).stat().st_size > 1000 for image in images)
   whole = (workdir / 'eval' / 'report.md').read_text()
@@ -115,6 +117,18 @@ def test_reports(finished):
     assert words in section
   for link in re.findall(r'\]\((\.\./rl/[\w.]+)\)', section):
     assert (workdir / 'eval' / link).exists()
+
+
+def test_evaluating_again_keeps_the_section(finished, tmp_path):
+  workdir = epath.Path(finished[0])
+  whole = (workdir / 'eval' / 'report.md').read_text()
+  (tmp_path / 'report.md').write_text(whole)
+  summary = json.loads((workdir / 'eval' / 'summary.json').read_text())
+  report.write(epath.Path(tmp_path), summary, [])
+  again = (tmp_path / 'report.md').read_text()
+  section = '\n# Reinforcement learning\n'
+  assert again.count('\n# ') == 1
+  assert again.partition(section)[1:] == whole.partition(section)[1:]
 
 
 def test_a_second_command_does_nothing(finished):

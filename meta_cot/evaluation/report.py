@@ -7,12 +7,14 @@ from meta_cot import files
 from meta_cot.evaluation import plots
 from meta_cot.evaluation import trees
 
+_ADDED = '\n# '  # before the title of a section that is added
+
 
 def write(
     directory: epath.Path, summary: dict,
     examples: list[trees.Tree],
 ) -> None:
-  """Writes `report.md` and the PNG plots it shows.
+  """Writes `report.md` and the PNG plots it shows; keeps added sections.
 
   Args:
     directory: of the evaluation, local or in a bucket; made if missing.
@@ -25,7 +27,9 @@ def write(
       '# What the models learned\n', _headline(arms), _success_table(summary),
       _curves(arms), _best_of_n(arms), _errors(arms), _strategies(summary),
       _examples(examples), _training(arms)]
-  files.write_atomic(directory / 'report.md', '\n'.join(filter(None, parts)))
+  path = directory / 'report.md'
+  added = path.read_text().partition(_ADDED)[1:] if path.exists() else ()
+  files.write_atomic(path, '\n'.join(filter(None, parts)) + ''.join(added))
 
 
 def add_section(path: epath.Path, title: str, text: str) -> None:
@@ -37,8 +41,8 @@ def add_section(path: epath.Path, title: str, text: str) -> None:
     text: its Markdown.
   """
   if path.exists():
-    before = path.read_text().partition(f'\n# {title}\n')[0]
-    files.write_atomic(path, f'{before}\n# {title}\n\n{text}')
+    before = path.read_text().partition(f'{_ADDED}{title}\n')[0]
+    files.write_atomic(path, f'{before}{_ADDED}{title}\n\n{text}')
 
 
 def _plot(directory, arms, examples) -> None:
