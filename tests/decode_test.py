@@ -109,25 +109,44 @@ def test_truncated_distribution_is_the_reference(
   np.testing.assert_allclose(got_V[kept_V], want_V[kept_V], atol=1e-4)
 
 
-@pytest.mark.parametrize('sampling', [
-    decode.Sampling(1.0), decode.Sampling(0.7, 4),
-    decode.Sampling(1.5, None, 0.8), decode.Sampling(1.3, 6, 0.9)])
-def test_frequencies_are_the_truncated_distribution(sampling):
+# By vocabulary: 99.9% quantiles of chi-square with one degree of freedom less.
+_QUANTILES = {10: 27.9, 16: 37.7, 100: 148.2}
+
+
+@pytest.mark.parametrize('vocab_size, sampling', [
+    (10, decode.Sampling(1.0)), (10, decode.Sampling(0.7, 4)),
+    (10, decode.Sampling(1.5, None, 0.8)), (10, decode.Sampling(1.3, 6, 0.9)),
+    (16, decode.Sampling(1.0)), (100, decode.Sampling(2.0)),
+    (100, decode.Sampling(1.0, 11))])
+def test_frequencies_are_the_truncated_distribution(vocab_size, sampling):
   draws = 20_000
-  logits_V = np.random.default_rng(2).normal(0, 1.5, 10)
+  logits_V = np.random.default_rng(2).normal(0, 1.5, vocab_size)
   logits_BxV = jnp.broadcast_to(
-      jnp.asarray(logits_V, jnp.float32), (draws, 10))
+      jnp.asarray(logits_V, jnp.float32), (draws, vocab_size))
   tokens_B, log_probs_B = jax.jit(decode.sample, static_argnums=2)(
       logits_BxV, jax.random.split(jax.random.key(3), draws), sampling)
   log_probs_V = reference_log_probs(logits_V, sampling)
   np.testing.assert_allclose(log_probs_B, log_probs_V[tokens_B], atol=1e-5)
   probs_V = np.exp(log_probs_V)
-  counts_V = np.bincount(tokens_B, minlength=10)
+  counts_V = np.bincount(tokens_B, minlength=vocab_size)
   assert np.all(counts_V[probs_V == 0] == 0)
   kept_V = probs_V > 0
   expected_V = draws * probs_V[kept_V]
   chi_square = np.sum((counts_V[kept_V] - expected_V) ** 2 / expected_V)
-  assert chi_square < 27.9  # 99.9% quantile with 9 degrees of freedom
+  assert chi_square < _QUANTILES[vocab_size]
+
+
+@pytest.mark.parametrize('vocab_size', [1, 2, 9, 64])
+def test_what_has_no_mass_is_never_drawn(vocab_size):
+  """One token is left, in any block; greedy takes the first of equals."""
+  keys_B = jax.random.split(jax.random.key(0), vocab_size)
+  only_BxV = jnp.where(jnp.eye(vocab_size, dtype=bool), 0.0, -1e30)
+  tokens_B, log_probs_B = decode.sample(
+      only_BxV, keys_B, decode.Sampling(1.0))
+  np.testing.assert_array_equal(tokens_B, np.arange(vocab_size))
+  np.testing.assert_array_equal(log_probs_B, 0.0)
+  tokens_B, _ = decode.sample(jnp.maximum(only_BxV, 0.0), keys_B, _GREEDY)
+  np.testing.assert_array_equal(tokens_B, 0)
 
 
 @pytest.mark.parametrize('loop', ['unroll', 'scan'])
