@@ -161,9 +161,11 @@ class Queue:
     row_S = jnp.where(slots.is_live, row_S, self._per_part * per_row)
     entry_Sx3 = transcript_lib.entry(
         added.tokens, added.log_probs, added.is_drawn, slots.episode)
-    put = jax.vmap(lambda x, r, c, v: x.at[r, :, c].set(v, mode='drop'))
-    written = put(*map(
-        self._parts, (transcript.written, row_S, slots.length, entry_Sx3)))
+    number = transcript_lib.NUM_LINES
+    lines_Sx3 = row_S[:, None] * number + jnp.arange(number)[None]
+    put = jax.vmap(lambda x, r, c, v: x.at[r, c].set(v, mode='drop'))
+    written = put(*map(self._parts, (
+        transcript.written, lines_Sx3, slots.length[:, None], entry_Sx3)))
     return transcript.replace(
         written=self._split(written.reshape(transcript.written.shape)),
         num_live=transcript.num_live + jnp.sum(slots.is_live, dtype=jnp.int32))

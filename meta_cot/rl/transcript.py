@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from meta_cot.rl import episodes
 
+NUM_LINES = 3
 _NONE, _FORCED, _DRAWN = range(3)  # drawn in episode e: _DRAWN + e
 
 
@@ -19,7 +20,8 @@ _NONE, _FORCED, _DRAWN = range(3)  # drawn in episode e: _DRAWN + e
 class Transcript:
   """Trajectories so far."""
 
-  # [R, 3, C] int32: tokens, bits of their log-probs, kinds.
+  # [R * 3, C] int32, three lines a row: tokens, bits of their log-probs, kinds.
+  # Two axes, as a TPU would make 128 of an axis of three.
   written: jax.Array
   num_steps: jax.Array  # [] int32, of the loop
   num_live: jax.Array  # [] int32, slots that added a token, over all steps
@@ -29,7 +31,7 @@ def empty(num_rows: int, row_length: int) -> Transcript:
   """No token in any row."""
   zero = jnp.zeros((), jnp.int32)
   return Transcript(
-      jnp.zeros((num_rows, 3, row_length), jnp.int32), zero, zero)
+      jnp.zeros((num_rows * NUM_LINES, row_length), jnp.int32), zero, zero)
 
 
 def entry(
@@ -47,7 +49,8 @@ def read(
     rules: episodes.Episodes, transcript: Transcript
 ) -> episodes.Rollouts:
   """Everything about trajectories that have ended."""
-  tokens_RxC, bits_RxC, kind_RxC = jnp.moveaxis(transcript.written, 1, 0)
+  tokens_RxC, bits_RxC, kind_RxC = (
+      transcript.written[line::NUM_LINES] for line in range(NUM_LINES))
   num_episodes, per_row = rules.num_episodes, rules.rows_per_trajectory
   by_trajectory = lambda x_RxC: x_RxC.reshape(-1, per_row, x_RxC.shape[1])
   episode_RxC = jnp.maximum(kind_RxC - _DRAWN, -1)
