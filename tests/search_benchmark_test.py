@@ -101,12 +101,15 @@ def test_both_sides_make_equally_many_nodes(name, peer):
   prompt = workloads.prompts(toy(), SIZE)[0].tolist()
   with torch.inference_mode():
     nodes = transformers_peer.search(model, settings(name), prompt)
+  expanded = sum(bool(n.children) for n in nodes)
+  assert len(nodes) - 1 == SIZE.branching * expanded
+  assert tree.num_nodes[0] - 1 == SIZE.branching * tree.num_expansions[0]
   assert (tree.num_nodes[0] - 1) * SIZE.step_length == tree.num_tokens[0]
   assert {len(n.tokens) for n in nodes[1:]} <= {
       len(prompt) + SIZE.step_length * d for d in range(1, 4)}
   if name != 'puct':  # which may visit a node at the greatest depth again
     assert len(nodes) == tree.num_nodes[0]
-    assert sum(bool(n.children) for n in nodes) == tree.num_expansions[0]
+    assert expanded == tree.num_expansions[0]
 
 
 class Replayed:

@@ -109,10 +109,10 @@ def rollout(
       _step, config, params, prompts, queue,
       jax.vmap(jax.random.fold_in, (None, 0))(rng, question_ids_Q),
       first_episode_Q)
-  state = _start(config, prompts, queue, first_episode_Q)
+  *grown, whole = places = _places(rules)
+  state = _start(config, prompts, queue, first_episode_Q, places[0])
   # All have ended by the last bound; it says in the compiled program how long
   # the loop is at most.
-  grown, whole = _places(rules)
   for places, last_step in (
       *((n, n) for n in grown), (whole, queue.max_steps)):
     state = state.replace(cache=cache_lib.grow(state.cache, places))
@@ -122,29 +122,26 @@ def rollout(
   return transcript_lib.read(rules, state.transcript)
 
 
-def _places(rules: episodes.Episodes) -> tuple[list[int], int]:
-  """Places of the ring while it grows, and when it is whole.
+def _places(rules: episodes.Episodes) -> list[int]:
+  """Places of the ring, from the first to the whole one.
 
   On the CPU it grows, as attention costs as much as there are places. Elsewhere
   memory is dearer, and to grow takes both rings.
   """
   if sharding.platform() != 'cpu':
-    return [], rules.row_length
-  *grown, whole = decode.stages(rules.row_length)
-  return grown, whole
+    return [rules.row_length]
+  return decode.stages(rules.row_length)
 
 
-def _start(config, prompts, queue, first_episode_Q) -> _State:
+def _start(config, prompts, queue, first_episode_Q, num_places) -> _State:
   slots = queue.start(first_episode_Q)
   questions_S = queue.questions(slots)
-  grown, whole = _places(queue.rules)
   cache = prompts.cache
   if not queue.is_shared:
     cache = queue.take_cache(cache, questions_S)
   return _State(
       slots=slots, hidden=queue.take(prompts.hidden, questions_S),
-      cache=cache_lib.create(
-          config, queue.num_slots, [*grown, whole][0]),
+      cache=cache_lib.create(config, queue.num_slots, num_places),
       prompts=cache, transcript=queue.empty())
 
 
