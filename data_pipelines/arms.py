@@ -41,6 +41,7 @@ class Arm:
   earlier: Callable[
       [record_lib.TraceRecord, np.random.Generator, int], Attempts
   ] = no_attempts
+  is_kept: bool = False  # the last attempt fills up what is left of the limit
   styles: tuple[str, ...] = tuple(format_lib.STYLES)  # that can write it
 
   def __call__(
@@ -50,7 +51,10 @@ class Arm:
     last = self.last(record, rng)
     if last is None:
       return None
-    return *self.earlier(record, rng, max_attempts - 1), last
+    attempts = (*self.earlier(record, rng, max_attempts - 1), last)
+    if self.is_kept:
+      attempts += (last,) * (max_attempts - len(attempts))
+    return attempts
 
 
 def traces(
@@ -142,4 +146,7 @@ ARMS: Mapping[str, Arm] = types.MappingProxyType({
     'solution_only_permuted': Arm(solution_only_permuted, is_random=True),
     'revisions': Arm(
         solution_only, is_random=True, earlier=failures, styles=('compact',)),
+    'revisions_kept': Arm(
+        solution_only, is_random=True, earlier=failures, is_kept=True,
+        styles=('compact',)),
 })
