@@ -66,8 +66,13 @@ def _check_chunk(strategy, topology, **settings):
 def _check_collectives(experiment, collectives):
   """Votes, and with a model axis the sums that the model itself needs."""
   reduced = collectives['all-reduce']
-  # No part of the vocabulary, of the cache or of a tree goes anywhere.
-  assert list(collectives) == ['all-reduce']
+  # No part of the vocabulary, of the cache or of a tree goes anywhere. At the
+  # end every host learns who is done (1 byte), and when (4), either way.
+  assert set(collectives) <= {'all-reduce', 'all-gather'}
+  if 'all-gather' in collectives:
+    gathered = collectives['all-gather']
+    assert gathered.count <= 2
+    assert gathered.num_bytes <= 5 * experiment.search.num_slots
   if experiment.mesh.model == 1:
     # Flags of 4 bytes while it runs; at the end who is done, and when.
     assert reduced.count >= experiment.search.step_length

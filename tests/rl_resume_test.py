@@ -142,12 +142,28 @@ _DEATHS = {
 }
 
 
+def _open_checkpoints(monkeypatch) -> list:
+  """What will have been opened."""
+  real, opened = checkpoint.Checkpoints._open, []
+
+  def open_(self):
+    opened.append(real(self))
+    return opened[-1]
+
+  monkeypatch.setattr(checkpoint.Checkpoints, '_open', open_)
+  return opened
+
+
 @pytest.mark.parametrize('name', _DEATHS)
 def test_dead_it_goes_on_to_the_same_bits(unbroken, tmp_path, name):
   with pytest.MonkeyPatch.context() as patch:
+    opened = _open_checkpoints(patch)
     _DEATHS[name](patch)
     with pytest.raises(_Death):
       _train(tmp_path / 'run')
+    # A dead process writes no more; here its threads live on.
+    for manager in opened:
+      manager.close()
   assert not (tmp_path / 'run' / 'summary.json').exists()
   _train(tmp_path / 'run')
   assert run_comparison.differences(unbroken, tmp_path / 'run') == []
