@@ -142,7 +142,7 @@ def iterating(
         prepare=learner_lib.jit_prepare(model, config, objective, pad_id=0),
         update=learner_lib.jit_update(
             model, config, rules.row_length, placed, one),
-        go_on=None, rng=jax.random.key(1), mesh=one)
+        vine=None, rng=jax.random.key(1), mesh=one)
   number = 0
 
   def call():

@@ -263,6 +263,8 @@ def _credit(r):
   r.advantage = 'rloo'
   r.whiten = False  # advantages to mean 0 and deviation 1
   r.num_rollouts = 4  # of vineppo, for every value
+  r.num_steps = 2  # of an episode, that have values of their own in vineppo
+  r.step_end = ','  # the token that ends a step
   r.gae_gamma = 1.0
   r.gae_lambda = 0.95
 

@@ -171,24 +171,36 @@ def prefill(
 def read_prompts(
     config: model_config.ModelConfig,
     params: Params,
-    prompts_BxP: jax.Array,
+    texts_RxP: jax.Array,
     prompt_lengths_B: jax.Array,
 ) -> tuple[jax.Array, cache_lib.Cache]:
-  """`prefill` without the heads.
+  """`prefill` without the heads; prompts that share a text read it once.
+
+  Args:
+    config: of the model.
+    params: unboxed.
+    texts_RxP: int32, padded on the right with anything. R divides B: prompt b
+      is the beginning of text b // (B / R).
+    prompt_lengths_B: int32, at least 1.
 
   Returns:
-    The trunk's output at the last token of every prompt, [B, D], and the cache.
+    The trunk's output at the last token of every prompt, [B, D], and the cache
+    of B rows.
   """
-  positions_BxP = jnp.broadcast_to(
-      jnp.arange(prompts_BxP.shape[1], dtype=jnp.int32)[None],
-      prompts_BxP.shape)
-  hidden_BxPxD, cache = transformer.decode_hidden(
-      config, params, prompts_BxP, cache_lib.create(config, *prompts_BxP.shape),
-      positions_BxL=positions_BxP,
-      is_valid_BxL=positions_BxP < prompt_lengths_B[:, None], is_prefill=True)
-  hidden_Bx1xD = jnp.take_along_axis(
-      hidden_BxPxD, prompt_lengths_B[:, None, None] - 1, axis=1)
-  return hidden_Bx1xD[:, 0], cache
+  num_texts = len(texts_RxP)
+  ends_RxE = prompt_lengths_B.reshape(num_texts, -1)
+  positions_RxP = jnp.broadcast_to(
+      jnp.arange(texts_RxP.shape[1], dtype=jnp.int32)[None], texts_RxP.shape)
+  hidden_RxPxD, cache = transformer.decode_hidden(
+      config, params, texts_RxP, cache_lib.create(config, *texts_RxP.shape),
+      positions_BxL=positions_RxP,
+      is_valid_BxL=positions_RxP < jnp.max(ends_RxE, axis=1, keepdims=True),
+      is_prefill=True)
+  hidden_RxExD = jnp.take_along_axis(
+      hidden_RxPxD, ends_RxE[:, :, None] - 1, axis=1)
+  if ends_RxE.shape[1] > 1:
+    cache = cache_lib.share_rows(cache, prompt_lengths_B)
+  return hidden_RxExD.reshape(-1, hidden_RxPxD.shape[-1]), cache
 
 
 def score(

@@ -103,21 +103,20 @@ def test_a_group_needs_two(estimator):
     estimator(jnp.zeros((4, 1)))
 
 
-@hypothesis.given(
-    _ROWS, _ROWS, hnp.arrays(np.int32, _Q, elements=st.integers(0, _L)))
-def test_vineppo(values, rewards, num_used):
-  want = np.zeros((_Q, _L))
+@hypothesis.given(_ROWS, _ROWS, _SAMPLED)
+def test_vineppo(values, rewards, is_used):
+  want, total = np.zeros((_Q, _L)), np.zeros(_Q)
   for n in range(_Q):
-    for j in range(num_used[n]):
-      after = float(values[n, j + 1]) if j + 1 < num_used[n] else 0.0
+    used = np.flatnonzero(is_used[n]).tolist()
+    for j, following in zip(used, [*used[1:], None]):
+      after = 0.0 if following is None else float(values[n, following])
       want[n, j] = float(rewards[n, j]) + after - float(values[n, j])
-  is_used = np.arange(_L) < num_used[:, None]
+    if used:  # the steps of a row add up to R - V_0
+      total[n] = rewards[n, used].sum() - values[n, used[0]]
   values = np.where(is_used, values, np.nan)
   got = advantages.vineppo(*map(jnp.asarray, (values, rewards, is_used)))
   assert_close(got, want)
-  if num_used.all():  # the steps of a row add up to R - V_0
-    total = [rewards[n, :num_used[n]].sum() - values[n, 0] for n in range(_Q)]
-    assert_close(got.sum(axis=1), total)
+  assert_close(got.sum(axis=1), total)
 
 
 def _gae_of_a_list(rewards, values, gamma, lam):

@@ -179,6 +179,14 @@ def test_the_number_of_revisions_is_uniform_within_the_failures(records):
   assert set(map(len, one)) == {1}
 
 
+def test_a_right_attempt_is_kept(records):
+  kept = arms.ARMS['revisions_kept']
+  for seed, record in enumerate(records):
+    plain = REVISIONS(record, np.random.default_rng(seed), 4)
+    assert kept(record, np.random.default_rng(seed), 4) == (
+        *plain, *plain[-1:] * (4 - len(plain)))
+
+
 def test_the_generator_alone_decides_the_revisions(records):
   draw = lambda seed: [
       REVISIONS(r, np.random.default_rng([seed, i]), 4)

@@ -109,8 +109,18 @@ def _check_prepare(experiment, topology, name):
   return result
 
 
+def _check_contexts(experiment, topology, name):
+  """Tokens are looked up where they are."""
+  result = compile_lib.compile_program(
+      experiment, compile_lib.find_topology(topology), name)
+  assert result.fits and not result.cost.unknown_loops
+  assert not result.cost.collectives
+  return result
+
+
 CHECKS = {
-    'prepare': _check_prepare, 'update': _check_update}
+    'prepare': _check_prepare, 'update': _check_update,
+    'contexts': _check_contexts}
 
 
 def _check(experiment, topology, name):
@@ -124,6 +134,7 @@ def _check(experiment, topology, name):
     ('rollout', 'v6e:2x2', WAYS['window']),
     ('prepare', 'v5p:2x2x1', WAYS['reward']),
     ('update', 'v6e:2x2', WAYS['pieces']),
+    ('contexts', 'v5e:2x2', WAYS['vineppo']),
     ('continue', 'v5p:2x2x1', WAYS['vineppo'])])
 def test_programs(name, topology, settings):
   _check(_experiment(**settings), topology, f'rl_erl2_{name}')
@@ -205,10 +216,11 @@ def test_names():
       f'rl_{objective}_{part}' for objective in ('erl2', 'rl2', 'single')
       for part in PARTS))
   config = _config('single', advantage='vineppo')
+  config.rl.num_steps = 1
   assert programs.names(experiment_lib.parse(config))[-1] == 'rl_single_values'
   config.rl.objectives = ('score',)
-  assert programs.names(experiment_lib.parse(config))[-2:] == (
-      'rl_score_values', 'rl_score_continue')
+  assert programs.names(experiment_lib.parse(config))[-3:] == (
+      'rl_score_values', 'rl_score_contexts', 'rl_score_continue')
 
 
 def test_every_variant_has_its_programs():
@@ -253,6 +265,9 @@ def test_texts_are_as_long_as_with_a_tokenizer(text, number):
     ([TINY, '--programs=rl_erl2_rollout', '--config.rl.episode_length=90',
       '--config.rl.advantage=vineppo'],
      'config.rl.episode_length: got 90; twice 270 tokens of a trajectory'),
+    ([TINY, '--programs=rl_erl2_values', '--config.rl.advantage=vineppo',
+      '--config.rl.step_end=no'],
+     "config.rl.step_end: 'no' is 2 tokens; must be one token"),
     ([TINY, '--programs=rl_erl2_rollout', '--config.rl.give_up=no'],
      "config.rl: 'no' is 2 tokens; must be one token"),
     ([TINY, '--programs=rl_erl2_update', '--config.rl.num_questions=30'],

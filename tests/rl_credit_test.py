@@ -17,7 +17,7 @@ from meta_cot.rl import rows as rows_lib
 from meta_cot.rl import settings as settings_lib
 from tests import small_rl
 
-_Q, _G, _E, _X = 3, 3, 3, 14
+_Q, _G, _E, _X, _S = 3, 3, 3, 14, 2
 _N = _Q * _G
 _COMPARED = ('reinforce', 'rloo', 'step_rloo', 'grpo', 'grpo_no_std')
 # Progress 0.75 of `score` that holds until 0.5.
@@ -32,8 +32,20 @@ class _World:
   rows: rows_lib.Rows
   verdicts: credit.Verdicts
   penalty: np.ndarray  # [N, E]
-  values: np.ndarray  # [N, E]
+  values: np.ndarray  # [N, J]
+  steps: np.ndarray  # [R, X] int32, -1: none
   values_of_tokens: np.ndarray  # [R, X]
+
+
+def _cut(episode_RxX, rng):
+  """Steps that begin at random, the first one with its episode."""
+  steps = np.full(episode_RxX.shape, -1, np.int32)
+  for r, row in enumerate(episode_RxX):
+    for e in set(row.tolist()) - {-1}:
+      places = np.flatnonzero(row == e)
+      later = np.cumsum(rng.integers(0, 2, len(places) - 1))
+      steps[r, places] = e * _S + np.minimum([0, *later], _S - 1)
+  return steps
 
 
 def _world(seed, *, is_windowed=False, is_flat=False) -> _World:
@@ -70,7 +82,8 @@ def _world(seed, *, is_windowed=False, is_flat=False) -> _World:
           is_judged=rng.uniform(size=_N) < 0.7,
           tokens_before=before.astype(np.int32), discounts=discounts),
       penalty=rng.normal(size=(_N, _E)).astype(np.float32),
-      values=rng.uniform(size=(_N, _E)).astype(np.float32),
+      values=rng.uniform(size=(_N, _E * _S)).astype(np.float32),
+      steps=_cut(episode, rng),
       values_of_tokens=rng.uniform(size=episode.shape).astype(np.float32))
 
 
@@ -83,17 +96,17 @@ def _program(objective, advantage, whiten=False, has_penalty=False):
 
   @jax.jit
   def assign(world):
-    rows, verdicts, penalty, values, values_of_tokens = world
+    rows, verdicts, penalty, values, values_of_tokens, steps = world
     given = credit.assign(
         config, objective, rows, verdicts, progress=0.75,
         penalty_NxE=penalty if has_penalty else None,
-        values_RxX=values_of_tokens, values_NxE=values)
+        values_RxX=values_of_tokens, values_NxJ=values, steps_RxX=steps)
     return given.advantages, given.targets, given.is_flat
 
   def on_world(world: _World):
     given = assign(jax.tree.map(jnp.asarray, (
         world.rows, world.verdicts, world.penalty, world.values,
-        world.values_of_tokens)))
+        world.values_of_tokens, world.steps)))
     return [None if x is None else np.asarray(x) for x in given]
 
   return on_world
@@ -238,13 +251,15 @@ def test_one_that_nobody_can_judge_changes_nothing(
 @hypothesis.given(_SEEDS)
 def test_vineppo(objective, seed):
   world = _world(seed)
-  v, worth = world.verdicts, _worth(world, objective)
+  worth = _worth(world, objective)
   want = np.zeros(world.rows.episode.shape)
   for r, x in np.argwhere(_trained(world)):
-    e = world.rows.episode[r, x]
-    goes_on = e + 1 < _E and v.is_taken[r, e + 1]
-    after = float(world.values[r, e + 1]) if goes_on else 0.0
-    want[r, x] = worth[r][e] + after - float(world.values[r, e])
+    e, j = world.rows.episode[r, x], world.steps[r, x]
+    later = [k for k in world.steps[r] if k > j]
+    after = float(world.values[r, min(later)]) if later else 0.0
+    is_last = not later or min(later) // _S > e
+    want[r, x] = (worth[r][e] if is_last else 0.0) + after - float(
+        world.values[r, j])
   got, targets, _ = _program(objective, 'vineppo')(world)
   np.testing.assert_allclose(got, want, atol=1e-5)
   assert targets is None
@@ -282,7 +297,8 @@ def test_with_one_episode_all_objectives_are_the_same(advantage, seed):
   rows, v = world.rows, world.verdicts
   is_first = rows.episode == 0
   world = dataclasses.replace(
-      world, values=first(world.values), penalty=first(world.penalty),
+      world, values=world.values[:, :_S], penalty=first(world.penalty),
+      steps=np.where(is_first, world.steps, -1),
       rows=rows.replace(
           is_sampled=is_first, episode=np.where(is_first, 0, -1)),
       verdicts=v.replace(

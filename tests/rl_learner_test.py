@@ -10,11 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_cot import decode
-from meta_cot.model import transformer
 from meta_cot.objectives import kl
 from meta_cot.rl import player as player_lib
-from meta_cot.rl import vine
 from tests import small_rl
 
 
@@ -294,88 +291,3 @@ def test_what_is_not_finite_ends_the_run():
   with pytest.raises(
       FloatingPointError, match='erl2, seed 0: loss is nan at update 1; no'):
     run.iterate(state=state)
-
-
-# Values of a vocabulary of 4 tokens at every place, all continuations listed.
-_TINY = dict(
-    advantage='vineppo', num_episodes=2, episode_length=2, top_k=4,
-    num_rollouts=300, num_samples=2, num_slots=64, discounts=(0.9,))
-
-
-@functools.cache
-def _next(model):
-  @jax.jit
-  def probs(params, tokens_BxL, lengths_B, sampling=None):
-    logits = transformer.forward(model, params, tokens_BxL).logits
-    last_BxV = jnp.take_along_axis(
-        logits, lengths_B[:, None, None] - 1, axis=1)[:, 0]
-    return jax.nn.softmax(decode.truncate(
-        last_BxV, decode.Sampling(temperature=0.8, top_k=4)))
-
-  return lambda params, tokens, lengths: np.asarray(
-      probs(params, tokens, lengths), np.float64)
-
-
-def _value(run, context, episode, weights, before) -> float:
-  """The exact mean worth of all that may follow a context."""
-  rules = run.learner.player.rules
-  live, worth = [(list(context), 1.0, [], episode, before, 0.0)], 0.0
-  while live:
-    tokens = np.zeros((256, 40), np.int32)
-    for i, (text, *_) in enumerate(live):
-      tokens[i, :len(text)] = text
-    lengths = np.ones(256, np.int32)
-    lengths[:len(live)] = [len(text) for text, *_ in live]
-    probs = _next(run.experiment.model)(run.material.start, tokens, lengths)
-    old, live = live, []
-    for row, (text, p, attempt, e, drawn, total) in zip(probs, old):
-      for token in np.flatnonzero(row > 0).tolist():
-        longer = [*attempt, token]
-        state = [*text, token], p * row[token], longer, e, drawn, total
-        if len(longer) < rules.episode_length and (
-            token not in (rules.stop_id, rules.give_up_id)):
-          live.append(state)
-          continue
-        total_now = total + weights[e] * (sum(longer) % 2) * 0.9 ** drawn
-        if e + 1 == rules.num_episodes:
-          worth += state[1] * total_now
-        else:
-          live.append((
-              [*state[0], *rules.reset_ids], state[1], [], e + 1,
-              drawn + len(longer), total_now))
-  return worth
-
-
-@pytest.mark.parametrize('objective, weights', [
-    ('erl2', (0, 1)), ('rl2', (1, 1))])
-def test_vine_values_are_the_means_of_all_continuations(objective, weights):
-  run = _run(objective, **_TINY)
-  _, _, prompts, lengths, rollouts, verdicts, _, _, values = (
-      jax.device_get(run.calls[0]))
-  found = []
-  for n in range(8):
-    prompt = prompts[n // 2, :lengths[n // 2]].tolist()
-    if n % 2 == 0:
-      found.append((values[n, 0], _value(run, prompt, 0, weights, 0)))
-      assert values[n, 0] == values[n + 1, 0]
-    new = rollouts.tokens[n, :rollouts.starts[n, 1]].tolist()
-    found.append((values[n, 1], _value(
-        run, prompt + new, 1, weights, int(verdicts.tokens_before[n, 1]))))
-  got, want = np.array(found).T
-  # Each is a mean of 300 draws with a deviation of at most 1/2 per episode.
-  assert np.abs(got - want).max() < 4 * 0.5 * sum(weights) / 300 ** 0.5
-  assert np.abs(got - want).mean() < sum(weights) * 0.5 / 300 ** 0.5
-  assert np.ptp(want) > 0.02
-
-
-def test_the_context_of_an_episode_that_did_not_take_place():
-  """One token is read; the value is not looked at."""
-  run = _run(max_tokens=7)
-  rollouts = run.calls[0][4]
-  _, lengths, number = vine.contexts(
-      run.batches[0].rows, jnp.repeat(run.calls[0][3], 4), rollouts)
-  taken = np.asarray(rollouts.is_taken)[:, 1:].reshape(-1)
-  assert not taken.all() and taken.any()
-  assert (np.asarray(lengths)[~taken] == 1).all()
-  assert (np.asarray(lengths)[taken] > 4).all()
-  assert number.tolist() == [1, 2] * 16

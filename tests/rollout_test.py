@@ -63,7 +63,7 @@ def _rollout(config, params, prompts, lengths, seed, ids=None, first=None, *,
   return rollout_lib.rollout(
       config, params, prompts, lengths, jax.random.key(seed), rules=rules,
       num_samples=num_samples, num_slots=num_slots, question_ids_Q=ids,
-      first_episode_Q=first)
+      beginning=first)
 
 
 @functools.cache

@@ -125,6 +125,25 @@ def take_rows(cache: Cache, rows_B: jax.Array) -> Cache:
       positions=cache.positions[rows_B], is_valid=cache.is_valid[rows_B])
 
 
+def share_rows(cache: Cache, lengths_B: jax.Array) -> Cache:
+  """Row b is the first `lengths_B[b]` slots of row b // (B / R) of R rows."""
+  repeats = len(lengths_B) // len(cache.positions)
+  batch_axis = -4  # of keys and values, stacked or not
+
+  def repeat(x):
+    axes = ('layers',) * (x.ndim - 4) + (
+        'act_batch', 'act_kv_heads', None, None)
+    return sharding.constrain(
+        jnp.repeat(x, repeats, axis=x.ndim + batch_axis), *axes)
+
+  positions_BxM = jnp.repeat(cache.positions, repeats, axis=0)
+  is_inside_BxM = jnp.arange(cache.num_slots)[None] < lengths_B[:, None]
+  return cache.replace(
+      keys=jax.tree.map(repeat, cache.keys),
+      values=jax.tree.map(repeat, cache.values), positions=positions_BxM,
+      is_valid=jnp.repeat(cache.is_valid, repeats, axis=0) & is_inside_BxM)
+
+
 def reserve(
     cache: Cache, positions_BxL: jax.Array, is_valid_BxL: jax.Array
 ) -> Cache:

@@ -118,14 +118,19 @@ def vineppo(
     values_NxJ: float32, V_j of the state before step j: the mean weighted
       return to go of its rollouts.
     rewards_NxJ: float32, weighted rewards that step j ended with.
-    is_used_NxJ: bool, the steps that took place: the first ones of a row.
-      Behind the last one V is 0.
+    is_used_NxJ: bool, the steps that took place, in order; the others are
+      skipped. Behind the last one V is 0.
 
   Returns:
     Advantages [N, J] float32; 0 for steps that did not take place.
   """
   values_NxJ = jnp.where(is_used_NxJ, values_NxJ.astype(jnp.float32), 0.0)
-  after_NxJ = jnp.pad(values_NxJ[:, 1:], ((0, 0), (0, 1)))
+  order_NxJ = jnp.argsort(~is_used_NxJ, axis=1, stable=True)
+  after_NxJ = jnp.pad(
+      jnp.take_along_axis(values_NxJ, order_NxJ, axis=1)[:, 1:],
+      ((0, 0), (0, 1)))
+  after_NxJ = jnp.take_along_axis(
+      after_NxJ, jnp.argsort(order_NxJ, axis=1), axis=1)
   gain_NxJ = rewards_NxJ.astype(jnp.float32) + after_NxJ - values_NxJ
   return jnp.where(is_used_NxJ, gain_NxJ, 0.0)
 

@@ -6,10 +6,12 @@
   rl_OBJECTIVE_update     one update of the policy, on a minibatch
   rl_OBJECTIVE_evaluate   trajectories of held-out problems
   rl_OBJECTIVE_values     with `vineppo`: new trajectories from the questions
-  rl_OBJECTIVE_continue   the same from what later episodes have before them
+  rl_OBJECTIVE_contexts   with `vineppo`: what stands before all later steps
+  rl_OBJECTIVE_continue   the same from there
   rl_start, rl_samples    trajectories and first attempts of the start
 
-`single` has no later episodes. Axes as in `rl.rollout` and `rl.rows`.
+Without later steps there is nothing to continue. Axes as in `rl.rollout`,
+`rl.rows` and `rl.vine`.
 """
 
 from collections.abc import Callable
@@ -29,12 +31,14 @@ from meta_cot.rl import credit
 from meta_cot.rl import episodes
 from meta_cot.rl import learner
 from meta_cot.rl import player
+from meta_cot.rl import slots
+from meta_cot.rl import vine
 from meta_cot.stages import rl_material
 from meta_cot.training import flops
 
 NEEDS = (
-    "'rl' in config.stages and the objective in config.rl.objectives (_values "
-    'and _continue: and advantage vineppo), see configs/erl2.py')
+    "'rl' in config.stages and the objective in config.rl.objectives (_values, "
+    '_contexts, _continue: and advantage vineppo), see configs/erl2.py')
 _PREFIX = 'rl_'
 _SHARED = {'rl_start': 'erl2', 'rl_samples': 'single'}  # by whose rules
 
@@ -53,7 +57,8 @@ def names(experiment: experiment_lib.Experiment) -> tuple[str, ...]:
   for objective in config.objectives:
     parts = ['rollout', 'prepare', 'update', 'evaluate']
     if config.advantage == 'vineppo':
-      parts += ['values'] + ['continue'] * (config.episodes(objective) > 1)
+      is_long = config.episodes(objective) * config.num_steps > 1
+      parts += ['values'] + ['contexts', 'continue'] * is_long
     found += [f'{_PREFIX}{objective}_{part}' for part in parts]
   return tuple(found)
 
@@ -93,6 +98,7 @@ class _Run:
   mesh: jax.sharding.Mesh
   objective: str
   rules: episodes.Episodes
+  steps: vine.Steps | None
   width: int  # P
 
   @classmethod
@@ -104,7 +110,8 @@ class _Run:
         experiment.data.style, experiment.rl.discount_prompts)
     rl_material.check_room(experiment, rules, width)
     rl_material.check_split(experiment, rules, mesh)
-    return cls(experiment, mesh, objective, rules, width)
+    steps = rl_material.make_steps(experiment, tokenizer)
+    return cls(experiment, mesh, objective, rules, steps, width)
 
   @property
   def num_trajectories(self) -> int:
@@ -157,25 +164,29 @@ def _evaluate(run: _Run, name: str) -> Program:
   return _play(run, name, run.experiment.rl.num_eval_samples)
 
 
+def _played(run: _Run, name: str) -> tuple[Program, episodes.Rollouts]:
+  """The rollout of an iteration, and what comes of it."""
+  played = _rollout(run, name)
+  return played, program_lib.split(
+      jax.eval_shape(played.jitted, *played.arguments), run.mesh)
+
+
 def _prepare(run: _Run, name: str) -> Program:
   """The batch; which part of the work depends on the advantage and the KL."""
   config, model = run.experiment.rl, run.experiment.model
-  tokenizer = stand_in.Tokenizer
-  played = _rollout(run, name)
-  rollouts = program_lib.split(
-      jax.eval_shape(played.jitted, *played.arguments), run.mesh)
+  played, rollouts = _played(run, name)
   num, num_episodes = run.num_trajectories, run.rules.num_episodes
   verdicts = credit.Verdicts(
       rewards=run.floats(num, num_episodes),
       is_taken=run.flags(num, num_episodes), is_judged=run.flags(num),
       tokens_before=run.ints(num, num_episodes), discounts=run.floats(num))
   values = None
-  if config.advantage == 'vineppo':
-    values = run.floats(num, num_episodes)
+  if run.steps is not None:
+    values = run.floats(num, num_episodes * run.steps.number)
   scalar = run.whole(jax.ShapeDtypeStruct((), jnp.float32))
   _, prompts, lengths, _, _ = played.arguments
   jitted = learner.jit_prepare(
-      model, config, run.objective, tokenizer.pad_id)
+      model, config, run.objective, stand_in.Tokenizer.pad_id, run.steps)
   arguments = (
       run.params, run.params, prompts, lengths, rollouts, verdicts, scalar,
       scalar, values)
@@ -204,33 +215,51 @@ def _update(run: _Run, name: str) -> Program:
 
 
 def _values(run: _Run, name: str) -> Program:
-  """Trajectories from the questions, for the values of first episodes."""
-  num, rules = run.experiment.rl.num_questions, run.rules
+  """Trajectories from the questions, for the values of first steps."""
+  num = run.experiment.rl.num_questions
+  beginning = slots.Beginning(run.ints(num), run.ints(num))
   return _go_on(
-      run, name, num, run.width, num * rules.num_tokens)
+      run, name, run.ints(num, run.width), beginning,
+      num * run.rules.num_tokens)
+
+
+def _contexts(run: _Run, name: str) -> Program:
+  """Nothing is computed: tokens are looked up."""
+  played, rollouts = _played(run, name)
+  _, prompts, lengths, _, _ = played.arguments
+  return Program(
+      name, vine.jit_contexts(run.steps, run.rules.episode_length),
+      (prompts, lengths, rollouts), {}, 0.0, 0)
 
 
 def _continue(run: _Run, name: str) -> Program:
-  """From everything before the later episodes of all trajectories."""
-  rules, num = run.rules, run.num_trajectories
-  left = range(1, rules.num_episodes)
-  tokens = num * sum(
-      e * rules.episode_length + (e - 1) * rules.num_between for e in left)
+  """From everything before the later steps of all trajectories."""
+  made = _contexts(run, name)
+  found = program_lib.split(
+      jax.eval_shape(made.jitted, *made.arguments), run.mesh)
+  rules = run.rules
+  # Of a step only its episode's beginning is known: at most so many are left.
+  left = sum(
+      e * rules.episode_length + (e - 1) * rules.num_between
+      for e in range(1, rules.num_episodes + 1)) * run.steps.number
+  left -= rules.num_tokens  # the first step is not among them
   return _go_on(
-      run, name, num * len(left), run.width + rules.row_length - 1, tokens)
+      run, name, found.texts, found.beginning, run.num_trajectories * left)
 
 
 def _go_on(
-    run: _Run, name: str, num: int, width: int, tokens: int) -> Program:
-  """`num_rollouts` trajectories from each of `num` contexts."""
+    run: _Run, name: str, texts: jax.ShapeDtypeStruct,
+    beginning: slots.Beginning, tokens: int,
+) -> Program:
+  """`num_rollouts` trajectories from each context; at most so many tokens."""
   model = run.experiment.model
   tokens *= run.experiment.rl.num_rollouts
-  work = program_lib.prefill_flops(model, num, width, num_readouts=0)
+  work = program_lib.prefill_flops(model, *texts.shape, num_readouts=0)
   work += tokens * model.flops_per_token(run.width + run.rules.row_length / 2)
   return Program(
       name, rl_material.jit_continue(run.experiment, run.rules, run.mesh),
-      (run.params, run.ints(num, width), run.ints(num), run.ints(num), run.rng),
-      {}, work, tokens)
+      (run.params, texts, run.ints(*beginning.episode.shape), beginning,
+       run.rng), {}, work, tokens)
 
 
 _PARTS: dict[str, Callable[[_Run, str], Program]] = {
@@ -239,5 +268,6 @@ _PARTS: dict[str, Callable[[_Run, str], Program]] = {
     'update': _update,
     'evaluate': _evaluate,
     'values': _values,
+    'contexts': _contexts,
     'continue': _continue,
 }

@@ -46,7 +46,8 @@ def assign(
     progress: jax.Array | float,
     penalty_NxE: jax.Array | None = None,
     values_RxX: jax.Array | None = None,
-    values_NxE: jax.Array | None = None,
+    values_NxJ: jax.Array | None = None,
+    steps_RxX: jax.Array | None = None,
 ) -> Credit:
   """Advantages of all tokens.
 
@@ -59,7 +60,9 @@ def assign(
     penalty_NxE: subtracted from the worth of every episode, whatever the
       objective says of it (a KL penalty); or None.
     values_RxX: of the value head, for 'gae'.
-    values_NxE: Monte-Carlo values before every episode, for 'vineppo'.
+    values_NxJ: Monte-Carlo values before every step, for 'vineppo'; J is a
+      multiple of E, and step j is one of episode j // (J / E).
+    steps_RxX: int32, the step of every token, -1 for none; for 'vineppo'.
   """
   num_episodes = verdicts.rewards.shape[1]
   weights_E = erl2.reward_weights(
@@ -70,9 +73,12 @@ def assign(
     return _of_values(
         config, rows, verdicts, rewards_NxE * weights_E[None], weights_E,
         values_RxX)
+  of_RxX, is_used_NxE = rows.episode, verdicts.is_taken
   if config.advantage == 'vineppo':
-    gains_NxE = advantages.vineppo(
-        values_NxE, rewards_NxE * weights_E[None], verdicts.is_taken)
+    # What was an episode is a step from here on.
+    of_RxX = steps_RxX
+    gains_NxE, is_used_NxE = _of_steps(
+        rewards_NxE * weights_E[None], values_NxJ, steps_RxX)
   else:
     returns_NxE = erl2.returns_to_go(rewards_NxE, weights_E)
     if penalty_NxE is not None:
@@ -80,13 +86,13 @@ def assign(
     gains_NxE = _of_groups(config, returns_NxE, verdicts)
   gains_NxE = jnp.where(verdicts.is_judged[:, None], gains_NxE, 0.0)
   advantages_RxX = erl2.of_tokens(
-      gains_NxE[rows.trajectory], rows.episode)
+      gains_NxE[rows.trajectory], of_RxX)
   if config.whiten:
     advantages_RxX = advantages.whiten(
         advantages_RxX, trained(rows, verdicts))
   return Credit(
       advantages=advantages_RxX, targets=None,
-      is_flat=jnp.all((gains_NxE == 0) | ~verdicts.is_taken, axis=1))
+      is_flat=jnp.all((gains_NxE == 0) | ~is_used_NxE, axis=1))
 
 
 def trained(rows: rows_lib.Rows, verdicts: Verdicts) -> jax.Array:
@@ -106,6 +112,23 @@ def penalty(
   of_rows_RxE = jnp.sum(k1_RxX[..., None] * is_of_RxXxE, axis=1)
   return jax.ops.segment_sum(
       of_rows_RxE, rows.trajectory, num_segments=num_trajectories)
+
+
+def _of_steps(
+    rewards_NxE: jax.Array, values_NxJ: jax.Array, steps_NxX: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Advantages of steps, and which took place, [N, J] each."""
+  num, num_columns = values_NxJ.shape
+  is_used_NxJ = jnp.any(
+      steps_NxX[..., None] == jnp.arange(num_columns)[None, None], axis=1)
+  is_used_NxExS = is_used_NxJ.reshape(*rewards_NxE.shape, -1)
+  # The steps of an episode are its first ones; the last of them earned it.
+  is_last_NxExS = is_used_NxExS & ~jnp.pad(
+      is_used_NxExS[..., 1:], ((0, 0), (0, 0), (0, 1)))
+  rewards_NxJ = jnp.where(
+      is_last_NxExS, rewards_NxE[..., None], 0.0).reshape(num, num_columns)
+  return (
+      advantages.vineppo(values_NxJ, rewards_NxJ, is_used_NxJ), is_used_NxJ)
 
 
 def _of_groups(config, returns_NxE, verdicts) -> jax.Array:

@@ -61,6 +61,20 @@ def rules(
       max_tokens=config.max_tokens, window=config.window)
 
 
+def steps(
+    config: settings_lib.RlConfig, tokenizer: tokenizer_lib.Tokenizer
+) -> vine.Steps | None:
+  """How 'vineppo' cuts episodes; None for other advantages.
+
+  Raises:
+    ValueError: `step_end` is not one token.
+  """
+  if config.advantage != 'vineppo':
+    return None
+  return vine.Steps(
+      player_lib.token_of(tokenizer, config.step_end), config.num_steps)
+
+
 def jit_update(
     model: model_config.ModelConfig, config: settings_lib.RlConfig,
     row_length: int, placed: state_lib.TrainState, mesh: jax.sharding.Mesh,
@@ -86,18 +100,19 @@ def jit_update(
 
 def jit_prepare(
     model: model_config.ModelConfig, config: settings_lib.RlConfig,
-    objective: str, pad_id: int,
+    objective: str, pad_id: int, steps: vine.Steps | None = None,
 ) -> Callable[..., tuple[update_lib.Batch, jax.Array]]:
   """Rows, reference, advantages of an iteration, jitted; once for all updates.
 
   Called with (params, reference, prompts, lengths, rollouts, verdicts,
-  progress, kl_coefficient, values_NxE or None).
+  progress, kl_coefficient, values_NxJ or None); `steps` are those of the
+  values.
   """
   plain = decode.Sampling(temperature=1.0)
 
   @jax.jit
   def prepare(params, reference, prompts_QxP, lengths_Q, rollouts, verdicts,
-              progress, kl_coefficient, values_NxE):
+              progress, kl_coefficient, values_NxJ):
     rows = rows_lib.assemble(
         prompts_QxP, lengths_Q, rollouts, pad_id=pad_id,
         multiple=config.num_loss_chunks)
@@ -116,9 +131,13 @@ def jit_prepare(
       penalty_NxE = credit.penalty(
           rows, score(params).plain, reference_RxX, num_trajectories=num,
           num_episodes=num_episodes, coefficient=kl_coefficient)
+    steps_RxX = None
+    if steps is not None:
+      steps_RxX = steps.of_tokens(rows, verdicts.rewards.shape[1])
     given = credit.assign(
         config, objective, rows, verdicts, progress=progress,
-        penalty_NxE=penalty_NxE, values_RxX=values_RxX, values_NxE=values_NxE)
+        penalty_NxE=penalty_NxE, values_RxX=values_RxX, values_NxJ=values_NxJ,
+        steps_RxX=steps_RxX)
     batch = update_lib.Batch(
         rows=rows, advantages=given.advantages,
         is_trained=credit.trained(rows, verdicts), reference=reference_RxX,
@@ -143,7 +162,7 @@ class Learner:
   reference: types.Params  # frozen
   prepare: Callable[..., Any]  # see `jit_prepare`
   update: Callable[..., Any]  # see `jit_update`
-  go_on: Callable[..., Any] | None  # see `vine.jit_continue`
+  vine: vine.Vine | None  # for 'vineppo'
   rng: types.PRNGKey  # of the run
   mesh: jax.sharding.Mesh
 
@@ -176,13 +195,13 @@ class Learner:
     judged = self.judge(problems, host)
     verdicts = self._verdicts(judged, discount_Q)
     tick()
-    values_NxE = self._values(
+    values_NxJ = self._values(
         state.params, asked, rollouts, problems, judged, discount_Q,
         iteration, jax.random.fold_in(rng, _VALUES))
     batch, is_flat_N = self.prepare(
         state.params, self.reference, asked.prompts, asked.lengths, rollouts,
         verdicts, jnp.float32(iteration / config.num_iterations),
-        jnp.float32(memory.kl_coefficient), values_NxE)
+        jnp.float32(memory.kl_coefficient), values_NxJ)
     is_flat_N = self.player.fetch(is_flat_N)
     tick()
     metrics = []
@@ -233,44 +252,24 @@ class Learner:
 
   def _values(self, params, asked, rollouts, problems, judged, discount_Q,
               iteration, rng):
-    """Monte-Carlo values before every episode, [N, E], for 'vineppo'."""
-    if self.go_on is None:
+    """Monte-Carlo values before every step, [N, J], for 'vineppo'."""
+    if self.vine is None:
       return None
-    config, num_episodes = self.config, self.player.rules.num_episodes
+    config = self.config
     weights_E = np.asarray(erl2.reward_weights(
-        self.objective, num_episodes, hold=config.score_hold,
+        self.objective, judged.rewards.shape[1], hold=config.score_hold,
         progress=iteration / config.num_iterations))
-    repeat = functools.partial(np.repeat, repeats=config.num_samples, axis=0)
 
-    def worth(tokens, lengths, first, problems, before_B, discount_B, rng):
-      played = self.player.fetch(
-          self.go_on(params, tokens, lengths, first, rng))
-      done = self.judge(problems, played)
+    def worth(done, questions_V, before_V):
       each = functools.partial(
-          np.repeat, repeats=len(done.rewards) // len(before_B), axis=0)
-      discounted = done.rewards * each(discount_B)[:, None] ** (
-          done.tokens_before + each(before_B)[:, None])
+          np.repeat, repeats=config.num_rollouts, axis=0)
+      discounted = done.rewards * each(discount_Q[questions_V])[:, None] ** (
+          done.tokens_before + each(before_V)[:, None])
       total = (discounted * weights_E).sum(axis=1)
-      return _mean(total, self._is_judged(done), len(before_B))
+      return _mean(total, self._is_judged(done), len(before_V))
 
-    zero_Q = np.zeros(len(problems), np.int32)
-    values_NxE = np.zeros(judged.rewards.shape, np.float32)
-    values_NxE[:, 0] = repeat(worth(
-        asked.prompts, asked.lengths, jnp.asarray(zero_Q), problems, zero_Q,
-        discount_Q, jax.random.fold_in(rng, 0)))
-    if num_episodes > 1:
-      rows = rows_lib.assemble(
-          asked.prompts, asked.lengths, rollouts, pad_id=0)
-      contexts = vine.contexts(
-          rows, jnp.repeat(asked.lengths, config.num_samples), rollouts)
-      of_context = lambda x_N: np.repeat(x_N, num_episodes - 1, axis=0)
-      values_NxE[:, 1:] = worth(
-          *contexts, [p for p in problems
-                      for _ in range(config.num_samples * (num_episodes - 1))],
-          judged.tokens_before[:, 1:].reshape(-1),
-          of_context(repeat(discount_Q)), jax.random.fold_in(rng, 1),
-      ).reshape(-1, num_episodes - 1)
-    return sharding.split_batch(values_NxE, self.mesh)
+    return sharding.split_batch(self.vine(
+        params, asked, rollouts, problems, judged, worth, rng), self.mesh)
 
   def _remember(self, memory, numbers, judged, row) -> None:
     """What the next iteration is to know, and warnings."""

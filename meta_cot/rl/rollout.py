@@ -53,7 +53,7 @@ class _State:
 def rollout(
     config: model_config.ModelConfig,
     params: Params,
-    prompts_QxP: jax.Array,
+    texts_RxP: jax.Array,
     prompt_lengths_Q: jax.Array,
     rng: PRNGKey,
     *,
@@ -61,7 +61,7 @@ def rollout(
     num_samples: int,
     num_slots: int,
     question_ids_Q: jax.Array | None = None,
-    first_episode_Q: jax.Array | None = None,
+    beginning: slots_lib.Beginning | None = None,
 ) -> episodes.Rollouts:
   """Samples G trajectories for every question.
 
@@ -71,7 +71,8 @@ def rollout(
   Args:
     config: of the model.
     params: unboxed.
-    prompts_QxP: int32, padded on the right with anything.
+    texts_RxP: int32, padded on the right with anything: the prompts, or what
+      several of them begin, see `decode.read_prompts`.
     prompt_lengths_Q: int32, at least 1.
     rng: consumed. Token t that trajectory n draws uses the key folded with the
       question's id, the sample's number and t.
@@ -79,38 +80,37 @@ def rollout(
     num_samples: G.
     num_slots: S, trajectories at a time.
     question_ids_Q: int32, name the questions; 0 .. Q-1 by default.
-    first_episode_Q: int32, number of the episode that comes first, where the
-      prompt has earlier ones; 0 by default.
+    beginning: where the prompts have episodes already; not by default.
 
   Raises:
     ValueError: a row does not fit the model; Q or S does not divide over the
-      devices; earlier episodes with a window.
+      devices; `beginning` with a window or feedback.
   """
-  num_questions, num_prompt = prompts_QxP.shape
+  num_questions, num_prompt = len(prompt_lengths_Q), texts_RxP.shape[1]
   num_slots = min(num_slots, num_questions * num_samples)
   parts = sharding.num_parts('act_batch')
   _check(config, rules, num_questions, num_prompt, num_slots, parts)
-  if first_episode_Q is None:
-    first_episode_Q = jnp.zeros(num_questions, jnp.int32)
-  elif rules.is_windowed:
+  if beginning is None:
+    beginning = slots_lib.Beginning(
+        *jnp.zeros((2, num_questions), jnp.int32))
+  elif rules.is_windowed or rules.feedback is not None:
     raise ValueError(
-        'first_episode_Q: given with a window; must be None there: the '
-        'prompt of every row is the question.')
+        'beginning: given with a window or feedback; must be None there: they '
+        'need the earlier attempts, which are in the prompt.')
   if question_ids_Q is None:
     question_ids_Q = jnp.arange(num_questions, dtype=jnp.int32)
   params = transformer.slice_layers(config, params)
   hidden_QxD, cache = decode.read_prompts(
-      config, params, prompts_QxP, prompt_lengths_Q)
+      config, params, texts_RxP, prompt_lengths_Q)
   prompts = _Prompts(cache, hidden_QxD, prompt_lengths_Q.astype(jnp.int32))
   queue = slots_lib.Queue(
       rules, num_questions=num_questions, num_samples=num_samples,
       num_slots=num_slots, num_parts=parts)
   step = functools.partial(
       _step, config, params, prompts, queue,
-      jax.vmap(jax.random.fold_in, (None, 0))(rng, question_ids_Q),
-      first_episode_Q)
+      jax.vmap(jax.random.fold_in, (None, 0))(rng, question_ids_Q), beginning)
   *grown, whole = places = _places(rules)
-  state = _start(config, prompts, queue, first_episode_Q, places[0])
+  state = _start(config, prompts, queue, beginning, places[0])
   # All have ended by the last bound; it says in the compiled program how long
   # the loop is at most.
   for places, last_step in (
@@ -133,8 +133,8 @@ def _places(rules: episodes.Episodes) -> list[int]:
   return decode.stages(rules.row_length)
 
 
-def _start(config, prompts, queue, first_episode_Q, num_places) -> _State:
-  slots = queue.start(first_episode_Q)
+def _start(config, prompts, queue, beginning, num_places) -> _State:
+  slots = queue.start(beginning)
   questions_S = queue.questions(slots)
   cache = prompts.cache
   if not queue.is_shared:
@@ -146,7 +146,7 @@ def _start(config, prompts, queue, first_episode_Q, num_places) -> _State:
 
 
 def _step(
-    config, params, prompts, queue, keys_Q, first_episode_Q, state: _State
+    config, params, prompts, queue, keys_Q, beginning, state: _State
 ) -> _State:
   """One more token in every slot; ended trajectories make room."""
   slots, rules = state.slots, queue.rules
@@ -157,7 +157,7 @@ def _step(
       logits_SxV, queue.keys(keys_Q, slots), rules.sampling)
   added = slots_lib.add(rules, slots, drawn_S, log_probs_S)
   transcript = queue.record(state.transcript, slots, added)
-  slots = queue.advance(slots, added, first_episode_Q)
+  slots = queue.advance(slots, added, beginning)
 
   # The newest token is read behind the old ones. Rows that begin have none.
   is_new_S = slots.length == 0

@@ -44,6 +44,8 @@ class RlConfig:
   advantage: str = config_lib.setting(choices=ADVANTAGES)
   whiten: bool = config_lib.setting()
   num_rollouts: int = config_lib.setting(low=1)
+  num_steps: int = config_lib.setting(low=1)
+  step_end: str = config_lib.setting()
   gae_gamma: float = config_lib.setting(low=0.0, high=1.0)
   gae_lambda: float = config_lib.setting(low=0.0, high=1.0)
   # The loss.
@@ -110,7 +112,7 @@ class RlConfig:
       yield 'score_hold: got 1.0; must be less than 1.0.'
     if self.advantage == 'vineppo' and self.max_tokens is not None:
       yield (f'max_tokens: got {self.max_tokens} with advantage '
-             "'vineppo', whose values are of whole episodes; must be None.")
+             "'vineppo', which plays trajectories to their end; must be None.")
     if self.advantage in ('vineppo', 'gae') and self.window is not None:
       yield (f'window: got {self.window} with advantage {self.advantage!r}, '
              'which needs whole contexts; must be None.')

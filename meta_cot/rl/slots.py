@@ -23,6 +23,17 @@ from meta_cot.types import PRNGKey
 
 
 @struct.dataclass
+class Beginning:
+  """Where the trajectories of a question begin; zeros: with the question.
+
+  A prompt may hold episodes, and the first tokens of the one that goes on.
+  """
+
+  episode: jax.Array  # [Q] int32, its number
+  drawn: jax.Array  # [Q] int32, tokens that it has already
+
+
+@struct.dataclass
 class Slots:
   """Trajectories on their way; all arrays [S] or [S, ...]."""
 
@@ -105,7 +116,7 @@ class Queue:
   def _per_part(self) -> int:
     return self.num_questions * self.num_samples // self.num_parts
 
-  def start(self, first_episode_Q: jax.Array) -> Slots:
+  def start(self, beginning: Beginning) -> Slots:
     """The first trajectories in all slots."""
     rules, slots = self.rules, self.num_slots
     width = rules.num_between
@@ -125,8 +136,10 @@ class Queue:
         seen=zeros(window, rules.episode_length + rules.num_between),
         seen_lengths=zeros(window),
         next=jnp.full(self.num_parts, share, jnp.int32))
+    questions_S = self.questions(made)
     return made.replace(
-        episode=self.take(first_episode_Q, self.questions(made)))
+        episode=self.take(beginning.episode, questions_S),
+        in_episode=self.take(beginning.drawn, questions_S))
 
   def empty(self) -> transcript_lib.Transcript:
     """Results of no trajectory."""
@@ -171,8 +184,7 @@ class Queue:
         num_live=transcript.num_live + jnp.sum(slots.is_live, dtype=jnp.int32))
 
   def advance(
-      self, slots: Slots, added: Added, first_episode_Q: jax.Array
-  ) -> Slots:
+      self, slots: Slots, added: Added, beginning: Beginning) -> Slots:
     """The slots after their token: next episodes, next trajectories."""
     rules = self.rules
     is_next_S = added.is_end & ~added.is_over
@@ -195,7 +207,7 @@ class Queue:
         in_episode=jnp.where(is_next_S, 0, slots.in_episode))
     if rules.is_windowed:
       slots = slots.replace(length=jnp.where(is_next_S, 0, slots.length))
-    return self._next(slots, added.is_over, first_episode_Q)
+    return self._next(slots, added.is_over, beginning)
 
   def take(self, x_Qx: jax.Array, questions_S: jax.Array) -> jax.Array:
     """Rows of the slots' questions, [S, ...]."""
@@ -282,7 +294,7 @@ class Queue:
         num_forced=pick(num_forced_S, slots.num_forced),
         at_forced=pick(0, slots.at_forced))
 
-  def _next(self, slots: Slots, is_over_S, first_episode_Q) -> Slots:
+  def _next(self, slots: Slots, is_over_S, beginning: Beginning) -> Slots:
     """Ended trajectories replaced by those of the queue."""
     is_over_MxS = self._parts(is_over_S)
     rank_MxS = jnp.cumsum(is_over_MxS, axis=1, dtype=jnp.int32) - 1
@@ -295,11 +307,12 @@ class Queue:
     zero = lambda x: jnp.where(
         is_over_S.reshape(-1, *[1] * (x.ndim - 1)), 0, x)
     names = (
-        'length', 'num_drawn', 'in_episode', 'num_forced', 'at_forced',
-        'seen_lengths')
-    first_S = self.take(first_episode_Q, self.questions(slots))
+        'length', 'num_drawn', 'num_forced', 'at_forced', 'seen_lengths')
+    first = jax.tree.map(
+        lambda x: self.take(x, self.questions(slots)), beginning)
     return slots.replace(
-        episode=jnp.where(is_over_S, first_S, slots.episode),
+        episode=jnp.where(is_over_S, first.episode, slots.episode),
+        in_episode=jnp.where(is_over_S, first.drawn, slots.in_episode),
         **{name: zero(getattr(slots, name)) for name in names})
 
   def _parts(self, x: jax.Array) -> jax.Array:

@@ -180,19 +180,18 @@ def make_learner(
   config, mesh = experiment.rl, material.mesh
   rules = rl_material.make_rules(experiment, objective, material.tokenizer)
   rl_material.check_split(experiment, rules, mesh)
-  go_on = None
-  if config.advantage == 'vineppo':
-    go_on = rl_material.jit_continue(experiment, rules, mesh)
+  steps = rl_material.make_steps(experiment, material.tokenizer)
+  player = material.player(rules, config.num_samples)
   learner = learner_lib.Learner(
       config=config, objective=objective, name=f'{objective}, seed {seed}',
-      problems=material.train,
-      player=material.player(rules, config.num_samples), judge=material.judge,
+      problems=material.train, player=player, judge=material.judge,
       reference=material.start,
       prepare=learner_lib.jit_prepare(
-          experiment.model, config, objective, material.tokenizer.pad_id),
+          experiment.model, config, objective, material.tokenizer.pad_id,
+          steps),
       update=rl_material.jit_update(experiment, rules, mesh),
-      go_on=go_on, rng=jax.random.fold_in(
-          jax.random.key(experiment.seed), seed), mesh=mesh)
+      vine=rl_material.make_vine(material, player, steps),
+      rng=jax.random.fold_in(jax.random.key(experiment.seed), seed), mesh=mesh)
   return learner, rl_material.Evaluation(material, rules)
 
 

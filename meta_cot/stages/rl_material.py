@@ -158,8 +158,9 @@ def check_room(
   """
   num_tokens, largest = rules.row_length, experiment.model.max_length
   # Continuations come behind a whole row.
-  num_times = 2 if (
-      experiment.rl.advantage == 'vineppo' and rules.num_episodes > 1) else 1
+  num_times = 1 + (
+      experiment.rl.advantage == 'vineppo'
+      and rules.num_episodes * experiment.rl.num_steps > 1)
   if width + num_times * num_tokens > largest:
     times = 'twice ' if num_times > 1 else ''
     raise config_lib.ConfigError(
@@ -222,13 +223,39 @@ def jit_update(experiment, rules: episodes.Episodes, mesh: jax.sharding.Mesh):
       experiment.model, experiment.rl, rules.row_length, placed, mesh)
 
 
+def make_steps(
+    experiment: experiment_lib.Experiment, tokenizer: tokenizer_lib.Tokenizer
+) -> vine.Steps | None:
+  """See `learner.steps`.
+
+  Raises:
+    ConfigError: the text that ends a step is not one token.
+  """
+  try:
+    return learner_lib.steps(experiment.rl, tokenizer)
+  except ValueError as e:
+    raise config_lib.ConfigError(f'config.rl.step_end: {e}') from e
+
+
+def make_vine(
+    material: Material, player: player_lib.Player, steps: vine.Steps | None
+) -> vine.Vine | None:
+  """Values of what `player` plays, before every step; None without steps."""
+  if steps is None:
+    return None
+  return vine.Vine(
+      steps=steps, player=player, judge=material.judge,
+      num_rollouts=material.experiment.rl.num_rollouts,
+      find=vine.jit_contexts(steps, player.rules.episode_length),
+      go_on=jit_continue(material.experiment, player.rules, material.mesh))
+
+
 def jit_continue(
     experiment, rules: episodes.Episodes, mesh: jax.sharding.Mesh):
   """See `vine.jit_continue`."""
   return vine.jit_continue(
       experiment.model, rules=rules, num_rollouts=experiment.rl.num_rollouts,
       num_slots=sharding.up_to_parts(experiment.rl.num_slots, mesh))
-
 
 
 def folder(workdir: epath.Path, objective: str, seed: int) -> epath.Path:
