@@ -51,7 +51,8 @@ def _laptop(c: ml_collections.ConfigDict) -> None:
   c.countdown.update(dict(max_number=30, max_target=99, max_value=99))
   c.tokenizer.number_tokens = 99
   c.tokenizer.vocab_size = 128
-  c.data.sequence_length = 256
+  c.data.update(dict(
+      sequence_length=256, max_attempts=3))  # attempts: for configs/erl2.py
   c.optimizer.learning_rate = 2e-3
   c.train.num_tokens = 8_000_000
   c.checkpoint.save_every_steps = 1_000

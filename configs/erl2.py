@@ -3,15 +3,17 @@
 
   python -m meta_cot.main --config=configs/erl2.py:tiny --workdir=runs/tiny
 
-The experiments of `configs/countdown.py` with the arm `revisions` (wrong
-attempts, then the right one), and one more stage, `rl`, which tunes it.
+The experiments of `configs/countdown.py` with one more arm, `revisions` (wrong
+attempts, then the right one) or `revisions_kept` (the right one again and
+again), and one more stage, `rl`, which tunes it.
 
 Variants:
   tiny    continues countdown.py:tiny: in the workdir of a finished one only
           what is new runs.
-  laptop  continues countdown.py:laptop.
-  gpu     problems and model of countdown.py:gpu in style compact, with this arm
-          only; not yet run.
+  laptop  continues countdown.py:laptop: two attempts, by a model that has seen
+          three.
+  gpu     problems and model of countdown.py:gpu in style compact, with arm
+          `revisions` only; not yet run.
   pod     the same of countdown.py:pod; not yet run.
 """
 
@@ -29,9 +31,9 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
   """
   change = base.choose(VARIANTS, variant)
   config = countdown.get_config(variant)
-  config.arms += ('revisions',)
   config.stages += ('rl',)
   change(config)
+  config.arms += (config.rl.start,)
   return config
 
 
@@ -42,9 +44,11 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
 
 
 def _laptop(c: ml_collections.ConfigDict) -> None:
-  c.rl.num_iterations = 200
-  c.rl.episode_length = 16
-  c.rl.optimizer.learning_rate = 2e-4
+  c.rl.update(dict(
+      start='revisions_kept', num_iterations=120, num_questions=64,
+      num_slots=512, num_episodes=2, episode_length=16, kl_coefficient=0.01,
+      num_eval_problems=512, eval_every=30, save_every=30))
+  c.rl.optimizer.learning_rate = 5e-4
 
 
 def _gpu(c: ml_collections.ConfigDict) -> None:
@@ -71,7 +75,7 @@ def _pod(c: ml_collections.ConfigDict) -> None:
 
 def _compact(c: ml_collections.ConfigDict, largest: int) -> None:
   """One arm, in compact style; numbers up to `largest` are one token each."""
-  c.arms = ('revisions',)
+  c.arms = ()
   c.traces.strategies = c.data.style = 'compact'
   c.countdown.max_value = c.tokenizer.number_tokens = largest
 
