@@ -133,7 +133,8 @@ def _episodes(summary: dict) -> str:
   images = ''.join(
       f'\n![{title}]({name})\n' for name, title in _FIGURES.values())
   return (
-      '## Every episode\n\nTokens are drawn up to the end of the episode. '
+      '## Every episode\n\nTokens are drawn up to the end of the episode, those '
+      'of a search before it included. '
       '`any so far`: one of the episodes up to here is right. `finished`: of '
       'the episodes that took place, those that ended by themselves. `N`: '
       f'samples of `{summary["start"]}` that cost as many tokens, at least 1 '
