@@ -205,10 +205,13 @@ def test_held_out_problems_are_explored_too():
   np.testing.assert_array_equal(judged.num_explored[::2],
                                 judged.num_explored[1::2])
   assert row['heldout/tokens'] == spent.mean()
-  record = rl_report._record(run.experiment, 'sft', 0, judged)
-  np.testing.assert_array_equal(record.tokens.reshape(-1), spent)
-  # As many first attempts as a search has steps, to compare with.
-  assert rl_material.num_start_samples(run.experiment) == 1 + 8 * 3
+  with run.mesh:  # the start is the first policy of the report
+    start = next(rl_report._records(run.experiment, None, run.material))
+    samples = rl_report._samples(run.experiment, run.material)
+  np.testing.assert_array_equal(start.tokens.reshape(-1), spent)
+  # As many first attempts as a tree has nodes, to compare with.
+  assert samples.tokens.shape == (4, 1 + 8 * 3)
+  assert (samples.tokens <= run.experiment.rl.episode_length).all()
 
 
 def test_single_explores_nothing():
