@@ -109,7 +109,8 @@ def judge(
       rewards=rewards, is_taken=is_taken, is_finished=is_taken,
       has_given_up=no, is_undecided=no, is_repeated=no,
       num_tokens=(rollouts.ends - rollouts.starts).astype(np.int32),
-      answers=np.full(shape, -1, np.int32))
+      answers=np.full(shape, -1, np.int32),
+      num_explored=np.zeros(shape[0], np.int32))
 
 
 def iterating(
@@ -142,7 +143,7 @@ def iterating(
         prepare=learner_lib.jit_prepare(model, config, objective, pad_id=0),
         update=learner_lib.jit_update(
             model, config, rules.row_length, placed, one),
-        vine=None, rng=jax.random.key(1), mesh=one)
+        vine=None, explore=None, rng=jax.random.key(1), mesh=one)
   number = 0
 
   def call():

@@ -233,6 +233,10 @@ def _rl():
   r.num_samples = 8  # trajectories of a question
   r.num_slots = 256  # trajectories written together
   r.num_episodes = 3  # attempts of a trajectory; `single` has one
+  # Who writes all but the last: policy, or a search by config.search, which has
+  # outcome value then (beam | dvts | breadth_first | best_first | depth_first |
+  # mcts).
+  r.exploration = 'policy'
   r.episode_length = 24  # tokens of an attempt, at most
   r.max_tokens = placeholder(int)  # of a trajectory; None: any
   r.window = placeholder(int)  # earlier attempts in sight; None: all

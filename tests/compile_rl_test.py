@@ -32,6 +32,7 @@ WAYS = {
     'reward': dict(kl_in='reward', kl_estimator='k1', num_epochs=2),
     'pieces': dict(
         num_minibatches=2, num_accumulation=2, num_loss_chunks=4, top_p=0.9),
+    'search': dict(exploration='beam', reset='S', give_up='x'),
 }
 
 
@@ -49,6 +50,9 @@ def _config(
       objectives=(objective,), num_questions=16, num_samples=4, num_slots=16,
       num_episodes=3, episode_length=6, num_eval_samples=3, num_rollouts=2)
       | changes)
+  config.search.update(dict(
+      outcome='value', branching=3, beam_width=2, num_expansions=4,
+      num_simulations=4, step_length=6))
   return config
 
 
@@ -118,9 +122,25 @@ def _check_contexts(experiment, topology, name):
   return result
 
 
+def _check_explore(experiment, topology, name):
+  """What must hold of all searches that explore."""
+  result = _compile(experiment, topology, name)
+  # A tree policy goes down as deep as its trees are; all else is bounded.
+  assert (result.cost.unknown_loops > 0) == (
+      experiment.rl.exploration == 'mcts')
+  # No part of a cache, of a tree or of a context goes anywhere.
+  assert list(result.cost.collectives) == ['all-reduce']
+  reduced = result.cost.collectives['all-reduce']
+  if experiment.mesh.model == 1:
+    # Flags: whether any step goes on, whether any search does.
+    assert reduced.count >= experiment.search.step_length
+    assert reduced.num_bytes <= 8 * reduced.count
+  return result
+
+
 CHECKS = {
-    'prepare': _check_prepare, 'update': _check_update,
-    'contexts': _check_contexts}
+    'explore': _check_explore, 'prepare': _check_prepare,
+    'update': _check_update, 'contexts': _check_contexts}
 
 
 def _check(experiment, topology, name):
@@ -135,7 +155,10 @@ def _check(experiment, topology, name):
     ('prepare', 'v5p:2x2x1', WAYS['reward']),
     ('update', 'v6e:2x2', WAYS['pieces']),
     ('contexts', 'v5e:2x2', WAYS['vineppo']),
-    ('continue', 'v5p:2x2x1', WAYS['vineppo'])])
+    ('continue', 'v5p:2x2x1', WAYS['vineppo']),
+    ('explore', 'v6e:2x2', WAYS['search']),
+    ('explore', 'v5e:2x4', dict(exploration='mcts', data=4, model=2)),
+    ('evaluate', 'v5p:2x2x1', WAYS['search'])])
 def test_programs(name, topology, settings):
   _check(_experiment(**settings), topology, f'rl_erl2_{name}')
 
@@ -221,6 +244,33 @@ def test_names():
   config.rl.objectives = ('score',)
   assert programs.names(experiment_lib.parse(config))[-3:] == (
       'rl_score_values', 'rl_score_contexts', 'rl_score_continue')
+  config = _config('erl2', exploration='mcts')
+  config.rl.objectives = ('erl2', 'single')
+  assert programs.names(experiment_lib.parse(config))[-9:] == (
+      *(f'rl_erl2_{part}' for part in ('explore', *PARTS)),
+      *(f'rl_single_{part}' for part in PARTS))
+
+
+def test_a_search_makes_prompts_wider():
+  experiment = _experiment(**WAYS['search'])
+  mesh = sharding.make_mesh(experiment.mesh, jax.devices()[:1])
+  with sharding.use_mesh(mesh):
+    made = {
+        name: programs.build(experiment, mesh, name)
+        for name in ('rl_erl2_explore', 'rl_erl2_rollout', 'rl_start',
+                     'rl_samples', 'rl_single_rollout')}
+  widths = {
+      name: program.arguments[1].shape[1] for name, program in made.items()
+      if name != 'rl_erl2_explore'}
+  # Two attempts of two steps of 6 tokens, each with its reset.
+  assert widths == dict(
+      rl_erl2_rollout=8 + 26, rl_start=8 + 26, rl_samples=8,
+      rl_single_rollout=8)
+  explore = made['rl_erl2_explore']
+  explored = jax.eval_shape(explore.jitted, *explore.arguments)
+  assert explored.prompts.shape == (16, 8 + 26)
+  # Children of the root, then those of a beam of 2.
+  assert explore.tokens == 16 * 6 * (3 + 2 * 3)
 
 
 def test_every_variant_has_its_programs():
@@ -252,6 +302,10 @@ def test_texts_are_as_long_as_with_a_tokenizer(text, number):
      "--programs: got 'rl_score_rollout'; it belongs to experiments with 'rl'"),
     ([TINY, '--programs=rl_erl2_continue'],
      "--programs: got 'rl_erl2_continue'; it belongs to experiments with"),
+    ([TINY, '--programs=rl_erl2_explore'],
+     "--programs: got 'rl_erl2_explore'; it belongs to experiments with"),
+    ([TINY, '--programs=init', '--config.rl.exploration=beam'],
+     "config.search.outcome: got 'verifier' with config.rl.exploration 'beam'"),
     ([TINY, '--programs=rl_erl2_rollouts'],
      "--programs: got 'rl_erl2_rollouts'; did you mean 'rl_erl2_rollout'"),
     ([TINY, '--programs=init', '--config.rl.start=revision'],

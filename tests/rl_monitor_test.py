@@ -38,7 +38,8 @@ def _judged(seed) -> judge_lib.Judged:
       is_finished=finished, has_given_up=coin() & ~finished,
       is_undecided=coin(), is_repeated=coin() & (np.arange(_E) > 0),
       num_tokens=(rng.integers(1, 9, (_N, _E)) * taken).astype(np.int32),
-      answers=np.zeros((_N, _E), np.int32))
+      answers=np.zeros((_N, _E), np.int32),
+      num_explored=np.repeat(rng.integers(0, 9, _Q), _G).astype(np.int32))
 
 
 def _mean(values):
@@ -56,7 +57,8 @@ def test_what_was_collected(seed):
             if judged.is_taken[n, e]]
   groups = [range(q * _G, q * _G + _G) for q in range(_Q)]
   last = judged.rewards[:, -1]
-  until = lambda n, e: int(judged.num_tokens[n, :e + 1].sum())
+  drawn = lambda n, e: int(judged.num_tokens[n, :e + 1].sum())
+  explored = [int(judged.num_explored[q * _G]) for q in range(_Q)]
   want = dict(
       success=_mean(last),
       solved_in_any=_mean(any(judged.rewards[n]) for n in range(_N)),
@@ -71,11 +73,12 @@ def test_what_was_collected(seed):
       episodes_missing=1 - len(played) / (_N * _E),
       undecided=sum(bool(judged.is_undecided[i]) for i in played),
       repeated=_mean(judged.is_repeated[n, e] for n, e in played if e),
-      tokens_per_trajectory=_mean(until(n, _E) for n in range(_N)),
-      tokens=sum(until(n, _E) for n in range(_N)),
+      tokens_per_trajectory=_mean(drawn(n, _E) for n in range(_N)),
+      tokens=sum(drawn(n, _E) for n in range(_N)) + sum(explored),
+      explored_tokens=_mean(explored),
       tokens_to_solution=_mean(
-          until(n, list(judged.rewards[n]).index(1.0)) for n in range(_N)
-          if any(judged.rewards[n])),
+          explored[n // _G] + drawn(n, list(judged.rewards[n]).index(1.0))
+          for n in range(_N) if any(judged.rewards[n])),
       occupancy=30 / 50)
   for e in range(_E):
     here = [n for n in range(_N) if judged.is_taken[n, e]]

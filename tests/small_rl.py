@@ -55,14 +55,22 @@ def tokenizer() -> tokenizer_lib.Tokenizer:
       tokenizer_lib.TokenizerConfig(40, 9, None)))
 
 
-def experiment(**changes: Any) -> experiment_lib.Experiment:
-  """The base experiment made small, with changes of `config.rl`."""
+def experiment(
+    search: dict[str, Any] | None = None, **changes: Any
+) -> experiment_lib.Experiment:
+  """The base experiment made small, with changes of `config.rl`.
+
+  Args:
+    search: changes of `config.search`.
+    **changes: of `config.rl`.
+  """
   config = base_config.get_config()
   config.arms = ('revisions',)
   config.model.update(_MODEL)
   config.data.sequence_length = 64
   config.tokenizer.vocab_size = 40
   config.rl.optimizer.update(_OPTIMIZER)
+  config.search.update(search or {})
   config.rl.update(_RL | changes)
   return experiment_lib.parse(config)
 

@@ -36,7 +36,9 @@ class Record:
   policy: str  # such as 'erl2'
   seed: int  # of its training
   is_correct: np.ndarray  # [B, G, E] bool
-  tokens: np.ndarray  # [B, G, E] int, drawn; 0: the episode did not take place
+  # [B, G, E] int, drawn, with what a search before the first episode cost; 0:
+  # the episode did not take place.
+  tokens: np.ndarray
   is_finished: np.ndarray  # [B, G, E] bool, ended by an answer, not by a limit
 
   def __post_init__(self):

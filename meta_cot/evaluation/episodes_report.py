@@ -133,9 +133,10 @@ def _episodes(summary: dict) -> str:
   images = ''.join(
       f'\n![{title}]({name})\n' for name, title in _FIGURES.values())
   return (
-      '## Every episode\n\nTokens are drawn up to the end of the episode. '
-      '`any so far`: one of the episodes up to here is right. `finished`: of '
-      'the episodes that took place, those that ended by themselves. `N`: '
+      '## Every episode\n\nTokens are drawn up to the end of the episode, a '
+      'search before it included. `any so far`: one of the episodes up to here '
+      'is right. `finished`: of the episodes that took place, those that ended '
+      'by themselves. `N`: '
       f'samples of `{summary["start"]}` that cost as many tokens, at least 1 '
       f'and at most the {summary["best_of_n"]["num_samples"]} drawn; a part '
       'of N means that some problems get one sample more. Best of N is by the '

@@ -26,6 +26,7 @@ from meta_cot.evaluation import searches
 from meta_cot.evaluation import vocabulary as vocabulary_lib
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
+from meta_cot.search import base as search_base
 from meta_cot.search import engine
 from meta_cot.search import slots
 from meta_cot.search import values
@@ -233,6 +234,27 @@ def make_slots(
   A problem's inputs are the NumPy arrays prompt [P], length [] and problem, a
   dict of numbers [n] and target [], all int32.
   """
+  step_fn, start = make_steps(model, settings, vocabulary)
+  return slots.Slots(
+      strategy, step_fn, start,
+      num_slots=sharding.up_to_parts(settings.num_slots, mesh),
+      chunk_steps=settings.chunk_steps, collect=_found,
+      select=reasoning.select_rows, axes=reasoning.axes,
+      put=lambda inputs: sharding.split_batch(inputs, mesh))
+
+
+def make_steps(
+    model: model_config.ModelConfig, settings: SearchConfig,
+    vocabulary: vocabulary_lib.Vocabulary,
+) -> tuple[
+    search_base.StepFn,
+    Callable[..., tuple[reasoning.Prompts, search_base.Root]]]:
+  """A model's steps, valued as the settings say, and where they begin.
+
+  Returns:
+    The step function, and (params, inputs) -> (rows, roots), as `slots.Slots`
+    has them; a `problem` of None will do where no verifier looks at it.
+  """
   is_likelihood = settings.value == 'likelihood'
   is_judged = settings.outcome == 'verifier'
   # The likelihood needs no head; without it there is one less to compute.
@@ -254,12 +276,7 @@ def make_slots(
         value=value)
     return rows, values.count_root(root) if is_likelihood else root
 
-  return slots.Slots(
-      strategy, step_fn, start,
-      num_slots=sharding.up_to_parts(settings.num_slots, mesh),
-      chunk_steps=settings.chunk_steps, collect=_found,
-      select=reasoning.select_rows, axes=reasoning.axes,
-      put=lambda inputs: sharding.split_batch(inputs, mesh))
+  return step_fn, start
 
 
 def _nothing(problem, tokens_M, length) -> jax.Array:

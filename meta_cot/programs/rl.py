@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The programs of the stage `rl`, by the builders that the stage runs.
 
+  rl_OBJECTIVE_explore    with a search that explores: one for every question
   rl_OBJECTIVE_rollout    the trajectories of an iteration
   rl_OBJECTIVE_prepare    their rows, reference and advantages
   rl_OBJECTIVE_update     one update of the policy, on a minibatch
@@ -10,8 +11,8 @@
   rl_OBJECTIVE_continue   the same from there
   rl_start, rl_samples    trajectories and first attempts of the start
 
-Without later steps there is nothing to continue. Axes as in `rl.rollout`,
-`rl.rows` and `rl.vine`.
+Without later steps there is nothing to continue, and `single` has no search.
+Axes as in `rl.rollout`, `rl.rows` and `rl.vine`.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 
 from meta_cot import experiment as experiment_lib
 from meta_cot import sharding
+from meta_cot.evaluation import vocabulary
 from meta_cot.objectives import erl2
 from meta_cot.programs import program as program_lib
 from meta_cot.programs import stand_in
@@ -33,14 +35,17 @@ from meta_cot.rl import learner
 from meta_cot.rl import player
 from meta_cot.rl import slots
 from meta_cot.rl import vine
+from meta_cot.stages import rl_exploration
 from meta_cot.stages import rl_material
 from meta_cot.training import flops
 
 NEEDS = (
     "'rl' in config.stages and the objective in config.rl.objectives (_values, "
-    '_contexts, _continue: and advantage vineppo), see configs/erl2.py')
+    '_contexts, _continue: and advantage vineppo; _explore: and a search in '
+    'config.rl.exploration), see configs/erl2.py')
 _PREFIX = 'rl_'
 _SHARED = {'rl_start': 'erl2', 'rl_samples': 'single'}  # by whose rules
+_DELIMITER_ID = 2
 
 
 def names(experiment: experiment_lib.Experiment) -> tuple[str, ...]:
@@ -55,7 +60,8 @@ def names(experiment: experiment_lib.Experiment) -> tuple[str, ...]:
   config = experiment.rl
   found = [*_SHARED]
   for objective in config.objectives:
-    parts = ['rollout', 'prepare', 'update', 'evaluate']
+    parts = ['explore'] * config.searches(objective)
+    parts += ['rollout', 'prepare', 'update', 'evaluate']
     if config.advantage == 'vineppo':
       is_long = config.episodes(objective) * config.num_steps > 1
       parts += ['values'] + ['contexts', 'continue'] * is_long
@@ -83,7 +89,7 @@ def build(
   if name in _SHARED:
     num_samples = config.num_eval_samples
     if name == 'rl_samples':
-      num_samples *= config.num_episodes
+      num_samples = rl_material.num_start_samples(experiment)
     run = _Run.of(experiment, mesh, _SHARED[name])
     return _play(run, name, num_samples)
   objective, _, part = name.removeprefix(_PREFIX).rpartition('_')
@@ -99,19 +105,23 @@ class _Run:
   objective: str
   rules: episodes.Episodes
   steps: vine.Steps | None
-  width: int  # P
+  question_width: int
+  width: int  # P: the same, or with the attempts of a search behind
 
   @classmethod
   def of(cls, experiment, mesh, objective) -> '_Run':
     tokenizer = stand_in.Tokenizer(experiment.tokenizer.number_tokens)
     rules = rl_material.make_rules(experiment, objective, tokenizer)
-    width = player.prompt_width(
+    question_width = player.prompt_width(
         tokenizer, [stand_in.problem(experiment.countdown)],
         experiment.data.style, experiment.rl.discount_prompts)
+    width = question_width + rl_exploration.num_behind(
+        experiment, objective, rules.reset_ids)
     rl_material.check_room(experiment, rules, width)
     rl_material.check_split(experiment, rules, mesh)
     steps = rl_material.make_steps(experiment, tokenizer)
-    return cls(experiment, mesh, objective, rules, steps, width)
+    return cls(
+        experiment, mesh, objective, rules, steps, question_width, width)
 
   @property
   def num_trajectories(self) -> int:
@@ -154,6 +164,24 @@ def _play(run: _Run, name: str, num_samples: int) -> Program:
       name, jitted, (
           run.params, run.ints(num, run.width), run.ints(num), run.ints(num),
           run.rng), {}, work, tokens)
+
+
+def _explore(run: _Run, name: str) -> Program:
+  """All searches of an iteration; no step ends early."""
+  experiment, num = run.experiment, run.experiment.rl.num_questions
+  model, length = experiment.model, experiment.search.step_length
+  jitted = rl_exploration.jit_explore(experiment, vocabulary.Vocabulary(
+      pad_id=stand_in.Tokenizer.pad_id, eos_id=stand_in.Tokenizer.eos_id,
+      delimiter_ids=(_DELIMITER_ID,), texts=()), run.rules.reset_ids)
+  asked = player.Asked(
+      run.ints(num, run.question_width), run.ints(num), run.ints(num))
+  strategy = rl_exploration.strategy(experiment)
+  tokens = num * (strategy.num_nodes - 1) * length
+  work = program_lib.prefill_flops(
+      model, num, run.question_width, num_readouts=0)
+  work += tokens * model.flops_per_token(
+      run.question_width + strategy.max_depth * length / 2)
+  return Program(name, jitted, (run.params, asked, run.rng), {}, work, tokens)
 
 
 def _rollout(run: _Run, name: str) -> Program:
@@ -263,6 +291,7 @@ def _go_on(
 
 
 _PARTS: dict[str, Callable[[_Run, str], Program]] = {
+    'explore': _explore,
     'rollout': _rollout,
     'prepare': _prepare,
     'update': _update,

@@ -28,12 +28,28 @@ class Judged:
   num_tokens: np.ndarray  # [N, E] int32, drawn
   # [N, E] int32; equal answers to a question have equal numbers, -1: none.
   answers: np.ndarray
+  num_explored: np.ndarray  # [N] int32, of a search before the first episode
 
   @property
   def tokens_before(self) -> np.ndarray:
-    """Drawn in earlier episodes, [N, E] int32."""
-    total = np.cumsum(self.num_tokens, axis=1, dtype=np.int32)
+    """Drawn in earlier episodes and by a search, [N, E] int32."""
+    total = np.cumsum(self.tokens_spent, axis=1, dtype=np.int32)
     return total - self.num_tokens
+
+  @property
+  def tokens_spent(self) -> np.ndarray:
+    """Drawn; a search counts in the first episode, [N, E] int32."""
+    spent = self.num_tokens.copy()
+    spent[:, 0] += self.num_explored
+    return spent
+
+  def after(self, num_explored_Q: np.ndarray | None) -> 'Judged':
+    """The same behind searches of so many tokens, shared by the samples."""
+    if num_explored_Q is None:
+      return self
+    num_samples = len(self.rewards) // len(num_explored_Q)
+    return dataclasses.replace(
+        self, num_explored=np.repeat(num_explored_Q, num_samples))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +103,8 @@ class Judge:
         is_finished=rollouts.is_finished, has_given_up=rollouts.has_given_up,
         is_undecided=is_undecided, is_repeated=is_repeated, answers=answers,
         num_tokens=np.maximum(
-            rollouts.ends - rollouts.starts, 0).astype(np.int32))
+            rollouts.ends - rollouts.starts, 0).astype(np.int32),
+        num_explored=np.zeros(num, np.int32))
 
   def _answer(self, problem, tokens) -> str | None:
     text = traces.prompt(problem, style=self.style) + (

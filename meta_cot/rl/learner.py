@@ -38,7 +38,7 @@ from meta_cot.tasks import base
 from meta_cot.training import optimizer as optimizer_lib
 from meta_cot.training import state as state_lib
 
-_COLLECT, _VALUES, _DISCOUNT = range(3)  # what a key is for
+_COLLECT, _VALUES, _DISCOUNT, _EXPLORE = range(4)  # what a key is for
 
 
 def rules(
@@ -163,6 +163,7 @@ class Learner:
   prepare: Callable[..., Any]  # see `jit_prepare`
   update: Callable[..., Any]  # see `jit_update`
   vine: vine.Vine | None  # for 'vineppo'
+  explore: Callable[..., Any] | None  # see `exploration.jit_explore`
   rng: types.PRNGKey  # of the run
   mesh: jax.sharding.Mesh
 
@@ -186,13 +187,13 @@ class Learner:
     config, rng = self.config, jax.random.fold_in(self.rng, iteration)
     times = [time.perf_counter()]
     tick = lambda: times.append(time.perf_counter())
-    asked, numbers, discount_Q = self._ask(memory, rng)
+    asked, numbers, discount_Q = self._ask(state.params, memory, rng)
     rollouts = self.player(
         state.params, asked, jax.random.fold_in(rng, _COLLECT))
-    host = self.player.fetch(rollouts)
+    host, explored_Q = self.player.fetch((rollouts, asked.num_explored))
     tick()
     problems = [self.problems[q] for q in numbers]
-    judged = self.judge(problems, host)
+    judged = self.judge(problems, host).after(explored_Q)
     verdicts = self._verdicts(judged, discount_Q)
     tick()
     values_NxJ = self._values(
@@ -224,7 +225,7 @@ class Learner:
         np.diff(times).tolist(), strict=True))
     return state, row
 
-  def _ask(self, memory, rng):
+  def _ask(self, params, memory, rng):
     """Questions of an iteration, their numbers and discounts."""
     config = self.config
     numbers = memory.questions.take(config.num_questions)
@@ -234,6 +235,8 @@ class Learner:
     asked = self.player.ask(
         [self.problems[q] for q in numbers], numbers,
         [config.discount_prompts[k] for k in kinds_Q])
+    if self.explore is not None:
+      asked = self.explore(params, asked, jax.random.fold_in(rng, _EXPLORE))
     return asked, numbers, np.array(config.discounts, np.float32)[kinds_Q]
 
   def _verdicts(self, judged, discount_Q) -> credit.Verdicts:

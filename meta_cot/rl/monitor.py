@@ -44,7 +44,7 @@ def collected(
   tokens_N = judged.num_tokens.sum(axis=1)
   is_solved_N = judged.rewards.any(axis=1)
   first_N = np.argmax(judged.rewards, axis=1)
-  until = np.cumsum(judged.num_tokens, axis=1)
+  until = judged.tokens_before + judged.num_tokens
   return per_episode | dict(
       success=float(final_N.mean()),
       solved_in_any=float(is_solved_N.mean()),
@@ -60,7 +60,8 @@ def collected(
       tokens_per_trajectory=float(tokens_N.mean()),
       tokens_to_solution=_mean(
           np.take_along_axis(until, first_N[:, None], 1)[:, 0], is_solved_N),
-      tokens=float(tokens_N.sum()),
+      tokens=float(tokens_N.sum() + groups(judged.num_explored)[:, 0].sum()),
+      explored_tokens=float(judged.num_explored.mean()),
       occupancy=float(rollouts.num_live) / max(
           1, int(rollouts.num_steps) * num_slots))
 

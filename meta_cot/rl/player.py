@@ -2,9 +2,9 @@
 """Plays episodes with a model: problems in, rollouts out, shapes fixed."""
 
 from collections.abc import Callable, Sequence
-import dataclasses
 import functools
 
+from flax import struct
 import jax
 import numpy as np
 
@@ -19,13 +19,15 @@ from meta_cot.rl import rollout as rollout_lib
 from meta_cot.tasks import base
 
 
-@dataclasses.dataclass(frozen=True)
+@struct.dataclass
 class Asked:
   """Questions on the devices."""
 
   prompts: jax.Array  # [Q, P] int32
   lengths: jax.Array  # [Q] int32
   ids: jax.Array  # [Q] int32
+  # [Q] int32, tokens of the searches whose attempts are in the prompts.
+  num_explored: jax.Array | None = None
 
 
 def jit_rollout(

@@ -13,6 +13,11 @@ from meta_cot.training import optimizer
 ADVANTAGES = (
     'reinforce', 'rloo', 'step_rloo', 'grpo', 'grpo_no_std', 'vineppo', 'gae')
 _GROUPED = ('rloo', 'step_rloo', 'grpo', 'grpo_no_std')
+# Who writes the attempts before the last one: the policy, or a search of this
+# name.
+EXPLORATIONS = (
+    'policy', 'beam', 'dvts', 'breadth_first', 'best_first', 'depth_first',
+    'mcts')
 _NONE = 'none'
 
 
@@ -29,6 +34,7 @@ class RlConfig:
   num_samples: int = config_lib.setting(low=1)
   num_slots: int = config_lib.setting(low=1)
   num_episodes: int = config_lib.setting(low=1)
+  exploration: str = config_lib.setting(choices=EXPLORATIONS)
   episode_length: int = config_lib.setting(low=1)
   max_tokens: int | None = config_lib.setting(low=1)
   window: int | None = config_lib.setting(low=0)
@@ -119,10 +125,30 @@ class RlConfig:
     if self.min_success > self.max_success:
       yield (f'min_success: got {self.min_success}; must be at most '
              f'config.rl.max_success, {self.max_success}.')
+    if self.exploration != 'policy':
+      yield from self._problems_of_search()
+
+  def _problems_of_search(self):
+    """What does not go with attempts that a search wrote."""
+    with_search = f'with exploration {self.exploration!r}'
+    if self.num_episodes < 2:
+      yield (f'num_episodes: got {self.num_episodes} {with_search}; must be at '
+             'least 2: the search writes all but the last one.')
+    if self.window is not None:
+      yield (f'window: got {self.window} {with_search}, whose attempts are '
+             'part of the prompt; must be None.')
+    if self.advantage == 'vineppo':
+      yield (f"advantage: got 'vineppo' {with_search}; must be one of "
+             f'{", ".join(a for a in ADVANTAGES if a != "vineppo")}.')
+
+  def searches(self, objective: str) -> bool:
+    """Whether a search explores; standard RL explores nothing."""
+    return objective != 'single' and self.exploration != 'policy'
 
   def episodes(self, objective: str) -> int:
-    """Episodes of a trajectory; standard RL has one."""
-    return 1 if objective == 'single' else self.num_episodes
+    """Episodes that the policy writes: the last one behind a search."""
+    is_one = objective == 'single' or self.searches(objective)
+    return 1 if is_one else self.num_episodes
 
   def sampling(self) -> decode.Sampling:
     """How tokens are drawn."""

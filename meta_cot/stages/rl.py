@@ -35,6 +35,10 @@ from meta_cot.training import state as state_lib
 _FREE = (
     'objectives', 'seeds', 'num_slots', 'eval_every', 'num_eval_problems',
     'num_eval_samples', 'save_every', 'num_accumulation', 'num_loss_chunks')
+# What the stage `search` alone has.
+_FREE_SEARCH = (
+    'arm', 'strategies', 'num_problems', 'num_slots', 'chunk_steps',
+    'num_samples')
 
 
 def run(
@@ -67,7 +71,7 @@ def is_trained(experiment, directory: epath.Path) -> bool:
   if not path.exists():
     return False
   differences = config_lib.differences(
-      files.read_json(path)['settings'], _of_run(experiment.rl), free=(),
+      files.read_json(path)['settings'], _of_run(experiment), free=(),
       where='there')
   if differences:
     raise config_lib.UserError(
@@ -77,11 +81,14 @@ def is_trained(experiment, directory: epath.Path) -> bool:
   return True
 
 
-def _of_run(config) -> dict:
+def _of_run(experiment) -> dict:
   """The settings that a trained policy depends on."""
-  return {
-      'rl': {k: v for k, v in dataclasses.asdict(config).items()
-             if k not in _FREE}}
+  kept = lambda config, free: {
+      k: v for k, v in dataclasses.asdict(config).items() if k not in free}
+  settings = {'rl': kept(experiment.rl, _FREE)}
+  if experiment.rl.exploration != 'policy':
+    settings['search'] = kept(experiment.search, _FREE_SEARCH)
+  return settings
 
 
 def train(experiment, material: rl_material.Material, objective: str, seed: int,
@@ -104,7 +111,7 @@ def train(experiment, material: rl_material.Material, objective: str, seed: int,
       directory, checkpoint.CheckpointConfig(
           save_every_steps=1, max_to_keep=experiment.checkpoint.max_to_keep),
       memory, settings=dataclasses.asdict(experiment) | {
-          'of_run': _of_run(config)},
+          'of_run': _of_run(experiment)},
       tokenizer=material.tokenizer.model)
   state, pending = saves.restore(
       rl_material.abstract(experiment, material.mesh))
@@ -129,7 +136,7 @@ def train(experiment, material: rl_material.Material, objective: str, seed: int,
       raise interruption.Interrupted
     saves.finish()
     if jax.process_index() == 0:
-      _finish(directory, objective, seed, memory, clock, config)
+      _finish(directory, objective, seed, memory, clock, experiment)
 
 
 def _loop(learner, evaluate, state, memory, saves, writer, clock, first,
@@ -181,7 +188,7 @@ def make_learner(
   rules = rl_material.make_rules(experiment, objective, material.tokenizer)
   rl_material.check_split(experiment, rules, mesh)
   steps = rl_material.make_steps(experiment, material.tokenizer)
-  player = material.player(rules, config.num_samples)
+  player = material.player(objective, config.num_samples)
   learner = learner_lib.Learner(
       config=config, objective=objective, name=f'{objective}, seed {seed}',
       problems=material.train, player=player, judge=material.judge,
@@ -191,8 +198,9 @@ def make_learner(
           steps),
       update=rl_material.jit_update(experiment, rules, mesh),
       vine=rl_material.make_vine(material, player, steps),
+      explore=material.explore(objective),
       rng=jax.random.fold_in(jax.random.key(experiment.seed), seed), mesh=mesh)
-  return learner, rl_material.Evaluation(material, rules)
+  return learner, rl_material.Evaluation(material, objective)
 
 
 def _open_best(directory: epath.Path) -> checkpoint.Checkpoints:
@@ -234,11 +242,11 @@ def _report(name, done, total, row, bar) -> None:
     logging.info('%s iteration %d/%d  %s', name, done, total, words)
 
 
-def _finish(directory, objective, seed, memory, clock, config) -> None:
+def _finish(directory, objective, seed, memory, clock, experiment) -> None:
   """Writes the summary of a finished run."""
   rows = metrics_lib.read(directory / 'metrics.jsonl')
   files.write_json(directory / 'summary.json', dict(
-      objective=objective, seed=seed, settings=_of_run(config),
+      objective=objective, seed=seed, settings=_of_run(experiment),
       num_iterations=rows[-1]['step'],
       tokens=sum(row['tokens'] for row in rows), best=memory.best,
       last={k: v for k, v in rows[-1].items() if k.startswith('heldout/')},

@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import sys
 
 from etils import epath
@@ -23,6 +24,7 @@ from meta_cot.rl import learner as learner_lib
 from meta_cot.rl import player as player_lib
 from meta_cot.rl import settings as rl_settings
 from meta_cot.rl import vine
+from meta_cot.stages import rl_exploration
 from meta_cot.stages import sft
 from meta_cot.tasks import base
 from meta_cot.training import optimizer
@@ -76,14 +78,17 @@ class Material:
     return judge_lib.Judge(
         self.task, self.tokenizer, self.experiment.data.style)
 
-  def player(self, rules: episodes.Episodes, num_samples: int):
-    """Plays with these rules.
+  def player(self, objective: str, num_samples: int):
+    """Plays as an objective is trained.
 
     Raises:
       ConfigError: a trajectory does not fit the model.
     """
     config, model = self.experiment.rl, self.experiment.model
-    check_room(self.experiment, rules, self.width)
+    rules = make_rules(self.experiment, objective, self.tokenizer)
+    check_room(
+        self.experiment, rules, self.width + rl_exploration.num_behind(
+            self.experiment, objective, rules.reset_ids))
     up = lambda number: sharding.up_to_parts(number, self.mesh)
     return player_lib.Player(
         model, self.tokenizer, self.mesh, rules=rules,
@@ -91,21 +96,36 @@ class Material:
         num_questions=up(config.num_questions), num_samples=num_samples,
         num_slots=up(config.num_slots))
 
+  def explore(self, objective: str):
+    """See `exploration.jit_explore`; None where no search explores."""
+    return self._explore if self.experiment.rl.searches(objective) else None
+
+  @functools.cached_property
+  def _explore(self):
+    # One for all objectives and evaluations: compiled once.
+    return rl_exploration.jit_explore(
+        self.experiment, rl_exploration.vocabulary(
+            self.experiment, self.tokenizer),
+        tuple(self.tokenizer.encode(self.experiment.rl.reset)))
+
 
 class Evaluation:
   """Success on held-out problems, episode by episode."""
 
   def __init__(
-      self, material: Material, rules: episodes.Episodes,
+      self, material: Material, objective: str,
       num_samples: int | None = None,
   ):
     """Compiles nothing; `num_eval_samples` trajectories a problem by default.
     """
     self._material = material
     self._player = material.player(
-        rules, num_samples or material.experiment.rl.num_eval_samples)
+        objective, num_samples or material.experiment.rl.num_eval_samples)
+    self._explore = material.explore(objective)
     self._rng = jax.random.fold_in(
         jax.random.key(material.experiment.seed), 2**31 - 1)
+    # No question has this number.
+    self._explore_rng = jax.random.fold_in(self._rng, 2**32 - 1)
 
   def play(self, params: types.Params) -> judge_lib.Judged:
     """Verdicts on all held-out problems, G trajectories of each in turn."""
@@ -114,9 +134,12 @@ class Evaluation:
     for start in range(0, len(problems), count):
       some = problems[start:start + count]
       asked = self._player.ask(some, list(range(start, start + len(some))))
-      host = self._player.fetch(self._player(params, asked, self._rng))
-      judged = self._material.judge([*some, *some[:1] * (count - len(some))],
-                                    host)
+      if self._explore is not None:
+        asked = self._explore(params, asked, self._explore_rng)
+      host, explored_Q = self._player.fetch(
+          (self._player(params, asked, self._rng), asked.num_explored))
+      judged = self._material.judge(
+          [*some, *some[:1] * (count - len(some))], host).after(explored_Q)
       rows = len(some) * self._player.num_samples
       parts.append(jax.tree.map(
           lambda x, rows=rows: x[:rows], dataclasses.asdict(judged)))
@@ -130,7 +153,7 @@ class Evaluation:
         f'heldout/episode_{e + 1}': float(rewards[:, e].mean())
         for e in range(rewards.shape[1])} | {
             'heldout/success': float(rewards[:, -1].mean()),
-            'heldout/tokens': float(judged.num_tokens.sum(axis=1).mean())}
+            'heldout/tokens': float(judged.tokens_spent.sum(axis=1).mean())}
 
 
 def check(experiment: experiment_lib.Experiment) -> None:
@@ -144,6 +167,7 @@ def check(experiment: experiment_lib.Experiment) -> None:
     raise config_lib.ConfigError(
         "config.rl.advantage: got 'gae'; the model has no value head: set "
         "config.model.value_head to 'shared'.")
+  rl_exploration.check(experiment)
 
 
 def check_room(
@@ -256,6 +280,19 @@ def jit_continue(
   return vine.jit_continue(
       experiment.model, rules=rules, num_rollouts=experiment.rl.num_rollouts,
       num_slots=sharding.up_to_parts(experiment.rl.num_slots, mesh))
+
+
+def num_start_samples(experiment) -> int:
+  """First attempts of the start, to compare with as many tokens as any.
+
+  A search has no more steps than its tree has nodes, and an attempt has at
+  least one step.
+  """
+  config = experiment.rl
+  count = config.num_eval_samples * config.num_episodes
+  if config.exploration == 'policy':
+    return count
+  return max(count, rl_exploration.strategy(experiment).num_nodes)
 
 
 def folder(workdir: epath.Path, objective: str, seed: int) -> epath.Path:

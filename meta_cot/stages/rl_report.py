@@ -17,7 +17,6 @@ from meta_cot.evaluation import episodes as episodes_eval
 from meta_cot.evaluation import episodes_report
 from meta_cot.evaluation import report
 from meta_cot.rl import judge as judge_lib
-from meta_cot.rl import learner
 from meta_cot.stages import rl_material
 from meta_cot.training import checkpoint
 
@@ -43,8 +42,7 @@ def write(experiment, workdir: epath.Path,
 def _records(experiment, workdir, material):
   """What every policy did, the start first."""
   config = experiment.rl
-  play = lambda objective: rl_material.Evaluation(
-      material, learner.rules(config, objective, material.tokenizer)).play
+  play = lambda objective: rl_material.Evaluation(material, objective).play
   yield _record(experiment, _START, 0, play('erl2')(material.start))
   for objective in config.objectives:
     of_objective = play(objective)
@@ -58,17 +56,14 @@ def _record(experiment, policy, seed, judged: judge_lib.Judged):
   shape = (-1, experiment.rl.num_eval_samples, judged.rewards.shape[1])
   return episodes_eval.Record(
       policy=policy, seed=seed, is_correct=judged.rewards.reshape(shape) > 0,
-      tokens=judged.num_tokens.reshape(shape),
+      tokens=judged.tokens_spent.reshape(shape),
       is_finished=judged.is_finished.reshape(shape))
 
 
 def _samples(experiment, material) -> episodes_eval.Samples:
   """First attempts of the start, as many as the longest trajectory and more."""
-  config = experiment.rl
-  count = config.num_eval_samples * config.num_episodes
-  evaluation = rl_material.Evaluation(
-      material, learner.rules(config, 'single', material.tokenizer),
-      num_samples=count)
+  count = rl_material.num_start_samples(experiment)
+  evaluation = rl_material.Evaluation(material, 'single', num_samples=count)
   judged = evaluation.play(material.start)
   shape = -1, count
   return episodes_eval.Samples(

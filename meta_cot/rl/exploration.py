@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attempts that a search writes before the policy's own, in the graph.
+
+One search over reasoning steps for every question, with the policy's
+parameters of now. The texts up to its first finished steps stand behind the
+question as if the policy had tried them: they are read and never trained.
+
+Axes besides those of `search.base`: Q questions, P tokens of a prompt, J
+attempts, M tokens of one, X tokens of a prompt with its attempts.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from meta_cot import reasoning
+from meta_cot import sharding
+from meta_cot.model import config as model_config
+from meta_cot.model import transformer
+from meta_cot.rl import player
+from meta_cot.search import base
+from meta_cot.search import engine
+from meta_cot.search import tree as tree_lib
+from meta_cot.search import values
+from meta_cot.types import Params, PRNGKey
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+  """A search over a model's steps, and what is kept of it."""
+
+  model: model_config.ModelConfig
+  strategy: engine.Strategy
+  step_fn: base.StepFn  # its `params` are (params, rows)
+  # (params, dict of prompt [Q, P], length [Q], problem None) -> (rows, Root).
+  start: Callable[[Params, dict[str, Any]], tuple[Any, base.Root]]
+  step_length: int  # tokens of a step, at most
+  num_attempts: int  # J, at most
+  reset_ids: tuple[int, ...]  # behind every attempt
+  pad_id: int
+
+
+def num_behind(
+    strategy: engine.Strategy, *, step_length: int, num_attempts: int,
+    num_reset: int,
+) -> int:
+  """X - P, tokens of all attempts behind a prompt, at most."""
+  return num_attempts * (strategy.max_depth * step_length + num_reset)
+
+
+def explore(
+    search: Search, params: Params, asked: player.Asked, rng: PRNGKey
+) -> player.Asked:
+  """The questions with attempts behind them.
+
+  Pure; jit it with `search` static. A question's search is the same alone or
+  in any batch. With a mesh, questions are split over the batch axes.
+
+  Args:
+    search: its settings.
+    params: unboxed.
+    asked: Q questions.
+    rng: of all draws, with the questions' ids.
+
+  Returns:
+    Prompts [Q, X] with their lengths, of at most J attempts, the first that
+    the search finished, each with what ends it and `reset_ids`; and what all
+    steps of the search cost.
+  """
+  params = transformer.slice_layers(search.model, params)
+  rows, root = search.start(params, dict(
+      prompt=asked.prompts, length=asked.lengths, problem=None))
+  rows, root = _split(rows), _split(root.replace(problem_id=asked.ids))
+  state = _split(engine.start(search.strategy, root))
+  state = _split(engine.advance(
+      search.strategy, (params, rows), rng, state, search.step_fn,
+      num_steps=search.strategy.max_steps))
+  attempts_QxJxM, lengths_QxJ = _attempts(search, state.tree)
+  prompts_QxX, lengths_Q = _join(
+      search, asked.prompts, asked.lengths, attempts_QxJxM, lengths_QxJ)
+  return _split(asked.replace(
+      prompts=prompts_QxX, lengths=lengths_Q,
+      num_explored=state.tree.num_tokens))
+
+
+def jit_explore(
+    search: Search
+) -> Callable[[Params, player.Asked, PRNGKey], player.Asked]:
+  """(params, asked, rng) -> asked, jitted."""
+
+  @jax.jit
+  def run(params, asked, rng):
+    return explore(search, params, asked, rng)
+
+  return run
+
+
+def _attempts(
+    search: Search, tree: tree_lib.SearchTree
+) -> tuple[jax.Array, jax.Array]:
+  """Tokens [Q, J, M] and lengths [Q, J] of what was finished first.
+
+  The length is 0 where there are fewer.
+  """
+  first = lambda is_end_N: jnp.nonzero(
+      is_end_N, size=search.num_attempts, fill_value=tree_lib.NONE)[0]
+  nodes_QxJ = jax.vmap(first)(tree.is_valid & tree.is_terminal)
+  node = tree.embeddings
+  node = node.embedding if isinstance(node, values.Counted) else node
+  num_steps = search.strategy.max_depth
+  tokens, lengths_QxJ = reasoning.texts(
+      tree.replace(embeddings=node), nodes_QxJ.astype(jnp.int32),
+      num_path=num_steps + 1, pad_id=search.pad_id)
+  return tokens[..., :num_steps * search.step_length], lengths_QxJ
+
+
+def _join(
+    search: Search, prompts_QxP, lengths_Q, attempts_QxJxM, lengths_QxJ
+) -> tuple[jax.Array, jax.Array]:
+  """Prompts [Q, X] without holes, and their lengths [Q]."""
+  num_questions, num_attempts, num_tokens = attempts_QxJxM.shape
+  reset = jnp.asarray(search.reset_ids, jnp.int32)
+  shape = num_questions, num_attempts, len(reset)
+  tokens_QxX = jnp.concatenate([
+      prompts_QxP, jnp.concatenate(
+          [attempts_QxJxM, jnp.broadcast_to(reset, shape)], axis=2).reshape(
+              num_questions, -1)], axis=1)
+  is_attempt = jnp.arange(num_tokens)[None, None] < lengths_QxJ[..., None]
+  is_reset = jnp.broadcast_to(lengths_QxJ[..., None] > 0, shape)
+  is_text_QxX = jnp.concatenate([
+      jnp.arange(prompts_QxP.shape[1])[None] < lengths_Q[:, None],
+      jnp.concatenate([is_attempt, is_reset], axis=2).reshape(
+          num_questions, -1)], axis=1)
+  order_QxX = jnp.argsort(~is_text_QxX, axis=1, stable=True)
+  tokens_QxX = jnp.take_along_axis(
+      jnp.where(is_text_QxX, tokens_QxX, search.pad_id), order_QxX, axis=1)
+  return tokens_QxX, jnp.sum(is_text_QxX, axis=1, dtype=jnp.int32)
+
+
+def _split(tree: Any) -> Any:
+  """Laid out by questions, keys and values also by their heads."""
+  return jax.tree.map(
+      lambda x, axes: sharding.constrain(x, *axes), tree, reasoning.axes(tree))

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attempts that a search writes before the policy's own."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from meta_cot import config as config_lib
+from meta_cot import sharding
+from meta_cot.evaluation import searching
+from meta_cot.rl import settings as settings_lib
+from meta_cot.search import slots
+from meta_cot.stages import rl
+from meta_cot.stages import rl_exploration
+from meta_cot.stages import rl_material
+from meta_cot.stages import rl_report
+from meta_cot.stages import workdir
+from meta_cot.training import compilation
+from tests import small_rl
+
+_SEARCH = dict(
+    outcome='value', max_depth=3, step_length=4, branching=3, beam_width=3,
+    num_expansions=8, num_simulations=8)
+_IDS = (3, 5, 7, 1)  # of the first four problems
+_RNG = functools.partial(jax.random.key, 8)
+
+
+def _settings(exploration='mcts', **changes):
+  return dict(exploration=exploration, search=_SEARCH) | changes
+
+
+@functools.cache
+def _run(**changes) -> small_rl.Run:
+  """Before its first iteration."""
+  return small_rl.Run(**_settings(**changes))
+
+
+@functools.cache
+def _iterated() -> small_rl.Run:
+  """After two iterations, the programs compiled in each known."""
+  run = small_rl.Run(**_settings(discounts=(0.99,)))
+  memory = run.memory()
+  run.compiled = [compilation.num_programs()]
+  run.after, run.rows = run.state(), []
+  for number in range(2):
+    run.after, (row,) = run.iterate(
+        state=run.after, memory=memory, first=number)
+    run.rows.append(row)
+    run.compiled.append(compilation.num_programs())
+  return run
+
+
+def _explored(material, problems, ids):
+  """(asked, the same with attempts behind) of a search with `_RNG`."""
+  with sharding.use_mesh(material.mesh):
+    asked = material.player('erl2', 1).ask(problems, ids)
+    return jax.device_get((asked, material.explore('erl2')(
+        material.start, asked, _RNG())))
+
+
+def _trees(run, asked) -> list[searching.Found]:
+  """What the stage `search` finds with the same key, in the order of `_IDS`."""
+  made = searching.make_slots(
+      run.experiment.model, run.experiment.search,
+      rl_exploration.vocabulary(run.experiment, small_rl.tokenizer()),
+      run.material.mesh, rl_exploration.strategy(run.experiment))
+  queue = [
+      slots.Problem(number, dict(prompt=prompt, length=length, problem=None))
+      for number, prompt, length in zip(_IDS, asked.prompts, asked.lengths)]
+  with run.mesh:
+    found = made.run_all(
+        searching.slice_layers(run.experiment.model, run.material.start),
+        _RNG(), queue)
+    by_id = {f.problem.id: f.result for f in found}
+  return [by_id[number] for number in _IDS]
+
+
+def _walk(found: searching.Found, node: int) -> list[int]:
+  """The tokens from the root down to a node."""
+  if node == 0:
+    return []
+  before = _walk(found, int(found.output.tree.parents[node]))
+  return before + found.tokens[node, :found.lengths[node]].tolist()
+
+
+def test_attempts_are_the_first_finished_steps_of_the_tree():
+  run = _run()
+  asked, explored = _explored(run.material, small_rl.PROBLEMS[:4], _IDS)
+  reset_ids = small_rl.tokenizer().encode(small_rl.RESET)
+  numbers = []
+  for q, found in enumerate(_trees(run, asked)):
+    tree = found.output.tree
+    ends = np.flatnonzero(tree.is_valid & tree.is_terminal)[:2].tolist()
+    text = asked.prompts[q, :asked.lengths[q]].tolist()
+    for node in ends:
+      attempt = _walk(found, node)
+      assert attempt.index(small_rl.tokenizer().eos_id) == len(attempt) - 1
+      text += [*attempt, *reset_ids]
+    assert explored.prompts[q, :explored.lengths[q]].tolist() == text
+    assert not explored.prompts[q, len(text):].any()  # padding
+    assert explored.num_explored[q] == tree.num_tokens > 0
+    numbers.append(len(ends))
+  assert explored.prompts.shape[1] == run.material.width + 2 * (3 * 4 + 1)
+  np.testing.assert_array_equal(explored.ids, _IDS)
+  assert set(numbers) == {0, 1, 2}
+
+
+def test_a_question_is_explored_alike_alone_and_on_many_devices():
+  run = _run()
+  _, whole = _explored(run.material, small_rl.PROBLEMS[:4], _IDS)
+  many = small_rl.material(run.experiment, (8, 1, 1))
+  both = small_rl.material(run.experiment, (2, 1, 2))
+  for material, chosen in (
+      (run.material, (3,)), (run.material, (2, 0)), (many, (0, 1, 2, 3)),
+      (both, (1, 3, 0))):
+    _, some = _explored(
+        material, [small_rl.PROBLEMS[q] for q in chosen],
+        [_IDS[q] for q in chosen])
+    for name in ('prompts', 'lengths', 'num_explored'):
+      np.testing.assert_array_equal(
+          getattr(some, name)[:len(chosen)],
+          getattr(whole, name)[list(chosen)], err_msg=f'{name} of {chosen}')
+
+
+def test_attempts_are_read_and_not_trained():
+  run = _iterated()
+  for call, batch in zip(run.calls, run.batches, strict=True):
+    _, _, prompts, lengths, rollouts, *_ = jax.device_get(call)
+    rows = jax.device_get(batch.rows)
+    asked = run.learner.player.ask(small_rl.PROBLEMS[:4], _IDS)
+    assert prompts.shape[1] == asked.prompts.shape[1] + 2 * (3 * 4 + 1)
+    assert (rows.is_sampled == batch.is_trained).all()
+    for n in range(16):
+      start, number = int(lengths[n // 4]) - 1, int(rollouts.lengths[n])
+      np.testing.assert_array_equal(
+          rows.tokens[n, :start + 1], prompts[n // 4, :start + 1])
+      np.testing.assert_array_equal(
+          np.flatnonzero(rows.is_sampled[n]), start + np.arange(number))
+      assert 0 < number <= run.experiment.rl.episode_length
+    assert rollouts.starts.shape == (16, 1)
+
+
+def test_an_iteration_moves_the_policy_and_the_next_compiles_nothing():
+  run = _iterated()
+  for row in run.rows:
+    assert all(np.isfinite(v) for v in row.values()), row
+    assert row['grad_norm'] > 1e-4 and row['gap_max'] < 1e-4
+    assert not any(name.startswith('episode_2') for name in row)
+  moved = jax.tree.map(
+      lambda a, b: float(jnp.abs(a - b).max()), run.after.params,
+      run.material.start)
+  assert max(jax.tree.leaves(moved)) > 1e-5
+  assert run.compiled[0] < run.compiled[1] == run.compiled[2]
+
+
+def test_every_iteration_searches_anew_with_the_policy_of_then():
+  run = _iterated()
+  rng, config = run.learner.rng, run.experiment.rl
+  memory = run.memory()
+  for number, call in enumerate(run.calls):
+    asked = run.learner.player.ask(*zip(*(
+        (small_rl.PROBLEMS[q], q)
+        for q in memory.questions.take(config.num_questions))))
+    with run.mesh:
+      again = run.learner.explore(
+          call[0], asked, jax.random.fold_in(
+              jax.random.fold_in(rng, number), 3))
+    np.testing.assert_array_equal(again.prompts, call[2])
+    assert (again.lengths > asked.lengths).any()
+    verdicts = jax.device_get(call[5])
+    np.testing.assert_array_equal(
+        verdicts.tokens_before[:, 0], np.repeat(again.num_explored, 4))
+    assert verdicts.tokens_before.min() > 0
+    explored = float(np.mean(again.num_explored))
+    row = run.rows[number]
+    assert row['explored_tokens'] == explored
+    assert row['tokens'] == 16 * row['tokens_per_trajectory'] + 4 * explored
+
+
+def test_what_a_search_costs_is_discounted():
+  """Success behind a dear search is worth less."""
+  run = _iterated()
+  *before, verdicts, progress, beta, values = run.calls[0]
+  advantages = lambda cost: run.prepare(*before, verdicts.replace(
+      rewards=jnp.asarray(np.arange(16)[:, None] % 4 == 0, jnp.float32),
+      tokens_before=jnp.full((16, 1), cost)), progress, beta,
+      values)[0].advantages
+  np.testing.assert_allclose(
+      advantages(7), 0.99 ** 7 * advantages(0), rtol=1e-4, atol=1e-6)
+  assert jnp.abs(advantages(0)).max() > 0.1
+
+
+def test_held_out_problems_are_explored_too():
+  run = _run()
+  with run.mesh:
+    judged = run.evaluate.play(run.material.start)
+    row = run.evaluate(run.material.start)
+  assert judged.rewards.shape == (8, 1)  # 4 problems, 2 samples
+  spent = judged.num_tokens[:, 0] + judged.num_explored
+  assert judged.num_explored.min() > 0
+  np.testing.assert_array_equal(judged.num_explored[::2],
+                                judged.num_explored[1::2])
+  assert row['heldout/tokens'] == spent.mean()
+  with run.mesh:  # the start is the first policy of the report
+    start = next(rl_report._records(run.experiment, None, run.material))
+    samples = rl_report._samples(run.experiment, run.material)
+  np.testing.assert_array_equal(start.tokens.reshape(-1), spent)
+  # As many first attempts as a tree has nodes, to compare with.
+  assert samples.tokens.shape == (4, 1 + 8 * 3)
+  assert (samples.tokens <= run.experiment.rl.episode_length).all()
+
+
+def test_single_explores_nothing():
+  run = small_rl.Run('single', **_settings())
+  assert run.learner.explore is None
+  asked, *_ = run.learner._ask(
+      run.material.start, run.memory(), jax.random.key(0))
+  assert asked.num_explored is None
+  assert asked.prompts.shape == (4, run.material.width)
+
+
+def test_names_are_those_of_the_strategies():
+  assert settings_lib.EXPLORATIONS == ('policy', *searching.STRATEGIES)
+
+
+def test_a_policy_depends_on_its_search():
+  wider = dict(search=_SEARCH | dict(branching=2))
+  faster = dict(search=_SEARCH | dict(num_slots=3))
+  of_run = lambda **changes: rl._of_run(small_rl.experiment(**changes))
+  mark = lambda **changes: workdir.mark('rl', small_rl.experiment(**changes))
+  assert of_run(**_settings()) != of_run(**_settings() | wider)
+  assert of_run(**_settings()) == of_run(**_settings() | faster)
+  assert mark(**_settings()) != mark(**_settings() | wider)
+  for seen in (of_run, mark):
+    assert seen(search=_SEARCH) == seen(**wider)
+
+
+@pytest.mark.parametrize('changes, message', [
+    (dict(exploration='astar'),
+     "config.rl.exploration: got 'astar'; must be one of 'policy', 'beam', "),
+    (dict(num_episodes=1),
+     "config.rl.num_episodes: got 1 with exploration 'mcts'; must be at least"),
+    (dict(window=1), "config.rl.window: got 1 with exploration 'mcts', whose"),
+    (dict(advantage='vineppo'),
+     "config.rl.advantage: got 'vineppo' with exploration 'mcts'; must be one "
+     'of reinforce, rloo'),
+    (dict(search=_SEARCH | dict(outcome='verifier')),
+     "config.search.outcome: got 'verifier' with config.rl.exploration 'mcts'; "
+     "must be 'value'"),
+    (dict(search=_SEARCH | dict(beam_width=4), exploration='dvts'),
+     'config.search: dvts: '),
+    (dict(search=_SEARCH | dict(step_length=13)),
+     'config.rl.episode_length: got 5; 5 tokens of a trajectory after prompts '
+     'of 88 must be at most config.model.max_length, 64')])
+def test_errors(changes, message):
+  with pytest.raises(config_lib.ConfigError) as e:
+    experiment = small_rl.experiment(**_settings(**changes))
+    rl_material.check(experiment)
+    small_rl.material(experiment, (1, 1, 1)).player('erl2', 4)
+  assert message in str(e.value)
+  assert '\n' not in str(e.value)
+
+
+def test_a_search_by_values_needs_a_head_and_steps():
+  experiment = small_rl.experiment(**_settings())
+  search = dataclasses.replace(experiment.search, value='head')
+  model = dataclasses.replace(experiment.model, value_head='none')
+  data = dataclasses.replace(experiment.data, style='stream_of_search')
+  for changes, message in (
+      (dict(search=search, model=model), "config.search.value: got 'head'"),
+      (dict(data=data), "config.data.style: got 'stream_of_search'")):
+    with pytest.raises(config_lib.ConfigError, match=message):
+      rl_exploration.check(dataclasses.replace(experiment, **changes))
