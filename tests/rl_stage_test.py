@@ -163,6 +163,24 @@ def test_another_seed_is_trained_alone(copy):
   assert one[0]['loss'] != two[0]['loss']
 
 
+def test_a_search_may_write_the_first_attempts(copy):
+  shutil.rmtree(copy / 'rl')
+  log = _run(
+      copy, '--config.rl.objectives=erl2', '--config.rl.num_iterations=2',
+      '--config.rl.exploration=mcts', '--config.search.outcome=value',
+      '--config.search.num_simulations=4', '--config.search.branching=2',
+      '--config.search.step_length=6')
+  assert 'erl2, seed 0 iteration 2/2' in log
+  rows = _rows(copy / 'rl' / 'erl2' / 'seed0')
+  assert all(row['explored_tokens'] > 0 for row in rows)
+  assert all(row['gap_max'] < 1e-4 for row in rows)
+  assert len({row['programs_compiled'] for row in rows}) == 1
+  summary = json.loads((copy / 'rl' / 'summary.json').read_text())
+  for policy in ('sft', 'erl2'):
+    (final,) = summary['policies'][policy]['episodes']
+    assert final['tokens'] > 10  # more than an attempt may have
+
+
 @pytest.mark.parametrize('changes, words', [
     (['--config.rl.start=traces'],
      "config.rl.start: got 'traces'; must be one of config.arms, revisions"),
