@@ -106,8 +106,10 @@ def _check_prepare(experiment, topology, name):
   assert not result.cost.unknown_loops
   config = experiment.rl
   if experiment.mesh.model == 1:
-    # What an episode is worth, of all trajectories at most.
+    # What an episode, or a step of one, is worth, of all trajectories at most.
     num = config.num_questions * config.num_samples * config.num_episodes
+    if config.advantage == 'vineppo':
+      num *= config.num_steps
     for traffic in result.cost.collectives.values():
       assert traffic.num_bytes <= traffic.count * 4 * num
   return result
