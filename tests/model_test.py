@@ -181,8 +181,8 @@ def test_holes_and_spare_slots_change_nothing(loop):
       config, params, padded_BxL, cache_lib.create(config, 1, 5),
       positions_BxL=jnp.array([[0, 1, 2, 0, 1]]),
       is_valid_BxL=jnp.array([[True] * 3 + [False] * 2]))
-  cache = cache_lib.take_rows(cache_lib.grow(first.cache, 12), jnp.zeros(
-      2, jnp.int32))
+  cache = cache_lib.share_rows(
+      cache_lib.grow(first.cache, 12), jnp.array([5, 3]))  # the same: holes
   second = decode(
       config, params, jnp.tile(tokens_BxL[:, 3:], (2, 1)), cache,
       positions_BxL=jnp.array([[3, 4, 5]] * 2))

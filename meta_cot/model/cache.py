@@ -115,18 +115,11 @@ def turn(cache: Cache) -> Cache:
   return cache.replace(keys=turned, is_turned=True)
 
 
-def take_rows(cache: Cache, rows_B: jax.Array) -> Cache:
-  """The cache whose row b is row `rows_B[b]` of `cache` ([B] int32)."""
-  batch_axis = -4  # of keys and values, stacked or not
-  take = lambda x: jnp.take(x, rows_B, axis=x.ndim + batch_axis)
-  return cache.replace(
-      keys=jax.tree.map(take, cache.keys),
-      values=jax.tree.map(take, cache.values),
-      positions=cache.positions[rows_B], is_valid=cache.is_valid[rows_B])
-
-
 def share_rows(cache: Cache, lengths_B: jax.Array) -> Cache:
-  """Row b is the first `lengths_B[b]` slots of row b // (B / R) of R rows."""
+  """Row b is the first `lengths_B[b]` slots of row b // (B / R) of R rows.
+
+  With a mesh all rows stay on their devices.
+  """
   repeats = len(lengths_B) // len(cache.positions)
   batch_axis = -4  # of keys and values, stacked or not
 
