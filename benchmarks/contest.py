@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from benchmarks import models
 from benchmarks import plain
 from benchmarks import timing
-from meta_cot import config as config_lib
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
+from meta_cot.settings import config as config_lib
 from meta_cot.training import flops
 
 _RIVALS = ('plain', 'torch', 'tunix')

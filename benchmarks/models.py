@@ -13,10 +13,10 @@ import numpy as np
 
 from configs import base
 from configs import models as named
-from meta_cot import config as config_lib
 from meta_cot import types
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
+from meta_cot.settings import config as config_lib
 from meta_cot.training import optimizer
 
 _SMALL = named.get('small')

@@ -12,18 +12,18 @@ import numpy as np
 
 from benchmarks import models
 from configs import base
-from meta_cot import config as config_lib
 from meta_cot import decode
 from meta_cot import sharding
 from meta_cot import types
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
-from meta_cot.rl import episodes
-from meta_cot.rl import judge as judge_lib
 from meta_cot.rl import learner as learner_lib
-from meta_cot.rl import player as player_lib
 from meta_cot.rl import questions as questions_lib
 from meta_cot.rl import settings as settings_lib
+from meta_cot.rollouts import episodes
+from meta_cot.rollouts import judge as judge_lib
+from meta_cot.rollouts import player as player_lib
+from meta_cot.settings import config as config_lib
 from meta_cot.training import optimizer
 from meta_cot.training import state as state_lib
 

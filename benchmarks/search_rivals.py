@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks import search_workloads as workloads
 from benchmarks import timing
-from meta_cot import config as config_lib
 from meta_cot.model import config as model_config
+from meta_cot.settings import config as config_lib
 from meta_cot.types import Params
 
 PYTHON_STRATEGIES = ('beam', 'best_first', 'puct')

@@ -18,8 +18,8 @@ from meta_cot import reasoning
 from meta_cot.model import cache as cache_lib
 from meta_cot.model import config as model_config
 from meta_cot.search import base
+from meta_cot.search import batching
 from meta_cot.search import engine
-from meta_cot.search import slots
 
 
 def memory(
@@ -122,7 +122,7 @@ def occupancy(
   or after all its expansions: so problems are of very different length.
   """
   for is_refilled in (True, False):
-    writing, usage = Writing(), slots.Usage()
+    writing, usage = Writing(), batching.Usage()
     made = _slots(model, size, arguments.chunk_steps, writing)
     queue = _problems(model, size, arguments.slot_problems)
     params, rng = workloads.params(model), jax.random.key(1)
@@ -151,7 +151,7 @@ def occupancy(
             mean=float(np.mean(steps)), min=min(steps), max=max(steps)))
 
 
-def _slots(model, size, chunk_steps, writing) -> slots.Slots:
+def _slots(model, size, chunk_steps, writing) -> batching.Slots:
   ends = range(1, 1 + model.vocab_size // 12)
   step = reasoning.make_step_fn(
       model, branching=size.branching, step_length=size.step_length,
@@ -164,12 +164,12 @@ def _slots(model, size, chunk_steps, writing) -> slots.Slots:
         model, params, prompt_BxP, lengths_B, step_length=size.step_length)
     return rows, root
 
-  return slots.Slots(
+  return batching.Slots(
       workloads.strategy('best_first', size), Counted(step, writing), start,
       num_slots=size.problems, chunk_steps=chunk_steps,
       select=reasoning.select_rows, axes=reasoning.axes)
 
 
-def _problems(model, size, number) -> list[slots.Problem]:
+def _problems(model, size, number) -> list[batching.Problem]:
   prompts_NxP = models.prompts(model, models.Decoding(number, size.prompt))
-  return [slots.Problem(i, row) for i, row in enumerate(prompts_NxP)]
+  return [batching.Problem(i, row) for i, row in enumerate(prompts_NxP)]

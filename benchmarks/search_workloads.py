@@ -19,8 +19,8 @@ from meta_cot import decode
 from meta_cot import reasoning
 from meta_cot.model import config as model_config
 from meta_cot.search import base
+from meta_cot.search import batching
 from meta_cot.search import engine
-from meta_cot.search import slots
 from meta_cot.search import tree as tree_lib
 from meta_cot.search.beam import Beam
 from meta_cot.search.best_first import BestFirst
@@ -105,7 +105,7 @@ def search(
       rule, given, rng, engine.start(rule, root), step,
       num_steps=rule.max_steps)
   return Found(
-      slots.without_embeddings(state), state.tree.embeddings.tokens)
+      batching.without_embeddings(state), state.tree.embeddings.tokens)
 
 
 def searching(

@@ -24,7 +24,7 @@ import time
 
 import jax
 
-from meta_cot import config as config_lib
+from meta_cot.settings import config as config_lib
 
 _PROJECT = pathlib.Path(__file__).parents[1]
 

@@ -3,8 +3,8 @@
 
 Experiment files start from `get_config()` here and override what differs; the
 command line overrides again: `--config.optimizer.learning_rate=1e-3`. Types and
-ranges are declared beside the code that reads them (`meta_cot/experiment.py`
-lists the groups) and checked before any work.
+ranges are declared beside the code that reads them, as
+`meta_cot/stages/experiment.py` lists the groups, and checked before any work.
 """
 
 from collections.abc import Callable, Mapping

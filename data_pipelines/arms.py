@@ -10,8 +10,8 @@ import numpy as np
 from meta_cot.traces import events as events_lib
 from meta_cot.traces import format as format_lib
 from meta_cot.traces import from_tree
-from meta_cot.traces import operations
 from meta_cot.traces import record as record_lib
+from meta_cot.traces.arithmetic import operations
 
 Events = tuple[events_lib.Event, ...]
 Attempts = tuple[Events, ...]  # at one question; each is a whole text

@@ -8,8 +8,8 @@ from typing import Any
 
 from etils import epath
 
-from meta_cot import config as config_lib
-from meta_cot import files
+from meta_cot.runtime import files
+from meta_cot.settings import config as config_lib
 
 SCHEMA = 1  # of the manifest
 NAME = 'manifest.json'

@@ -21,10 +21,10 @@ import numpy as np
 from data_pipelines import arms
 from data_pipelines import store
 from data_pipelines import streams as streams_lib
-from data_pipelines import tokenizer as tokenizer_lib
-from meta_cot import config as config_lib
+from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from meta_cot.settings import config as config_lib
 from meta_cot.traces import format as format_lib
-from meta_cot.traces import objectives
+from meta_cot.traces import masks
 from meta_cot.traces import record as record_lib
 
 # One position of an example; a structured array packs all of it at once.
@@ -41,7 +41,7 @@ class DataConfig:
 
   sequence_length: int = config_lib.setting(low=2)  # of a packed row
   style: str = config_lib.setting(choices=tuple(format_lib.STYLES))
-  objective: str = config_lib.setting(choices=tuple(objectives.OBJECTIVES))
+  objective: str = config_lib.setting(choices=tuple(masks.OBJECTIVES))
   packing_bins: int = config_lib.setting(low=1)  # rows that are filled at once
   num_workers: int = config_lib.setting(low=0)  # per stream; 0 = no others
   num_streams: int = config_lib.setting(low=1)  # shared by all hosts
@@ -81,7 +81,7 @@ def tokenize(
   Returns:
     Tokens int32 [n] and weights float32 [n], 0 or 1; the prompt has 0.
   """
-  text, trained = objectives.trained_ranges(events, style, objective)
+  text, trained = masks.trained_ranges(events, style, objective)
   ids, weights = [], []
 
   def extend(start, stop, weight):
@@ -99,7 +99,7 @@ def tokenize(
   if done < len(text):
     extend(done, len(text), 0)
   ids.append(tokenizer.eos_id)
-  weights.append(objectives.trains_end(events, objective))
+  weights.append(masks.trains_end(events, objective))
   return np.asarray(ids, np.int32), np.asarray(weights, np.float32)
 
 
@@ -297,7 +297,7 @@ class _Examples:
     record = self._record(index)
     config = self._config
     if config.prune_fraction and rng.random() < config.prune_fraction:
-      record = objectives.prune(record, rng.random(), rng)
+      record = masks.prune(record, rng.random(), rng)
     attempts = self._transform(record, rng, config.max_attempts)
     if attempts is None:
       return self._drop('without text', record.problem.id)

@@ -24,8 +24,8 @@ from etils import epath
 
 from data_pipelines import manifest as manifest_lib
 from data_pipelines import workers
-from meta_cot import config as config_lib
-from meta_cot import files
+from meta_cot.runtime import files
+from meta_cot.settings import config as config_lib
 from meta_cot.traces import record as record_lib
 
 # (start, stop) -> one record per index, in order. What it raises as ValueError

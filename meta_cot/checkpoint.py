@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 
 from etils import epath
 
-from meta_cot import command_line
-from meta_cot import config as config_lib
-from meta_cot import files
+from meta_cot.runtime import files
+from meta_cot.settings import command_line
+from meta_cot.settings import config as config_lib
 from meta_cot.training import integrity
 
 EXIT_DAMAGED = 1

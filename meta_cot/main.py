@@ -15,12 +15,12 @@ import logging
 
 import jax
 
-from meta_cot import command_line
-from meta_cot import distributed
-from meta_cot import experiment as experiment_lib
-from meta_cot import interruption
 from meta_cot import sharding
+from meta_cot.runtime import distributed
+from meta_cot.runtime import interruption
+from meta_cot.settings import command_line
 from meta_cot.stages import evaluate
+from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import generate_traces
 from meta_cot.stages import rl
 from meta_cot.stages import search

@@ -15,7 +15,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from meta_cot import config as config_lib
+from meta_cot.settings import config as config_lib
 
 MESH_AXES = ('data', 'fsdp', 'model')
 

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 import pytest
 
 from meta_cot import traces
-from meta_cot.tasks import countdown
-from meta_cot.tasks import countdown_search
+from meta_cot.tasks.countdown import task as countdown
+from meta_cot.tasks.countdown import teacher
 from meta_cot.traces import format as format_lib
-from meta_cot.traces import replay
+from meta_cot.traces.arithmetic import replay
 
 TASK = countdown.Countdown()
 PROBLEM = countdown.make_problem([20, 1, 9], 28)
 RIGHT = '20+1=21,9;+30-12x9-1=8,20;+28!S9-1=8,20+8=28'
-STRATEGIES = [s for s, _ in countdown_search.STREAM_OF_SEARCH.values()]
+STRATEGIES = [s for s, _ in teacher.STREAM_OF_SEARCH.values()]
 
 
 def _analyze(body, style='compact', is_finished=True):
@@ -126,7 +126,7 @@ def test_reference_traces_have_no_faults(style):
     problem = countdown.make_problem(numbers, rng.randint(10, 60))
     strategy = dataclasses.replace(
         rng.choice(STRATEGIES), operands='descending')
-    record = countdown_search.search(problem, strategy, seed)
+    record = teacher.search(problem, strategy, seed)
     events = traces.linearize(record)
     result = traces.analyze(problem, traces.render(events, style), style, True)
     assert result.nodes == len(record.nodes) - 1

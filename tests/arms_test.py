@@ -9,12 +9,12 @@ import pytest
 
 from data_pipelines import arms
 from data_pipelines import pipelines
-from data_pipelines import tokenizer as tokenizer_lib
-from meta_cot import config as config_lib
+from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 from meta_cot import tasks
 from meta_cot import traces
-from meta_cot.tasks import countdown_problems
-from meta_cot.tasks import countdown_search
+from meta_cot.settings import config as config_lib
+from meta_cot.tasks.countdown import problems as countdown_problems
+from meta_cot.tasks.countdown import teacher
 from meta_cot.traces import events as events_lib
 from meta_cot.traces import format as format_lib
 
@@ -39,17 +39,17 @@ def tokenizer():
 def sos_records():
   problems = countdown_problems.problems(PROBLEMS, 0)['train'][:12]
   strategies = [
-      s for s, _ in countdown_search.STREAM_OF_SEARCH.values()]
+      s for s, _ in teacher.STREAM_OF_SEARCH.values()]
   return [
-      countdown_search.search(p, s, i)
+      teacher.search(p, s, i)
       for i, (p, s) in enumerate(zip(problems, strategies))]
 
 
 @pytest.fixture(scope='module')
 def records():
-  strategy = dataclasses.replace(countdown_search.COMPACT, max_value=60)
+  strategy = dataclasses.replace(teacher.COMPACT, max_value=60)
   problems = countdown_problems.problems(PROBLEMS, 0)['train'][:60]
-  return [countdown_search.search(p, strategy, 0) for p in problems]
+  return [teacher.search(p, strategy, 0) for p in problems]
 
 
 def test_tokens_and_weights_of_one_trace(tokenizer):

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from configs import models
-from meta_cot import config as config_lib
 from meta_cot import decode
 from meta_cot import sharding
 from meta_cot.model import attention
@@ -24,6 +23,7 @@ from meta_cot.model import cache as cache_lib
 from meta_cot.model import config as model_config
 from meta_cot.model import splash
 from meta_cot.model import transformer
+from meta_cot.settings import config as config_lib
 
 _SMALL = models.get('tiny') | dict(
     vocab_size=32, num_layers=2, embed_dim=16, num_heads=4, num_kv_heads=2,

@@ -19,8 +19,8 @@ from benchmarks import plain
 from benchmarks import table
 from benchmarks import timing
 from benchmarks import train
-from meta_cot import config as config_lib
 from meta_cot.model import transformer
+from meta_cot.settings import config as config_lib
 
 TRAINING = models.Training(rows=2, length=16)
 DECODING = models.Decoding(rows=3, prompt=5, new_tokens=6)

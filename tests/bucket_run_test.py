@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from meta_cot import files
+from meta_cot.runtime import files
 from meta_cot.training import metrics
 from tests import run_comparison
 from tests import small_run

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import pytest
 
 from meta_cot import checkpoint as command
-from meta_cot import config as config_lib
-from meta_cot import files
+from meta_cot.runtime import files
+from meta_cot.settings import config as config_lib
 from meta_cot.training import checkpoint
 from meta_cot.training import compatibility
 from meta_cot.training import integrity

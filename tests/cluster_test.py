@@ -261,7 +261,7 @@ def test_streams_that_the_hosts_cannot_share(tmp_path):
 
 PROGRAM = """
 import signal, sys, time
-from meta_cot import distributed
+from meta_cot.runtime import distributed
 
 def interrupt(number, frame):
   raise SystemExit(75)

@@ -9,8 +9,8 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
-from meta_cot import command_line
-from meta_cot import config as config_lib
+from meta_cot.settings import command_line
+from meta_cot.settings import config as config_lib
 
 CONFIG = '''
 from ml_collections import config_dict

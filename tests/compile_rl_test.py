@@ -9,15 +9,15 @@ import pytest
 
 from configs import countdown
 from configs import erl2 as erl2_config
-from meta_cot import compile as compile_lib
-from meta_cot import config as config_lib
-from meta_cot import experiment as experiment_lib
-from meta_cot import programs
 from meta_cot import sharding
-from meta_cot.programs import stand_in
+from meta_cot.compile import __main__ as compile_lib
 from meta_cot.rl import credit
+from meta_cot.settings import config as config_lib
+from meta_cot.stages import experiment as experiment_lib
+from meta_cot.stages import programs
 from meta_cot.stages import rl_material
 from meta_cot.stages import sft
+from meta_cot.stages.programs import stand_in
 from meta_cot.training import state as state_lib
 
 assert libtpu  # the compiler; without it nothing here can be tested

@@ -8,12 +8,12 @@ import pytest
 
 from configs import countdown
 from configs import search as search_config
-from meta_cot import compile as compile_lib
-from meta_cot import config as config_lib
-from meta_cot import experiment as experiment_lib
-from meta_cot import programs
 from meta_cot import sharding
-from meta_cot.evaluation import searching
+from meta_cot.compile import __main__ as compile_lib
+from meta_cot.settings import config as config_lib
+from meta_cot.solvers import searching
+from meta_cot.stages import experiment as experiment_lib
+from meta_cot.stages import programs
 
 assert libtpu  # the compiler; without it nothing here can be tested
 TINY = '--config=configs/search.py:tiny'

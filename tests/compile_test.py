@@ -9,16 +9,16 @@ import libtpu
 import pytest
 
 from configs import countdown
-from meta_cot import compile as compile_lib
-from meta_cot import config as config_lib
-from meta_cot import experiment as experiment_lib
-from meta_cot import hardware
-from meta_cot import programs
-from meta_cot.xla import buffers
-from meta_cot.xla import hlo
-from meta_cot.xla import loops
-from meta_cot.xla import products
-from meta_cot.xla import roofline
+from meta_cot.compile import __main__ as compile_lib
+from meta_cot.compile import buffers
+from meta_cot.compile import hlo
+from meta_cot.compile import loops
+from meta_cot.compile import products
+from meta_cot.compile import roofline
+from meta_cot.runtime import hardware
+from meta_cot.settings import config as config_lib
+from meta_cot.stages import experiment as experiment_lib
+from meta_cot.stages import programs
 
 assert libtpu  # the compiler; without it nothing here can be tested
 _FOLDER = pathlib.Path(__file__).parent / 'golden'

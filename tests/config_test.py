@@ -6,7 +6,7 @@ import dataclasses
 from ml_collections import config_dict
 import pytest
 
-from meta_cot import config as config_lib
+from meta_cot.settings import config as config_lib
 
 
 @dataclasses.dataclass(frozen=True)

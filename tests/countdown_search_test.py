@@ -11,21 +11,21 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
-from meta_cot.tasks import countdown
-from meta_cot.tasks import countdown_problems
-from meta_cot.tasks import countdown_search
+from meta_cot.tasks.countdown import problems as countdown_problems
+from meta_cot.tasks.countdown import task as countdown
+from meta_cot.tasks.countdown import teacher
 from meta_cot.traces import record as record_lib
 
-_NAMES = tuple(countdown_search.STREAM_OF_SEARCH)
-_COMPACT = dataclasses.replace(countdown_search.COMPACT, max_value=60)
+_NAMES = tuple(teacher.STREAM_OF_SEARCH)
+_COMPACT = dataclasses.replace(teacher.COMPACT, max_value=60)
 _PROBLEMS = st.tuples(
     st.lists(st.integers(1, 99), min_size=2, max_size=4),
     st.integers(2, 100))
 
 
 def _search(numbers, target, name, seed=0):
-  strategy, _ = countdown_search.STREAM_OF_SEARCH[name]
-  return countdown_search.search(
+  strategy, _ = teacher.STREAM_OF_SEARCH[name]
+  return teacher.search(
       countdown.make_problem(numbers, target), strategy, seed)
 
 
@@ -148,7 +148,7 @@ def test_published_best_first_example():
 
 def test_recipe_sequences():
   def steps(numbers, target):
-    return ' '.join(_steps(countdown_search.search(
+    return ' '.join(_steps(teacher.search(
         countdown.make_problem(numbers, target), _COMPACT, 0)))
 
   assert steps([5, 17, 1], 23) == '5+1=6 17+6=23'
@@ -166,7 +166,7 @@ def test_recipe_sequences():
     st.lists(st.integers(1, 20), min_size=3, max_size=3), st.integers(10, 60))
 def test_compact_ignores_the_order_of_the_numbers(numbers, target):
   traces = {
-      tuple(_steps(countdown_search.search(
+      tuple(_steps(teacher.search(
           countdown.make_problem(order, target), _COMPACT, 0)))
       for order in itertools.permutations(numbers)}
   assert len(traces) == 1
@@ -175,7 +175,7 @@ def test_compact_ignores_the_order_of_the_numbers(numbers, target):
 @hypothesis.given(
     st.lists(st.integers(1, 20), min_size=2, max_size=4), st.integers(10, 60))
 def test_compact_is_exhaustive_and_writes_larger_first(numbers, target):
-  record = countdown_search.search(
+  record = teacher.search(
       countdown.make_problem(numbers, target), _COMPACT, 0)
   assert record.is_solved == countdown_problems.is_solvable(
       numbers, target, 60)
@@ -190,7 +190,7 @@ def _operands(step):
 
 
 def test_equal_children_once_where_canonical():
-  canonical = countdown_search.search(
+  canonical = teacher.search(
       countdown.make_problem([5, 5, 7], 59), _COMPACT, 0)
   root = [n.step for n in canonical.nodes if n.parent == 0]
   assert sorted(root) == [
@@ -255,9 +255,9 @@ def test_solve_rates_are_the_published_ones():
   problems = countdown_problems.problems(config, 4)['train']
   for name, rate in (('dfs_sum', .803), ('dfs_mult', .593),
                      ('bfs_mult_5', .667)):
-    strategy, _ = countdown_search.STREAM_OF_SEARCH[name]
+    strategy, _ = teacher.STREAM_OF_SEARCH[name]
     solved = sum(
-        countdown_search.search(p, strategy, k).is_solved
+        teacher.search(p, strategy, k).is_solved
         for k, p in enumerate(problems))
     assert abs(solved / len(problems) - rate) < 0.12, name
 
@@ -266,11 +266,11 @@ def test_twelve_strategies_by_weight():
   assert _NAMES == (
       'dfs_sum', 'dfs_mult', *(f'bfs_sum_{b}' for b in range(1, 6)),
       *(f'bfs_mult_{b}' for b in range(1, 6)))
-  weights = [w for _, w in countdown_search.STREAM_OF_SEARCH.values()]
+  weights = [w for _, w in teacher.STREAM_OF_SEARCH.values()]
   assert weights == [.25, .25, *[.05] * 10]
   rng = random.Random(0)
   counts = collections.Counter(
-      countdown_search.sample_strategy(rng).name for _ in range(4000))
+      teacher.sample_strategy(rng).name for _ in range(4000))
   for name, weight in zip(_NAMES, weights):
     assert abs(counts[name] / 4000 - weight) < 0.03
 
@@ -290,7 +290,7 @@ def test_twelve_strategies_by_weight():
 ])
 def test_wrong_strategies_are_refused(fields, message):
   with pytest.raises(ValueError, match=message) as e:
-    countdown_search.Strategy(**fields)
+    teacher.Strategy(**fields)
   assert '\n' not in str(e.value)
 
 

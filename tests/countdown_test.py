@@ -9,10 +9,10 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
-from meta_cot import config as config_lib
 from meta_cot import tasks
-from meta_cot.tasks import countdown
-from meta_cot.tasks import countdown_problems
+from meta_cot.settings import config as config_lib
+from meta_cot.tasks.countdown import problems as countdown_problems
+from meta_cot.tasks.countdown import task as countdown
 
 _TINY = dict(
     num_numbers=3, min_number=1, max_number=20, min_target=10, max_target=60,

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from configs import countdown
-from meta_cot import config as config_lib
-from meta_cot import distributed
-from meta_cot import experiment as experiment_lib
-from meta_cot import roll_call
 from meta_cot import sharding
+from meta_cot.runtime import distributed
+from meta_cot.runtime import roll_call
+from meta_cot.settings import config as config_lib
+from meta_cot.stages import experiment as experiment_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOOD = {

@@ -10,31 +10,32 @@ import jax
 import pytest
 
 from configs import models
-from data_pipelines import tokenizer as tokenizer_lib
-from meta_cot import config as config_lib
+from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 from meta_cot import decode
 from meta_cot import sharding
 from meta_cot import tasks
 from meta_cot import traces
 from meta_cot.evaluation import best_of_n
-from meta_cot.evaluation import decoding
-from meta_cot.evaluation import judging
+from meta_cot.evaluation import summaries
 from meta_cot.evaluation import symbolic
 from meta_cot.evaluation import trees
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
-from meta_cot.tasks import countdown
-from meta_cot.tasks import countdown_search
+from meta_cot.settings import config as config_lib
+from meta_cot.solvers import sampling as sampling_lib
+from meta_cot.solvers import verdicts
+from meta_cot.tasks.countdown import task as countdown
+from meta_cot.tasks.countdown import teacher
 
 PROBLEM = countdown.make_problem([5, 17, 1], 23)
-STRATEGY = dataclasses.replace(countdown_search.COMPACT, max_value=60)
-RECORD = countdown_search.search(PROBLEM, STRATEGY, 0)
+STRATEGY = dataclasses.replace(teacher.COMPACT, max_value=60)
+RECORD = teacher.search(PROBLEM, STRATEGY, 0)
 TEXT = traces.render(traces.linearize(RECORD), style='compact')
 
 
 def _judge(text, *, is_finished=True, num_tokens=10):
-  completion = decoding.Completion(text, num_tokens, is_finished)
-  return judging.judge(
+  completion = sampling_lib.Completion(text, num_tokens, is_finished)
+  return verdicts.judge(
       tasks.make('countdown'), PROBLEM, completion, 'compact')
 
 
@@ -58,7 +59,7 @@ def test_summary_counts():
   results = [
       _judge(TEXT, num_tokens=30), _judge('5,17,1>23:S5+1=6,17+6=24'),
       _judge('5,17,1>23:', is_finished=False, num_tokens=20)]
-  summary = judging.summarise(results)
+  summary = summaries.of_completions(results)
   assert summary['num_solved'] == 1 and summary['num_problems'] == 3
   assert summary['success'] == pytest.approx(1 / 3)
   assert summary['ci95'] == pytest.approx([0.0615, 0.7923], abs=1e-3)
@@ -103,7 +104,7 @@ def test_symbolic_summary_and_tokens():
   assert summary['success'] == 1.0
   hard = countdown.make_problem([20, 1, 9], 28)
   runs = symbolic.run_all([hard], 60, 'compact', 0)
-  assert set(runs) == set(countdown_search.STREAM_OF_SEARCH)
+  assert set(runs) == set(teacher.STREAM_OF_SEARCH)
   assert runs['dfs_sum'][0].is_solved and not runs['bfs_sum_1'][0].is_solved
 
 
@@ -135,7 +136,7 @@ def _complete(prompts, batch_size, num_devices, temperature):
   mesh = sharding.make_mesh(
       sharding.MeshConfig(-1, 1, 1), jax.devices()[:num_devices])
   with sharding.use_mesh(mesh):
-    decoder = decoding.Decoder(
+    decoder = sampling_lib.Decoder(
         config, tokenizer, mesh, batch_size=batch_size, max_new_tokens=12,
         sampling=decode.Sampling(temperature=temperature))
     return decoder(params, prompts, jax.random.key(0))

@@ -6,9 +6,9 @@ import pytest
 
 from configs import base
 from configs import countdown
-from meta_cot import config as config_lib
-from meta_cot import experiment
 from meta_cot import sharding
+from meta_cot.settings import config as config_lib
+from meta_cot.stages import experiment
 
 
 @pytest.mark.parametrize('variant', countdown.VARIANTS)

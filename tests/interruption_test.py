@@ -11,13 +11,13 @@ import time
 import jax
 import pytest
 
-from meta_cot import interruption
 from meta_cot import sharding
+from meta_cot.runtime import interruption
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROGRAM = '''
 import sys, time
-from meta_cot import interruption
+from meta_cot.runtime import interruption
 interruption.install()
 print('ready', flush=True)
 if sys.argv[1] == 'deferred':

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import models
-from meta_cot import config as config_lib
 from meta_cot import decode
 from meta_cot import reasoning
 from meta_cot import search
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
+from meta_cot.settings import config as config_lib
 
 VOCAB, NUM_PROMPT = 16, 6
 EOS, PAD, DELIMITERS, LENGTH = 3, 0, (5, 6), 4

@@ -18,15 +18,16 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
-from meta_cot import config as config_lib
-from meta_cot import files
-from meta_cot import holder as holder_lib
-from meta_cot import lease
+from meta_cot.runtime import files
+from meta_cot.runtime import holder as holder_lib
+from meta_cot.runtime import lease
+from meta_cot.settings import config as config_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 HOLD = '''
 import sys, time
-from meta_cot import command_line, lease
+from meta_cot.settings import command_line
+from meta_cot.runtime import lease
 lease.HEARTBEAT_SECONDS = 0.05
 with command_line.one_line_errors(), lease.hold(sys.argv[1]):
   print('holding', flush=True)
@@ -309,7 +310,8 @@ def test_a_failing_write_is_said_before(tmp_path):
   """A limit on file sizes stands in for a full disk."""
   source = '''
 import resource, sys
-from meta_cot import command_line, lease
+from meta_cot.settings import command_line
+from meta_cot.runtime import lease
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 with command_line.one_line_errors():
   lease.check_writable(sys.argv[1])

@@ -17,8 +17,8 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.backend.event_processing import event_file_loader
 
-from meta_cot import config as config_lib
-from meta_cot import files
+from meta_cot.runtime import files
+from meta_cot.settings import config as config_lib
 from meta_cot.training import event_file
 from meta_cot.training import metrics
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from configs import models
-from meta_cot import config as config_lib
 from meta_cot.model import attention
 from meta_cot.model import cache as cache_lib
 from meta_cot.model import config as model_config
 from meta_cot.model import pages
 from meta_cot.reasoning import node as node_lib
+from meta_cot.settings import config as config_lib
 
 
 def make_config(**changes):

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from data_pipelines import arms
-from data_pipelines import countdown_traces
 from data_pipelines import pipelines
 from data_pipelines import store
-from data_pipelines import tokenizer as tokenizer_lib
-from meta_cot import config as config_lib
-from meta_cot.tasks import countdown_problems
+from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from meta_cot.settings import config as config_lib
+from meta_cot.tasks.countdown import problems as countdown_problems
+from meta_cot.tasks.countdown import records as records_lib
 from meta_cot.traces import events as events_lib
 from meta_cot.traces import format as format_lib
 
@@ -41,7 +41,7 @@ def source(tmp_path_factory):
   directory = tmp_path_factory.mktemp('traces')
   store.generate(
       directory, functools.partial(
-          countdown_traces.make_records, PROBLEMS, 'compact', 0, 'train'),
+          records_lib.make_records, PROBLEMS, 'compact', 0, 'train'),
       split='train', num_records=NUM_RECORDS, num_shards=3, arguments={},
       num_processes=1)
   return store.read(directory, 'train')

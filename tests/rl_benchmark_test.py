@@ -15,8 +15,8 @@ from benchmarks import models
 from benchmarks import rl
 from benchmarks import rl_workloads as workloads
 from benchmarks import table
-from meta_cot import config as config_lib
 from meta_cot.model import transformer
+from meta_cot.settings import config as config_lib
 
 SIZE = workloads.Stepping(questions=2, samples=3, prompt=5, new_tokens=6)
 FLAGS = (

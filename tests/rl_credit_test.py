@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from meta_cot.rl import credit
-from meta_cot.rl import rows as rows_lib
 from meta_cot.rl import settings as settings_lib
+from meta_cot.rollouts import rows as rows_lib
 from tests import small_rl
 
 _Q, _G, _E, _X, _S = 3, 3, 3, 14, 2

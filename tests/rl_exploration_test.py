@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_cot import config as config_lib
 from meta_cot import sharding
-from meta_cot.evaluation import searching
 from meta_cot.rl import settings as settings_lib
-from meta_cot.search import slots
+from meta_cot.search import batching
+from meta_cot.settings import config as config_lib
+from meta_cot.solvers import searching
 from meta_cot.stages import rl
 from meta_cot.stages import rl_exploration
 from meta_cot.stages import rl_material
@@ -69,7 +69,7 @@ def _trees(run, asked) -> list[searching.Found]:
       rl_exploration.vocabulary(run.experiment, small_rl.tokenizer()),
       run.material.mesh, rl_exploration.strategy(run.experiment))
   queue = [
-      slots.Problem(number, dict(prompt=prompt, length=length, problem=None))
+      batching.Problem(number, dict(prompt=prompt, length=length, problem=None))
       for number, prompt, length in zip(_IDS, asked.prompts, asked.lengths)]
   with run.mesh:
     found = made.run_all(

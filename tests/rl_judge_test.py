@@ -10,10 +10,11 @@ import pytest
 
 from meta_cot import tasks
 from meta_cot import traces
-from meta_cot.evaluation import decoding
-from meta_cot.evaluation import judging
-from meta_cot.rl import episodes
-from meta_cot.rl import judge as judge_lib
+from meta_cot.problem import Problem, Verdict
+from meta_cot.rollouts import episodes
+from meta_cot.rollouts import judge as judge_lib
+from meta_cot.solvers import sampling as sampling_lib
+from meta_cot.solvers import verdicts
 from meta_cot.tasks import base
 from tests import small_rl
 
@@ -60,7 +61,7 @@ def _rollouts(played, is_windowed=False) -> episodes.Rollouts:
 
 
 def _completion(problem, text, is_finished):
-  return decoding.Completion(
+  return sampling_lib.Completion(
       text=traces.prompt(problem, style=_STYLE) + text,
       num_tokens=len(_ENCODED[text]), is_finished=is_finished)
 
@@ -80,7 +81,7 @@ def test_verdicts_are_those_on_the_texts(is_windowed, played):
   for n, trajectory in enumerate(played):
     problem = _PROBLEMS[n // _G]
     for e, (text, end) in enumerate(trajectory):
-      verdict = judging.verify(
+      verdict = verdicts.verify(
           tasks.make('countdown'), problem,
           _completion(problem, text, end == 'stop'), _STYLE)
       assert judged.rewards[n, e] == verdict.is_correct
@@ -136,9 +137,9 @@ class Hesitant:
 
   task: base.Task
 
-  def verify(self, problem: base.Problem, answer: str) -> base.Verdict:
+  def verify(self, problem: Problem, answer: str) -> Verdict:
     if '9' in answer:
-      return base.Verdict(False, 'timeout', is_decided=False)
+      return Verdict(False, 'timeout', is_decided=False)
     return self.task.verify(problem, answer)
 
 

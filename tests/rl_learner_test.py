@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from meta_cot.objectives import kl
-from meta_cot.rl import player as player_lib
+from meta_cot.rollouts import player as player_lib
 from tests import small_rl
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from meta_cot.rl import judge as judge_lib
 from meta_cot.rl import monitor
+from meta_cot.rollouts import judge as judge_lib
 
 _Q, _G, _E = 3, 4, 3
 _N = _Q * _G

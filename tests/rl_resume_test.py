@@ -15,10 +15,10 @@ from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import pytest
 
-from meta_cot import config as config_lib
-from meta_cot import interruption
 from meta_cot import sharding
 from meta_cot.rl import learner as learner_lib
+from meta_cot.runtime import interruption
+from meta_cot.settings import config as config_lib
 from meta_cot.stages import rl
 from meta_cot.stages import rl_material
 from meta_cot.training import checkpoint

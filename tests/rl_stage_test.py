@@ -11,8 +11,8 @@ from etils import epath
 import pytest
 
 from configs import erl2 as erl2_config
-from meta_cot import experiment as experiment_lib
 from meta_cot.evaluation import report
+from meta_cot.stages import experiment as experiment_lib
 from tests import run_comparison
 from tests import small_run
 

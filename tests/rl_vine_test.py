@@ -13,8 +13,8 @@ import pytest
 from meta_cot import decode
 from meta_cot import sharding
 from meta_cot.model import transformer
-from meta_cot.rl import rows as rows_lib
-from meta_cot.rl import vine
+from meta_cot.rollouts import continuations
+from meta_cot.rollouts import rows as rows_lib
 from tests import small_rl
 
 # Values of a vocabulary of 4 tokens at every place, all continuations listed.
@@ -40,7 +40,7 @@ def _contexts(run, steps):
   """(contexts, rows) of the first iteration."""
   _, _, prompts, lengths, rollouts, *_ = run.calls[0]
   rows = rows_lib.assemble(prompts, lengths, rollouts, pad_id=0)
-  find = vine.jit_contexts(steps, run.experiment.rl.episode_length)
+  find = continuations.jit_contexts(steps, run.experiment.rl.episode_length)
   with run.mesh:
     return jax.device_get((find(prompts, lengths, rollouts), rows))
 
@@ -75,7 +75,7 @@ def _steps_of(run, steps) -> list[dict[int, tuple[int, int]]]:
 @pytest.mark.parametrize('number', [1, 2, 4])
 def test_contexts_end_where_steps_begin(number):
   run = _run(episode_length=8)
-  steps = vine.Steps(_frequent(run, _rollouts(run)), number)
+  steps = continuations.Steps(_frequent(run, _rollouts(run)), number)
   found, rows = _contexts(run, steps)
   rollouts, places = _rollouts(run), _steps_of(run, steps)
   num, num_episodes = rollouts.starts.shape
@@ -117,20 +117,20 @@ def test_a_greedy_continuation_is_what_came_next(axes):
   with run.mesh:
     asked = run.learner.player
     _, _, prompts, lengths, *_ = run.calls[0]
-    play = vine.jit_continue(
+    play = continuations.jit_continue(
         run.experiment.model, rules=rules, num_rollouts=1, num_slots=16)
     zeros = sharding.split_batch(
         np.zeros(len(lengths), np.int32), run.material.mesh)
-    beginning = vine.slots_lib.Beginning(zeros, zeros)
+    beginning = continuations.slots_lib.Beginning(zeros, zeros)
     rng = jax.random.key(0)
     whole = play(run.material.start, prompts, lengths, beginning, rng)
-    steps = vine.Steps(_frequent(run, asked.fetch(whole)), 3)
-    found = vine.jit_contexts(steps, rules.episode_length)(
+    steps = continuations.Steps(_frequent(run, asked.fetch(whole)), 3)
+    found = continuations.jit_contexts(steps, rules.episode_length)(
         prompts, lengths, whole)
     goes_on = asked.fetch(play(
         run.material.start, found.texts, found.lengths, found.beginning, rng))
     whole, found = asked.fetch((whole, found))
-  joined = vine.rejoin(goes_on, found, 1)
+  joined = continuations.rejoin(goes_on, found, 1)
   later = 3 * steps.number - 1
   num_inside = 0
   for v in range(len(found.lengths)):
@@ -222,8 +222,8 @@ def test_earlier_attempts_must_be_in_the_prompt():
   run = small_rl.Run(window=1, num_accumulation=2)
   zeros = jnp.zeros(4, jnp.int32)
   with pytest.raises(ValueError, match='beginning: given with a window or'):
-    vine.jit_continue(
+    continuations.jit_continue(
         run.experiment.model, rules=run.learner.player.rules, num_rollouts=1,
         num_slots=4)(
             run.material.start, jnp.ones((4, 6), jnp.int32), zeros + 6,
-            vine.slots_lib.Beginning(zeros, zeros), jax.random.key(0))
+            continuations.slots_lib.Beginning(zeros, zeros), jax.random.key(0))

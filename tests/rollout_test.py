@@ -12,9 +12,9 @@ import pytest
 from meta_cot import decode
 from meta_cot import sharding
 from meta_cot.model import transformer
-from meta_cot.rl import episodes
-from meta_cot.rl import rollout as rollout_lib
-from meta_cot.rl import rows as rows_lib
+from meta_cot.rollouts import episodes
+from meta_cot.rollouts import rollout as rollout_lib
+from meta_cot.rollouts import rows as rows_lib
 from tests import language_search
 
 _STOP, _GIVE_UP, _RESET, _PAD = 2, 5, (6, 7), 0

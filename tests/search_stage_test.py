@@ -9,12 +9,12 @@ import pytest
 
 from configs import search as search_config
 from data_pipelines import store
-from meta_cot import config as config_lib
-from meta_cot import experiment as experiment_lib
-from meta_cot import files
 from meta_cot import tasks
 from meta_cot import traces
-from meta_cot.evaluation import searches
+from meta_cot.runtime import files
+from meta_cot.settings import config as config_lib
+from meta_cot.solvers import trees
+from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import generate_traces
 from meta_cot.stages import search
 from meta_cot.stages import sft
@@ -117,8 +117,8 @@ def test_texts_read_back(searched, name):
   for row, record in zip(rows, _records(workdir, name), strict=True):
     assert row['id'] == record.problem.id
     assert row['is_correct'] == record.is_solved
-    events = traces.parse(row['text'], style=searches.STYLE)
-    assert traces.render(events, style=searches.STYLE) == row['text']
+    events = traces.parse(row['text'], style=trees.STYLE)
+    assert traces.render(events, style=trees.STYLE) == row['text']
     num_steps += sum(isinstance(e, traces.Step) for e in events)
   assert num_steps > 16
 

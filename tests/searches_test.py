@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines import tokenizer as tokenizer_lib
+from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 from meta_cot import tasks
 from meta_cot import traces
-from meta_cot.evaluation import decoding
-from meta_cot.evaluation import judging
-from meta_cot.evaluation import searches
-from meta_cot.evaluation import vocabulary
-from meta_cot.tasks import countdown
+from meta_cot.evaluation import summaries
+from meta_cot.solvers import sampling as sampling_lib
+from meta_cot.solvers import trees
+from meta_cot.solvers import verdicts
+from meta_cot.solvers import vocabulary
+from meta_cot.tasks.countdown import task as countdown
 from meta_cot.traces import from_tree
 from meta_cot.traces import record as record_lib
 
@@ -58,7 +59,7 @@ def _tree(nodes, order):
 
 
 def _read(nodes, order, solution):
-  read = searches.Reader(
+  read = trees.Reader(
       tasks.make('countdown'), _tokenizer(), strategy='best_first',
       arguments={'branching': 2}, seed=3, model='tiny')
   return read(PROBLEM, *_tree(nodes, order), solution, 2)
@@ -97,7 +98,7 @@ def test_a_wrong_answer_is_no_solution():
 
 
 def test_the_text_of_a_search():
-  text, left_out = searches.told(_read(NODES, ORDER, 6).record)
+  text, left_out = trees.told(_read(NODES, ORDER, 6).record)
   # 17-4=13 does not end although one number is left; 17+5=22 is illegal.
   assert left_out == 2
   assert text == '5,17,1>23:5+1=6,17;5-1=4,17;+21x@1;+23!S5+1=6,17+6=23'
@@ -111,7 +112,7 @@ def test_steps_without_words_are_left_out_with_what_is_below(step):
       (-1, ''), (0, step), (0, 'S17-1=16,'), (1, f'17+6=23{EOS}'),
       (2, f'16+5=21{EOS}')]
   found = _read(nodes, {0: 0, 2: 1, 1: 2}, 4)
-  text, left_out = searches.told(found.record)
+  text, left_out = trees.told(found.record)
   assert left_out == 2
   assert text == '5,17,1>23:17-1=16,5;+21x'
 
@@ -128,12 +129,12 @@ def test_a_parent_that_is_no_node_is_refused():
 
 
 def test_delimiters():
-  ids = searches.delimiter_ids(_tokenizer())
+  ids = trees.delimiter_ids(_tokenizer())
   assert [_tokenizer().decode([i]) for i in ids] == [',']
   other = tokenizer_lib.Tokenizer(tokenizer_lib.train(
       ['5+1=6'], tokenizer_lib.TokenizerConfig(128, 60, None)))
   with pytest.raises(ValueError, match="no piece ends with ','"):
-    searches.delimiter_ids(other)
+    trees.delimiter_ids(other)
 
 
 _pieces = st.lists(st.sampled_from(
@@ -158,17 +159,17 @@ def test_the_verdict_on_tokens_is_that_on_text(pieces):
   right = _verdict()(
       dict(numbers=jnp.array([5, 17, 1]), target=jnp.int32(23)), row,
       len(tokens))
-  text = traces.prompt(PROBLEM, style=searches.STYLE) + _tokenizer().decode(
+  text = traces.prompt(PROBLEM, style=trees.STYLE) + _tokenizer().decode(
       tokens)
-  expected = judging.verify(
+  expected = verdicts.verify(
       tasks.make('countdown'), PROBLEM,
-      decoding.Completion(text, len(tokens), True), searches.STYLE)
+      sampling_lib.Completion(text, len(tokens), True), trees.STYLE)
   assert float(right) == expected.is_correct
 
 
 def test_summary():
   found = [_read(NODES, ORDER, 6), _read(NODES, ORDER, 4)]
-  summary = searches.summarise(found)
+  summary = summaries.of_searches(found)
   assert summary['success'] == 0.5 and summary['found'] == 1.0
   assert summary['mean_nodes'] == 6 and summary['mean_tokens'] == 40
   assert summary['share_told'] == pytest.approx(1 - 4 / 12)

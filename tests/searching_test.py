@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 
 from configs import models
-from data_pipelines import tokenizer as tokenizer_lib
-from meta_cot import config as config_lib
+from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 from meta_cot import sharding
 from meta_cot import tasks
-from meta_cot.evaluation import searches
-from meta_cot.evaluation import searching
+from meta_cot.evaluation import summaries
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
-from meta_cot.tasks import countdown
+from meta_cot.settings import config as config_lib
+from meta_cot.solvers import searching
+from meta_cot.solvers import trees
+from meta_cot.tasks.countdown import task as countdown
 
 # The numbers of the second one make no 60.
 PROBLEMS = (countdown.make_problem([5, 17, 1], 23),
@@ -59,7 +60,7 @@ def searcher(**changes):
 def search(name, problems=PROBLEMS, **changes):
   """Finished searches and what is read of them."""
   run = searcher(**changes)(name, model()[1], problems, jax.random.key(0))
-  read = searches.Reader(
+  read = trees.Reader(
       tasks.make('countdown'), tokenizer(), strategy=name, arguments={},
       seed=0, model='')
   return [
@@ -82,8 +83,8 @@ def test_a_problem_without_solution_ends_without_one(name):
       assert searched.record.solution == () and output.solution_value == 0
     if output.solution_index == -1:
       assert not (output.tree.is_terminal & output.tree.is_valid).any()
-    assert searches.told(searched.record)[0]
-  assert not searches.summarise([s for _, s in found[::2]])['success']
+    assert trees.told(searched.record)[0]
+  assert not summaries.of_searches([s for _, s in found[::2]])['success']
 
 
 def test_a_budget_smaller_than_one_expansion_pays_for_one():

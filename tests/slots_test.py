@@ -11,8 +11,8 @@ import pytest
 
 from meta_cot import sharding
 from meta_cot.search import base
+from meta_cot.search import batching
 from meta_cot.search import engine
-from meta_cot.search import slots
 from meta_cot.search.beam import Beam
 from meta_cot.search.best_first import BestFirst
 from meta_cot.training import compilation
@@ -67,11 +67,11 @@ def _step(params, rng, path):
 
 
 def _problems(ids):
-  return [slots.Problem(i, _inputs(i)) for i in ids]
+  return [batching.Problem(i, _inputs(i)) for i in ids]
 
 
 def _make(num_slots, chunk_steps, strategy=BEST_FIRST, **more):
-  return slots.Slots(
+  return batching.Slots(
       strategy, _step, _start, num_slots=num_slots, chunk_steps=chunk_steps,
       **more)
 
@@ -86,7 +86,7 @@ def _at_once(strategy):
     state = engine.start(strategy, root)
     state = engine.advance(
         strategy, (jnp.float32(1), rows), RNG, state, _step, num_steps=1000)
-    return slots.without_embeddings(state), state.num_steps
+    return batching.without_embeddings(state), state.num_steps
 
   ids = range(NUM_PROBLEMS)
   inputs = jax.tree.map(lambda *x: np.stack(x), *map(_inputs, ids))
@@ -171,7 +171,7 @@ def _simulated(num_steps, num_slots, chunk_steps):
 
 @pytest.mark.parametrize('num_slots, chunk_steps', [(1, 3), (4, 2), (30, 100)])
 def test_usage(num_slots, chunk_steps):
-  usage, ids = slots.Usage(), range(NUM_PROBLEMS)
+  usage, ids = batching.Usage(), range(NUM_PROBLEMS)
   found = list(_make(num_slots, chunk_steps).run_all(
       jnp.float32(1), RNG, _problems(ids), usage=usage))
   steps = [_at_once(BEST_FIRST)[i][1] for i in ids]
@@ -187,7 +187,7 @@ def test_refilling_keeps_slots_busier():
   ids = range(NUM_PROBLEMS)
   share = {}
   for chunk_steps in (2, 100):
-    usage = slots.Usage()
+    usage = batching.Usage()
     for _ in _make(4, chunk_steps).run_all(
         jnp.float32(1), RNG, _problems(ids), usage=usage):
       pass
@@ -201,7 +201,7 @@ def test_reads_problems_as_slots_become_free():
   def endless():
     for i in itertools.count():
       read.append(i)
-      yield slots.Problem(i % NUM_PROBLEMS, _inputs(i % NUM_PROBLEMS))
+      yield batching.Problem(i % NUM_PROBLEMS, _inputs(i % NUM_PROBLEMS))
 
   found = _make(4, 2).run_all(jnp.float32(1), RNG, endless())
   assert not read
@@ -226,7 +226,7 @@ def test_problems_that_cannot_be_solved_end_without_a_solution():
 
 
 def test_no_problems():
-  usage = slots.Usage()
+  usage = batching.Usage()
   assert not list(_make(4, 2).run_all(jnp.float32(1), RNG, [], usage=usage))
   assert usage.occupancy == 1.0
 

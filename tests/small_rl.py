@@ -16,20 +16,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base as base_config
-from data_pipelines import tokenizer as tokenizer_lib
-from meta_cot import experiment as experiment_lib
+from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 from meta_cot import sharding
 from meta_cot import tasks
-from meta_cot.rl import episodes
-from meta_cot.rl import judge as judge_lib
 from meta_cot.rl import learner as learner_lib
-from meta_cot.rl import player as player_lib
 from meta_cot.rl import questions as questions_lib
 from meta_cot.rl import settings as settings_lib
+from meta_cot.rollouts import episodes
+from meta_cot.rollouts import judge as judge_lib
+from meta_cot.rollouts import player as player_lib
+from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import rl
 from meta_cot.stages import rl_material
 from meta_cot.stages import sft
-from meta_cot.tasks import countdown
+from meta_cot.tasks.countdown import task as countdown
 from meta_cot.training import state as state_lib
 
 PROBLEMS = tuple(

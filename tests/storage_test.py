@@ -21,10 +21,10 @@ import pytest
 
 from data_pipelines import manifest as manifest_lib
 from data_pipelines import store
-from data_pipelines import tokenizer as tokenizer_lib
-from meta_cot import config as config_lib
-from meta_cot import files
+from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 from meta_cot.evaluation import plots
+from meta_cot.runtime import files
+from meta_cot.settings import config as config_lib
 from meta_cot.stages import workdir as workdir_lib
 from tests import store_records as records
 

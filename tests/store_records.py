@@ -4,7 +4,7 @@
 import time
 
 from data_pipelines import store
-from meta_cot.tasks import base
+from meta_cot.problem import Problem
 from meta_cot.traces import record as record_lib
 
 NUM_RECORDS = 23
@@ -17,7 +17,7 @@ def make_record(index):
           parent=0, step=f'{index}+2={index + 2}', state=str(index + 2),
           is_terminal=True, is_correct=index % 3 == 0))
   return record_lib.TraceRecord(
-      problem=base.Problem(f'p{index}', f'{index},2>{index + 2}', '', {}),
+      problem=Problem(f'p{index}', f'{index},2>{index + 2}', '', {}),
       strategy='dfs_sum', arguments={}, seed=index, model='symbolic',
       nodes=nodes, solution=(0, 1) if index % 3 == 0 else ())
 

@@ -7,7 +7,7 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
-from data_pipelines import tokenizer as tokenizer_lib
+from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 
 COMPACT = (
     '20,1,9>28:9+1=10,20;+30-10/2x20+1=21,9;+30-12x9-1=8,20;+28!S9-1=8,20+8=28',

@@ -10,26 +10,26 @@ import numpy as np
 import pytest
 
 from meta_cot import traces
-from meta_cot.tasks import countdown
-from meta_cot.tasks import countdown_search
+from meta_cot.tasks.countdown import task as countdown
+from meta_cot.tasks.countdown import teacher
 from meta_cot.traces import events as events_lib
 from meta_cot.traces import format as format_lib
-from meta_cot.traces import objectives
+from meta_cot.traces import masks
 
 STRATEGIES = {
     name: dataclasses.replace(strategy, operands='descending')
-    for name, (strategy, _) in countdown_search.STREAM_OF_SEARCH.items()}
+    for name, (strategy, _) in teacher.STREAM_OF_SEARCH.items()}
 
 problems = st.builds(
     countdown.make_problem,
     st.lists(st.integers(0, 30), min_size=2, max_size=4), st.integers(2, 60))
 any_strategy = st.sampled_from([
     *STRATEGIES.values(),
-    dataclasses.replace(countdown_search.COMPACT, max_value=60)])
+    dataclasses.replace(teacher.COMPACT, max_value=60)])
 
 
 def _events(problem, strategy):
-  return traces.linearize(countdown_search.search(problem, strategy, 0))
+  return traces.linearize(teacher.search(problem, strategy, 0))
 
 
 _TEXT = '20,1,9>28:20+1=21,9;+30-12x9-1=8,20;+28!S9-1=8,20+8=28'
@@ -49,7 +49,7 @@ def test_trained_characters(objective, trained, end):
 
 
 def test_trained_sentences_of_the_solution_path():
-  strategy, _ = countdown_search.STREAM_OF_SEARCH['dfs_mult']
+  strategy, _ = teacher.STREAM_OF_SEARCH['dfs_mult']
   events = _events(countdown.make_problem([4, 9, 3], 24), strategy)
   text, ranges = traces.trained_ranges(
       events, 'stream_of_search', 'solution_path')
@@ -69,7 +69,7 @@ def test_trained_sentences_of_the_solution_path():
 def test_objectives_are_nested(problem, style, strategy):
   events = _events(problem, strategy)
   spans = format_lib.spans(events, style)
-  flags = {o: objectives.trainable(spans, o) for o in objectives.OBJECTIVES}
+  flags = {o: masks.trainable(spans, o) for o in masks.OBJECTIVES}
   assert spans[0].kind == 'prompt'
   for i, span in enumerate(spans):
     assert flags['procedure_cloning'][i] == (i > 0)
@@ -91,7 +91,7 @@ def test_unknown_objective_lists_the_choices():
 
 @hypothesis.given(problems, any_strategy, st.floats(0, 1), st.integers(0, 99))
 def test_pruning_cuts_whole_failed_branches(problem, strategy, keep, seed):
-  record = countdown_search.search(problem, strategy, seed)
+  record = teacher.search(problem, strategy, seed)
   pruned = traces.prune(record, keep, random.Random(seed))
   assert traces.prune(record, 1, random.Random(0)) == record
   assert pruned.is_solved == record.is_solved
@@ -111,7 +111,7 @@ def test_pruning_cuts_whole_failed_branches(problem, strategy, keep, seed):
 
 
 def test_pruned_branches_are_complete():
-  record = countdown_search.search(
+  record = teacher.search(
       countdown.make_problem([20, 1, 9, 7], 34), STRATEGIES['dfs_sum'], 0)
   pruned = traces.prune(record, 0.5, random.Random(1))
   assert 4 < len(pruned.nodes) < len(record.nodes)

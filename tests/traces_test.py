@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 import pytest
 
 from meta_cot import traces
-from meta_cot.tasks import base
-from meta_cot.tasks import countdown
-from meta_cot.tasks import countdown_search
+from meta_cot.problem import Problem
+from meta_cot.tasks.countdown import task as countdown
+from meta_cot.tasks.countdown import teacher
 from meta_cot.traces import format as format_lib
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 STRATEGIES = {
     name: strategy
-    for name, (strategy, _) in countdown_search.STREAM_OF_SEARCH.items()}
-TINY = dataclasses.replace(countdown_search.COMPACT, max_value=60)
+    for name, (strategy, _) in teacher.STREAM_OF_SEARCH.items()}
+TINY = dataclasses.replace(teacher.COMPACT, max_value=60)
 
 
 def _problem(numbers, target):
@@ -33,7 +33,7 @@ def _random_problem(rng, sizes=(2, 3, 3, 4)):
 
 
 def _events(problem, strategy, seed=0):
-  return traces.linearize(countdown_search.search(problem, strategy, seed))
+  return traces.linearize(teacher.search(problem, strategy, seed))
 
 
 def _without(events, kind):
@@ -309,7 +309,7 @@ def test_linearize_tells_events_in_order():
       traces.Node(2, '4+6=10', '10', is_terminal=True),
       traces.Node(1, '4*5=20', '20', is_terminal=True, is_correct=True))
   record = traces.TraceRecord(
-      problem=base.Problem('p', '2,3,4>20', '20', {}), strategy='bfs_sum_2',
+      problem=Problem('p', '2,3,4>20', '20', {}), strategy='bfs_sum_2',
       arguments={}, seed=0, model='symbolic', nodes=nodes, solution=(0, 1, 4))
   step, jump = traces.Step, traces.Jump
   assert traces.linearize(record) == (

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from configs import base
-from meta_cot import config as config_lib
 from meta_cot import sharding
 from meta_cot import types
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
 from meta_cot.objectives import sft
+from meta_cot.settings import config as config_lib
 from meta_cot.training import checkpoint
 from meta_cot.training import compilation
 from meta_cot.training import flops

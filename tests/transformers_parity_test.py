@@ -10,10 +10,10 @@ import torch
 import transformers
 
 from configs import models
-from meta_cot import config as config_lib
 from meta_cot.model import cache as cache_lib
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
+from meta_cot.settings import config as config_lib
 
 _SHAPE = dict(
     vocab_size=50, num_layers=3, embed_dim=24, num_heads=4, num_kv_heads=2,

@@ -14,7 +14,7 @@ from matplotlib import axes as axes_lib
 from matplotlib import figure as figure_lib
 from matplotlib.backends import backend_agg
 
-from meta_cot import files
+from meta_cot.runtime import files
 
 BLUE, RED, GREEN = '#0072B2', '#D55E00', '#009E73'
 COLORS = (BLUE, RED, GREEN, '#CC79A7', '#E69F00', '#56B4E9', '#000000')

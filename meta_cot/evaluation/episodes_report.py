@@ -3,8 +3,8 @@
 
 from etils import epath
 
-from meta_cot import files
 from meta_cot.evaluation import plots
+from meta_cot.runtime import files
 
 _FIGURES = {  # key of a row -> file, what it shows
     'this': ('episodes.png', 'success of every episode'),

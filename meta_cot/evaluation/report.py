@@ -3,9 +3,9 @@
 
 from etils import epath
 
-from meta_cot import files
 from meta_cot.evaluation import plots
 from meta_cot.evaluation import trees
+from meta_cot.runtime import files
 
 _ADDED = '\n# '  # before the title of a section that is added
 

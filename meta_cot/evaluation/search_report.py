@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from etils import epath
 
-from meta_cot import files
+from meta_cot.runtime import files
 
 
 def write(

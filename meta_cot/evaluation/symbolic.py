@@ -6,8 +6,8 @@ import dataclasses
 
 from meta_cot import traces
 from meta_cot.evaluation import statistics
-from meta_cot.tasks import base
-from meta_cot.tasks import countdown_search
+from meta_cot.problem import Problem
+from meta_cot.tasks.countdown import teacher
 from meta_cot.traces import record as record_lib
 
 
@@ -34,7 +34,7 @@ def summarise(
 
 
 def run_all(
-    problems: list[base.Problem], max_value: int | None, style: str, seed: int
+    problems: list[Problem], max_value: int | None, style: str, seed: int
 ) -> dict[str, list[record_lib.TraceRecord]]:
   """The 12 strategies of Stream of Search over `problems`.
 
@@ -44,13 +44,13 @@ def run_all(
   operands = 'descending' if style == 'compact' else 'listed'
   return {
       name: [
-          countdown_search.search(
+          teacher.search(
               problem,
               dataclasses.replace(
                   strategy, operands=operands, max_value=max_value),
               seed + index)
           for index, problem in enumerate(problems)]
-      for name, (strategy, _) in countdown_search.STREAM_OF_SEARCH.items()}
+      for name, (strategy, _) in teacher.STREAM_OF_SEARCH.items()}
 
 
 def token_counter(

@@ -13,11 +13,11 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from meta_cot import config as config_lib
 from meta_cot import sharding
 from meta_cot.model import config as model_config
 from meta_cot.model import cudnn
 from meta_cot.model import splash
+from meta_cot.settings import config as config_lib
 
 NEG_INF = -1e30  # finite: a row without any key stays free of NaNs
 

@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from meta_cot import config as config_lib
+from meta_cot.settings import config as config_lib
 
 _setting = config_lib.setting
 

@@ -15,8 +15,8 @@ from meta_cot.objectives import advantages
 from meta_cot.objectives import erl2
 from meta_cot.objectives import kl
 from meta_cot.objectives import value as value_lib
-from meta_cot.rl import rows as rows_lib
 from meta_cot.rl import settings as settings_lib
+from meta_cot.rollouts import rows as rows_lib
 
 
 @struct.dataclass

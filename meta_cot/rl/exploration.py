@@ -20,7 +20,7 @@ from meta_cot import reasoning
 from meta_cot import sharding
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
-from meta_cot.rl import player
+from meta_cot.rollouts import player
 from meta_cot.search import base
 from meta_cot.search import engine
 from meta_cot.search import tree as tree_lib

@@ -16,25 +16,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines import tokenizer as tokenizer_lib
+from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 from meta_cot import decode
 from meta_cot import sharding
 from meta_cot import types
 from meta_cot.model import config as model_config
 from meta_cot.objectives import erl2
 from meta_cot.objectives import kl
+from meta_cot.problem import Problem
 from meta_cot.rl import credit
-from meta_cot.rl import episodes
-from meta_cot.rl import judge as judge_lib
 from meta_cot.rl import monitor
-from meta_cot.rl import player as player_lib
 from meta_cot.rl import questions as questions_lib
-from meta_cot.rl import rows as rows_lib
 from meta_cot.rl import scoring
 from meta_cot.rl import settings as settings_lib
 from meta_cot.rl import update as update_lib
-from meta_cot.rl import vine
-from meta_cot.tasks import base
+from meta_cot.rollouts import continuations
+from meta_cot.rollouts import episodes
+from meta_cot.rollouts import judge as judge_lib
+from meta_cot.rollouts import player as player_lib
+from meta_cot.rollouts import rows as rows_lib
 from meta_cot.training import optimizer as optimizer_lib
 from meta_cot.training import state as state_lib
 
@@ -63,7 +63,7 @@ def rules(
 
 def steps(
     config: settings_lib.RlConfig, tokenizer: tokenizer_lib.Tokenizer
-) -> vine.Steps | None:
+) -> continuations.Steps | None:
   """How 'vineppo' cuts episodes; None for other advantages.
 
   Raises:
@@ -71,7 +71,7 @@ def steps(
   """
   if config.advantage != 'vineppo':
     return None
-  return vine.Steps(
+  return continuations.Steps(
       player_lib.token_of(tokenizer, config.step_end), config.num_steps)
 
 
@@ -100,7 +100,7 @@ def jit_update(
 
 def jit_prepare(
     model: model_config.ModelConfig, config: settings_lib.RlConfig,
-    objective: str, pad_id: int, steps: vine.Steps | None = None,
+    objective: str, pad_id: int, steps: continuations.Steps | None = None,
 ) -> Callable[..., tuple[update_lib.Batch, jax.Array]]:
   """Rows, reference, advantages of an iteration, jitted; once for all updates.
 
@@ -156,13 +156,13 @@ class Learner:
   config: settings_lib.RlConfig
   objective: str
   name: str  # of the run, for messages
-  problems: Sequence[base.Problem]
+  problems: Sequence[Problem]
   player: player_lib.Player
   judge: judge_lib.Judge
   reference: types.Params  # frozen
   prepare: Callable[..., Any]  # see `jit_prepare`
   update: Callable[..., Any]  # see `jit_update`
-  vine: vine.Vine | None  # for 'vineppo'
+  vine: continuations.Vine | None  # for 'vineppo'
   explore: Callable[..., Any] | None  # see `exploration.jit_explore`
   rng: types.PRNGKey  # of the run
   mesh: jax.sharding.Mesh

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from meta_cot.rl import episodes
-from meta_cot.rl import judge as judge_lib
+from meta_cot.rollouts import episodes
+from meta_cot.rollouts import judge as judge_lib
 
 _FLAT = 0.9  # share of groups without gradient that is worth a warning
 _LOW_ENTROPY = 0.1  # of the first iteration's

@@ -3,11 +3,11 @@
 
 import dataclasses
 
-from meta_cot import config as config_lib
 from meta_cot import decode
 from meta_cot.objectives import erl2
 from meta_cot.objectives import kl
 from meta_cot.objectives import policy_gradient
+from meta_cot.settings import config as config_lib
 from meta_cot.training import optimizer
 
 ADVANTAGES = (

@@ -16,9 +16,9 @@ from meta_cot.model import config as model_config
 from meta_cot.objectives import kl
 from meta_cot.objectives import policy_gradient
 from meta_cot.objectives import value as value_lib
-from meta_cot.rl import rows as rows_lib
 from meta_cot.rl import scoring
 from meta_cot.rl import settings as settings_lib
+from meta_cot.rollouts import rows as rows_lib
 from meta_cot.training import state as state_lib
 from meta_cot.training import step as step_lib
 

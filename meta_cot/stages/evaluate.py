@@ -14,22 +14,23 @@ import jax
 
 from data_pipelines import arms
 from data_pipelines import store
-from data_pipelines import tokenizer as tokenizer_lib
+from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 from meta_cot import decode
-from meta_cot import distributed
-from meta_cot import experiment as experiment_lib
-from meta_cot import files
 from meta_cot import sharding
 from meta_cot import tasks
 from meta_cot import traces
 from meta_cot import types
 from meta_cot.evaluation import best_of_n
-from meta_cot.evaluation import decoding
-from meta_cot.evaluation import judging
 from meta_cot.evaluation import report
 from meta_cot.evaluation import statistics
+from meta_cot.evaluation import summaries
 from meta_cot.evaluation import symbolic
 from meta_cot.evaluation import trees
+from meta_cot.runtime import distributed
+from meta_cot.runtime import files
+from meta_cot.solvers import sampling as sampling_lib
+from meta_cot.solvers import verdicts
+from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import sft
 from meta_cot.training import checkpoint
 from meta_cot.training import metrics as metrics_lib
@@ -128,7 +129,7 @@ class _Evaluation:
       self._searches = [
           r.completion.text for r in results[_SPLITS[0]]
           if r.verdict.is_correct]
-    by_split = {s: judging.summarise(r) for s, r in results.items()}
+    by_split = {s: summaries.of_completions(r) for s, r in results.items()}
     values = dict(
         by_split[_SPLITS[0]], splits=by_split, training=saved.training(),
         curve=[self._point(saved, decoder, step) for step in steps],
@@ -144,12 +145,12 @@ class _Evaluation:
     records = self._records[_SPLITS[0]][
         :self._experiment.evaluation.num_curve_problems]
     results = self._solve(decoder, saved.params(step), records)
-    point = judging.summarise(results)
+    point = summaries.of_completions(results)
     return dict(
         step=step, tokens=saved.tokens(step), success=point['success'],
         ci95=point['ci95'])
 
-  def _decoder(self, arm, *, temperature) -> decoding.Decoder:
+  def _decoder(self, arm, *, temperature) -> sampling_lib.Decoder:
     """Completes up to twice the longest reference of the arm."""
     evaluation = self._experiment.evaluation
     longest = max(
@@ -159,7 +160,7 @@ class _Evaluation:
         temperature=temperature,
         top_k=evaluation.top_k if temperature else None,
         top_p=evaluation.top_p if temperature else None)
-    return decoding.Decoder(
+    return sampling_lib.Decoder(
         self._experiment.model, self._tokenizer, self._mesh,
         batch_size=evaluation.batch_size,
         max_new_tokens=min(2 * longest, evaluation.max_new_tokens),
@@ -179,10 +180,10 @@ class _Evaluation:
         params, [traces.prompt(p, style=self._style) for p in problems],
         jax.random.key(self._experiment.seed))
 
-  def _solve(self, decoder, params, records) -> list[judging.Result]:
+  def _solve(self, decoder, params, records) -> list[verdicts.Result]:
     problems = [record.problem for record in records]
     return [
-        judging.judge(self._task, problem, completion, self._style)
+        verdicts.judge(self._task, problem, completion, self._style)
         for problem, completion in zip(
             problems, self._complete(decoder, params, problems))]
 
@@ -197,7 +198,7 @@ class _Evaluation:
     problems = [r.problem for r in records for _ in range(copies)]
     completions = self._complete(decoder, params, problems)
     is_correct = [
-        judging.verify(self._task, p, c, self._style).is_correct
+        verdicts.verify(self._task, p, c, self._style).is_correct
         for p, c in zip(problems, completions)]
     correct = [
         sum(is_correct[i:i + copies])
@@ -276,7 +277,7 @@ class _Saved:
     self._checkpoints.close()
 
 
-def _rows(results: list[judging.Result]) -> str:
+def _rows(results: list[verdicts.Result]) -> str:
   return ''.join(
       json.dumps(dict(
           id=r.problem.id, text=r.completion.text,

@@ -10,11 +10,11 @@ import functools
 
 from etils import epath
 
-from data_pipelines import countdown_traces
 from data_pipelines import store
-from meta_cot import distributed
-from meta_cot import experiment as experiment_lib
-from meta_cot.tasks import countdown_problems
+from meta_cot.runtime import distributed
+from meta_cot.stages import experiment as experiment_lib
+from meta_cot.tasks.countdown import problems as countdown_problems
+from meta_cot.tasks.countdown import records as records_lib
 
 
 def run(
@@ -27,7 +27,7 @@ def run(
     store.generate(
         workdir / 'traces',
         functools.partial(
-            countdown_traces.make_records, problems, strategies, seed, split),
+            records_lib.make_records, problems, strategies, seed, split),
         split=split,
         num_records=countdown_problems.split_size(problems, seed, split),
         num_shards=experiment.traces.num_shards,

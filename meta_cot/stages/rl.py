@@ -13,13 +13,13 @@ from etils import epath
 import jax
 import tqdm
 
-from meta_cot import config as config_lib
-from meta_cot import experiment as experiment_lib
-from meta_cot import files
-from meta_cot import interruption
 from meta_cot import sharding
 from meta_cot.rl import learner as learner_lib
 from meta_cot.rl import questions as questions_lib
+from meta_cot.runtime import files
+from meta_cot.runtime import interruption
+from meta_cot.settings import config as config_lib
+from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import rl_material
 from meta_cot.stages import rl_report
 from meta_cot.stages import sft

@@ -6,15 +6,15 @@ Its other settings are those of `config.search`.
 
 from collections.abc import Callable
 
-from data_pipelines import tokenizer as tokenizer_lib
-from meta_cot import config as config_lib
-from meta_cot import experiment as experiment_lib
-from meta_cot.evaluation import searches
-from meta_cot.evaluation import searching
-from meta_cot.evaluation import vocabulary as vocabulary_lib
+from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 from meta_cot.rl import exploration
-from meta_cot.rl import player
+from meta_cot.rollouts import player
 from meta_cot.search import engine
+from meta_cot.settings import config as config_lib
+from meta_cot.solvers import searching
+from meta_cot.solvers import trees
+from meta_cot.solvers import vocabulary as vocabulary_lib
+from meta_cot.stages import experiment as experiment_lib
 
 
 def check(experiment: experiment_lib.Experiment) -> None:
@@ -31,10 +31,10 @@ def check(experiment: experiment_lib.Experiment) -> None:
     raise config_lib.ConfigError(
         "config.search.value: got 'head'; the model has no value head: set "
         "config.model.value_head to 'shared'.")
-  if experiment.data.style != searches.STYLE:
+  if experiment.data.style != trees.STYLE:
     raise config_lib.ConfigError(
         f'config.data.style: got {experiment.data.style!r} with '
-        f'config.rl.exploration {name!r}; must be {searches.STYLE!r}, whose '
+        f'config.rl.exploration {name!r}; must be {trees.STYLE!r}, whose '
         'solutions have one step after another.')
   strategy(experiment)
 

@@ -12,18 +12,19 @@ import numpy as np
 import optax
 
 from data_pipelines import store
-from data_pipelines import tokenizer as tokenizer_lib
-from meta_cot import config as config_lib
-from meta_cot import experiment as experiment_lib
+from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 from meta_cot import sharding
 from meta_cot import tasks
 from meta_cot import types
-from meta_cot.rl import episodes
-from meta_cot.rl import judge as judge_lib
+from meta_cot.problem import Problem
 from meta_cot.rl import learner as learner_lib
-from meta_cot.rl import player as player_lib
 from meta_cot.rl import settings as rl_settings
-from meta_cot.rl import vine
+from meta_cot.rollouts import continuations
+from meta_cot.rollouts import episodes
+from meta_cot.rollouts import judge as judge_lib
+from meta_cot.rollouts import player as player_lib
+from meta_cot.settings import config as config_lib
+from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import rl_exploration
 from meta_cot.stages import sft
 from meta_cot.tasks import base
@@ -41,8 +42,8 @@ class Material:
   mesh: jax.sharding.Mesh
   tokenizer: tokenizer_lib.Tokenizer
   task: base.Task
-  train: Sequence[base.Problem]
-  heldout: Sequence[base.Problem]
+  train: Sequence[Problem]
+  heldout: Sequence[Problem]
   start: types.Params
   width: int  # of prompts
 
@@ -249,7 +250,7 @@ def jit_update(experiment, rules: episodes.Episodes, mesh: jax.sharding.Mesh):
 
 def make_steps(
     experiment: experiment_lib.Experiment, tokenizer: tokenizer_lib.Tokenizer
-) -> vine.Steps | None:
+) -> continuations.Steps | None:
   """See `learner.steps`.
 
   Raises:
@@ -262,22 +263,23 @@ def make_steps(
 
 
 def make_vine(
-    material: Material, player: player_lib.Player, steps: vine.Steps | None
-) -> vine.Vine | None:
+    material: Material, player: player_lib.Player,
+    steps: continuations.Steps | None,
+) -> continuations.Vine | None:
   """Values of what `player` plays, before every step; None without steps."""
   if steps is None:
     return None
-  return vine.Vine(
+  return continuations.Vine(
       steps=steps, player=player, judge=material.judge,
       num_rollouts=material.experiment.rl.num_rollouts,
-      find=vine.jit_contexts(steps, player.rules.episode_length),
+      find=continuations.jit_contexts(steps, player.rules.episode_length),
       go_on=jit_continue(material.experiment, player.rules, material.mesh))
 
 
 def jit_continue(
     experiment, rules: episodes.Episodes, mesh: jax.sharding.Mesh):
   """See `vine.jit_continue`."""
-  return vine.jit_continue(
+  return continuations.jit_continue(
       experiment.model, rules=rules, num_rollouts=experiment.rl.num_rollouts,
       num_slots=sharding.up_to_parts(experiment.rl.num_slots, mesh))
 

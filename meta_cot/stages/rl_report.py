@@ -10,13 +10,13 @@ import logging
 from etils import epath
 import numpy as np
 
-from meta_cot import distributed
-from meta_cot import files
 from meta_cot import types
 from meta_cot.evaluation import episodes as episodes_eval
 from meta_cot.evaluation import episodes_report
 from meta_cot.evaluation import report
-from meta_cot.rl import judge as judge_lib
+from meta_cot.rollouts import judge as judge_lib
+from meta_cot.runtime import distributed
+from meta_cot.runtime import files
 from meta_cot.stages import rl_material
 from meta_cot.training import checkpoint
 

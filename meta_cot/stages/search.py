@@ -18,23 +18,24 @@ import jax
 import numpy as np
 
 from data_pipelines import store
-from data_pipelines import tokenizer as tokenizer_lib
-from meta_cot import config as config_lib
+from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 from meta_cot import decode
-from meta_cot import distributed
-from meta_cot import experiment as experiment_lib
-from meta_cot import files
 from meta_cot import sharding
 from meta_cot import tasks
 from meta_cot import traces
 from meta_cot.evaluation import best_of_n
-from meta_cot.evaluation import decoding
-from meta_cot.evaluation import judging
 from meta_cot.evaluation import search_report
-from meta_cot.evaluation import searches
-from meta_cot.evaluation import searching
 from meta_cot.evaluation import statistics
+from meta_cot.evaluation import summaries
+from meta_cot.runtime import distributed
+from meta_cot.runtime import files
 from meta_cot.search import voting
+from meta_cot.settings import config as config_lib
+from meta_cot.solvers import sampling as sampling_lib
+from meta_cot.solvers import searching
+from meta_cot.solvers import trees
+from meta_cot.solvers import verdicts
+from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import sft
 from meta_cot.stages import workdir as workdir_lib
 
@@ -66,10 +67,10 @@ def check(experiment: experiment_lib.Experiment) -> None:
     raise config_lib.ConfigError(
         f'config.search.arm: got {experiment.search.arm!r}; must be one of '
         f'config.arms, {", ".join(experiment.arms)}.')
-  if experiment.data.style != searches.STYLE:
+  if experiment.data.style != trees.STYLE:
     raise config_lib.ConfigError(
         f'config.data.style: got {experiment.data.style!r}; the stage search '
-        f'needs {searches.STYLE!r}, whose solutions have one step after '
+        f'needs {trees.STYLE!r}, whose solutions have one step after '
         'another.')
 
 
@@ -78,14 +79,14 @@ class _Results:
   """What the stage found."""
 
   summary: dict
-  searches: dict[str, list[searches.Searched]]
+  searches: dict[str, list[trees.Searched]]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Plain:
   """Completions without a search, sampled or greedy."""
 
-  completions: list[decoding.Completion]
+  completions: list[sampling_lib.Completion]
   is_correct: list[bool]
   seconds: float  # compiling not counted
   occupancy: float
@@ -149,9 +150,9 @@ class _Stage:
         strategies=strategies)
     return _Results(summary, {name: f for name, (f, _) in found.items()})
 
-  def _search(self, name) -> tuple[list[searches.Searched], dict]:
+  def _search(self, name) -> tuple[list[trees.Searched], dict]:
     done = self._searcher(name, self._params, self._problems, self._rng)
-    read = searches.Reader(
+    read = trees.Reader(
         self._task, self._tokenizer, strategy=name,
         arguments=dataclasses.asdict(self._settings),
         seed=self._experiment.seed,
@@ -160,7 +161,7 @@ class _Stage:
         read(problem, f.result.output.tree, f.result.tokens, f.result.lengths,
              int(f.result.output.solution_index), f.num_steps)
         for problem, f in zip(self._problems, done.finished, strict=True)]
-    values = searches.summarise(found) | dict(
+    values = summaries.of_searches(found) | dict(
         seconds=done.seconds, occupancy=done.occupancy)
     logging.info(
         '%s: %.1f%% of %d problems, %.0f tokens each, %.1f s, occupancy '
@@ -172,19 +173,19 @@ class _Stage:
     """Completes every prompt `copies` times, and judges."""
     depth = self._settings.depth(len(self._problems[0].data['numbers']))
     batch_size = self._experiment.evaluation.batch_size
-    decoder = decoding.Decoder(
+    decoder = sampling_lib.Decoder(
         self._experiment.model, self._tokenizer, self._mesh,
         batch_size=batch_size,
         max_new_tokens=depth * self._settings.step_length, sampling=sampling)
     problems = [p for p in self._problems for _ in range(copies)]
-    prompts = [traces.prompt(p, style=searches.STYLE) for p in problems]
+    prompts = [traces.prompt(p, style=trees.STYLE) for p in problems]
     longest = max(prompts, key=lambda p: len(self._tokenizer.encode(p)))
     decoder(self._params, [longest], self._rng)  # compiles
     start = time.perf_counter()
     completions = decoder(self._params, prompts, self._rng)
     seconds = time.perf_counter() - start
     is_correct = [
-        judging.verify(self._task, p, c, searches.STYLE).is_correct
+        verdicts.verify(self._task, p, c, trees.STYLE).is_correct
         for p, c in zip(problems, completions)]
     return _Plain(
         completions, is_correct, seconds, _occupancy(completions, batch_size))
@@ -212,7 +213,7 @@ class _Stage:
     """Share of problems whose most frequent answer of k is right."""
     copies, ids = self._settings.num_samples, {}
     answers = [
-        traces.extract_answer(c.text, searches.STYLE) if c.is_finished else None
+        traces.extract_answer(c.text, trees.STYLE) if c.is_finished else None
         for c in samples.completions]
     answers_BxS = np.array([
         -1 if a is None else ids.setdefault(a, len(ids))
@@ -247,7 +248,7 @@ def _write(directory, experiment, results: _Results) -> None:
         arguments=dict(
             seed=experiment.seed, strategy=name,
             **dataclasses.asdict(experiment.search)))
-    told = [(f, searches.told(f.record)[0]) for f in found[:_NUM_SAVED]]
+    told = [(f, trees.told(f.record)[0]) for f in found[:_NUM_SAVED]]
     files.write_atomic(
         directory / 'samples' / f'{name}.jsonl', ''.join(
             json.dumps(dict(

@@ -15,15 +15,15 @@ import jax
 from data_pipelines import arms
 from data_pipelines import pipelines
 from data_pipelines import store
-from data_pipelines import tokenizer as tokenizer_lib
-from meta_cot import config as config_lib
-from meta_cot import experiment as experiment_lib
-from meta_cot import files
-from meta_cot import interruption
+from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 from meta_cot import sharding
 from meta_cot import types
 from meta_cot.model import transformer
 from meta_cot.objectives import sft as objective
+from meta_cot.runtime import files
+from meta_cot.runtime import interruption
+from meta_cot.settings import config as config_lib
+from meta_cot.stages import experiment as experiment_lib
 from meta_cot.training import checkpoint
 from meta_cot.training import flops
 from meta_cot.training import goodput

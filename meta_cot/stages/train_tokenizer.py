@@ -7,11 +7,11 @@ Leaves `tokenizer/tokenizer.model`.
 from etils import epath
 
 from data_pipelines import store
-from data_pipelines import tokenizer as tokenizer_lib
-from meta_cot import config as config_lib
-from meta_cot import distributed
-from meta_cot import experiment as experiment_lib
+from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 from meta_cot import traces
+from meta_cot.runtime import distributed
+from meta_cot.settings import config as config_lib
+from meta_cot.stages import experiment as experiment_lib
 
 _NUM_TEXTS = 5_000  # enough to see every symbol many times
 

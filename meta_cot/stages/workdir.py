@@ -9,11 +9,11 @@ import json
 from etils import epath
 import ml_collections
 
-from meta_cot import config as config_lib
-from meta_cot import distributed
-from meta_cot import experiment as experiment_lib
-from meta_cot import files
-from meta_cot import lease
+from meta_cot.runtime import distributed
+from meta_cot.runtime import files
+from meta_cot.runtime import lease
+from meta_cot.settings import config as config_lib
+from meta_cot.stages import experiment as experiment_lib
 from meta_cot.training import compilation
 
 # May change between commands on one workdir: how the work is done, not what it

@@ -2,7 +2,7 @@
 """Tasks by name."""
 
 from meta_cot.tasks import base
-from meta_cot.tasks import countdown
+from meta_cot.tasks.countdown import task as countdown
 
 _TASKS = {
     'countdown': countdown.Countdown,

@@ -4,10 +4,10 @@
 from collections.abc import Sequence
 import types
 
-from meta_cot.tasks import base
-from meta_cot.traces import compact
+from meta_cot.problem import Problem
 from meta_cot.traces import events as events_lib
-from meta_cot.traces import stream_of_search
+from meta_cot.traces.arithmetic import compact
+from meta_cot.traces.arithmetic import stream_of_search
 
 STYLES = {
     'compact': compact,
@@ -44,13 +44,13 @@ def render(events: Sequence[events_lib.Event], style: str) -> str:
 
 
 def prompt(
-    source: base.Problem | Sequence[events_lib.Event], style: str) -> str:
+    source: Problem | Sequence[events_lib.Event], style: str) -> str:
   """The beginning of the text, up to where the model goes on.
 
   Raises:
     ValueError: no such style, or it cannot express the question.
   """
-  if isinstance(source, base.Problem):
+  if isinstance(source, Problem):
     return _module(style).prompt(source.question)
   return spans(source[:1], style)[0].text
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from meta_cot.tasks import base
+from meta_cot.problem import Problem
 from meta_cot.traces import record as record_lib
 
 
@@ -34,7 +34,7 @@ class NodeText:
 
 
 def from_tree(
-    problem: base.Problem, tree: Arrays, texts: Mapping[int, NodeText],
+    problem: Problem, tree: Arrays, texts: Mapping[int, NodeText],
     solution: int, *, strategy: str, arguments: Mapping[str, Any], seed: int,
     model: str,
 ) -> record_lib.TraceRecord:

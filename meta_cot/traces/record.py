@@ -11,7 +11,7 @@ import dataclasses
 import json
 from typing import Any
 
-from meta_cot.tasks import base
+from meta_cot.problem import Problem
 
 SCHEMA = 1
 
@@ -36,7 +36,7 @@ class Node:
 class TraceRecord:
   """A search over one problem: who searched, the tree, and what was found."""
 
-  problem: base.Problem
+  problem: Problem
   strategy: str  # e.g. 'dfs_sum'
   arguments: Mapping[str, Any]  # parameters of the strategy, JSON values
   seed: int
@@ -72,7 +72,7 @@ def from_json(text: str | bytes) -> TraceRecord:
         Node(**{**node, 'tokens': tuple(node['tokens'])})
         for node in raw['nodes'])
     return TraceRecord(**{
-        **raw, 'problem': base.Problem(**raw['problem']), 'nodes': nodes,
+        **raw, 'problem': Problem(**raw['problem']), 'nodes': nodes,
         'solution': tuple(raw['solution'])})
   except (KeyError, TypeError, json.JSONDecodeError) as e:
     raise ValueError(f'not a trace record: {e!r}') from e

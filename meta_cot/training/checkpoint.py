@@ -19,8 +19,8 @@ from jax.experimental import multihost_utils
 import numpy as np
 import orbax.checkpoint as ocp
 
-from meta_cot import config as config_lib
-from meta_cot import files
+from meta_cot.runtime import files
+from meta_cot.settings import config as config_lib
 from meta_cot.training import compatibility
 from meta_cot.training import integrity
 from meta_cot.training import iterator_state

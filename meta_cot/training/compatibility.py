@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from meta_cot import config as config_lib
+from meta_cot.settings import config as config_lib
 
 # Settings that do not change what is trained, so a run may continue with
 # others. A group's name frees all of its settings.

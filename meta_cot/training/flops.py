@@ -16,8 +16,8 @@ import time
 import jax
 import jax.numpy as jnp
 
-from meta_cot import hardware
 from meta_cot.model import config as model_config
+from meta_cot.runtime import hardware
 
 
 def training_flops_per_token(

@@ -16,7 +16,7 @@ import time
 
 from etils import epath
 
-from meta_cot import files
+from meta_cot.runtime import files
 
 HASHES = 'hashes.json'
 QUARANTINE = 'quarantine'

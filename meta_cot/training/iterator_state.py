@@ -16,7 +16,7 @@ import grain
 import jax
 import orbax.checkpoint as ocp
 
-from meta_cot import config as config_lib
+from meta_cot.settings import config as config_lib
 
 
 class Streams(Protocol):

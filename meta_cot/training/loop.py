@@ -11,7 +11,7 @@ import sys
 import jax
 import tqdm
 
-from meta_cot import config as config_lib
+from meta_cot.settings import config as config_lib
 from meta_cot.training import compilation
 from meta_cot.training import goodput
 from meta_cot.training import metrics as metrics_lib

@@ -4,8 +4,8 @@
 import json
 import time
 
-from meta_cot import config as config_lib
-from meta_cot import files
+from meta_cot.runtime import files
+from meta_cot.settings import config as config_lib
 from meta_cot.training import event_file
 
 

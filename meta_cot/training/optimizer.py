@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from meta_cot import config as config_lib
+from meta_cot.settings import config as config_lib
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import grain
 import jax
 
-from meta_cot import files
+from meta_cot.runtime import files
 from meta_cot.training import checkpoint
 from meta_cot.training import state as state_lib
 

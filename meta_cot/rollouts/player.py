@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plays episodes with a model: problems in, rollouts out, shapes fixed."""
+
+from collections.abc import Callable, Sequence
+import functools
+
+from flax import struct
+import jax
+import numpy as np
+
+from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from meta_cot import decode
+from meta_cot import sharding
+from meta_cot import traces
+from meta_cot import types
+from meta_cot.model import config as model_config
+from meta_cot.problem import Problem
+from meta_cot.rollouts import episodes
+from meta_cot.rollouts import rollout as rollout_lib
+
+
+@struct.dataclass
+class Asked:
+  """Questions on the devices."""
+
+  prompts: jax.Array  # [Q, P] int32
+  lengths: jax.Array  # [Q] int32
+  ids: jax.Array  # [Q] int32
+  # [Q] int32, tokens of the searches whose attempts are in the prompts.
+  num_explored: jax.Array | None = None
+
+
+def jit_rollout(
+    model: model_config.ModelConfig, *, rules: episodes.Episodes,
+    num_samples: int, num_slots: int,
+) -> Callable[..., episodes.Rollouts]:
+  """(params, prompts, lengths, ids, rng) -> rollouts, jitted."""
+
+  @jax.jit
+  def play(params, prompts_QxP, lengths_Q, ids_Q, rng):
+    return rollout_lib.rollout(
+        model, params, prompts_QxP, lengths_Q, rng, rules=rules,
+        num_samples=num_samples, num_slots=num_slots, question_ids_Q=ids_Q)
+
+  return play
+
+
+class Player:
+  """G trajectories for each of Q questions; one program for all calls."""
+
+  def __init__(
+      self, model: model_config.ModelConfig,
+      tokenizer: tokenizer_lib.Tokenizer, mesh: jax.sharding.Mesh, *,
+      rules: episodes.Episodes, style: str, width: int, num_questions: int,
+      num_samples: int, num_slots: int,
+  ):
+    """Prepares; compiles nothing.
+
+    Args:
+      model: its settings.
+      tokenizer: of the model.
+      mesh: devices.
+      rules: of the trajectories.
+      style: of the prompts.
+      width: P; see `prompt_width`.
+      num_questions: Q.
+      num_samples: G.
+      num_slots: trajectories at a time.
+    """
+    self._tokenizer = tokenizer
+    self._mesh = mesh
+    self._style = style
+    self._width = width
+    self.rules = rules
+    self.num_questions = num_questions
+    self.num_samples = num_samples
+    self.num_slots = min(num_slots, num_questions * num_samples)
+    self.play = jit_rollout(
+        model, rules=rules, num_samples=num_samples, num_slots=num_slots)
+    self._whole = jax.jit(
+        lambda x: x, out_shardings=sharding.replicated(mesh))
+
+  def ask(
+      self, problems: Sequence[Problem], ids: Sequence[int],
+      openings: Sequence[str] | None = None,
+  ) -> Asked:
+    """Puts up to Q problems on the devices; the first one fills the rest.
+
+    Args:
+      problems: 1 to Q of them.
+      ids: name them; their random draws follow from it.
+      openings: texts in front of the questions; none by default.
+    """
+    missing = self.num_questions - len(problems)
+    openings = openings or [''] * len(problems)
+    encoded = [
+        self._tokenizer.encode(o + traces.prompt(p, style=self._style))
+        for o, p in zip(openings, problems, strict=True)]
+    encoded += encoded[:1] * missing
+    prompts_QxP = np.full(
+        (len(encoded), self._width), self._tokenizer.pad_id, np.int32)
+    for row, tokens in enumerate(encoded):
+      prompts_QxP[row, :len(tokens)] = tokens
+    lengths_Q = np.array([len(tokens) for tokens in encoded], np.int32)
+    ids_Q = np.array([*ids, *ids[:1] * missing], np.int32)
+    return Asked(*sharding.split_batch(
+        (prompts_QxP, lengths_Q, ids_Q), self._mesh))
+
+  def __call__(
+      self, params: types.Params, asked: Asked, rng: types.PRNGKey
+  ) -> episodes.Rollouts:
+    """Plays; the results are split over the devices."""
+    return self.play(params, asked.prompts, asked.lengths, asked.ids, rng)
+
+  def fetch(self, rollouts: episodes.Rollouts) -> episodes.Rollouts:
+    """The results as NumPy, in full in every process."""
+    return jax.device_get(self._whole(rollouts))
+
+
+def prompt_width(
+    tokenizer: tokenizer_lib.Tokenizer, problems: Sequence[Problem],
+    style: str, openings: Sequence[str] = ('',),
+) -> int:
+  """P for these problems, any of the texts in front."""
+  longest = max(
+      len(tokenizer.encode(traces.prompt(p, style=style))) for p in problems)
+  longest += max(len(tokenizer.encode(o)) for o in openings)
+  return decode.prompt_width(longest)
+
+
+@functools.cache
+def token_of(tokenizer: tokenizer_lib.Tokenizer, text: str) -> int:
+  """The one token that is `text`.
+
+  Raises:
+    ValueError: there is none.
+  """
+  ids = tokenizer.encode(text)
+  if len(ids) != 1:
+    raise ValueError(
+        f'{text!r} is {len(ids)} tokens; must be one token of the tokenizer.')
+  return ids[0]

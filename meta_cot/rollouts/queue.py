@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The slots of a rollout: which trajectory is where, and what comes next.
+
+Slots, questions and trajectories are cut into parts, one per part of a batch
+on the mesh. Part m has the same share of each; all indexing happens inside a
+part, so nothing crosses devices. Axes as in `rollout`; M parts.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+
+from meta_cot import sharding
+from meta_cot.model import cache as cache_lib
+from meta_cot.rollouts import episodes
+from meta_cot.rollouts import transcript as transcript_lib
+from meta_cot.types import PRNGKey
+
+
+@struct.dataclass
+class Beginning:
+  """Where the trajectories of a question begin; zeros: with the question.
+
+  A prompt may hold episodes, and the first tokens of the one that goes on.
+  """
+
+  episode: jax.Array  # [Q] int32, its number
+  drawn: jax.Array  # [Q] int32, tokens that it has already
+
+
+@struct.dataclass
+class Slots:
+  """Trajectories on their way; all arrays [S] or [S, ...]."""
+
+  trajectory: jax.Array  # [S] int32, inside its part; behind the last: idle
+  is_live: jax.Array  # [S] bool
+  episode: jax.Array  # [S] int32
+  length: jax.Array  # [S] int32, tokens of the row
+  num_drawn: jax.Array  # [S] int32, in the trajectory
+  in_episode: jax.Array  # [S] int32, drawn in the episode
+  forced: jax.Array  # [S, F] int32, what the environment says first
+  num_forced: jax.Array  # [S] int32
+  at_forced: jax.Array  # [S] int32, how many of them the row has
+  attempt: jax.Array  # [S, T] int32, drawn in the episode; [S, 0] if not needed
+  seen: jax.Array  # [S, W, T + F'] int32, earlier attempts in the window
+  seen_lengths: jax.Array  # [S, W] int32
+  next: jax.Array  # [M] int32, the queue's head
+
+
+@struct.dataclass
+class Added:
+  """One token per slot."""
+
+  tokens: jax.Array  # [S] int32
+  log_probs: jax.Array  # [S] float32
+  is_drawn: jax.Array  # [S] bool
+  is_end: jax.Array  # [S] bool, of an episode
+  is_over: jax.Array  # [S] bool, the trajectory is
+
+
+def add(
+    rules: episodes.Episodes, slots: Slots, drawn_S: jax.Array,
+    log_probs_S: jax.Array,
+) -> Added:
+  """The token that every slot gets, given those drawn for them."""
+  is_forced_S = slots.at_forced < slots.num_forced
+  tokens_S = drawn_S
+  if slots.forced.shape[1]:
+    at_Sx1 = jnp.minimum(slots.at_forced, slots.forced.shape[1] - 1)[:, None]
+    tokens_S = jnp.where(
+        is_forced_S, jnp.take_along_axis(slots.forced, at_Sx1, 1)[:, 0],
+        drawn_S)
+  is_drawn_S = slots.is_live & ~is_forced_S
+  is_ending_S = tokens_S == rules.stop_id
+  if rules.give_up_id is not None:
+    is_ending_S |= tokens_S == rules.give_up_id
+  is_spent_S = jnp.zeros_like(is_drawn_S)
+  if rules.max_tokens is not None:
+    is_spent_S = is_drawn_S & (slots.num_drawn + 1 >= rules.max_tokens)
+  is_end_S = is_spent_S | is_drawn_S & (
+      is_ending_S | (slots.in_episode + 1 >= rules.episode_length))
+  return Added(
+      tokens=tokens_S, log_probs=jnp.where(is_drawn_S, log_probs_S, 0.0),
+      is_drawn=is_drawn_S, is_end=is_end_S,
+      is_over=is_end_S & (
+          is_spent_S | (slots.episode + 1 >= rules.num_episodes)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Queue:
+  """Trajectories to do, and where their results go. All numbers divide."""
+
+  rules: episodes.Episodes
+  num_questions: int
+  num_samples: int
+  num_slots: int
+  num_parts: int
+
+  @property
+  def is_shared(self) -> bool:
+    """Whether slot s has trajectory s and no other."""
+    return self.num_slots == self.num_questions * self.num_samples
+
+  @property
+  def max_steps(self) -> int:
+    """Steps after which all trajectories have ended, however long they are."""
+    share = self.num_slots // self.num_parts
+    return -(-self._per_part // share) * self.rules.num_tokens
+
+  @property
+  def _per_part(self) -> int:
+    return self.num_questions * self.num_samples // self.num_parts
+
+  def start(self, beginning: Beginning) -> Slots:
+    """The first trajectories in all slots."""
+    rules, slots = self.rules, self.num_slots
+    width = rules.num_between
+    window = rules.window if rules.is_windowed else 0
+    if rules.is_windowed:
+      width = window * (rules.episode_length + rules.num_between)
+    keeps = rules.is_windowed or rules.feedback is not None
+    zeros = lambda *shape: self._split(jnp.zeros((slots, *shape), jnp.int32))
+    share = slots // self.num_parts
+    trajectory_S = self._split(jnp.tile(
+        jnp.arange(share, dtype=jnp.int32), self.num_parts))
+    made = Slots(
+        trajectory=trajectory_S, is_live=self._split(jnp.ones(slots, bool)),
+        episode=zeros(), length=zeros(), num_drawn=zeros(), in_episode=zeros(),
+        forced=zeros(width), num_forced=zeros(), at_forced=zeros(),
+        attempt=zeros(rules.episode_length if keeps else 0),
+        seen=zeros(window, rules.episode_length + rules.num_between),
+        seen_lengths=zeros(window),
+        next=jnp.full(self.num_parts, share, jnp.int32))
+    questions_S = self.questions(made)
+    return made.replace(
+        episode=self.take(beginning.episode, questions_S),
+        in_episode=self.take(beginning.drawn, questions_S))
+
+  def empty(self) -> transcript_lib.Transcript:
+    """Results of no trajectory."""
+    rows = self.num_questions * self.num_samples * (
+        self.rules.rows_per_trajectory)
+    empty = transcript_lib.empty(rows, self.rules.row_length)
+    return empty.replace(written=self._split(empty.written))
+
+  def questions(self, slots: Slots) -> jax.Array:
+    """The questions of the slots, inside their part, [S] int32."""
+    last = self.num_questions // self.num_parts - 1
+    return jnp.minimum(slots.trajectory // self.num_samples, last)
+
+  def keys(self, keys_Q: PRNGKey, slots: Slots) -> PRNGKey:
+    """Of the tokens that are drawn now, [S]."""
+    fold = jax.vmap(jax.random.fold_in)
+    data_Qx2 = jax.random.key_data(keys_Q)
+    keys_S = jax.random.wrap_key_data(
+        self.take(data_Qx2, self.questions(slots)))
+    return fold(
+        fold(keys_S, slots.trajectory % self.num_samples), slots.num_drawn)
+
+  def record(
+      self, transcript: transcript_lib.Transcript, slots: Slots, added: Added
+  ) -> transcript_lib.Transcript:
+    """The results with one more token of every live slot."""
+    per_row = self.rules.rows_per_trajectory
+    row_S = slots.trajectory * per_row
+    if per_row > 1:
+      row_S += slots.episode
+    # Behind the last row: nowhere.
+    row_S = jnp.where(slots.is_live, row_S, self._per_part * per_row)
+    entry_Sx3 = transcript_lib.entry(
+        added.tokens, added.log_probs, added.is_drawn, slots.episode)
+    number = transcript_lib.NUM_LINES
+    lines_Sx3 = row_S[:, None] * number + jnp.arange(number)[None]
+    put = jax.vmap(lambda x, r, c, v: x.at[r, c].set(v, mode='drop'))
+    written = put(*map(self._parts, (
+        transcript.written, lines_Sx3, slots.length[:, None], entry_Sx3)))
+    return transcript.replace(
+        written=self._split(written.reshape(transcript.written.shape)),
+        num_live=transcript.num_live + jnp.sum(slots.is_live, dtype=jnp.int32))
+
+  def advance(
+      self, slots: Slots, added: Added, beginning: Beginning) -> Slots:
+    """The slots after their token: next episodes, next trajectories."""
+    rules = self.rules
+    is_next_S = added.is_end & ~added.is_over
+    slots = slots.replace(
+        length=slots.length + slots.is_live,
+        num_drawn=slots.num_drawn + added.is_drawn,
+        in_episode=slots.in_episode + added.is_drawn,
+        at_forced=slots.at_forced + (slots.is_live & ~added.is_drawn))
+    if slots.attempt.shape[1]:
+      is_here_SxT = added.is_drawn[:, None] & (
+          jnp.arange(rules.episode_length)[None]
+          == slots.in_episode[:, None] - 1)
+      slots = slots.replace(attempt=jnp.where(
+          is_here_SxT, added.tokens[:, None], slots.attempt))
+    if slots.forced.shape[1]:
+      slots = jax.lax.cond(
+          jnp.any(is_next_S), self._speak, lambda x, _: x, slots, is_next_S)
+    slots = slots.replace(
+        episode=slots.episode + is_next_S,
+        in_episode=jnp.where(is_next_S, 0, slots.in_episode))
+    if rules.is_windowed:
+      slots = slots.replace(length=jnp.where(is_next_S, 0, slots.length))
+    return self._next(slots, added.is_over, beginning)
+
+  def take(self, x_Qx: jax.Array, questions_S: jax.Array) -> jax.Array:
+    """Rows of the slots' questions, [S, ...]."""
+    return self._split(self._take(x_Qx, questions_S))
+
+  def _take(self, x_Qx, questions_S) -> jax.Array:
+    rows = jax.vmap(lambda x, i: x[i])(
+        self._parts(x_Qx), self._parts(questions_S))
+    return rows.reshape(-1, *x_Qx.shape[1:])
+
+  def take_cache(
+      self, cache: cache_lib.Cache, questions_S: jax.Array
+  ) -> cache_lib.Cache:
+    """The prompts of the slots, S rows."""
+    return _of_rows(lambda x: self._take(x, questions_S), cache)
+
+  def refill(
+      self, old: cache_lib.Cache, prompts: cache_lib.Cache,
+      questions_S: jax.Array, is_new_S: jax.Array,
+  ) -> cache_lib.Cache:
+    """The slots' prompts, replaced where `is_new_S`."""
+
+    def put(old, prompts):
+      # As many as come in most steps at once; more come in turns.
+      width = max(1, self.num_slots // self.num_parts // 8)
+      return jax.lax.while_loop(
+          lambda carry: jnp.any(carry[1]),
+          functools.partial(self._refill, width, prompts, questions_S),
+          (old, is_new_S))[0]
+
+    return jax.lax.cond(
+        jnp.any(is_new_S), put, lambda old, _: old, old, prompts)
+
+  def _refill(self, width, prompts, questions_S, carry):
+    """Some of the new prompts; (cache, those still to come)."""
+    cache, is_new_S = carry
+    is_new_MxS = self._parts(is_new_S)
+    slots_MxW = jax.vmap(lambda x: jnp.nonzero(
+        x, size=width, fill_value=x.shape[0])[0])(is_new_MxS)
+    questions_MxW = jax.vmap(lambda q, i: q.at[i].get(
+        mode='fill', fill_value=0))(self._parts(questions_S), slots_MxW)
+
+    def move(old, new):
+      rows = jax.vmap(lambda x, i: x[i])(self._parts(new), questions_MxW)
+      put = jax.vmap(lambda x, i, r: x.at[i].set(r, mode='drop'))
+      return put(self._parts(old), slots_MxW, rows).reshape(old.shape)
+
+    cache = _of_rows(move, cache, prompts)
+    is_new_MxS = jax.vmap(lambda x, i: x.at[i].set(False, mode='drop'))(
+        is_new_MxS, slots_MxW)
+    return cache, self._split(is_new_MxS.reshape(-1))
+
+  def _speak(self, slots: Slots, is_next_S: jax.Array) -> Slots:
+    """What slots are to read before their next episode."""
+    rules = self.rules
+    pieces = []
+    if rules.feedback is not None:
+      shapes = (
+          jax.ShapeDtypeStruct(
+              (self.num_slots, rules.feedback_length), jnp.int32),
+          jax.ShapeDtypeStruct((self.num_slots,), jnp.int32))
+      part_S = jnp.repeat(
+          jnp.arange(self.num_parts), self.num_slots // self.num_parts)
+      questions_S = part_S * (self.num_questions // self.num_parts) + (
+          self.questions(slots))
+      pieces.append(jax.pure_callback(
+          rules.feedback, shapes, questions_S, slots.attempt,
+          slots.in_episode, vmap_method='sequential'))
+    reset_SxF = jnp.broadcast_to(
+        jnp.asarray(rules.reset_ids, jnp.int32)[None],
+        (self.num_slots, len(rules.reset_ids)))
+    pieces.append((
+        reset_SxF, jnp.full(self.num_slots, len(rules.reset_ids), jnp.int32)))
+    if rules.is_windowed:
+      slots = _remember(slots, is_next_S, pieces)
+      pieces = [
+          (slots.seen[:, w], slots.seen_lengths[:, w])
+          for w in range(rules.window)]
+    forced_SxF, num_forced_S = _join(pieces)
+    pick = lambda new, old: jnp.where(
+        is_next_S.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+    return slots.replace(
+        forced=pick(forced_SxF[:, :slots.forced.shape[1]], slots.forced),
+        num_forced=pick(num_forced_S, slots.num_forced),
+        at_forced=pick(0, slots.at_forced))
+
+  def _next(self, slots: Slots, is_over_S, beginning: Beginning) -> Slots:
+    """Ended trajectories replaced by those of the queue."""
+    is_over_MxS = self._parts(is_over_S)
+    rank_MxS = jnp.cumsum(is_over_MxS, axis=1, dtype=jnp.int32) - 1
+    new_S = self._split((slots.next[:, None] + rank_MxS).reshape(-1))
+    trajectory_S = jnp.where(
+        is_over_S, jnp.minimum(new_S, self._per_part), slots.trajectory)
+    slots = slots.replace(
+        trajectory=trajectory_S, is_live=trajectory_S < self._per_part,
+        next=slots.next + jnp.sum(is_over_MxS, axis=1, dtype=jnp.int32))
+    zero = lambda x: jnp.where(
+        is_over_S.reshape(-1, *[1] * (x.ndim - 1)), 0, x)
+    names = (
+        'length', 'num_drawn', 'num_forced', 'at_forced', 'seen_lengths')
+    first = jax.tree.map(
+        lambda x: self.take(x, self.questions(slots)), beginning)
+    return slots.replace(
+        episode=jnp.where(is_over_S, first.episode, slots.episode),
+        in_episode=jnp.where(is_over_S, first.drawn, slots.in_episode),
+        **{name: zero(getattr(slots, name)) for name in names})
+
+  def _parts(self, x: jax.Array) -> jax.Array:
+    """[X, ...] -> [M, X / M, ...]."""
+    return x.reshape(self.num_parts, -1, *x.shape[1:])
+
+  def _split(self, x: jax.Array) -> jax.Array:
+    return sharding.constrain(x, 'act_batch', *[None] * (x.ndim - 1))
+
+
+def _of_rows(function: Callable[..., jax.Array], *caches) -> Any:
+  """`function` on all arrays of caches, rows in front."""
+
+  def on_rows(*arrays):
+    new = function(*(jnp.moveaxis(x, -4, 0) for x in arrays))
+    heads = 'act_kv_heads', None, None
+    new = sharding.constrain(
+        new, 'act_batch', *[None] * (new.ndim - 1 - len(heads)), *heads)
+    return jnp.moveaxis(new, 0, -4)
+
+  first = caches[0]
+  many = lambda name: jax.tree.map(on_rows, *(getattr(c, name) for c in caches))
+  one = lambda name: sharding.constrain(
+      function(*(getattr(c, name) for c in caches)), 'act_batch', None)
+  return first.replace(
+      keys=many('keys'), values=many('values'), positions=one('positions'),
+      is_valid=one('is_valid'))
+
+
+def _remember(slots: Slots, is_next_S, pieces) -> Slots:
+  """The attempts in the window, the one that has ended the newest."""
+  if not slots.seen.shape[1]:
+    return slots
+  newest_SxF, length_S = _join(
+      [(slots.attempt, slots.in_episode), *pieces])
+  shift = lambda old, new: jnp.where(
+      is_next_S.reshape(-1, *[1] * (old.ndim - 1)),
+      jnp.concatenate([old[:, 1:], new[:, None]], axis=1), old)
+  return slots.replace(
+      seen=shift(slots.seen, newest_SxF),
+      seen_lengths=shift(slots.seen_lengths, length_S))
+
+
+def _join(pieces) -> tuple[jax.Array, jax.Array]:
+  """Texts [S, any] of given lengths, one behind the other without holes."""
+  if not pieces:
+    raise ValueError('pieces: got none; must be at least one.')
+  tokens_SxF = jnp.concatenate([tokens for tokens, _ in pieces], axis=1)
+  is_text_SxF = jnp.concatenate([
+      jnp.arange(tokens.shape[1])[None] < length[:, None]
+      for tokens, length in pieces], axis=1)
+  order_SxF = jnp.argsort(~is_text_SxF, axis=1, stable=True)
+  return (
+      jnp.take_along_axis(tokens_SxF, order_SxF, axis=1),
+      jnp.sum(is_text_SxF, axis=1, dtype=jnp.int32))

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of a run, in a local folder or in a bucket (`gs://bucket/run`).
+
+This module alone knows the difference. A local file is written under a
+temporary name, synced, then renamed. An object in a bucket appears whole when
+its upload ends, so it is written under its own name.
+"""
+
+import fnmatch
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import pathlib
+import re
+import time
+from typing import Any
+
+from etils import epath
+import fsspec
+
+from meta_cot.settings import config as config_lib
+
+Path = str | os.PathLike
+
+_TEMPORARY = re.compile(r'\..+\.tmp-(\d+)')
+_UPLOAD_SECONDS = 30.0  # a growing file in a bucket is at most this old
+
+for _name in ('fsspec', 'gcsfs'):  # else a line for every object that is read
+  logging.getLogger(_name).setLevel(logging.WARNING)
+# One way to buckets, also where TensorFlow is installed.
+os.environ.setdefault('EPATH_USE_TF', 'false')
+# Another host may have written since a folder was last listed.
+fsspec.config.conf.setdefault('gcs', {})['use_listings_cache'] = False
+
+
+def path(value: Path) -> epath.Path:
+  """The file or folder `value` names; absolute where it is local.
+
+  Raises:
+    UserError: a bucket, but the package that reads buckets is not installed.
+    ValueError: a bucket's name that went through pathlib and lost a slash.
+  """
+  name = os.fspath(value)
+  if not is_remote(name):
+    if re.match(r'[a-z0-9]+:/\w', name):
+      raise ValueError(
+          f'{name}: one slash after the colon; write gs://BUCKET/... and make '
+          'paths with files.path.')
+    return epath.Path(os.path.abspath(name))
+  if name.startswith('gs://') and not importlib.util.find_spec('gcsfs'):
+    raise config_lib.UserError(
+        f"{name}: needs the package gcsfs; pip install 'meta-cot[gcs]'.")
+  return epath.Path(name)
+
+
+def is_remote(value: Path) -> bool:
+  """Whether this names an object in a bucket."""
+  return '://' in os.fspath(value)
+
+
+def errors() -> tuple[type[Exception], ...]:
+  """What reading and writing can raise: OSError and those of buckets."""
+  if not importlib.util.find_spec('gcsfs'):
+    return (OSError,)
+  import aiohttp
+  from gcsfs import retry
+  from google.auth import exceptions
+  return (
+      OSError, aiohttp.ClientError, retry.HttpError,
+      exceptions.GoogleAuthError)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+  """Writes `data` to `path` so that a reader sees all of it or nothing."""
+  data = data.encode() if isinstance(data, str) else data
+  if is_remote(path):
+    _filesystem(path).pipe_file(os.fspath(path), data)
+    return
+  temporary = scratch(path)
+  try:
+    with open(temporary, 'wb') as f:
+      f.write(data)
+      f.flush()
+      os.fsync(f.fileno())
+    commit(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def commit(temporary: Path, path: Path) -> None:
+  """Renames a complete, synced local file to its final name, durably."""
+  os.replace(temporary, path)
+  directory = os.open(pathlib.Path(path).parent, os.O_RDONLY)
+  try:
+    os.fsync(directory)
+  finally:
+    os.close(directory)
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes `value` as readable JSON, atomically."""
+  write_atomic(path, json.dumps(value, indent=2, sort_keys=True) + '\n')
+
+
+def read_json(path: Path) -> Any:
+  """Reads JSON.
+
+  Raises:
+    UserError: not JSON; names the file and the line.
+  """
+  text = epath.Path(path).read_text()
+  try:
+    return json.loads(text)
+  except json.JSONDecodeError as e:
+    raise config_lib.UserError(
+        f'{path}:{e.lineno}: not valid JSON ({e.msg}); delete the file and '
+        'rerun the command that wrote it.') from e
+
+
+def size(path: Path) -> int | None:
+  """Bytes of a file; None if there is none."""
+  if not is_remote(path):
+    return os.stat(path).st_size if os.path.isfile(path) else None
+  try:
+    info = _filesystem(path).info(os.fspath(path))
+  except FileNotFoundError:
+    return None
+  return info['size'] if info['type'] == 'file' else None
+
+
+def matching(directory: Path, pattern: str) -> list[epath.Path]:
+  """Files and folders directly in `directory`, by name; none if it is missing.
+
+  Args:
+    directory: local or in a bucket.
+    pattern: of the names, with `*`; a leading dot is a letter like others.
+  """
+  directory = epath.Path(directory)
+  try:
+    names = [child.name for child in directory.iterdir()]
+  except FileNotFoundError:
+    return []
+  return [directory / n for n in sorted(fnmatch.filter(names, pattern))]
+
+
+def sha256(path: Path) -> str:
+  """Hex digest of a local file's content."""
+  with open(path, 'rb') as f:
+    return hashlib.file_digest(f, 'sha256').hexdigest()
+
+
+def scratch(path: Path) -> pathlib.Path:
+  """Where to write what `publish` then puts at `path`: a local file's name."""
+  if not is_remote(path):
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f'.{path.name}.tmp-{os.getpid()}')
+  folder = cache_folder()
+  folder.mkdir(parents=True, exist_ok=True)
+  name = f'.{epath.Path(path).name}.tmp-'
+  for stale in folder.glob(f'{name}*'):
+    if not _is_running(int(stale.name.removeprefix(name))):
+      stale.unlink(missing_ok=True)
+  return folder / f'{name}{os.getpid()}'
+
+
+def publish(temporary: pathlib.Path, path: Path, digest: str) -> None:
+  """Puts a complete, synced local file at `path`, all of it or nothing.
+
+  Args:
+    temporary: is gone afterwards.
+    path: local or in a bucket.
+    digest: sha256 of the content, as hex digits.
+  """
+  if not is_remote(path):
+    commit(temporary, path)
+    return
+  _filesystem(path).put_file(str(temporary), os.fspath(path))
+  # This host will read it: it need not come back over the network.
+  commit(temporary, cache_folder() / digest)
+
+
+def local_copy(path: Path, digest: str) -> pathlib.Path:
+  """A local file with the content of `path`: itself, or a copy of the object.
+
+  Copies lie in `cache_folder` under their hash, so that a host fetches an
+  object once. Files and copies are checked at every call.
+
+  Args:
+    path: local or in a bucket.
+    digest: sha256 of the content, as hex digits.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: its content is another.
+  """
+  wrong = ValueError(f'{path}: its sha256 is not {digest}.')
+  if not is_remote(path):
+    if sha256(path) != digest:
+      raise wrong
+    return pathlib.Path(path)
+  copy = cache_folder() / digest
+  if copy.is_file() and sha256(copy) == digest:
+    return copy
+  temporary = scratch(path)
+  try:
+    _filesystem(path).get_file(os.fspath(path), str(temporary))
+    if sha256(temporary) != digest:
+      raise wrong
+    commit(temporary, copy)
+  finally:
+    temporary.unlink(missing_ok=True)
+  return copy
+
+
+def cache_folder() -> pathlib.Path:
+  """Where copies of objects lie on this host; may be deleted between runs."""
+  home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  return pathlib.Path(home) / 'meta_cot'
+
+
+def remove_temporaries(directory: Path) -> None:
+  """Removes what killed writers left below `directory`.
+
+  To be called while nobody writes there. A bucket has no temporary files.
+  """
+  if is_remote(directory):
+    return
+  for folder, _, names in os.walk(directory):
+    for name in names:
+      if _TEMPORARY.fullmatch(name):
+        pathlib.Path(folder, name).unlink(missing_ok=True)
+
+
+class Appender:
+  """A file that grows.
+
+  Locally every addition is handed to the system at once. An object cannot
+  grow: it is kept in memory and written whole at `sync`, `close`, and by the
+  first addition 30 seconds after that.
+  """
+
+  def __init__(self, path: Path, data: bytes):
+    """Replaces the file by `data`, atomically."""
+    self._path = path
+    write_atomic(path, data)
+    self._file = None if is_remote(path) else open(path, 'ab')
+    self._data = bytearray(data if self._file is None else b'')
+    self._is_changed, self._written = False, time.monotonic()
+
+  def append(self, data: bytes) -> None:
+    """Adds `data` at the end."""
+    if self._file is not None:
+      self._file.write(data)
+      self._file.flush()
+      return
+    self._data += data
+    self._is_changed = True
+    if time.monotonic() - self._written > _UPLOAD_SECONDS:
+      self.sync()
+
+  def sync(self) -> None:
+    """Makes durable what was added so far."""
+    if self._file is not None:
+      os.fsync(self._file.fileno())
+    elif self._is_changed:
+      write_atomic(self._path, bytes(self._data))
+      self._is_changed, self._written = False, time.monotonic()
+
+  def close(self) -> None:
+    """Makes everything durable."""
+    self.sync()
+    if self._file is not None:
+      self._file.close()
+
+
+def _filesystem(path: Path) -> fsspec.AbstractFileSystem:
+  return fsspec.core.url_to_fs(os.fspath(path))[0]
+
+
+def _is_running(process: int) -> bool:
+  try:
+    os.kill(process, 0)
+  except ProcessLookupError:
+    return False
+  except PermissionError:
+    return True
+  return True

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: flags and config overrides, with one-line errors.
+
+`--config=FILE[:VARIANT] --workdir=DIR [--stages=a,b] [--profile=FIRST:LAST]
+[--config.KEY=VALUE]`.
+Everything is read before any work starts; what is wrong is answered by one
+line on stderr and exit code 2.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import difflib
+import re
+import sys
+from typing import Any, NamedTuple
+
+from ml_collections import config_dict
+
+from meta_cot.settings import config as config_lib
+from meta_cot.settings import config_file
+
+EXIT_USAGE = 2
+
+
+class Arguments(NamedTuple):
+  """What a command was asked to do."""
+
+  config: config_dict.ConfigDict  # locked
+  workdir: str
+  stages: tuple[str, ...] | None  # None = those of the config
+
+
+def parse(
+    argv: Sequence[str], *, stages: Sequence[str] | None = None) -> Arguments:
+  """Reads `--config`, `--workdir`, `--stages`, `--profile` and overrides.
+
+  Args:
+    argv: arguments without the program's name.
+    stages: the stages there are; None leaves names unchecked.
+
+  Raises:
+    ConfigError: one line that names the flag or field, what was received and
+      what is allowed.
+  """
+  flags, overrides = split(argv, ('config', 'workdir', 'stages', 'profile'))
+  if flags.get('profile'):
+    overrides.append(_profile_override(flags['profile']))
+  config = config_file.load(required(flags, 'config'), overrides)
+  workdir = required(flags, 'workdir')
+  chosen = None
+  if 'stages' in flags:
+    chosen = tuple(name for name in flags['stages'].split(',') if name)
+    if not chosen:
+      raise config_lib.ConfigError(
+          '--stages: got nothing; name stages as in --stages=a,b or leave the '
+          'flag out.')
+    for name in chosen if stages is not None else ():
+      if name not in stages:
+        raise config_lib.ConfigError(
+            f'--stages: got {name!r}; {config_file.choices(name, stages)}.')
+  return Arguments(config, workdir, chosen)
+
+
+def _profile_override(text: str) -> config_file.Override:
+  if not re.fullmatch(r'\d+:\d+', text):
+    raise config_lib.ConfigError(
+        f'--profile: got {text!r}; must be FIRST:LAST, steps such as 10:12.')
+  return config_file.Override(
+      'train.profile_steps', text.replace(':', ','), False)
+
+
+def required(flags: dict[str, str], name: str) -> str:
+  """The value of a flag that must be given; ConfigError without it."""
+  examples = {
+      'config': 'configs/countdown.py:tiny', 'workdir': 'runs/countdown'}
+  if flags.get(name):
+    return flags[name]
+  example = examples.get(name, '...')
+  raise config_lib.ConfigError(
+      f'--{name}: missing; give one, such as --{name}={example}')
+
+
+def split(
+    argv: Sequence[str], names: Sequence[str],
+) -> tuple[dict[str, str], list[config_file.Override]]:
+  """Separates flags from config overrides.
+
+  Args:
+    argv: arguments without the program's name.
+    names: the flags there are, without dashes.
+
+  Returns:
+    The flags given, and the overrides in order.
+
+  Raises:
+    ConfigError: an argument is neither.
+  """
+  flags, overrides = {}, []
+  rest = list(argv)
+  while rest:
+    argument = rest.pop(0)
+    if not argument.startswith('-') or argument in ('-', '--'):
+      raise config_lib.ConfigError(
+          f'{argument!r}: unexpected argument; the flags are '
+          f'{_flag_list(names)}.')
+    name, equals, text = argument.lstrip('-').partition('=')
+    value = text if equals else None
+    is_negated = name.startswith('noconfig.')
+    if not equals and not is_negated and rest and not rest[0].startswith('--'):
+      value = rest.pop(0)
+    if name.startswith(('config.', 'noconfig.')) and 'config' in names:
+      key = name.partition('.')[2]
+      overrides.append(config_file.Override(key, value, is_negated))
+    elif name not in names:
+      near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+      hint = f'did you mean --{near[0]}?' if near else (
+          f'the flags are {_flag_list(names)}.')
+      raise config_lib.ConfigError(f'--{name}: no such flag; {hint}')
+    elif value is None:
+      raise config_lib.ConfigError(
+          f'--{name}: got no value; write --{name}=VALUE.')
+    else:
+      flags[name] = value
+  return flags, overrides
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+  """Turns a UserError into one line on stderr and exit code 2."""
+  try:
+    yield
+  except config_lib.UserError as e:
+    message = ' '.join(str(e).split())
+    print(f'error: {message}', file=sys.stderr)
+    raise SystemExit(EXIT_USAGE) from None
+
+
+def run(main: Callable[[Sequence[str]], Any], usage: str) -> None:
+  """Calls `main(argv)`: `--help` prints `usage`, wrong settings one line."""
+  argv = sys.argv[1:]
+  if {'-h', '--help'} & set(argv):
+    print(usage.strip())
+    return
+  with one_line_errors():
+    main(argv)
+
+
+def _flag_list(names: Sequence[str]) -> str:
+  dotted = ', --config.KEY=VALUE' if 'config' in names else ''
+  return ', '.join(f'--{name}=' for name in names) + dotted

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the trees of a language model: records, verdicts, what can be told.
+
+A step of a tree is one operation of a solution in the compact style,
+`S9-3=6,4*6=24`. Whatever else a model wrote stays in the record as it is, with
+no state.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from meta_cot import traces
+from meta_cot.problem import Problem
+from meta_cot.solvers import sampling as sampling_lib
+from meta_cot.solvers import verdicts
+from meta_cot.tasks import base
+from meta_cot.traces import from_tree
+from meta_cot.traces.arithmetic import operations
+
+STYLE = 'compact'
+START = 'S'  # begins a solution
+DELIMITER = ','  # ends a step that is not the last one
+
+
+@dataclasses.dataclass(frozen=True)
+class Searched:
+  """One search: its record, its cost, and whether it was any good."""
+
+  record: traces.TraceRecord
+  num_tokens: int  # generated for all children, those merged away included
+  num_expansions: int
+  num_steps: int  # of the engine
+  is_found: bool  # some finished child is right, whether chosen or not
+
+  @property
+  def is_solved(self) -> bool:
+    """Whether the search's own answer is right."""
+    return self.record.is_solved
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """Makes records of the trees of one model."""
+
+  task: base.Task
+  tokenizer: tokenizer_lib.Tokenizer
+  strategy: str
+  arguments: Mapping[str, Any]  # JSON values
+  seed: int
+  model: str
+
+  def __call__(
+      self, problem: Problem, tree: from_tree.Arrays,
+      tokens_NxT: np.ndarray, lengths_N: np.ndarray, solution: int,
+      num_steps: int,
+  ) -> Searched:
+    """Reads and judges one tree.
+
+    Args:
+      problem: that was searched.
+      tree: a `search.SearchTree` of one problem, NumPy.
+      tokens_NxT: int, of every node's own step.
+      lengths_N: int, of the steps.
+      solution: the search's answer, a slot; -1 for none.
+      num_steps: of the engine.
+    """
+    texts = self._texts(problem, tree, tokens_NxT, lengths_N)
+    record = from_tree.from_tree(
+        problem, tree, texts, solution, strategy=self.strategy,
+        arguments=self.arguments, seed=self.seed, model=self.model)
+    return Searched(
+        record, int(tree.num_tokens), int(tree.num_expansions), num_steps,
+        any(text.is_correct for text in texts.values()))
+
+  def _texts(self, problem, tree, tokens_NxT, lengths_N):
+    """{slot: NodeText} of all valid nodes."""
+    numbers, _ = operations.question(problem.question)
+    texts = {0: from_tree.NodeText('', _state(numbers), False, ())}
+    paths, left = {0: ()}, {0: numbers}  # tokens; numbers, None if illegal
+    for slot in np.flatnonzero(tree.is_valid).tolist()[1:]:
+      parent = int(tree.parents[slot])
+      tokens = tuple(tokens_NxT[slot, :lengths_N[slot]].tolist())
+      paths[slot] = paths[parent] + tokens
+      step, operation = _step(
+          self.tokenizer.decode(tokens), is_first=parent == 0)
+      left[slot] = operation and left[parent] and operations.remaining(
+          left[parent], operation)
+      texts[slot] = from_tree.NodeText(
+          step=step, tokens=tokens,
+          state=_state(left[slot] or ()),
+          is_correct=bool(tree.is_terminal[slot]) and self._is_correct(
+              problem, paths[slot]))
+    return texts
+
+  def _is_correct(self, problem, tokens) -> bool:
+    text = traces.prompt(problem, style=STYLE) + self.tokenizer.decode(tokens)
+    completion = sampling_lib.Completion(text, len(tokens), is_finished=True)
+    return verdicts.verify(self.task, problem, completion, STYLE).is_correct
+
+
+def delimiter_ids(tokenizer: tokenizer_lib.Tokenizer) -> tuple[int, ...]:
+  """The tokens that end a step.
+
+  Raises:
+    ValueError: no token does.
+  """
+  ids = tuple(
+      i for i in range(tokenizer.vocab_size)
+      if tokenizer.decode([i]).endswith(DELIMITER))
+  if not ids:
+    raise ValueError(
+        f'tokenizer: no piece ends with {DELIMITER!r}, which ends a step; '
+        f'train it on traces of style {STYLE!r}.')
+  return ids
+
+
+def told(record: traces.TraceRecord) -> tuple[str, int]:
+  """The search as text, as far as the style can write it.
+
+  Nodes that it has no words for are left out, with all that is below them: a
+  step that is no operation on the numbers left, an end before one number is
+  left.
+
+  Returns:
+    The text, which reads back as the events it was made from, and how many
+    nodes it leaves out.
+
+  Raises:
+    ValueError: the text reads back as something else.
+  """
+  kept, index = [], {-1: -1}
+  for i, node in enumerate(record.nodes):
+    if node.parent not in index:
+      continue
+    node = dataclasses.replace(node, parent=index[node.parent])
+    if _can_tell(record.problem, [*kept, node]):
+      index[i] = len(kept)
+      kept.append(node)
+  is_whole = all(i in index for i in record.solution)
+  events = traces.linearize(dataclasses.replace(
+      record, nodes=tuple(kept), solution=tuple(
+          index[i] for i in record.solution) if is_whole else ()))
+  text = traces.render(events, style=STYLE)
+  if traces.parse(text, style=STYLE) != events:
+    raise ValueError(
+        f'problem {record.problem.id!r}: the search {text!r} reads back as '
+        'another one.')
+  return text, len(record.nodes) - len(kept)
+
+
+def _can_tell(
+    problem: Problem, nodes: Sequence[traces.Node]) -> bool:
+  """Whether the style can write the way to the last of the nodes."""
+  events = [traces.Start(problem.question)]
+  for depth, i in enumerate(from_tree.path(nodes, len(nodes) - 1)[1:]):
+    node = nodes[i]
+    outcome = 'goal' if node.is_correct else 'dead_end' * node.is_terminal
+    events += [traces.Jump(depth)] * bool(depth)
+    events.append(traces.Step(
+        depth + 1, depth, node.step, node.state, outcome))
+  try:
+    traces.render(events, style=STYLE)
+  except ValueError:
+    return False
+  return True
+
+
+def _step(
+    text: str, *, is_first: bool) -> tuple[str, operations.Operation | None]:
+  """What a step says, without what begins a solution or ends a step."""
+  if is_first:
+    if not text.startswith(START):
+      return text, None
+    text = text.removeprefix(START)
+  text = text.removesuffix(DELIMITER)
+  return text, operations.parse(text)
+
+
+def _state(numbers: Sequence[int]) -> str:
+  return ','.join(map(str, numbers))

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One experiment: every group of settings, typed and checked together."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from data_pipelines import arms
+from data_pipelines import pipelines
+from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from meta_cot import sharding
+from meta_cot.model import config as model_config
+from meta_cot.rl import settings as rl_settings
+from meta_cot.settings import config as config_lib
+from meta_cot.solvers import searching
+from meta_cot.tasks.countdown import problems as countdown_problems
+from meta_cot.training import checkpoint
+from meta_cot.training import loop
+from meta_cot.training import optimizer
+
+STAGES = (
+    'generate_traces', 'train_tokenizer', 'sft', 'evaluate', 'search',
+    'rl')
+
+
+@dataclasses.dataclass(frozen=True)
+class TracesConfig:
+  """Which searches are written out, and how the work is cut."""
+
+  strategies: str = config_lib.setting(choices=('compact', 'stream_of_search'))
+  num_shards: int = config_lib.setting(low=1)
+  num_processes: int = config_lib.setting(low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+  """What the evaluation decodes."""
+
+  num_problems: int = config_lib.setting(low=1)
+  num_curve_problems: int = config_lib.setting(low=1)
+  batch_size: int = config_lib.setting(low=1)
+  max_new_tokens: int = config_lib.setting(low=1)
+  num_samples: int = config_lib.setting(low=1)
+  num_trace_samples: int = config_lib.setting(low=1)
+  temperature: float = config_lib.setting(above=0.0)
+  top_k: int | None = config_lib.setting(low=1)
+  top_p: float | None = config_lib.setting(above=0.0, high=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """All settings of a run; see `configs/base.py` for what each one means."""
+
+  seed: int = config_lib.setting(low=0)
+  stages: tuple[str, ...] = config_lib.setting(choices=STAGES)
+  compilation_cache: str = config_lib.setting()
+  arms: tuple[str, ...] = config_lib.setting(choices=tuple(arms.ARMS))
+  mesh: sharding.MeshConfig
+  model: model_config.ModelConfig
+  countdown: countdown_problems.CountdownConfig
+  traces: TracesConfig
+  tokenizer: tokenizer_lib.TokenizerConfig
+  data: pipelines.DataConfig
+  optimizer: optimizer.OptimizerConfig
+  train: loop.TrainConfig
+  checkpoint: checkpoint.CheckpointConfig
+  evaluation: EvaluationConfig
+  search: searching.SearchConfig
+  rl: rl_settings.RlConfig
+
+  def __post_init__(self):
+    if self.data.sequence_length > self.model.max_length:
+      raise config_lib.ConfigError(
+          f'data.sequence_length: got {self.data.sequence_length}; must be at '
+          f'most config.model.max_length, {self.model.max_length}.')
+    if self.countdown.heldout_numbers_fraction == 0:
+      raise config_lib.ConfigError(
+          'countdown.heldout_numbers_fraction: got 0.0; must be greater than '
+          '0, as training and evaluation need held-out problems.')
+    if self.tokenizer.vocab_size > self.model.vocab_size:
+      raise config_lib.ConfigError(
+          f'tokenizer.vocab_size: got {self.tokenizer.vocab_size}; must be at '
+          f'most config.model.vocab_size, {self.model.vocab_size}.')
+    if self.train.batch_size % self.train.num_accumulation:
+      raise config_lib.ConfigError(
+          f'train.batch_size: got {self.train.batch_size}; must be divisible '
+          'by config.train.num_accumulation, '
+          f'{self.train.num_accumulation}.')
+    if self.data.sequence_length % self.train.num_loss_chunks:
+      raise config_lib.ConfigError(
+          f'train.num_loss_chunks: got {self.train.num_loss_chunks}; must '
+          'divide config.data.sequence_length, '
+          f'{self.data.sequence_length}.')
+    if self.train.batch_size % self.data.num_streams:
+      raise config_lib.ConfigError(
+          f'data.num_streams: got {self.data.num_streams}; must divide '
+          f'config.train.batch_size, {self.train.batch_size}.')
+
+
+def parse(config: Mapping[str, Any]) -> Experiment:
+  """Builds the typed experiment from an ml_collections config.
+
+  Raises:
+    ConfigError: names the field, what was received and what is allowed.
+  """
+  return config_lib.parse(Experiment, config)
+
+
+def rows_per_device(experiment: Experiment, mesh) -> int:
+  """Sequences that one device holds at once.
+
+  Raises:
+    ConfigError: the batch does not divide over devices and accumulation, or
+      the streams of data do not over hosts.
+  """
+  _, num_hosts = sharding.host_share(mesh)
+  if experiment.data.num_streams % num_hosts:
+    raise config_lib.ConfigError(
+        f'config.data.num_streams: got {experiment.data.num_streams}; must be '
+        f'a multiple of {num_hosts}, the hosts that read data.')
+  parts = sharding.data_parallelism(mesh) * experiment.train.num_accumulation
+  if experiment.train.batch_size % parts:
+    raise config_lib.ConfigError(
+        f'config.train.batch_size: got {experiment.train.batch_size}; must be '
+        f'divisible by {parts} = {sharding.data_parallelism(mesh)} '
+        f'data-parallel devices x {experiment.train.num_accumulation} '
+        'accumulation.')
+  return experiment.train.batch_size // parts
+
+
+def bytes_on_disk(experiment: Experiment) -> int:
+  """Roughly what the checkpoints that a run keeps need.
+
+  Parameters and two moments in float32, for every arm; where all are kept, two
+  of each count.
+  """
+  kept = experiment.checkpoint.max_to_keep or 2
+  return 12 * experiment.model.num_params() * len(experiment.arms) * kept

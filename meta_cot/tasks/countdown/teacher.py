@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Symbolic searches over Countdown, as Stream of Search runs them.
+
+With the default options a `Strategy` visits the states of the original
+heuristic searches in the original order (arXiv 2404.03683; method section
+4.2.1); the options take away what a small model cannot imitate.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import heapq
+import itertools
+import random
+
+from meta_cot.problem import Problem
+from meta_cot.traces import record as record_lib
+
+_MAX_BEAM_WIDTH = 5
+_OPERATORS = '+-*/'
+
+_State = tuple[int, ...]
+_Heuristic = Callable[[_State], float]
+_Child = tuple[str, _State]  # step and the state after it
+
+
+@dataclasses.dataclass(frozen=True)
+class Strategy:
+  """One symbolic search.
+
+  Raises:
+    ValueError: a field is none of its allowed values; one line.
+  """
+
+  algorithm: str  # 'dfs' | 'bfs', best first, `beam_width` states a round
+  heuristic: str  # 'sum', mean distance to target | 'mult', to its factors
+  beam_width: int | None = None  # bfs: children kept of a state, 1..5
+  threshold: bool = True  # dfs: prune children with heuristic > target
+  max_value: int | None = None  # larger results are not considered
+  # 'heuristic' | 'operator': the last operation is tried in the order + - * /,
+  # without a look at its result (dfs only).
+  leaf_order: str = 'heuristic'
+  # 'listed': 'a+b' as the state lists them | 'descending': larger one first,
+  # equal children once, and ties do not depend on how the state lists them.
+  operands: str = 'listed'
+
+  def __post_init__(self):
+    for name, choices in (
+        ('algorithm', ('dfs', 'bfs')),
+        ('heuristic', ('sum', 'mult')),
+        ('leaf_order', ('heuristic', 'operator')),
+        ('operands', ('listed', 'descending'))):
+      value = getattr(self, name)
+      if value not in choices:
+        raise ValueError(
+            f'{name}: got {value!r}; must be one of {", ".join(choices)}.')
+    is_dfs = self.algorithm == 'dfs'
+    widths = (None,) if is_dfs else tuple(range(1, _MAX_BEAM_WIDTH + 1))
+    if self.beam_width not in widths:
+      raise ValueError(
+          f'beam_width: got {self.beam_width!r}; must be one of '
+          f'{", ".join(map(str, widths))} for {self.algorithm}.')
+    if not is_dfs and self.leaf_order != 'heuristic':
+      raise ValueError(
+          f"leaf_order: got {self.leaf_order!r}; must be 'heuristic' for bfs.")
+    if self.max_value is not None and self.max_value < 1:
+      raise ValueError(
+          f'max_value: got {self.max_value!r}; must be None or at least 1.')
+
+  @property
+  def name(self) -> str:
+    """'dfs_sum', 'bfs_mult_3': the options do not show."""
+    parts = (self.algorithm, self.heuristic, self.beam_width)
+    return '_'.join(str(p) for p in parts if p is not None)
+
+
+# Half the traces are depth first, half the heuristics are `sum`, and the beam
+# widths are uniform.
+STREAM_OF_SEARCH: dict[str, tuple[Strategy, float]] = {
+    strategy.name: (strategy, weight)
+    for strategy, weight in (
+        *((Strategy('dfs', h), 0.25) for h in ('sum', 'mult')),
+        *((Strategy('bfs', h, width), 0.05)
+          for h in ('sum', 'mult')
+          for width in range(1, _MAX_BEAM_WIDTH + 1)))
+}
+
+# For small models: no branch is chosen by looking at its result. Set
+# `max_value` to the largest number of the vocabulary.
+COMPACT = Strategy(
+    'dfs', 'sum', threshold=False, leaf_order='operator',
+    operands='descending')
+
+
+def sample_strategy(rng: random.Random) -> Strategy:
+  """Draws one of `STREAM_OF_SEARCH` by its weight."""
+  strategies, weights = zip(*STREAM_OF_SEARCH.values())
+  return rng.choices(strategies, weights)[0]
+
+
+def search(
+    problem: Problem, strategy: Strategy, seed: int
+) -> record_lib.TraceRecord:
+  """Searches until the target is made or the search space is used up.
+
+  Args:
+    problem: a Countdown problem.
+    strategy: how to search.
+    seed: of the order in which bfs explores a state's children; dfs is
+      deterministic.
+
+  Returns:
+    The tree. Nodes are listed in the order of exploration; a state is the
+    comma-joined numbers left, a step the operation, e.g. '9-3=6'. Single
+    numbers are terminal. `order` is the order in which states were entered:
+    bfs also enters wrong single numbers, dfs does not.
+
+  Raises:
+    ValueError: 'mult' needs a target of at least 2 (one with factors).
+  """
+  target = problem.data['target']
+  heuristic = _make_heuristic(strategy.heuristic, target)
+  tree = _Tree(target)
+  tree.add(-1, '', tuple(problem.data['numbers']))
+  if strategy.algorithm == 'dfs':
+    _depth_first(tree, 0, strategy, heuristic)
+  else:
+    _best_first(tree, strategy, heuristic, random.Random(seed))
+  return record_lib.TraceRecord(
+      problem=problem, strategy=strategy.name,
+      arguments=dataclasses.asdict(strategy), seed=seed, model='symbolic',
+      nodes=tree.nodes(), solution=tree.solution())
+
+
+class _Tree:
+  """The columns of a tree under construction."""
+
+  def __init__(self, target: int):
+    self.target = target
+    self.goal = None
+    self.states = []
+    self._parents = []
+    self._steps = []
+    self._orders = []
+    self._num_entered = 0
+
+  def add(self, parent: int, step: str, state: _State) -> int:
+    """Adds a node and returns its index; sets `goal` if it is one."""
+    index = len(self.states)
+    self.states.append(state)
+    self._parents.append(parent)
+    self._steps.append(step)
+    self._orders.append(-1)
+    if state == (self.target,):
+      self.goal = index
+    return index
+
+  def enter(self, index: int) -> None:
+    """Marks the node as the next one in the order of expansion."""
+    self._orders[index] = self._num_entered
+    self._num_entered += 1
+
+  def nodes(self) -> tuple[record_lib.Node, ...]:
+    """The nodes as they are stored."""
+    return tuple(
+        record_lib.Node(
+            parent=self._parents[k], step=self._steps[k],
+            state=','.join(map(str, state)), order=self._orders[k],
+            is_terminal=len(state) == 1, is_correct=k == self.goal)
+        for k, state in enumerate(self.states))
+
+  def solution(self) -> tuple[int, ...]:
+    """Node indices from the root to the goal; () without a goal."""
+    path, index = [], self.goal
+    while index is not None and index >= 0:
+      path.append(index)
+      index = self._parents[index]
+    return tuple(reversed(path))
+
+
+def _depth_first(
+    tree: _Tree, node: int, strategy: Strategy, heuristic: _Heuristic
+) -> None:
+  """Explores below `node` until `tree.goal` is set."""
+  tree.enter(node)
+  for step, state in _kept(tree, tree.states[node], strategy, heuristic):
+    child = tree.add(node, step, state)
+    if len(state) > 1:
+      _depth_first(tree, child, strategy, heuristic)
+    if tree.goal is not None:
+      return
+
+
+def _kept(
+    tree: _Tree, state: _State, strategy: Strategy, heuristic: _Heuristic
+) -> list[_Child]:
+  """The children that depth-first search explores, in its order."""
+  children = _children(state, strategy)
+  if len(state) == 2 and strategy.leaf_order == 'operator':
+    children.sort(key=_operator_rank)
+  else:
+    children.sort(key=lambda child: heuristic(child[1]))
+  if not strategy.threshold:
+    return children
+  return [c for c in children if heuristic(c[1]) <= tree.target]
+
+
+@dataclasses.dataclass(order=True, slots=True)
+class _Open:
+  """A heap entry; ties are left to heapq, as the original leaves them."""
+
+  priority: float
+  node: int = dataclasses.field(compare=False)
+
+
+def _best_first(
+    tree: _Tree, strategy: Strategy, heuristic: _Heuristic, rng: random.Random
+) -> None:
+  """Explores from node 0 in rounds of the `beam_width` best open states."""
+  frontier = [_Open(heuristic(tree.states[0]), 0)]
+  while frontier:
+    size = min(strategy.beam_width, len(frontier))
+    for entry in [heapq.heappop(frontier) for _ in range(size)]:
+      tree.enter(entry.node)
+      children = sorted(
+          _children(tree.states[entry.node], strategy),
+          key=lambda child: heuristic(child[1]))[:strategy.beam_width]
+      rng.shuffle(children)
+      opened = []
+      for step, state in children:
+        child = tree.add(entry.node, step, state)
+        if tree.goal is not None:
+          return
+        opened.append(_Open(heuristic(state), child))
+      for child_entry in sorted(opened, key=lambda e: e.priority):
+        heapq.heappush(frontier, child_entry)
+
+
+def _children(state: _State, strategy: Strategy) -> list[_Child]:
+  """All children in the order that decides ties of the heuristic."""
+  is_listed = strategy.operands == 'listed'
+  children = (_listed_children if is_listed else _canonical_children)(state)
+  if strategy.max_value is None:
+    return children
+  return [c for c in children if c[1][-1] <= strategy.max_value]
+
+
+def _listed_children(state: _State) -> list[_Child]:
+  """Pairs and operands as listed; + * - / for each pair; repeats stay."""
+  children = []
+  for i, j in itertools.combinations(range(len(state)), 2):
+    rest = state[:i] + state[i + 1:j] + state[j + 1:]
+    for step, result in _combine(state[i], state[j]):
+      children.append((step, (*rest, result)))
+  return children
+
+
+def _canonical_children(state: _State) -> list[_Child]:
+  """Pairs by value, larger operand first, + - * /; each child once.
+
+  Which child comes first does not depend on how the problem lists its numbers.
+  """
+  children, seen = [], set()
+  indices = sorted(range(len(state)), key=lambda k: state[k])
+  for small, big in itertools.combinations(indices, 2):
+    rest = tuple(n for k, n in enumerate(state) if k not in (small, big))
+    steps = sorted(_combine(state[big], state[small]), key=_operator_rank)
+    for step, result in steps:
+      key = (step, *sorted(rest))
+      if key not in seen:
+        seen.add(key)
+        children.append((step, (*rest, result)))
+  return children
+
+
+def _combine(a: int, b: int) -> list[tuple[str, int]]:
+  """Steps and results: sum, product, difference and, if exact, quotient."""
+  big, small = max(a, b), min(a, b)
+  steps = [
+      (f'{a}+{b}={a + b}', a + b),
+      (f'{a}*{b}={a * b}', a * b),
+      (f'{big}-{small}={big - small}', big - small)]
+  if small != 0 and big % small == 0:
+    steps.append((f'{big}/{small}={big // small}', big // small))
+  return steps
+
+
+def _operator_rank(child: tuple) -> int:
+  """Place of the operation of (step, ...) in + - * /."""
+  return next(_OPERATORS.index(c) for c in child[0] if c in _OPERATORS)
+
+
+def _make_heuristic(name: str, target: int) -> _Heuristic:
+  """Distance of a state from the target; smaller is better."""
+  if name == 'sum':
+    return lambda state: sum(abs(n - target) for n in state) / len(state)
+  factors = [f for f in range(2, target + 1) if target % f == 0]
+  if not factors:
+    raise ValueError(
+        f'target: got {target}; must be at least 2 for the mult heuristic.')
+  return lambda state: sum(min(abs(n - f) for f in factors) for n in state)
