@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every setting of an experiment, with its meaning and a laptop-safe default.
+"""The settings that the stages of an experiment share, with their meaning.
 
-Experiment files start from `get_config()` here and override what differs; the
-command line overrides again: `--config.optimizer.learning_rate=1e-3`. Types and
-ranges are declared beside the code that reads them, as
-`meta_cot/stages/experiment.py` lists the groups, and checked before any work.
+An experiment file starts from `get_config()` here, takes its task from
+`configs/tasks.py` and its stages from `configs/kinds.py`, and overrides what
+differs; the command line overrides again: `--config.sft.num_tokens=1_000`.
+Types and ranges are declared beside the code that reads them and checked before
+any work.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,25 +28,16 @@ def choose(variants: Mapping[str, Callable], variant: str) -> Callable:
 
 
 def get_config() -> ml_collections.ConfigDict:
-  """The base experiment: 3-number Countdown, a small model."""
+  """Makes an experiment without a task and stages: a small model."""
   c = ml_collections.ConfigDict()
+  c.schema = 2  # of this file; a workdir of another one cannot be continued
   c.seed = 0  # of everything: problems, traces, initialisation, shuffling
-  c.stages = ('generate_traces', 'train_tokenizer', 'sft', 'evaluate')
+  c.stages = ()  # names of groups that have a kind, in the order of the run
   # Compiled programs, for the next process: workdir | off | a path or bucket.
   c.compilation_cache = 'workdir'
-  c.arms = ('traces', 'solution_only')  # what is trained and compared
+  c.style = 'compact'  # of texts: compact | stream_of_search
   c.mesh = _mesh()
   c.model = _model()
-  c.countdown = _countdown()
-  c.traces = _traces()
-  c.tokenizer = _tokenizer()
-  c.data = _data()
-  c.optimizer = _optimizer()
-  c.train = _train()
-  c.checkpoint = _checkpoint()
-  c.evaluation = _evaluation()
-  c.search = _search()
-  c.rl = _rl()
   return c
 
 
@@ -97,201 +89,3 @@ def _model():
   m.compute_dtype = 'auto'  # auto: bfloat16 on accelerators, float32 on CPU
   m.param_dtype = 'float32'
   return m
-
-
-def _countdown():
-  t = ml_collections.ConfigDict()
-  t.num_numbers = 3
-  t.min_number = 1
-  t.max_number = 20
-  t.min_target = 10
-  t.max_target = 60
-  t.max_value = placeholder(int)  # largest intermediate result; None: any
-  t.enumerate_all = True  # every solvable problem once; False: sample
-  t.num_train = 10_000  # training problems when sampled
-  t.num_heldout = 1_000  # at most so many per held-out split
-  t.heldout_target_fraction = 0.1  # targets never trained on
-  t.heldout_numbers_fraction = 0.12  # number multisets never trained on
-  return t
-
-
-def _traces():
-  t = ml_collections.ConfigDict()
-  t.strategies = 'compact'  # compact (one DFS) | stream_of_search (all 12)
-  t.num_shards = 4  # files per split
-  t.num_processes = 2
-  return t
-
-
-def _tokenizer():
-  t = ml_collections.ConfigDict()
-  t.vocab_size = 128  # at most
-  t.number_tokens = placeholder(int)  # n: 0..n one token each; None: digits
-  t.path = placeholder(str)  # tokenizer.model to reuse; None: train one
-  return t
-
-
-def _data():
-  d = ml_collections.ConfigDict()
-  d.sequence_length = 192  # tokens in a packed row
-  d.style = 'compact'  # compact | stream_of_search
-  d.objective = 'procedure_cloning'  # which tokens are trained (docs/traces.md)
-  d.packing_bins = 64  # rows filled at a time
-  # Packed separately, shared by the hosts: a multiple of their number that
-  # divides train.batch_size. Another number gives other batches.
-  d.num_streams = 1
-  d.num_workers = 0  # reader processes per stream; 0: in this one
-  d.prune_fraction = 0.0  # share of traces with failed branches cut off
-  d.max_attempts = 4  # of arm revisions, the right one included
-  d.trained_attempts = 'all'  # of arm revisions: all | final (the right one)
-  return d
-
-
-def _optimizer():
-  o = ml_collections.ConfigDict()
-  o.learning_rate = 3e-3  # peak
-  o.final_fraction = 0.05  # of the peak, at the end of the cosine
-  o.warmup_steps = 50
-  o.b1 = 0.9
-  o.b2 = 0.98
-  o.epsilon = 1e-8
-  o.weight_decay = 0.05
-  o.clip_norm = 1.0
-  return o
-
-
-def _train():
-  t = ml_collections.ConfigDict()
-  t.num_tokens = 4_000_000  # tokens per arm, padding not counted
-  t.batch_size = 8  # packed rows per step, over all devices
-  t.num_accumulation = 1  # micro-batches per step
-  t.num_loss_chunks = 1  # pieces of a row whose logits exist one at a time
-  t.log_every_steps = 50
-  t.eval_every_steps = 200
-  t.num_eval_batches = 8
-  t.profile_steps = ()  # first and last step to trace; --profile=10:12 sets it
-  return t
-
-
-def _checkpoint():
-  c = ml_collections.ConfigDict()
-  c.save_every_steps = 250
-  c.max_to_keep = placeholder(int)  # None: all (the learning curve reads them)
-  return c
-
-
-def _evaluation():
-  e = ml_collections.ConfigDict()
-  e.num_problems = 1_000  # at most so many of each held-out split
-  e.num_curve_problems = 256  # for the points of the learning curve
-  e.batch_size = 256  # sequences decoded together
-  e.max_new_tokens = 192
-  e.num_samples = 64  # N of best-of-N for the solution-only arms
-  e.num_trace_samples = 4  # the same for traces, on num_curve_problems
-  e.temperature = 1.0  # of those samples
-  e.top_k = placeholder(int)  # None: off
-  e.top_p = placeholder(float)  # None: off
-  return e
-
-
-def _search():
-  s = ml_collections.ConfigDict()
-  s.arm = 'solution_only'  # whose newest checkpoint proposes the steps
-  # beam | dvts | breadth_first | best_first | depth_first | mcts.
-  s.strategies = ('beam', 'best_first', 'mcts')
-  s.num_problems = 200  # at most so many of the first held-out split
-  s.num_slots = 32  # problems searched together
-  s.chunk_steps = 2  # steps between two looks at what is finished
-  # What guides a search: likelihood (of the path, per token) | head.
-  s.value = 'likelihood'
-  # What a finished step is worth: verifier (right or wrong) | value.
-  s.outcome = 'verifier'
-  s.branching = 4  # steps proposed at every node
-  s.max_depth = placeholder(int)  # steps; None: those of a solution
-  s.step_length = 16  # tokens of a step, at most
-  s.max_tokens = placeholder(int)  # generated per problem; None: any
-  s.beam_width = 4  # beam and breadth_first; subtrees of dvts
-  s.num_expansions = 16  # best_first, depth_first
-  s.num_simulations = 16  # mcts
-  s.rule = 'uct'  # of mcts: uct | uct_paper | puct | gumbel
-  s.exploration = 1.0  # c of the mcts rule
-  s.temperature = 1.0  # of steps, and of the samples beside them
-  s.top_k = placeholder(int)  # None: off
-  s.top_p = placeholder(float)  # None: off
-  s.num_samples = 64  # whole solutions drawn per problem, for best of N
-  return s
-
-
-def _rl():
-  r = ml_collections.ConfigDict()
-  r.start = 'revisions'  # the arm whose newest checkpoint is tuned
-  # erl2 (the last episode) | rl2 (all) | single (one) | score (erl2, then rl2).
-  r.objectives = ('erl2', 'rl2', 'single')  # each is trained
-  r.seeds = (0,)  # and each with each of them
-  r.num_iterations = 100
-  r.num_questions = 32  # of an iteration
-  r.num_samples = 8  # trajectories of a question
-  r.num_slots = 256  # trajectories written together
-  r.num_episodes = 3  # attempts of a trajectory; `single` has one
-  # Who writes all but the last: policy, or a search by config.search, which has
-  # outcome value then (beam | dvts | breadth_first | best_first | depth_first |
-  # mcts).
-  r.exploration = 'policy'
-  r.episode_length = 24  # tokens of an attempt, at most
-  r.max_tokens = placeholder(int)  # of a trajectory; None: any
-  r.window = placeholder(int)  # earlier attempts in sight; None: all
-  r.reset = ''  # text between two attempts
-  r.give_up = placeholder(str)  # a token that ends an attempt; None: none
-  r.temperature = 1.0
-  r.top_k = placeholder(int)  # None: off
-  r.top_p = placeholder(float)  # None: off
-  _credit(r)
-  _updates(r)
-  # A question solved as rarely, or as often, rests for some passes.
-  r.min_success = 0.0
-  r.max_success = 1.0
-  r.rest = 1  # passes; 0: all questions in every pass
-  r.eval_every = 20  # iterations
-  r.num_eval_problems = 256
-  r.num_eval_samples = 4  # trajectories of each
-  r.save_every = 20  # iterations
-  return r
-
-
-def _credit(r):
-  """Returns and advantages."""
-  r.score_hold = 0.5  # share of the run before score turns to rl2
-  r.discounts = (1.0,)  # gamma; every question is asked with one of them
-  r.discount_prompts = ('',)  # what stands before the question then
-  # reinforce | rloo | step_rloo | grpo | grpo_no_std | vineppo | gae.
-  r.advantage = 'rloo'
-  r.whiten = False  # advantages to mean 0 and deviation 1
-  r.num_rollouts = 4  # of vineppo, for every value
-  r.num_steps = 2  # of an episode, that have values of their own in vineppo
-  r.step_end = ','  # the token that ends a step
-  r.gae_gamma = 1.0
-  r.gae_lambda = 0.95
-
-
-def _updates(r):
-  """The loss and the updates."""
-  r.ratio_level = 'token'  # token | sequence
-  r.clip_low = 0.2
-  r.clip_high = 0.2
-  # A mean over tokens | over each sequence first | a sum over a constant.
-  r.token_weights = 'token'  # token | sequence | constant
-  r.kl_in = 'loss'  # none | loss | reward
-  r.kl_estimator = 'k3'  # k2, k3 in the loss; k1 in the reward
-  r.kl_coefficient = 0.001
-  r.kl_target = placeholder(float)  # nats a token; None: fixed coefficient
-  r.kl_horizon = 10_000  # trajectories over which the coefficient adapts
-  r.entropy_bonus = 0.0
-  r.value_coefficient = 0.5  # of gae
-  r.value_clip = placeholder(float)  # None: off
-  r.num_epochs = 1  # over the trajectories of an iteration
-  r.num_minibatches = 1  # of an epoch
-  r.num_accumulation = 1  # micro-batches of a minibatch
-  r.num_loss_chunks = 1  # pieces of a row whose logits exist one at a time
-  r.optimizer = _optimizer()
-  r.optimizer.update(dict(
-      learning_rate=1e-4, final_fraction=0.1, warmup_steps=5, weight_decay=0.0))

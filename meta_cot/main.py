@@ -5,37 +5,26 @@
 
 The same command continues an interrupted run. `--stages=sft,evaluate` picks
 stages; `--config.group.key=value` overrides a setting; `--profile=10:12` traces
-those training steps. Exit codes: 0 finished, 2 a setting or file is wrong, 75
-interrupted by SIGTERM or SIGINT with everything saved, 76 another run has taken
-the workdir.
+those training steps. A stage whose settings have changed runs again, and so do
+those that read what it left. Exit codes: 0 finished, 2 a setting or file is
+wrong, 75 interrupted by SIGTERM, SIGINT or SIGHUP with everything saved, 76
+another run has taken the workdir.
 """
 
 from collections.abc import Sequence
 import logging
 
+from etils import epath
 import jax
 
 from meta_cot import sharding
 from meta_cot.runtime import distributed
 from meta_cot.runtime import interruption
 from meta_cot.settings import command_line
-from meta_cot.stages import evaluate
+from meta_cot.stages import base
 from meta_cot.stages import experiment as experiment_lib
-from meta_cot.stages import generate_traces
-from meta_cot.stages import rl
-from meta_cot.stages import search
-from meta_cot.stages import sft
-from meta_cot.stages import train_tokenizer
+from meta_cot.stages import marks
 from meta_cot.stages import workdir as workdir_lib
-
-STAGES = {
-    'generate_traces': generate_traces.run,
-    'train_tokenizer': train_tokenizer.run,
-    'sft': sft.run,
-    'evaluate': evaluate.run,
-    'search': search.run,
-    'rl': rl.run,
-}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -49,25 +38,51 @@ def main(argv: Sequence[str]) -> None:
       or a process of the job is missing; nothing has been done.
     Interrupted: a signal came; the same command continues.
   """
-  config, workdir, stages = command_line.parse(argv, stages=tuple(STAGES))
+  config, workdir, stages = command_line.parse(argv)
   experiment = experiment_lib.parse(config)
+  experiment.check_names(stages)
   with distributed.session(
       agreed_exit_codes=(interruption.EXIT_INTERRUPTED,)):
     interruption.install()
     _start_logging()
-    experiment_lib.rows_per_device(
-        experiment, sharding.make_mesh(experiment.mesh))
+    mesh = sharding.make_mesh(experiment.shared.mesh)
+    experiment.check_devices(mesh)
     with workdir_lib.opened(workdir, config, experiment) as directory:
-      for name in stages or experiment.stages:
+      context = base.Context(
+          experiment.shared, experiment.groups, mesh, directory)
+      for group in experiment.chosen(stages):
         interruption.check()
-        mark = workdir_lib.mark(name, experiment)
-        if workdir_lib.is_done(directory, name, mark):
-          logging.info('stage %s: already done', name)
-          continue
-        logging.info('stage %s', name)
-        STAGES[name](experiment, directory)
-        workdir_lib.mark_done(
-            directory, name, mark, is_writer=distributed.is_primary())
+        with sharding.use_mesh(mesh):
+          run(context, group)
+
+
+def run(context: base.Context, group: base.Group) -> None:
+  """Runs one stage, unless it is finished."""
+  name, stage, settings = group.name, group.stage, group.settings
+  directory = context.workdir / name
+  mark = marks.make(context, name, stage, settings)
+  if marks.is_done(context.workdir, name, mark) and stage.is_whole(
+      context, settings, directory):
+    logging.info('stage %s: already done', name)
+    return
+  _begin(context.workdir, name, mark)
+  stage.run(context, settings, directory)
+  if distributed.is_primary():
+    marks.finish(context.workdir, name, mark)
+  distributed.wait(f'{name}: done')
+
+
+def _begin(workdir: epath.Path, name: str, mark: dict) -> None:
+  reasons = []
+  if distributed.is_primary():
+    reasons = marks.begin(workdir, name, mark)
+  distributed.wait(f'{name}: begun')
+  if reasons:
+    logging.info(
+        'stage %s: runs again (%s); what it left before is in replaced/%s',
+        name, '; '.join(reasons[:3]), name)
+  else:
+    logging.info('stage %s', name)
 
 
 def _start_logging() -> None:

@@ -1,100 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One experiment: every group of settings, typed and checked together."""
+"""An experiment: shared settings, stages by name, all checked before any work.
+"""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
 from typing import Any
 
-from data_pipelines import arms
-from data_pipelines import pipelines
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+import jax
+
 from meta_cot import sharding
+from meta_cot import tasks
 from meta_cot.model import config as model_config
-from meta_cot.rl import settings as rl_settings
 from meta_cot.settings import config as config_lib
-from meta_cot.solvers import searching
-from meta_cot.tasks.countdown import problems as countdown_problems
-from meta_cot.training import checkpoint
-from meta_cot.training import loop
-from meta_cot.training import optimizer
+from meta_cot.stages import base
+from meta_cot.stages import kinds
 
-STAGES = (
-    'generate_traces', 'train_tokenizer', 'sft', 'evaluate', 'search',
-    'rl')
-
-
-@dataclasses.dataclass(frozen=True)
-class TracesConfig:
-  """Which searches are written out, and how the work is cut."""
-
-  strategies: str = config_lib.setting(choices=('compact', 'stream_of_search'))
-  num_shards: int = config_lib.setting(low=1)
-  num_processes: int = config_lib.setting(low=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-  """What the evaluation decodes."""
-
-  num_problems: int = config_lib.setting(low=1)
-  num_curve_problems: int = config_lib.setting(low=1)
-  batch_size: int = config_lib.setting(low=1)
-  max_new_tokens: int = config_lib.setting(low=1)
-  num_samples: int = config_lib.setting(low=1)
-  num_trace_samples: int = config_lib.setting(low=1)
-  temperature: float = config_lib.setting(above=0.0)
-  top_k: int | None = config_lib.setting(low=1)
-  top_p: float | None = config_lib.setting(above=0.0, high=1.0)
+SCHEMA = 2  # of a config; an older workdir cannot be continued
+_SHARED = ('mesh', 'model', 'task')
+_OWN = ('compilation_cache', 'schema', 'seed', 'stages', 'style', *_SHARED)
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """All settings of a run; see `configs/base.py` for what each one means."""
+  """All settings of a run; `configs/base.py` says what each one means."""
 
-  seed: int = config_lib.setting(low=0)
-  stages: tuple[str, ...] = config_lib.setting(choices=STAGES)
-  compilation_cache: str = config_lib.setting()
-  arms: tuple[str, ...] = config_lib.setting(choices=tuple(arms.ARMS))
-  mesh: sharding.MeshConfig
-  model: model_config.ModelConfig
-  countdown: countdown_problems.CountdownConfig
-  traces: TracesConfig
-  tokenizer: tokenizer_lib.TokenizerConfig
-  data: pipelines.DataConfig
-  optimizer: optimizer.OptimizerConfig
-  train: loop.TrainConfig
-  checkpoint: checkpoint.CheckpointConfig
-  evaluation: EvaluationConfig
-  search: searching.SearchConfig
-  rl: rl_settings.RlConfig
+  shared: base.Shared
+  stages: tuple[str, ...]  # in the order in which they run
+  compilation_cache: str
+  groups: Mapping[str, base.Group]
 
-  def __post_init__(self):
-    if self.data.sequence_length > self.model.max_length:
-      raise config_lib.ConfigError(
-          f'data.sequence_length: got {self.data.sequence_length}; must be at '
-          f'most config.model.max_length, {self.model.max_length}.')
-    if self.countdown.heldout_numbers_fraction == 0:
-      raise config_lib.ConfigError(
-          'countdown.heldout_numbers_fraction: got 0.0; must be greater than '
-          '0, as training and evaluation need held-out problems.')
-    if self.tokenizer.vocab_size > self.model.vocab_size:
-      raise config_lib.ConfigError(
-          f'tokenizer.vocab_size: got {self.tokenizer.vocab_size}; must be at '
-          f'most config.model.vocab_size, {self.model.vocab_size}.')
-    if self.train.batch_size % self.train.num_accumulation:
-      raise config_lib.ConfigError(
-          f'train.batch_size: got {self.train.batch_size}; must be divisible '
-          'by config.train.num_accumulation, '
-          f'{self.train.num_accumulation}.')
-    if self.data.sequence_length % self.train.num_loss_chunks:
-      raise config_lib.ConfigError(
-          f'train.num_loss_chunks: got {self.train.num_loss_chunks}; must '
-          'divide config.data.sequence_length, '
-          f'{self.data.sequence_length}.')
-    if self.train.batch_size % self.data.num_streams:
-      raise config_lib.ConfigError(
-          f'data.num_streams: got {self.data.num_streams}; must divide '
-          f'config.train.batch_size, {self.train.batch_size}.')
+  def chosen(self, names: tuple[str, ...] | None = None) -> Iterator[base.Group]:
+    """The groups of stages, in the order of the run; all by default."""
+    for name in self.stages:
+      if names is None or name in names:
+        yield self.groups[name]
 
 
 def parse(config: Mapping[str, Any]) -> Experiment:
@@ -103,36 +42,115 @@ def parse(config: Mapping[str, Any]) -> Experiment:
   Raises:
     ConfigError: names the field, what was received and what is allowed.
   """
-  return config_lib.parse(Experiment, config)
-
-
-def rows_per_device(experiment: Experiment, mesh) -> int:
-  """Sequences that one device holds at once.
-
-  Raises:
-    ConfigError: the batch does not divide over devices and accumulation, or
-      the streams of data do not over hosts.
-  """
-  _, num_hosts = sharding.host_share(mesh)
-  if experiment.data.num_streams % num_hosts:
+  for key in _OWN:
+    if key not in config:
+      raise config_lib.ConfigError(f'config.{key}: missing; it must be set.')
+  if config['schema'] != SCHEMA:
     raise config_lib.ConfigError(
-        f'config.data.num_streams: got {experiment.data.num_streams}; must be '
-        f'a multiple of {num_hosts}, the hosts that read data.')
-  parts = sharding.data_parallelism(mesh) * experiment.train.num_accumulation
-  if experiment.train.batch_size % parts:
+        f'config.schema: got {config["schema"]!r}; must be {SCHEMA}, as '
+        'configs/base.py sets it.')
+  shared = _shared(config)
+  groups = {
+      name: _group(name, config[name])
+      for name in config if name not in _OWN}
+  own = config_lib.parse(
+      _Own, {key: config[key] for key in ('stages', 'compilation_cache')})
+  for i, name in enumerate(own.stages):
+    if name not in groups:
+      raise config_lib.ConfigError(
+          f'config.stages[{i}]: got {name!r}; must be one of '
+          f'{", ".join(sorted(groups))}, the groups that have a kind.')
+  experiment = Experiment(shared, own.stages, own.compilation_cache, groups)
+  _check(experiment)
+  return experiment
+
+
+def programs(
+    experiment: Experiment, mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
+  """Lists all that is compiled: 'STAGE/PROGRAM' -> () -> `program.Program`."""
+  context = base.Context(experiment.shared, experiment.groups, mesh)
+  return {
+      f'{group.name}/{name}': build
+      for group in experiment.chosen()
+      for name, build in group.stage.programs(
+          context, group.settings).items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Own:
+  stages: tuple[str, ...] = config_lib.setting(is_unique=True)
+  compilation_cache: str = config_lib.setting()
+
+  def __post_init__(self):
+    if not self.stages:
+      raise config_lib.ConfigError(
+          'stages: got nothing; name at least one stage.')
+
+
+@dataclasses.dataclass(frozen=True)
+class _Style:
+  seed: int = config_lib.setting(low=0)
+  style: str = config_lib.setting()
+
+
+def _shared(config: Mapping[str, Any]) -> base.Shared:
+  own = config_lib.parse(_Style, {k: config[k] for k in ('seed', 'style')})
+  task = dict(config['task'].items())
+  kind = task.pop('kind', None)
+  if not isinstance(kind, str):
     raise config_lib.ConfigError(
-        f'config.train.batch_size: got {experiment.train.batch_size}; must be '
-        f'divisible by {parts} = {sharding.data_parallelism(mesh)} '
-        f'data-parallel devices x {experiment.train.num_accumulation} '
-        'accumulation.')
-  return experiment.train.batch_size // parts
+        f'config.task.kind: got {kind!r}; must be the name of a task.')
+  return base.Shared(
+      seed=own.seed, style=own.style,
+      mesh=config_lib.parse(
+          sharding.MeshConfig, config['mesh'], 'config.mesh'),
+      task_kind=kind,
+      task_settings=config_lib.parse(
+          tasks.settings_of(kind), task, 'config.task'),
+      model=config_lib.parse(
+          model_config.ModelConfig, config['model'], 'config.model'))
 
 
-def bytes_on_disk(experiment: Experiment) -> int:
-  """Roughly what the checkpoints that a run keeps need.
+def _group(name: str, values: Any) -> base.Group:
+  if not hasattr(values, 'keys') or 'kind' not in values:
+    raise config_lib.ConfigError(
+        config_lib.unknown_key('config', name, _OWN)
+        + ' A stage is a group of settings with a kind.')
+  path, values = f'config.{name}', dict(values.items())
+  kind = values.pop('kind')
+  if kind not in kinds.KINDS:
+    raise config_lib.ConfigError(
+        f'{path}.kind: got {kind!r}; must be one of '
+        f'{", ".join(kinds.KINDS)}.')
+  stage = kinds.KINDS[kind]
+  return base.Group(name, stage, config_lib.parse(stage.Settings, values, path))
 
-  Parameters and two moments in float32, for every arm; where all are kept, two
-  of each count.
-  """
-  kept = experiment.checkpoint.max_to_keep or 2
-  return 12 * experiment.model.num_params() * len(experiment.arms) * kept
+
+def _check(experiment: Experiment) -> None:
+  """Lets every stage refuse what it could not do, over the whole list."""
+  before = []
+  for group in experiment.chosen():
+    for reference in group.stage.reads(group.settings):
+      _check_reference(experiment, group.name, reference, before)
+    group.stage.check(experiment.shared, group.settings, group.name)
+    before.append(group.name)
+
+
+def _check_reference(
+    experiment: Experiment, name: str, reference: str, before: list[str],
+) -> None:
+  """Raises where a stage reads what none before it leaves."""
+  first, _, part = reference.partition('/')
+  if not first or first not in experiment.groups:
+    return  # a folder: whether it is there, its reader says
+  if first in experiment.stages and first not in before:
+    raise config_lib.ConfigError(
+        f'config.stages: {name} reads {reference!r}, but {first} does not '
+        'come before it.')
+  source = experiment.groups[first]
+  leaves = source.stage.leaves(source.settings)
+  if part and part not in leaves:
+    raise config_lib.ConfigError(
+        f'config.{name}: reads {reference!r}, which stage {first} does not '
+        f'leave; it leaves {", ".join(leaves) or "no parts"}.')

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The working directory of a run: whose it is, and what is finished in it."""
+"""The working directory of a run: opened by one run at a time."""
 
 from collections.abc import Iterator
 import contextlib
-import dataclasses
-import json
 
 from etils import epath
 import ml_collections
@@ -16,25 +14,13 @@ from meta_cot.settings import config as config_lib
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.training import compilation
 
-# May change between commands on one workdir: how the work is done, not what it
-# is. A group's name frees all of its settings.
-_FREE = (
-    'stages', 'compilation_cache', 'mesh', 'arms', 'search', 'rl',
-    'model.attention', 'model.layer_loop', 'model.remat',
-    'traces.num_processes', 'train.num_accumulation', 'train.num_loss_chunks',
-    'train.profile_steps')
-# Stages that are done anew where these of their settings have changed.
-_SETTINGS = {
-    'sft': 'arms', 'evaluate': 'arms', 'search': 'search', 'rl': 'rl'}
-DONE = 'done\n'
-
 
 @contextlib.contextmanager
 def opened(
     workdir: files.Path, config: ml_collections.ConfigDict,
     experiment: experiment_lib.Experiment,
 ) -> Iterator[epath.Path]:
-  """The workdir, for this run alone while inside.
+  """Keeps the workdir for this run alone while inside.
 
   Args:
     workdir: local or in a bucket; made if missing.
@@ -42,12 +28,12 @@ def opened(
     experiment: the same, typed.
 
   Raises:
-    UserError: it cannot be written, is in use by another run, or belongs to
-      another config.
+    UserError: it cannot be written, is in use by another run, or was made by a
+      version that this one cannot continue.
   """
   is_primary = distributed.is_primary()
   if is_primary:
-    lease.check_writable(workdir, experiment_lib.bytes_on_disk(experiment))
+    lease.check_writable(workdir, experiment.bytes_on_disk())
   with lease.hold(workdir, is_primary=is_primary):
     directory = claim(workdir, config, is_writer=is_primary)
     if is_primary:
@@ -63,7 +49,7 @@ def claim(
     workdir: files.Path, config: ml_collections.ConfigDict, *,
     is_writer: bool = True,
 ) -> epath.Path:
-  """Writes `config.json`, or checks it against the one that is there.
+  """Writes `config.json` into a workdir of this version.
 
   Args:
     workdir: local or in a bucket; made if missing.
@@ -74,13 +60,11 @@ def claim(
     The workdir, absolute where it is local.
 
   Raises:
-    ConfigError: the directory belongs to another config; names the first
-      differences.
-    UserError: it cannot be read or written.
+    UserError: it was made by another version, or cannot be read or written.
   """
   workdir = files.path(workdir)
   try:
-    _check(workdir / 'config.json', config)
+    _check(workdir / 'config.json')
     if is_writer:
       files.write_json(workdir / 'config.json', config.to_dict())
   except files.errors() as e:
@@ -90,45 +74,13 @@ def claim(
   return workdir
 
 
-def _check(path: epath.Path, config: ml_collections.ConfigDict) -> None:
-  """Raises ConfigError where the file has another config."""
+def _check(path: epath.Path) -> None:
+  """Raises UserError where a workdir has another schema."""
   if not path.exists():
     return
-  differences = config_lib.differences(
-      files.read_json(path), config.to_dict(), free=_FREE, where='there')
-  if differences:
-    raise config_lib.ConfigError(
-        f'{path}: this workdir was made with another config '
-        f'({"; ".join(differences[:3])}); use another --workdir.')
-
-
-def is_done(workdir: epath.Path, stage: str, mark: str = DONE) -> bool:
-  """Whether `stage` has finished here, with the same mark."""
-  path = workdir / 'done' / stage
-  return path.exists() and path.read_text() == mark
-
-
-def mark_done(
-    workdir: epath.Path, stage: str, mark: str = DONE, *,
-    is_writer: bool = True,
-) -> None:
-  """Records that `stage` has finished; one process of a run writes."""
-  if is_writer:
-    files.write_atomic(workdir / 'done' / stage, mark)
-
-
-def forget(workdir: epath.Path, stage: str) -> None:
-  """Takes back that `stage` has finished: what it left is about to change."""
-  (workdir / 'done' / stage).unlink(missing_ok=True)
-
-
-def mark(stage: str, experiment: experiment_lib.Experiment) -> str:
-  """What is recorded of a finished stage: the settings that are its own."""
-  if stage not in _SETTINGS:
-    return DONE
-  settings = getattr(experiment, _SETTINGS[stage])
-  if dataclasses.is_dataclass(settings):
-    settings = dataclasses.asdict(settings)
-  if stage == 'rl' and experiment.rl.exploration != 'policy':
-    settings['search'] = dataclasses.asdict(experiment.search)
-  return f'done with {json.dumps(settings)}\n'
+  saved = files.read_object(path)
+  if saved.get('schema') != experiment_lib.SCHEMA:
+    raise config_lib.UserError(
+        f'{path}: this workdir has schema {saved.get("schema", 1)}, this '
+        f'version continues {experiment_lib.SCHEMA}; use another --workdir, '
+        'or the version that made it.')

@@ -37,19 +37,28 @@ class CheckpointConfig:
   max_to_keep: int | None = config_lib.setting(low=1)
 
 
-def restore_newest(
-    directory: str | os.PathLike, config: CheckpointConfig,
-    abstract: state_lib.TrainState,
-) -> state_lib.TrainState:
-  """The arrays of the newest step in a directory of `Checkpoints`.
+def verify(directory: files.Path, step: int) -> integrity.State:
+  """Compares a step with its hashes; every process reads a part of the files.
 
-  Raises:
-    UserError: as `Checkpoints.restore_state`.
+  All processes get to the same status; each names what it has seen itself.
   """
-  saved = Checkpoints(directory, config)
-  state = saved.restore_state(abstract, saved.steps()[-1])
-  saved.close()
+  share = integrity.Share(jax.process_index(), jax.process_count())
+  state = integrity.verify(directory, step, share)
+  bad = _gather(state.status != 'ok')
+  if state.status == 'ok' and bad.any():
+    problem = f'see the log of process {int(bad.argmax())}'
+    return dataclasses.replace(state, status='damaged', problem=problem)
   return state
+
+
+def check_whole(directory: files.Path, step: int) -> None:
+  """Raises a UserError where a step is not whole; names the file."""
+  state = verify(directory, step)
+  if state.status != 'ok':
+    raise config_lib.UserError(
+        f'{files.path(directory) / str(step)}: this checkpoint is '
+        f'{state.status} ({state.problem}); move it away, or restore it from '
+        'a copy.')
 
 
 class Checkpoints:
@@ -154,7 +163,7 @@ class Checkpoints:
     if step is None:
       step = self._newest_whole()
     else:
-      self._check_whole(step)
+      check_whole(self._directory, step)
     if step is None:
       return None
     if config is not None:
@@ -174,7 +183,7 @@ class Checkpoints:
     Raises:
       UserError: the step is damaged, or its arrays have other shapes.
     """
-    self._check_whole(step)
+    check_whole(self._directory, step)
     return self._restore_state(abstract, step)
 
   def restore_tokenizer(self, step: int) -> bytes:
@@ -183,7 +192,7 @@ class Checkpoints:
     Raises:
       UserError: the step is damaged.
     """
-    self._check_whole(step)
+    check_whole(self._directory, step)
     return self._tokenizer(step)
 
   def wait(self) -> None:
@@ -222,7 +231,7 @@ class Checkpoints:
     folders = _of_primary(integrity.steps(self._directory))
     num_bad = 0
     while folders:
-      state = self._verify(folders[-1])
+      state = verify(self._directory, folders[-1])
       if state.status == 'ok':
         return folders[-1]
       num_bad += 1
@@ -232,23 +241,6 @@ class Checkpoints:
       logging.warning(
           '%s: no whole checkpoint; starting anew', self._directory)
     return None
-
-  def _verify(self, step: int) -> integrity.State:
-    """Every process reads a part of the files; all get to the same status."""
-    share = integrity.Share(jax.process_index(), jax.process_count())
-    state = integrity.verify(self._directory, step, share)
-    bad = _gather(state.status != 'ok')
-    if state.status == 'ok' and bad.any():
-      problem = f'see the log of process {int(bad.argmax())}'
-      return dataclasses.replace(state, status='damaged', problem=problem)
-    return state
-
-  def _check_whole(self, step: int) -> None:
-    state = self._verify(step)
-    if state.status != 'ok':
-      raise config_lib.UserError(
-          f'{self._directory / str(step)}: this checkpoint is {state.status} '
-          f'({state.problem}); move it away, or restore it from a copy.')
 
   def _set_aside(self, state: integrity.State, older: list[int]) -> None:
     then = f'step {older[-1]} is tried' if older else 'no step before it'

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage `tokenizer`: learned from the texts of records, or reused.
+"""
+
+import dataclasses
+from typing import Any
+
+from etils import epath
+
+from data_pipelines import store
+from data_pipelines import tokenizers
+from meta_cot import traces
+from meta_cot.runtime import distributed
+from meta_cot.settings import config as config_lib
+from meta_cot.stages import base
+
+_NUM_TEXTS = 5_000  # enough to see every symbol many times
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Where the texts come from, and what is made of them."""
+
+  records: str = config_lib.setting()
+  vocabulary: Any = config_lib.setting(kinds={
+      name: kind.Settings for name, kind in tokenizers.KINDS.items()})
+
+
+def check(shared: base.Shared, settings: Settings, name: str) -> None:
+  """Raises a ConfigError where the model has no room for the vocabulary."""
+  size, room = settings.vocabulary.vocab_size, shared.model.vocab_size
+  if size is not None and size > room:
+    raise base.wrong(
+        name, 'vocabulary.vocab_size', f'got {size}; must be at most '
+        f'config.model.vocab_size, {room}.')
+
+
+def run(
+    context: base.Context, settings: Settings, directory: epath.Path) -> None:
+  """Makes the tokenizer, unless it is there: the first host, others wait.
+
+  Raises:
+    UserError: there is none to reuse, or the texts do not make one.
+  """
+  if distributed.is_primary() and not tokenizers.is_in(directory):
+    source = store.read(context.folder(settings.records), 'train')
+    texts = (
+        traces.render(traces.linearize(source[i]), style=context.shared.style)
+        for i in range(min(len(source), _NUM_TEXTS)))
+    tokenizers.make(settings.vocabulary, texts).save(directory)
+  distributed.wait('tokenizer')
+
+
+STAGE = base.Stage(
+    Settings=Settings, run=run, check=check,
+    uses=('seed', 'task_kind', 'task_settings', 'style'),
+    reads=lambda settings: (settings.records,),
+    is_whole=lambda context, settings, directory: tokenizers.is_in(directory))

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage `traces`: the searches of the task's teacher, as records.
+
+Every host makes its share of the shards.
+"""
+
+import dataclasses
+import functools
+
+from etils import epath
+
+from data_pipelines import store
+from meta_cot import tasks
+from meta_cot.settings import config as config_lib
+from meta_cot.stages import base
+from meta_cot.traces import record as record_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Which searches are written out, and how the work is cut."""
+
+  problems: str = config_lib.setting()
+  strategies: str = config_lib.setting()
+  num_shards: int = config_lib.setting(low=1)
+  num_processes: int = config_lib.setting(low=1, is_free=True)
+
+
+def check(shared: base.Shared, settings: Settings, name: str) -> None:
+  """Raises a ConfigError where the task has no such teacher."""
+  teacher = shared.task.teacher
+  if teacher is None:
+    raise base.wrong(
+        name, 'kind', f"got 'traces'; the task {shared.task_kind} has no "
+        'teacher that could solve problems: leave the stage out.')
+  if settings.strategies not in teacher.strategies:
+    raise base.wrong(
+        name, 'strategies', f'got {settings.strategies!r}; must be one of '
+        f'{", ".join(teacher.strategies)}.')
+
+
+def run(
+    context: base.Context, settings: Settings, directory: epath.Path) -> None:
+  """Searches what is missing of every split; finished shards stay."""
+  shared, source = context.shared, context.folder(settings.problems)
+  for split in store.splits(source):
+    store.generate(
+        directory,
+        functools.partial(
+            _searches, shared.task_kind, shared.task_settings, shared.seed,
+            settings.strategies, source, split),
+        split=split, record=record_lib.TraceRecord,
+        num_records=len(store.read(source, split)),
+        arguments=base.arguments(context, settings),
+        **base.share_of_work(settings))
+
+
+def _searches(kind, settings, seed, strategies, source, split, start, stop):
+  """Searches of problems start..stop-1 of a split; in a worker process."""
+  teacher = tasks.make(kind, settings, seed).teacher
+  problems = store.read(source, split)
+  for index in range(start, stop):
+    yield teacher.search(
+        problems[index], strategies, seed * 1_000_003 + index)
+
+
+STAGE = base.Stage(
+    Settings=Settings, run=run, check=check,
+    reads=lambda settings: (settings.problems,),
+    is_whole=lambda context, settings, directory: store.is_whole(
+        directory, store.splits(context.folder(settings.problems))))

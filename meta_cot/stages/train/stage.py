@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage `train`: a policy learns from records, one run per arm.
+
+Leaves a policy folder for each arm, `<arm>/`: policy.json, tokenizer,
+checkpoints, metrics.jsonl, tensorboard, summary.json.
+"""
+
+
+from etils import epath
+
+from data_pipelines import arms
+from meta_cot.runtime import files
+from meta_cot.settings import config as config_lib
+from meta_cot.stages import base
+from meta_cot.stages.train import programs as programs_lib
+from meta_cot.stages.train import run as run_lib
+from meta_cot.stages.train import settings as settings_lib
+from meta_cot.stages.train.settings import Settings
+
+
+def check(shared: base.Shared, settings: Settings, name: str) -> None:
+  """Raises a ConfigError for what training would refuse."""
+  if settings.start is None and (
+      settings.data.sequence_length > shared.model.max_length):
+    raise base.wrong(
+        name, 'data.sequence_length',
+        f'got {settings.data.sequence_length}; must be at most '
+        f'config.model.max_length, {shared.model.max_length}.')
+  for arm in settings.arms:
+    if shared.style not in arms.ARMS[arm].styles:
+      raise base.wrong(
+          name, 'arms', f'got {arm!r} with config.style {shared.style!r}; it '
+          f'is written in {" or ".join(arms.ARMS[arm].styles)}.')
+
+
+def is_whole(
+    context: base.Context, settings: Settings, directory: epath.Path) -> bool:
+  """Whether every arm is trained, for as many tokens as are asked for."""
+  del context
+  return all(_is_trained(directory / arm, settings) for arm in settings.arms)
+
+
+def _is_trained(directory: epath.Path, settings: Settings) -> bool:
+  path = directory / 'summary.json'
+  if not path.exists():
+    return False
+  asked = files.read_json(path)['num_tokens_asked']
+  if asked > settings.num_tokens:
+    raise config_lib.UserError(
+        f'{directory}: trained on {asked} tokens; num_tokens, '
+        f'{settings.num_tokens}, may grow but not shrink.')
+  return asked == settings.num_tokens
+
+
+def run(
+    context: base.Context, settings: Settings, directory: epath.Path) -> None:
+  """Trains every arm that has no summary yet.
+
+  Raises:
+    UserError: what it reads is missing, or cannot be trained on.
+    Interrupted: a signal came; what is needed to continue is saved.
+  """
+  settings_lib.check_devices(settings, directory.name, context.mesh)
+  for arm in settings.arms:
+    if not _is_trained(directory / arm, settings):
+      run_lib.Run.of(context, settings, arm, directory / arm).train()
+
+
+STAGE = base.Stage(
+    Settings=Settings, run=run,
+    uses=('seed', 'task_kind', 'task_settings', 'model', 'style'),
+    reads=lambda settings: (
+        settings.records, settings.start or settings.tokenizer),
+    grown=lambda settings: dict(num_tokens=settings.num_tokens),
+    leaves=lambda settings: settings.arms,
+    check=check, is_whole=is_whole, programs=programs_lib.programs)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A policy folder: a model that says of itself what it is.
+
+  policy.json     schema, model settings, text style, tokenizer fingerprint
+  tokenizer/      the tokenizer's files
+  checkpoints/    one folder a step; parameters are read without an optimiser
+
+Training writes it, an import writes it, and whatever samples, searches or goes
+on training reads it.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from etils import epath
+from flax.linen import meta
+import jax
+import orbax.checkpoint as ocp
+
+from data_pipelines import tokenizers
+from meta_cot import sharding
+from meta_cot import types
+from meta_cot.model import config as model_config
+from meta_cot.model import transformer
+from meta_cot.runtime import files
+from meta_cot.settings import config as config_lib
+from meta_cot.training import checkpoint
+from meta_cot.training import compatibility
+from meta_cot.training import integrity
+
+SCHEMA = 1
+NAME = 'policy.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+  """What a policy folder says of itself."""
+
+  directory: epath.Path
+  model: model_config.ModelConfig
+  style: str  # of its texts
+  about: Mapping[str, Any]  # how it came to be, JSON values
+
+  def steps(self) -> list[int]:
+    """Saved steps, oldest first."""
+    return integrity.steps(self.directory / 'checkpoints')
+
+  def tokenizer(self) -> tokenizers.Tokenizer:
+    """Loads the tokenizer.
+
+    Raises:
+      UserError: its files are missing or damaged.
+    """
+    return tokenizers.load(self.directory / 'tokenizer')
+
+  def params(
+      self, mesh: jax.sharding.Mesh, step: int | None = None
+  ) -> types.Params:
+    """Reads the parameters of a step into their shardings.
+
+    Args:
+      mesh: devices.
+      step: the newest by default.
+
+    Raises:
+      UserError: nothing is saved, the step is damaged, or its arrays are not
+        those of the model.
+    """
+    steps = self.steps()
+    if not steps:
+      raise config_lib.UserError(
+          f'{self.directory / "checkpoints"}: no checkpoint; this policy is '
+          'not trained yet: run its stage first.')
+    step = steps[-1] if step is None else step
+    directory = self.directory / 'checkpoints'
+    checkpoint.check_whole(directory, step)
+    return _read(directory / str(step) / 'state', abstract(self.model, mesh),
+                 step)
+
+
+def abstract(
+    model: model_config.ModelConfig, mesh: jax.sharding.Mesh
+) -> types.Params:
+  """Describes a model's parameters: ShapeDtypeStructs with shardings."""
+  boxed = jax.eval_shape(
+      lambda rng: transformer.init(model, rng),
+      jax.eval_shape(lambda: jax.random.key(0)))
+  return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      meta.unbox(boxed), sharding.of_params(mesh, boxed))
+
+
+def write(
+    directory: epath.Path, model: model_config.ModelConfig,
+    tokenizer: tokenizers.Tokenizer, style: str, about: Mapping[str, Any],
+) -> None:
+  """Writes all of a policy folder but its checkpoints; one process does.
+
+  `policy.json` comes last: a folder that has it has the tokenizer too.
+  """
+  tokenizer.save(directory / 'tokenizer')
+  files.write_json(directory / NAME, dict(
+      schema=SCHEMA, model=dataclasses.asdict(model), style=style,
+      tokenizer=tokenizer.fingerprint, about=dict(about)))
+
+
+def read(directory: epath.Path) -> Policy:
+  """Reads what a policy folder says of itself.
+
+  Raises:
+    UserError: no policy folder, of another schema, or one that contradicts
+      itself; names the file.
+  """
+  path = directory / NAME
+  if not path.is_file():
+    raise config_lib.UserError(
+        f'{path}: no such file; this is no policy folder, or its training has '
+        'not begun: run its stage first.')
+  raw = files.read_json(path)
+  if raw.get('schema') != SCHEMA:
+    raise config_lib.UserError(
+        f'{path}: schema {raw.get("schema")!r}, this version reads {SCHEMA}; '
+        'train or import the policy again.')
+  model = config_lib.parse(
+      model_config.ModelConfig, raw['model'], f'{path}: model')
+  return Policy(directory, model, raw['style'], raw['about'])
+
+
+def _read(path: epath.Path, wanted: types.Params, step: int) -> types.Params:
+  """The item `params` of a checkpoint, and nothing else of it."""
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    there = checkpointer.metadata(path).item_metadata.tree
+    compatibility.check_arrays(
+        dict(params=there['params']), dict(params=wanted), step)
+    item = dict(params=wanted)
+    return checkpointer.restore(path, args=ocp.args.PyTreeRestore(
+        item=item, partial_restore=True,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(item)))[
+            'params']
