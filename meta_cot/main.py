@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
   """
   config, workdir, stages = command_line.parse(argv)
   experiment = experiment_lib.parse(config)
-  experiment.check_names(stages)
+  groups = experiment.chosen(stages)
   with distributed.session(
       agreed_exit_codes=(interruption.EXIT_INTERRUPTED,)):
     interruption.install()
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     with workdir_lib.opened(workdir, config, experiment) as directory:
       context = base.Context(
           experiment.shared, experiment.groups, mesh, directory)
-      for group in experiment.chosen(stages):
+      for group in groups:
         interruption.check()
         with sharding.use_mesh(mesh):
           run(context, group)

@@ -107,6 +107,9 @@ class Stage:
       that is read whole.
     check: (shared, settings, name) raises a ConfigError for what `run` would
       refuse, as far as settings tell.
+    check_devices: (settings, name, mesh) raises a ConfigError where the work
+      does not divide over the devices.
+    num_bytes: (shared, settings) -> what its checkpoints need on disk, roughly.
     is_whole: whether nothing is missing in the folder of a finished stage.
     programs: name -> what is compiled, made by the functions that `run` calls.
   """
@@ -118,6 +121,8 @@ class Stage:
   grown: Callable[[Any], dict[str, Any]] = lambda settings: {}
   leaves: Callable[[Any], tuple[str, ...]] = _nothing
   check: Callable[[Shared, Any, str], None] = _nothing
+  check_devices: Callable[[Any, str, jax.sharding.Mesh], Any] = _nothing
+  num_bytes: Callable[[Shared, Any], int] = lambda shared, settings: 0
   is_whole: Callable[[Context, Any, epath.Path], bool] = _always
   programs: Callable[[Context, Any], Programs] = _no_programs
 

@@ -2,7 +2,7 @@
 """An experiment: shared settings, stages by name, all checked before any work.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -12,6 +12,7 @@ from meta_cot import sharding
 from meta_cot import tasks
 from meta_cot.model import config as model_config
 from meta_cot.settings import config as config_lib
+from meta_cot.settings import config_file
 from meta_cot.stages import base
 from meta_cot.stages import kinds
 
@@ -29,11 +30,32 @@ class Experiment:
   compilation_cache: str
   groups: Mapping[str, base.Group]
 
-  def chosen(self, names: tuple[str, ...] | None = None) -> Iterator[base.Group]:
-    """The groups of stages, in the order of the run; all by default."""
-    for name in self.stages:
-      if names is None or name in names:
-        yield self.groups[name]
+  def chosen(
+      self, names: tuple[str, ...] | None = None) -> tuple[base.Group, ...]:
+    """Picks groups of stages, in the order of the run; all by default.
+
+    Raises:
+      ConfigError: a name of no stage.
+    """
+    for name in names or ():
+      if name not in self.stages:
+        raise config_lib.ConfigError(
+            f'--stages: got {name!r}; '
+            f'{config_file.choices(name, self.stages)}.')
+    return tuple(
+        self.groups[name] for name in self.stages
+        if names is None or name in names)
+
+  def check_devices(self, mesh: jax.sharding.Mesh) -> None:
+    """Raises a ConfigError where work does not divide over the devices."""
+    for group in self.chosen():
+      group.stage.check_devices(group.settings, group.name, mesh)
+
+  def num_bytes(self) -> int:
+    """Estimates what all checkpoints need on disk."""
+    return sum(
+        group.stage.num_bytes(self.shared, group.settings)
+        for group in self.chosen())
 
 
 def parse(config: Mapping[str, Any]) -> Experiment:

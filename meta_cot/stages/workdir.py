@@ -33,7 +33,7 @@ def opened(
   """
   is_primary = distributed.is_primary()
   if is_primary:
-    lease.check_writable(workdir, experiment.bytes_on_disk())
+    lease.check_writable(workdir, experiment.num_bytes())
   with lease.hold(workdir, is_primary=is_primary):
     directory = claim(workdir, config, is_writer=is_primary)
     if is_primary:

@@ -52,6 +52,15 @@ def _is_trained(directory: epath.Path, settings: Settings) -> bool:
   return asked == settings.num_tokens
 
 
+def num_bytes(shared: base.Shared, settings: Settings) -> int:
+  """Estimates parameters and two moments in float32, for every arm.
+
+  Where all checkpoints are kept, two of each count.
+  """
+  kept = settings.max_to_keep or 2
+  return 12 * shared.model.num_params() * len(settings.arms) * kept
+
+
 def run(
     context: base.Context, settings: Settings, directory: epath.Path) -> None:
   """Trains every arm that has no summary yet.
@@ -73,4 +82,5 @@ STAGE = base.Stage(
         settings.records, settings.start or settings.tokenizer),
     grown=lambda settings: dict(num_tokens=settings.num_tokens),
     leaves=lambda settings: settings.arms,
-    check=check, is_whole=is_whole, programs=programs_lib.programs)
+    check=check, check_devices=settings_lib.check_devices,
+    num_bytes=num_bytes, is_whole=is_whole, programs=programs_lib.programs)
