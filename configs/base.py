@@ -30,13 +30,15 @@ def get_config() -> ml_collections.ConfigDict:
   """The base experiment: 3-number Countdown, a small model."""
   c = ml_collections.ConfigDict()
   c.seed = 0  # of everything: problems, traces, initialisation, shuffling
-  c.stages = ('generate_traces', 'train_tokenizer', 'sft', 'evaluate')
+  c.stages = (
+      'problems', 'generate_traces', 'train_tokenizer', 'sft', 'evaluate')
   # Compiled programs, for the next process: workdir | off | a path or bucket.
   c.compilation_cache = 'workdir'
   c.arms = ('traces', 'solution_only')  # what is trained and compared
   c.mesh = _mesh()
   c.model = _model()
-  c.countdown = _countdown()
+  c.task = _task()
+  c.problems = _problems()
   c.traces = _traces()
   c.tokenizer = _tokenizer()
   c.data = _data()
@@ -99,8 +101,11 @@ def _model():
   return m
 
 
-def _countdown():
+def _task():
   t = ml_collections.ConfigDict()
+  # A name of meta_cot/tasks/factory.py or a dotted module; the other keys are
+  # those of its Settings.
+  t.kind = 'countdown'
   t.num_numbers = 3
   t.min_number = 1
   t.max_number = 20
@@ -109,10 +114,21 @@ def _countdown():
   t.max_value = placeholder(int)  # largest intermediate result; None: any
   t.enumerate_all = True  # every solvable problem once; False: sample
   t.num_train = 10_000  # training problems when sampled
-  t.num_heldout = 1_000  # at most so many per held-out split
+  t.num_heldout = 1_000  # at most so many of every other split
   t.heldout_target_fraction = 0.1  # targets never trained on
   t.heldout_numbers_fraction = 0.12  # number multisets never trained on
+  t.validation_fraction = 0.25  # of these, for every choice; never reported
+  # Of the teacher's single strategies. descending: larger operand first, which
+  # style compact needs; listed: as Stream of Search has them.
+  t.operands = 'descending'
   return t
+
+
+def _problems():
+  p = ml_collections.ConfigDict()
+  p.num_shards = 4  # files per split
+  p.num_processes = 1
+  return p
 
 
 def _traces():
@@ -182,8 +198,8 @@ def _checkpoint():
 
 def _evaluation():
   e = ml_collections.ConfigDict()
-  e.num_problems = 1_000  # at most so many of each held-out split
-  e.num_curve_problems = 256  # for the points of the learning curve
+  e.num_problems = 1_000  # at most so many of each test split
+  e.num_curve_problems = 256  # validation: points of the learning curve
   e.batch_size = 256  # sequences decoded together
   e.max_new_tokens = 192
   e.num_samples = 64  # N of best-of-N for the solution-only arms
@@ -199,7 +215,7 @@ def _search():
   s.arm = 'solution_only'  # whose newest checkpoint proposes the steps
   # beam | dvts | breadth_first | best_first | depth_first | mcts.
   s.strategies = ('beam', 'best_first', 'mcts')
-  s.num_problems = 200  # at most so many of the first held-out split
+  s.num_problems = 200  # at most so many of the first test split
   s.num_slots = 32  # problems searched together
   s.chunk_steps = 2  # steps between two looks at what is finished
   # What guides a search: likelihood (of the path, per token) | head.

@@ -35,7 +35,7 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
 
 def _tiny(c: ml_collections.ConfigDict) -> None:
   c.arms = ('traces', 'solution_only', 'solution_only_permuted')
-  c.countdown.max_value = 60
+  c.task.max_value = 60
   c.traces.num_processes = 1  # quicker than starting workers
   c.tokenizer.number_tokens = 60  # 0..60 are one token each
   c.train.num_tokens = 2_000_000
@@ -48,7 +48,7 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
 def _laptop(c: ml_collections.ConfigDict) -> None:
   c.arms = ('traces', 'solution_only', 'solution_only_permuted')
   c.model.update(dict(embed_dim=128, head_dim=32, mlp_dim=344))
-  c.countdown.update(dict(max_number=30, max_target=99, max_value=99))
+  c.task.update(dict(max_number=30, max_target=99, max_value=99))
   c.tokenizer.number_tokens = 99
   c.tokenizer.vocab_size = 128
   c.data.update(dict(
@@ -63,7 +63,7 @@ def _gpu(c: ml_collections.ConfigDict) -> None:
       num_layers=8, embed_dim=512, num_heads=8, num_kv_heads=8, head_dim=64,
       mlp_dim=1408, max_length=4096, layer_loop='scan', remat='full',
       embed_scale=True))
-  c.countdown.update(dict(
+  c.task.update(dict(
       num_numbers=4, max_number=30, max_target=99, enumerate_all=False,
       num_train=50_000, heldout_numbers_fraction=0.1))
   _stream_of_search(c)
@@ -83,10 +83,11 @@ def _pod(c: ml_collections.ConfigDict) -> None:
   # 1,024 suffice, and four more layers take their place.
   c.model.update(models.get('sos_250m') | dict(
       vocab_size=1024, num_layers=20, remat='dots'))
-  c.countdown.update(dict(
+  c.task.update(dict(
       num_numbers=4, max_number=99, max_target=100, enumerate_all=False,
       num_train=500_000, heldout_numbers_fraction=0.02))
   _stream_of_search(c)
+  c.problems.update(dict(num_shards=64, num_processes=16))
   c.traces.update(dict(num_shards=64, num_processes=16))
   c.data.update(dict(
       sequence_length=4096, packing_bins=64, num_streams=32, num_workers=1))
@@ -102,6 +103,7 @@ def _pod(c: ml_collections.ConfigDict) -> None:
 
 def _stream_of_search(c: ml_collections.ConfigDict) -> None:
   """Traces of all strategies in the original text, digits split."""
+  c.task.operands = 'listed'
   c.traces.strategies = 'stream_of_search'
   c.data.style = 'stream_of_search'
   c.tokenizer.vocab_size = c.model.vocab_size

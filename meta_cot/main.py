@@ -22,6 +22,7 @@ from meta_cot.settings import command_line
 from meta_cot.stages import evaluate
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import generate_traces
+from meta_cot.stages import problems
 from meta_cot.stages import rl
 from meta_cot.stages import search
 from meta_cot.stages import sft
@@ -29,6 +30,7 @@ from meta_cot.stages import train_tokenizer
 from meta_cot.stages import workdir as workdir_lib
 
 STAGES = {
+    'problems': problems.run,
     'generate_traces': generate_traces.run,
     'train_tokenizer': train_tokenizer.run,
     'sft': sft.run,

@@ -3,31 +3,59 @@
 
 from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any
 
 from data_pipelines import arms
 from data_pipelines import pipelines
 from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 from meta_cot import sharding
+from meta_cot import tasks
 from meta_cot.model import config as model_config
+from meta_cot.problem import Problem
 from meta_cot.rl import settings as rl_settings
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import searching
-from meta_cot.tasks.countdown import problems as countdown_problems
+from meta_cot.tasks import base
 from meta_cot.training import checkpoint
 from meta_cot.training import loop
 from meta_cot.training import optimizer
 
 STAGES = (
-    'generate_traces', 'train_tokenizer', 'sft', 'evaluate', 'search',
-    'rl')
+    'problems', 'generate_traces', 'train_tokenizer', 'sft', 'evaluate',
+    'search', 'rl')
+_NUM_FIRST = 64  # problems of a split that stand for all of them
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+  """Which task it is, and its own settings."""
+
+  kind: str
+  settings: Any  # of the class `tasks.settings_of(kind)`
+
+  def make(self, seed: int) -> base.Task:
+    """Makes the task with its problems."""
+    return tasks.make(self.kind, self.settings, seed)
+
+  def arguments(self) -> dict[str, Any]:
+    """What its problems depend on besides the seed, as JSON values."""
+    return {'task': self.kind, **dataclasses.asdict(self.settings)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ProblemsConfig:
+  """How the writing of problems is cut."""
+
+  num_shards: int = config_lib.setting(low=1)
+  num_processes: int = config_lib.setting(low=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class TracesConfig:
   """Which searches are written out, and how the work is cut."""
 
-  strategies: str = config_lib.setting(choices=('compact', 'stream_of_search'))
+  strategies: str = config_lib.setting()  # of the task's teacher
   num_shards: int = config_lib.setting(low=1)
   num_processes: int = config_lib.setting(low=1)
 
@@ -47,6 +75,17 @@ class EvaluationConfig:
   top_p: float | None = config_lib.setting(above=0.0, high=1.0)
 
 
+def _parse_task(values: Mapping[str, Any], path: str) -> TaskConfig:
+  """Reads the group by its `kind`."""
+  values = dict(values)
+  kind = values.pop('kind', None)
+  if not isinstance(kind, str):
+    raise config_lib.ConfigError(
+        f'{path}.kind: got {kind!r}; must be the name of a task.')
+  return TaskConfig(
+      kind, config_lib.parse(tasks.settings_of(kind), values, path))
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
   """All settings of a run; see `configs/base.py` for what each one means."""
@@ -57,7 +96,8 @@ class Experiment:
   arms: tuple[str, ...] = config_lib.setting(choices=tuple(arms.ARMS))
   mesh: sharding.MeshConfig
   model: model_config.ModelConfig
-  countdown: countdown_problems.CountdownConfig
+  task: TaskConfig = config_lib.group(_parse_task)
+  problems: ProblemsConfig
   traces: TracesConfig
   tokenizer: tokenizer_lib.TokenizerConfig
   data: pipelines.DataConfig
@@ -73,10 +113,11 @@ class Experiment:
       raise config_lib.ConfigError(
           f'data.sequence_length: got {self.data.sequence_length}; must be at '
           f'most config.model.max_length, {self.model.max_length}.')
-    if self.countdown.heldout_numbers_fraction == 0:
+    teacher = tasks.make(self.task.kind).teacher
+    if teacher is not None and self.traces.strategies not in teacher.strategies:
       raise config_lib.ConfigError(
-          'countdown.heldout_numbers_fraction: got 0.0; must be greater than '
-          '0, as training and evaluation need held-out problems.')
+          f'traces.strategies: got {self.traces.strategies!r}; must be one of '
+          f'{", ".join(teacher.strategies)}.')
     if self.tokenizer.vocab_size > self.model.vocab_size:
       raise config_lib.ConfigError(
           f'tokenizer.vocab_size: got {self.tokenizer.vocab_size}; must be at '
@@ -104,6 +145,15 @@ def parse(config: Mapping[str, Any]) -> Experiment:
     ConfigError: names the field, what was received and what is allowed.
   """
   return config_lib.parse(Experiment, config)
+
+
+@functools.lru_cache(maxsize=8)
+def first_problems(task: TaskConfig, seed: int) -> tuple[Problem, ...]:
+  """The first problems of every split: for shapes, before any are stored."""
+  made = task.make(seed)
+  return tuple(
+      problem for split in made.splits
+      for problem in made.problems(split, 0, _NUM_FIRST))
 
 
 def rows_per_device(experiment: Experiment, mesh) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 3: supervised fine-tuning, one run per arm.
+"""Stage 4: supervised fine-tuning, one run per arm.
 
 Leaves `sft/<arm>/`: checkpoints, metrics.jsonl, tensorboard, summary.json.
 """
@@ -17,6 +17,7 @@ from data_pipelines import pipelines
 from data_pipelines import store
 from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 from meta_cot import sharding
+from meta_cot import tasks
 from meta_cot import types
 from meta_cot.model import transformer
 from meta_cot.objectives import sft as objective
@@ -24,6 +25,7 @@ from meta_cot.runtime import files
 from meta_cot.runtime import interruption
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import experiment as experiment_lib
+from meta_cot.tasks import base
 from meta_cot.training import checkpoint
 from meta_cot.training import flops
 from meta_cot.training import goodput
@@ -192,25 +194,30 @@ class _Data:
   tokenizer: tokenizer_lib.Tokenizer
   mesh: jax.sharding.Mesh
 
+  @functools.cached_property
+  def task(self) -> base.Task:
+    """It varies and judges; it need not have problems."""
+    return tasks.make(self.experiment.task.kind)
+
   def _source(self, split):
     return store.read(self.workdir / 'traces', split)
 
   def _read(self, batches, split, host_index, num_hosts):
     return batches(
         self._source(split), self.tokenizer, self.experiment.data,
-        transform=arms.ARMS[self.arm], seed=self.experiment.seed,
+        transform=arms.make(self.arm, self.task), seed=self.experiment.seed,
         batch_size=self.experiment.train.batch_size, host_index=host_index,
         num_hosts=num_hosts)
 
   def train(self):
     """Endless training batches; the iterator's state can be saved."""
     return self._read(
-        pipelines.train_batches, 'train', *sharding.host_share(self.mesh))
+        pipelines.train_batches, base.TRAIN, *sharding.host_share(self.mesh))
 
-  def heldout(self):
-    """The first held-out batches, the same every time."""
+  def validation(self):
+    """The first validation batches, the same every time."""
     batches = self._read(
-        pipelines.eval_batches, 'heldout_numbers',
+        pipelines.eval_batches, base.VALIDATION,
         *sharding.host_share(self.mesh))
     for _, batch in zip(range(self.experiment.train.num_eval_batches), batches):
       yield batch
@@ -221,7 +228,7 @@ class _Data:
     Every host looks at the first stream alone, so that they agree.
     """
     num_streams = self.experiment.data.num_streams
-    stream = self._read(pipelines.train_batches, 'train', 0, num_streams)
+    stream = self._read(pipelines.train_batches, base.TRAIN, 0, num_streams)
     total = sum(
         int((next(stream)['segment_ids'] > 0).sum())
         for _ in range(_PROBE_BATCHES))
@@ -230,11 +237,11 @@ class _Data:
 
 
 class _Evaluation:
-  """Mean held-out loss and accuracy of a state."""
+  """Mean loss and accuracy of a state on validation problems."""
 
   def __init__(self, experiment, data, mesh):
     self._batches = [
-        _to_device(batch, mesh) for batch in data.heldout()]
+        _to_device(batch, mesh) for batch in data.validation()]
     self._sums = jit_loss_sums(experiment, mesh)
 
   def __call__(self, state) -> dict[str, float]:

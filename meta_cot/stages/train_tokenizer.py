@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 2: a sentencepiece tokenizer, trained on the traces or reused.
+"""Stage 3: a sentencepiece tokenizer, trained on the traces or reused.
 
 Leaves `tokenizer/tokenizer.model`.
 """

@@ -21,8 +21,8 @@ from meta_cot.training import compilation
 _FREE = (
     'stages', 'compilation_cache', 'mesh', 'arms', 'search', 'rl',
     'model.attention', 'model.layer_loop', 'model.remat',
-    'traces.num_processes', 'train.num_accumulation', 'train.num_loss_chunks',
-    'train.profile_steps')
+    'problems.num_processes', 'traces.num_processes', 'train.num_accumulation',
+    'train.num_loss_chunks', 'train.profile_steps')
 # Stages that are done anew where these of their settings have changed.
 _SETTINGS = {
     'sft': 'arms', 'evaluate': 'arms', 'search': 'search', 'rl': 'rl'}
