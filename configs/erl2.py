@@ -53,7 +53,7 @@ def _laptop(c: ml_collections.ConfigDict) -> None:
 
 def _gpu(c: ml_collections.ConfigDict) -> None:
   _compact(c, largest=99)
-  c.countdown.num_train = 200_000
+  c.task.num_train = 200_000
   c.data.sequence_length = 512
   c.train.update(dict(num_tokens=50_000_000, batch_size=128))
   c.evaluation.update(dict(batch_size=1024, max_new_tokens=32))
@@ -77,7 +77,8 @@ def _compact(c: ml_collections.ConfigDict, largest: int) -> None:
   """One arm, in compact style; numbers up to `largest` are one token each."""
   c.arms = ()
   c.traces.strategies = c.data.style = 'compact'
-  c.countdown.max_value = c.tokenizer.number_tokens = largest
+  c.task.operands = 'descending'
+  c.task.max_value = c.tokenizer.number_tokens = largest
 
 
 VARIANTS = {'tiny': _tiny, 'laptop': _laptop, 'gpu': _gpu, 'pod': _pod}

@@ -40,9 +40,11 @@ def _stream_of_search(c: ml_collections.ConfigDict) -> None:
   """500,000 traces of 4 numbers of 1..99, in rows of 4,096 tokens."""
   c.arms = ('traces', 'solution_only')
   c.mesh.update(dict(data=1, fsdp=-1))
-  c.countdown.update(dict(
+  c.task.update(dict(
       num_numbers=4, max_number=99, max_target=100, enumerate_all=False,
-      num_train=500_000, heldout_numbers_fraction=0.02))
+      num_train=500_000, heldout_numbers_fraction=0.02,
+      operands='listed'))
+  c.problems.update(dict(num_shards=64, num_processes=16))
   c.traces.update(dict(
       strategies='stream_of_search', num_shards=64, num_processes=16))
   c.tokenizer.vocab_size = 1024

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The group `task` of an experiment: which problems there are."""
+"""The group `task` of an experiment: which problems there are.
+
+`kind` is a name of meta_cot/tasks/factory.py or a dotted module; the other keys
+are those of its Settings.
+"""
 
 import ml_collections
 
@@ -18,7 +22,28 @@ def countdown() -> ml_collections.ConfigDict:
   t.max_value = placeholder(int)  # largest intermediate result; None: any
   t.enumerate_all = True  # every solvable problem once; False: sample
   t.num_train = 10_000  # training problems when sampled
-  t.num_heldout = 1_000  # at most so many per held-out split
+  t.num_heldout = 1_000  # at most so many of every other split
   t.heldout_target_fraction = 0.1  # targets never trained on
   t.heldout_numbers_fraction = 0.12  # number multisets never trained on
+  t.validation_fraction = 0.25  # of these, for every choice; never reported
+  # Of the teacher's single strategies. descending: larger operand first, which
+  # style compact needs; listed: as Stream of Search has them.
+  t.operands = 'descending'
+  return t
+
+
+def game24() -> ml_collections.ConfigDict:
+  """Makes the Game of 24."""
+  t = ml_collections.ConfigDict()
+  t.kind = 'game24'
+  t.rank_file = placeholder(str)  # test are its ranks 901-1000; None: by seed
+  # Training problems: the puzzles in turn, every time in another random order
+  # of their numbers. 0: every puzzle once.
+  t.num_train = 12_000
+  t.num_validation = 100  # puzzles
+  t.num_test = 100  # puzzles, without a rank file
+  t.max_value = 100  # largest intermediate result; None: any
+  # Of the teacher's single strategies. descending: larger operand first, which
+  # style compact needs; listed: as Stream of Search has them.
+  t.operands = 'descending'
   return t

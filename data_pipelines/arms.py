@@ -1,27 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arms of an experiment: what of a search the model is trained to write."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import types
 
 import numpy as np
 
+from meta_cot.problem import Problem
+from meta_cot.settings import config as config_lib
+from meta_cot.tasks import base
 from meta_cot.traces import events as events_lib
 from meta_cot.traces import format as format_lib
 from meta_cot.traces import from_tree
 from meta_cot.traces import record as record_lib
-from meta_cot.traces.arithmetic import operations
 
 Events = tuple[events_lib.Event, ...]
 Attempts = tuple[Events, ...]  # at one question; each is a whole text
 
 
 def no_attempts(
-    record: record_lib.TraceRecord, rng: np.random.Generator, limit: int
+    task: base.Task | None, record: record_lib.TraceRecord,
+    rng: np.random.Generator, limit: int,
 ) -> Attempts:
   """None: the text stands alone."""
-  del record, rng, limit
+  del task, record, rng, limit
   return ()
 
 
@@ -35,39 +38,46 @@ class Arm:
   """
 
   last: Callable[
-      [record_lib.TraceRecord, np.random.Generator], Events | None]
+      [base.Task | None, record_lib.TraceRecord, np.random.Generator],
+      Events | None]
   is_random: bool
-  # (record, rng, limit) -> what stands before it, at most so many attempts.
+  # (task, record, rng, limit) -> what stands before it, at most so many.
   earlier: Callable[
-      [record_lib.TraceRecord, np.random.Generator, int], Attempts
+      [base.Task | None, record_lib.TraceRecord, np.random.Generator, int],
+      Attempts
   ] = no_attempts
   is_kept: bool = False  # the last attempt fills up what is left of the limit
   styles: tuple[str, ...] = tuple(format_lib.STYLES)  # that can write it
+  task: base.Task | None = None  # of the records, see `make`
 
   def __call__(
       self, record: record_lib.TraceRecord, rng: np.random.Generator,
       max_attempts: int,
   ) -> Attempts | None:
-    last = self.last(record, rng)
+    last = self.last(self.task, record, rng)
     if last is None:
       return None
-    attempts = (*self.earlier(record, rng, max_attempts - 1), last)
+    attempts = (*self.earlier(self.task, record, rng, max_attempts - 1), last)
     if self.is_kept:
       attempts += (last,) * (max_attempts - len(attempts))
     return attempts
 
 
 def traces(
-    record: record_lib.TraceRecord, rng: np.random.Generator) -> Events:
+    task: base.Task | None, record: record_lib.TraceRecord,
+    rng: np.random.Generator,
+) -> Events:
   """The whole search, and its solution if it found one."""
-  del rng
+  del task, rng
   return events_lib.linearize(record)
 
 
 def solution_only(
-    record: record_lib.TraceRecord, rng: np.random.Generator) -> Events | None:
+    task: base.Task | None, record: record_lib.TraceRecord,
+    rng: np.random.Generator,
+) -> Events | None:
   """The question and the solution that the search found first."""
-  del rng
+  del task, rng
   answer = solution(record)
   if answer is None:
     return None
@@ -75,18 +85,18 @@ def solution_only(
 
 
 def solution_only_permuted(
-    record: record_lib.TraceRecord, rng: np.random.Generator) -> Events | None:
-  """As `solution_only`, with the question's numbers in a random order."""
+    task: base.Task, record: record_lib.TraceRecord, rng: np.random.Generator
+) -> Events | None:
+  """As `solution_only`, with the question put otherwise every time."""
   answer = solution(record)
   if answer is None:
     return None
-  numbers, separator, target = record.problem.question.partition('>')
-  order = rng.permutation(numbers.split(','))
-  return events_lib.Start(','.join(order) + separator + target), answer
+  return events_lib.Start(task.vary(record.problem, rng).question), answer
 
 
 def failures(
-    record: record_lib.TraceRecord, rng: np.random.Generator, limit: int
+    task: base.Task, record: record_lib.TraceRecord, rng: np.random.Generator,
+    limit: int,
 ) -> Attempts:
   """Dead ends of the search as wrong solutions (arXiv 2501.04682, Eq. 4-7).
 
@@ -95,12 +105,12 @@ def failures(
   two are the same; their order is random.
 
   Args:
-    record: of a Countdown problem.
+    task: that has states.
+    record: of one of its problems.
     rng: drawn from twice.
     limit: at least 0.
   """
   count = rng.integers(limit + 1)
-  target = operations.question(record.problem.question)[1]
   ends = [
       i for i, node in enumerate(record.nodes)
       if node.is_terminal and not node.is_correct]
@@ -108,22 +118,35 @@ def failures(
   for end in rng.permutation(ends).tolist():
     if len(found) == count:
       break
-    # A model's search may also end in what is no operation, or not be true.
-    numbers = operations.numbers(record.nodes[end].state)
-    if numbers is not None and len(numbers) == 1 and numbers[0] != target:
-      found[_answer(record, from_tree.path(record.nodes, end))] = None
+    steps = [
+        record.nodes[i].step for i in from_tree.path(record.nodes, end)[1:]]
+    if _is_wrong(task, record.problem, steps):
+      found[events_lib.Answer('\n'.join(steps))] = None
   return tuple(
       (events_lib.Start(record.problem.question), answer) for answer in found)
 
 
+def _is_wrong(
+    task: base.Task, problem: Problem, steps: Sequence[str]) -> bool:
+  """Whether these are all steps that a solution has, legal, but wrong.
+
+  A model's search may also end in what is no step, or too early.
+  """
+  state = task.states.first(problem)
+  for step in steps:
+    state = task.states.after(state, step)
+    if state is None:
+      return False
+  return len(steps) == task.states.max_steps(problem) and (
+      not task.verify(problem, '\n'.join(steps)).is_correct)
+
+
 def solution(record: record_lib.TraceRecord) -> events_lib.Answer | None:
   """The answer that `linearize` ends with, without replaying the search."""
-  return _answer(record, record.solution) if record.solution else None
-
-
-def _answer(record, path) -> events_lib.Answer:
+  if not record.solution:
+    return None
   return events_lib.Answer(
-      '\n'.join(record.nodes[i].step for i in path[1:]))
+      '\n'.join(record.nodes[i].step for i in record.solution[1:]))
 
 
 def reference(arm: str, record: record_lib.TraceRecord) -> Events | None:
@@ -137,7 +160,21 @@ def reference(arm: str, record: record_lib.TraceRecord) -> Events | None:
   if arm not in ARMS:
     raise ValueError(f'{arm=}: must be one of {", ".join(ARMS)}.')
   write = traces if arm == 'traces' else solution_only
-  return write(record, np.random.default_rng(0))
+  return write(None, record, np.random.default_rng(0))
+
+
+def make(name: str, task: base.Task) -> Arm:
+  """The arm `name` of `ARMS` for records of a task.
+
+  Raises:
+    ConfigError: the arm needs states, which the task does not have.
+  """
+  arm = ARMS[name]
+  if arm.earlier is failures and task.states is None:
+    raise config_lib.ConfigError(
+        f'config.arms: got {name!r}; this task has no states, so it has no '
+        'wrong ends to revise.')
+  return dataclasses.replace(arm, task=task)
 
 
 ARMS: Mapping[str, Arm] = types.MappingProxyType({

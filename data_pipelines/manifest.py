@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a directory of trace records says of itself: its `manifest.json`."""
+"""What a directory of records says of itself: its `manifest.json`."""
 
+import collections
 from collections.abc import Mapping
 import dataclasses
 import pathlib
@@ -11,7 +12,7 @@ from etils import epath
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 
-SCHEMA = 1  # of the manifest
+SCHEMA = 2  # of the manifest
 NAME = 'manifest.json'
 
 
@@ -31,8 +32,7 @@ class Shard:
   num_records: int
   num_bytes: int
   sha256: str
-  num_solved: int
-  num_nodes: int
+  counts: Mapping[str, int]  # sums over the records
   failures: tuple[Failure, ...]
 
 
@@ -41,8 +41,7 @@ class Split:
   """One finished split; `arguments` include what `generate` was called with."""
 
   num_records: int
-  num_solved: int
-  num_nodes: int
+  counts: Mapping[str, int]
   num_failures: int
   arguments: Mapping[str, Any]
   shards: tuple[Shard, ...]
@@ -53,6 +52,7 @@ class Manifest:
   """The finished splits of a directory."""
 
   schema: int
+  kind: str  # of its records: 'problem' | 'trace'
   splits: Mapping[str, Split]
 
 
@@ -66,7 +66,7 @@ def read(directory: files.Path) -> Manifest:
   if not path.is_file():
     raise config_lib.UserError(
         f'{path}: no such file; the records are not generated, or not to the '
-        'end; run the traces stage.')
+        'end; run the stage that makes them.')
   raw = files.read_json(path)
   try:
     if raw['schema'] != SCHEMA:
@@ -77,27 +77,29 @@ def read(directory: files.Path) -> Manifest:
         name: Split(**{
             **split, 'shards': tuple(map(shard_from_json, split['shards']))})
         for name, split in raw['splits'].items()}
+    return Manifest(schema=SCHEMA, kind=raw['kind'], splits=splits)
   except (AttributeError, KeyError, TypeError) as e:
     raise config_lib.UserError(
-        f'{path}: not a manifest ({e!r}); delete the file and run the traces '
-        'stage.') from e
-  return Manifest(schema=SCHEMA, splits=splits)
+        f'{path}: not a manifest ({e!r}); delete the file and run the '
+        'stage that makes it.') from e
 
 
 def add_split(
-    directory: epath.Path, split: str, arguments: Mapping[str, Any],
+    directory: epath.Path, kind: str, split: str, arguments: Mapping[str, Any],
     shards: tuple[Shard, ...]) -> Manifest:
   """Adds a finished split to the manifest, atomically, and returns it."""
   splits = {}
   if (directory / NAME).is_file():
     splits = dict(read(directory).splits)
+  counts = collections.Counter()
+  for shard in shards:
+    counts.update(shard.counts)  # `+` would leave out what is 0
   splits[split] = Split(
       num_records=sum(s.num_records for s in shards),
-      num_solved=sum(s.num_solved for s in shards),
-      num_nodes=sum(s.num_nodes for s in shards),
+      counts=dict(counts),
       num_failures=sum(len(s.failures) for s in shards),
       arguments=arguments, shards=shards)
-  manifest = Manifest(schema=SCHEMA, splits=splits)
+  manifest = Manifest(schema=SCHEMA, kind=kind, splits=splits)
   files.write_json(directory / NAME, dataclasses.asdict(manifest))
   return manifest
 

@@ -12,42 +12,33 @@ import collections
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import logging
+from typing import Protocol
 
 from absl import flags
 import grain
 from grain import experimental as grain_experimental
 import numpy as np
 
-from data_pipelines import arms
+from data_pipelines import examples as examples_lib
 from data_pipelines import store
 from data_pipelines import streams as streams_lib
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 from meta_cot.settings import config as config_lib
-from meta_cot.traces import format as format_lib
-from meta_cot.traces import masks
 from meta_cot.traces import record as record_lib
 
-# One position of an example; a structured array packs all of it at once.
-POSITION = np.dtype(
-    [('tokens', np.int32), ('targets', np.int32), ('weights', np.float32)])
 CACHE_POSITIONS = 1 << 24  # kept in memory per process: 192 MiB
 CACHE_NODES = 1 << 18  # of parsed records, for random arms: about 100 MiB
 Batch = streams_lib.Batch
 
 
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-  """Settings of the training sequences and of how they are packed."""
+class Example(Protocol):
+  """Makes a training sequence of a record; picklable."""
 
-  sequence_length: int = config_lib.setting(low=2)  # of a packed row
-  style: str = config_lib.setting(choices=tuple(format_lib.STYLES))
-  objective: str = config_lib.setting(choices=tuple(masks.OBJECTIVES))
-  packing_bins: int = config_lib.setting(low=1)  # rows that are filled at once
-  num_workers: int = config_lib.setting(low=0)  # per stream; 0 = no others
-  num_streams: int = config_lib.setting(low=1)  # shared by all hosts
-  prune_fraction: float = config_lib.setting(low=0.0, high=1.0)
-  max_attempts: int = config_lib.setting(low=1)  # arms that write several
-  trained_attempts: str = config_lib.setting(choices=('final', 'all'))
+  is_random: bool  # whether `rng` matters; if not, sequences are kept
+
+  def __call__(
+      self, record: record_lib.TraceRecord, rng: np.random.Generator
+  ) -> np.ndarray | None:
+    """Returns `examples.POSITION` [n]; None for a record without one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,84 +52,13 @@ class Counts:
   num_without_text: int  # records that the arm has no sequence for
 
 
-def tokenize(
-    events: arms.Events, style: str, objective: str,
-    tokenizer: tokenizer_lib.Tokenizer,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Tokens of one sequence and the weight of predicting each of them.
-
-  The prompt is encoded on its own, as it is at inference, and so is every
-  stretch that is trained or not; no token spans a boundary. An end of sequence
-  is appended; it is trained too, except where `meta_cot` leaves out the
-  solution it follows.
-
-  Args:
-    events: from `traces.linearize` or an arm.
-    style: name of the text format.
-    objective: which parts are trained; see `traces.objectives`.
-    tokenizer: encodes the text.
-
-  Returns:
-    Tokens int32 [n] and weights float32 [n], 0 or 1; the prompt has 0.
-  """
-  text, trained = masks.trained_ranges(events, style, objective)
-  ids, weights = [], []
-
-  def extend(start, stop, weight):
-    part = tokenizer.encode(text[start:stop])
-    ids.extend(part)
-    weights.extend([weight] * len(part))
-
-  done = len(format_lib.prompt(events, style))
-  extend(0, done, 0)
-  for start, stop in trained:
-    if start > done:
-      extend(done, start, 0)
-    extend(start, stop, 1)
-    done = stop
-  if done < len(text):
-    extend(done, len(text), 0)
-  ids.append(tokenizer.eos_id)
-  weights.append(masks.trains_end(events, objective))
-  return np.asarray(ids, np.int32), np.asarray(weights, np.float32)
-
-
-def tokenize_attempts(
-    attempts: arms.Attempts, config: DataConfig,
-    tokenizer: tokenizer_lib.Tokenizer,
-) -> tuple[np.ndarray, np.ndarray]:
-  """The question, then attempts at it, each with its end of sequence.
-
-  Args:
-    attempts: at least one; the question of the first is the one written.
-    config: `trained_attempts` 'final' leaves only the last one's weights
-      (arXiv 2501.04682, Eq. 5-6, and Eq. 7 for its end); 'all' keeps all.
-    tokenizer: encodes the text.
-
-  Returns:
-    As of `tokenize`, which says what is trained within an attempt.
-  """
-  parts = []
-  for number, events in enumerate(attempts, start=1):
-    tokens, weights = tokenize(
-        events, config.style, config.objective, tokenizer)
-    if config.trained_attempts == 'final' and number < len(attempts):
-      weights[:] = 0
-    start = 0 if number == 1 else len(
-        tokenizer.encode(format_lib.prompt(events, config.style)))
-    parts.append((tokens[start:], weights[start:]))
-  tokens, weights = zip(*parts)
-  return np.concatenate(tokens), np.concatenate(weights)
-
-
 def train_batches(
-    source: store.Source | Sequence, tokenizer: tokenizer_lib.Tokenizer,
-    config: DataConfig, *,
+    source: store.Source | Sequence, example: Example,
+    config: examples_lib.DataConfig, *,
     seed: int,
     batch_size: int,
     num_hosts: int,
     host_index: int,
-    transform: arms.Arm,
 ) -> streams_lib.Streams:
   """Endless batches; every epoch has its own order, all from `seed`.
 
@@ -150,23 +70,22 @@ def train_batches(
 
   Args:
     source: random access to TraceRecords.
-    tokenizer: encodes the sequences.
-    config: lengths, style, objective, attempts, number of streams.
-    seed: of the order, the packing and the arm.
+    example: makes a sequence of a record.
+    config: length of a row, packing, number of streams.
+    seed: of the order, the packing and the sequences.
     batch_size: rows B per batch of all hosts together.
     num_hosts: hosts that share the streams.
     host_index: which of them this is; it has rows host_index * B / num_hosts
       and on.
-    transform: what is written of a record, one of `arms.ARMS`.
 
   Returns:
     Iterator over `Batch`, B / num_hosts rows each, with `get_state` and
     `set_state`. Close it if there are worker processes.
 
   Raises:
-    ConfigError: a style that the arm is not written in.
     ValueError: no records, no such host, or rows and streams that do not
-      divide; later, from the iterator, if no record gives an example.
+      divide.
+    UserError: later, from the iterator, if no record gives an example.
   """
   if not len(source) or not 0 <= host_index < num_hosts:
     raise ValueError(
@@ -177,7 +96,7 @@ def train_batches(
     raise ValueError(
         f'{batch_size=}, {num_streams=}, {num_hosts=}: streams must divide the '
         'batch, and hosts the streams.')
-  examples = _Examples(source, tokenizer, config, transform)
+  examples = _Examples(source, example, config.sequence_length)
   indices = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
   dataset = indices.random_map(examples)
 
@@ -198,29 +117,26 @@ def train_batches(
 
 
 def eval_batches(
-    source: store.Source | Sequence, tokenizer: tokenizer_lib.Tokenizer,
-    config: DataConfig, *,
+    source: store.Source | Sequence, example: Example,
+    config: examples_lib.DataConfig, *,
     seed: int,
     batch_size: int,
     num_hosts: int,
     host_index: int,
-    transform: arms.Arm,
 ) -> Iterator[Batch]:
-  """One pass in a fixed order, unpruned; zero rows fill the last batch.
+  """One pass in a fixed order; zero rows fill the last batch.
 
   Every host packs all the records and takes its rows of each batch, so that
   all hosts see the same number of batches, and there are no streams. Arguments
-  as of `train_batches`; `seed` matters only to a random arm.
+  as of `train_batches`; `seed` matters only to random examples.
 
   Raises:
-    ConfigError: a style that the arm is not written in.
     ValueError: hosts do not divide the rows.
   """
   if batch_size % num_hosts:
     raise ValueError(
         f'{batch_size=}, {num_hosts=}: hosts must divide the batch.')
-  config = dataclasses.replace(config, prune_fraction=0.0)
-  examples = _Examples(source, tokenizer, config, transform)
+  examples = _Examples(source, example, config.sequence_length)
   indices = grain.MapDataset.range(len(source)).seed(seed)
   rows = _pack(
       indices.random_map(examples), config, seed, shuffle=False)
@@ -236,21 +152,17 @@ def eval_batches(
 
 
 def measure(
-    source: store.Source | Sequence, tokenizer: tokenizer_lib.Tokenizer,
-    config: DataConfig, transform: arms.Arm) -> Counts:
-  """Counts what one pass gives and what it drops.
-
-  Raises:
-    ConfigError: a style that the arm is not written in.
-  """
-  examples = _Examples(source, tokenizer, config, transform)
+    source: store.Source | Sequence, example: Example,
+    config: examples_lib.DataConfig) -> Counts:
+  """Counts what one pass gives and what it drops."""
+  examples = _Examples(source, example, config.sequence_length)
   rng = np.random.default_rng(0)
   num_tokens = num_trained = 0
   for index in range(len(source)):
-    example = examples(index, rng)
-    if example is not None:
-      num_tokens += len(example) + 1
-      num_trained += int(np.count_nonzero(example['weights']))
+    made = examples(index, rng)
+    if made is not None:
+      num_tokens += len(made) + 1
+      num_trained += int(np.count_nonzero(made['weights']))
   dropped = examples.dropped
   return Counts(
       num_examples=len(source) - dropped.total(), num_tokens=num_tokens,
@@ -261,15 +173,9 @@ def measure(
 class _Examples:
   """Record index -> POSITION array [n], or None for a dropped record."""
 
-  def __init__(self, source, tokenizer, config, transform):
-    if config.style not in transform.styles:
-      raise config_lib.ConfigError(
-          f'config.data.style: got {config.style!r}; must be '
-          f'{" or ".join(transform.styles)} for this arm.')
-    self._arguments = source, tokenizer, config, transform
-    self._source, self._tokenizer = source, tokenizer
-    self._config, self._transform = config, transform
-    self._is_random = transform.is_random or config.prune_fraction > 0
+  def __init__(self, source, example, length):
+    self._arguments = source, example, length
+    self._source, self._example, self._length = source, example, length
     self._cache = {}
     self._cached_positions = 0
     self._records = {}
@@ -284,7 +190,8 @@ class _Examples:
     example = self._cache.get(index)
     if example is None:
       example = self._make(index, rng)
-      if not self._is_random and self._cached_positions < CACHE_POSITIONS:
+      if (not self._example.is_random
+          and self._cached_positions < CACHE_POSITIONS):
         self._cache[index] = example
         self._cached_positions += len(example)
     if len(example):
@@ -295,21 +202,13 @@ class _Examples:
   def _make(self, index: int, rng: np.random.Generator) -> np.ndarray:
     """The example of a record; empty if it is dropped."""
     record = self._record(index)
-    config = self._config
-    if config.prune_fraction and rng.random() < config.prune_fraction:
-      record = masks.prune(record, rng.random(), rng)
-    attempts = self._transform(record, rng, config.max_attempts)
-    if attempts is None:
+    example = self._example(record, rng)
+    if example is None:
       return self._drop('without text', record.problem.id)
-    tokens, weights = tokenize_attempts(attempts, config, self._tokenizer)
-    if len(tokens) - 1 > config.sequence_length:
+    if len(example) > self._length:
       return self._drop(
-          'too long', f'{record.problem.id}: {len(tokens)} tokens in rows of '
-          f'{config.sequence_length}')
-    example = np.empty(len(tokens) - 1, POSITION)
-    example['tokens'] = tokens[:-1]
-    example['targets'] = tokens[1:]
-    example['weights'] = weights[1:]
+          'too long', f'{record.problem.id}: {len(example) + 1} tokens in rows '
+          f'of {self._length}')
     return example
 
   def _record(self, index: int) -> record_lib.TraceRecord:
@@ -317,7 +216,7 @@ class _Examples:
     record = self._records.get(index)
     if record is None:
       record = self._source[index]
-      if self._is_random and self._cached_nodes < CACHE_NODES:
+      if self._example.is_random and self._cached_nodes < CACHE_NODES:
         self._records[index] = record
         self._cached_nodes += len(record.nodes)
     return record
@@ -329,14 +228,14 @@ class _Examples:
     if count & (count - 1) == 0:
       logging.info('dropped %d records %s; latest %s', count, reason, what)
     if not self._has_example and self.dropped.total() >= len(self._source):
-      raise ValueError(
+      raise config_lib.UserError(
           f'no record gives an example: {dict(self.dropped)}, latest {what}; '
           'raise data.sequence_length, or use another arm or more records.')
-    return np.empty(0, POSITION)
+    return np.empty(0, examples_lib.POSITION)
 
 
 def _pack(
-    dataset: grain.MapDataset, config: DataConfig, seed: int, *, shuffle: bool
+    dataset: grain.MapDataset, config: examples_lib.DataConfig, seed: int, *, shuffle: bool
 ) -> grain.IterDataset:
   """Rows of several examples each; they do not see one another."""
   # In line: a Python thread costs more here than it hides, and one that is

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trace records on disk: ArrayRecord shards and a manifest.
+"""Records on disk: ArrayRecord shards and a manifest.
 
-A directory holds the shards of its splits and one `manifest.json`. A shard is
+A directory holds the shards of its splits and one `manifest.json`, which also
+says what kind of records they are (`KINDS`). A shard is
 a pure function of the arguments and its index, is written under a temporary
 name and renamed when complete, and leaves a small `.json` beside it until the
 manifest lists it. So a run killed at any moment is finished by the same
@@ -9,6 +10,7 @@ command, with the same bytes. Importing this module does not import jax: the
 workers that generate records start in a second.
 """
 
+import collections
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 import dataclasses
 import functools
@@ -16,6 +18,7 @@ import json
 import os
 import pathlib
 import re
+import types
 from typing import Any
 
 from array_record.python import array_record_data_source
@@ -24,18 +27,24 @@ from etils import epath
 
 from data_pipelines import manifest as manifest_lib
 from data_pipelines import workers
+from meta_cot import problem as problem_lib
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 from meta_cot.traces import record as record_lib
 
+Record = problem_lib.Problem | record_lib.TraceRecord
 # (start, stop) -> one record per index, in order. What it raises as ValueError
 # at an index is recorded as that index's failure.
-MakeRecords = Callable[[int, int], Iterable[record_lib.TraceRecord]]
+MakeRecords = Callable[[int, int], Iterable[Record]]
+# Kind of a directory -> module with `to_json`, `from_json` and `counts`.
+KINDS: Mapping[str, types.ModuleType] = types.MappingProxyType(
+    {module.KIND: module for module in (problem_lib, record_lib)})
 
 
 def generate(
     directory: files.Path,
     make_records: MakeRecords, *,
+    kind: str,
     split: str,
     num_records: int,
     num_shards: int,
@@ -55,6 +64,7 @@ def generate(
     directory: holds the shards and the manifest; made if missing; local or in
       a bucket, the same one for all hosts.
     make_records: picklable; lazily yields one record per index, in order.
+    kind: of the records, a key of `KINDS`; one per directory.
     split: name of the split, part of the file names.
     num_records: records to make over all shards; 0 makes an empty split.
     num_shards: shard s of S holds records s*n//S to (s+1)*n//S - 1; fewer
@@ -93,7 +103,7 @@ def generate(
   done = _finished(directory, split, arguments, own)
   jobs = [
       functools.partial(
-          _write_shard, directory / name, make_records,
+          _write_shard, directory / name, kind, make_records,
           num_records * i // num_shards, num_records * (i + 1) // num_shards,
           arguments)
       for i, name in enumerate(names) if name in own and name not in done]
@@ -105,7 +115,8 @@ def generate(
   if host_index == 0:
     if num_hosts > 1:
       done = _of_all_hosts(directory, split, arguments, names)
-    _commit(directory, split, arguments, [done[name] for name in names])
+    _commit(
+        directory, kind, split, arguments, [done[name] for name in names])
   wait(f'{directory.name}/{split}: manifest')
   return manifest_lib.read(directory)
 
@@ -113,22 +124,23 @@ def generate(
 class Source:
   """Random access to the records of a split; picklable."""
 
-  def __init__(self, paths: Iterable[pathlib.Path]):
+  def __init__(self, kind: str, paths: Iterable[pathlib.Path]):
     """Opens shards that are known to be whole; `read` checks them."""
+    self._kind = kind
     self._paths = tuple(map(str, paths))
     self._records = array_record_data_source.ArrayRecordDataSource(
         self._paths) if self._paths else ()
 
   def __reduce__(self):
-    return Source, (self._paths,)
+    return Source, (self._kind, self._paths)
 
   def __len__(self) -> int:
     return len(self._records)
 
-  def __getitem__(self, index: int) -> record_lib.TraceRecord:
+  def __getitem__(self, index: int) -> Record:
     if not 0 <= index < len(self):
       raise IndexError(f'record {index} of {len(self)}.')
-    return record_lib.from_json(self._records[index])
+    return KINDS[self._kind].from_json(self._records[index])
 
 
 def read(directory: files.Path, split: str) -> Source:
@@ -139,7 +151,8 @@ def read(directory: files.Path, split: str) -> Source:
       names the file.
   """
   directory = files.path(directory)
-  splits = manifest_lib.read(directory).splits
+  manifest = manifest_lib.read(directory)
+  splits = manifest.splits
   if split not in splits:
     raise config_lib.UserError(
         f'{directory / manifest_lib.NAME}: no split {split!r}; it has '
@@ -150,19 +163,20 @@ def read(directory: files.Path, split: str) -> Source:
       path = manifest_lib.local_path(directory, shard)
     except ValueError as e:
       raise config_lib.UserError(
-          f'{directory / shard.file}: {e}; delete the file and run the traces '
-          'stage to make it again.') from e
+          f'{directory / shard.file}: {e}; delete the file and run the stage '
+          'that makes it again.') from e
     paths += [path] if shard.num_records else []
-  return Source(paths)
+  return Source(manifest.kind, paths)
 
 
 def _write_shard(
-    path: epath.Path, make_records: MakeRecords, start: int, stop: int,
-    arguments: Mapping[str, Any]) -> manifest_lib.Shard:
+    path: epath.Path, kind: str, make_records: MakeRecords, start: int,
+    stop: int, arguments: Mapping[str, Any]) -> manifest_lib.Shard:
   """Writes records start..stop-1 and the shard's description."""
   temporary = files.scratch(path)
   try:
-    shard = _write_records(temporary, path.name, make_records, start, stop)
+    shard = _write_records(
+        temporary, path.name, KINDS[kind], make_records, start, stop)
     files.publish(temporary, path, shard.sha256)
   finally:
     temporary.unlink(missing_ok=True)
@@ -172,20 +186,18 @@ def _write_shard(
 
 
 def _write_records(
-    path: pathlib.Path, name: str, make_records: MakeRecords, start: int,
-    stop: int) -> manifest_lib.Shard:
+    path: pathlib.Path, name: str, kind: types.ModuleType,
+    make_records: MakeRecords, start: int, stop: int) -> manifest_lib.Shard:
   """Writes records start..stop-1 to a local file, durably."""
   writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
-  num_records = num_solved = num_nodes = 0
-  failures = []
+  num_records, counts, failures = 0, collections.Counter(), []
   for item in _records(make_records, start, stop):
     if isinstance(item, manifest_lib.Failure):
       failures.append(item)
       continue
-    writer.write(record_lib.to_json(item).encode())
+    writer.write(kind.to_json(item).encode())
     num_records += 1
-    num_solved += item.is_solved
-    num_nodes += len(item.nodes)
+    counts.update(kind.counts(item))
   writer.close()
   if num_records + len(failures) != stop - start:
     raise ValueError(
@@ -194,13 +206,13 @@ def _write_records(
   with open(path, 'rb') as f:
     os.fsync(f.fileno())
   return manifest_lib.Shard(
-      name, num_records, path.stat().st_size, files.sha256(path), num_solved,
-      num_nodes, tuple(failures))
+      name, num_records, path.stat().st_size, files.sha256(path), dict(counts),
+      tuple(failures))
 
 
 def _records(
     make_records: MakeRecords, start: int, stop: int
-) -> Iterator[record_lib.TraceRecord | manifest_lib.Failure]:
+) -> Iterator[Record | manifest_lib.Failure]:
   """Yields each record, or the Failure in its place.
 
   An iterable that raises may do so before it gives the records ahead of the
@@ -269,7 +281,7 @@ def _of_all_hosts(
 
 
 def _commit(
-    directory: epath.Path, split: str, arguments: Mapping[str, Any],
+    directory: epath.Path, kind: str, split: str, arguments: Mapping[str, Any],
     shards: list[manifest_lib.Shard]) -> None:
   """Writes the manifest, after which the shards' sidecars can go."""
   if shards and not any(shard.num_records for shard in shards):
@@ -279,7 +291,7 @@ def _commit(
     raise config_lib.UserError(
         f'{directory}/{split}: no record could be made; the first failure is '
         f'{shards[0].failures[0].reason!r}.')
-  manifest_lib.add_split(directory, split, arguments, tuple(shards))
+  manifest_lib.add_split(directory, kind, split, arguments, tuple(shards))
   for path in files.matching(directory, f'.{split}-*.array_record.json'):
     path.unlink(missing_ok=True)
   _remove_temporaries(directory, split, None)

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 import pytest
 
 from meta_cot import traces
-from meta_cot.tasks.countdown import task as countdown
-from meta_cot.tasks.countdown import teacher
+from meta_cot.tasks import countdown
 from meta_cot.traces import format as format_lib
 from meta_cot.traces.arithmetic import replay
+from meta_cot.traces.arithmetic import teacher
 
-TASK = countdown.Countdown()
+TASK = countdown.make(None, 0)
 PROBLEM = countdown.make_problem([20, 1, 9], 28)
 RIGHT = '20+1=21,9;+30-12x9-1=8,20;+28!S9-1=8,20+8=28'
 STRATEGIES = [s for s, _ in teacher.STREAM_OF_SEARCH.values()]

@@ -13,20 +13,23 @@ from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 from meta_cot import tasks
 from meta_cot import traces
 from meta_cot.settings import config as config_lib
-from meta_cot.tasks.countdown import problems as countdown_problems
-from meta_cot.tasks.countdown import teacher
+from meta_cot.tasks import countdown
 from meta_cot.traces import events as events_lib
 from meta_cot.traces import format as format_lib
+from meta_cot.traces.arithmetic import teacher
 
-PROBLEMS = countdown_problems.CountdownConfig(
+SETTINGS = countdown.Settings(
     num_numbers=3, min_number=1, max_number=12, min_target=10, max_target=40,
     max_value=60, enumerate_all=True, num_train=0, num_heldout=50,
-    heldout_target_fraction=0.1, heldout_numbers_fraction=0.1)
+    heldout_target_fraction=0.1, heldout_numbers_fraction=0.1,
+    validation_fraction=0.25, operands='listed')
+TASK = tasks.make('countdown', SETTINGS)
+ARMS = {name: arms.make(name, TASK) for name in arms.ARMS}
 CONFIG = pipelines.DataConfig(
     sequence_length=160, style='compact', objective='procedure_cloning',
     packing_bins=4, num_workers=0, num_streams=1, prune_fraction=0.0,
     max_attempts=4, trained_attempts='final')
-REVISIONS = arms.ARMS['revisions']
+REVISIONS = ARMS['revisions']
 
 
 @pytest.fixture(scope='module')
@@ -37,7 +40,7 @@ def tokenizer():
 
 @pytest.fixture(scope='module')
 def sos_records():
-  problems = countdown_problems.problems(PROBLEMS, 0)['train'][:12]
+  problems = TASK.problems('train', 0, 12)
   strategies = [
       s for s, _ in teacher.STREAM_OF_SEARCH.values()]
   return [
@@ -48,7 +51,7 @@ def sos_records():
 @pytest.fixture(scope='module')
 def records():
   strategy = dataclasses.replace(teacher.COMPACT, max_value=60)
-  problems = countdown_problems.problems(PROBLEMS, 0)['train'][:60]
+  problems = TASK.problems('train', 0, 60)
   return [teacher.search(p, strategy, 0) for p in problems]
 
 
@@ -115,12 +118,12 @@ def test_stream_of_search_trains_whole_lines(sos_records, objective):
 def test_arms(sos_records):
   rng = np.random.default_rng(0)
   record = next(r for r in sos_records if r.is_solved)
-  (full,) = arms.ARMS['traces'](record, rng, 4)
+  (full,) = ARMS['traces'](record, rng, 4)
   assert full == events_lib.linearize(record)
-  assert arms.ARMS['solution_only'](record, rng, 4) == ((full[0], full[-1]),)
+  assert ARMS['solution_only'](record, rng, 4) == ((full[0], full[-1]),)
   orders = set()
   for _ in range(50):
-    ((start, answer),) = arms.ARMS['solution_only_permuted'](record, rng, 4)
+    ((start, answer),) = ARMS['solution_only_permuted'](record, rng, 4)
     assert answer == full[-1]
     numbers, target = start.question.split('>')
     assert target == record.problem.question.split('>')[1]
@@ -130,7 +133,7 @@ def test_arms(sos_records):
   assert len(orders) > 2
   failed = dataclasses.replace(record, solution=())
   for name in ('solution_only', 'solution_only_permuted', 'revisions'):
-    assert arms.ARMS[name](failed, rng, 4) is None
+    assert ARMS[name](failed, rng, 4) is None
 
 
 def _num_failures(record):
@@ -138,17 +141,16 @@ def _num_failures(record):
 
 
 def test_revisions_are_wrong_until_the_right_one(records):
-  task = tasks.make('countdown')
   lengths = set()
   for seed, record in enumerate(records):
     attempts = REVISIONS(record, np.random.default_rng(seed), 4)
-    assert attempts[-1:] == arms.ARMS['solution_only'](
+    assert attempts[-1:] == ARMS['solution_only'](
         record, np.random.default_rng(0), 4)
     assert {start.question for start, _ in attempts} == {
         record.problem.question}
     answers = [answer.text for _, answer in attempts]
     assert len(set(answers)) == len(answers)
-    verdicts = [task.verify(record.problem, answer) for answer in answers]
+    verdicts = [TASK.verify(record.problem, answer) for answer in answers]
     assert [v.is_correct for v in verdicts] == [
         False] * (len(answers) - 1) + [True]
     # All numbers used once, all arithmetic true: only the value is wrong.
@@ -180,7 +182,7 @@ def test_the_number_of_revisions_is_uniform_within_the_failures(records):
 
 
 def test_a_right_attempt_is_kept(records):
-  kept = arms.ARMS['revisions_kept']
+  kept = ARMS['revisions_kept']
   for seed, record in enumerate(records):
     plain = REVISIONS(record, np.random.default_rng(seed), 4)
     assert kept(record, np.random.default_rng(seed), 4) == (
@@ -197,15 +199,21 @@ def test_the_generator_alone_decides_the_revisions(records):
 def test_ends_that_are_no_solutions_are_not_shown(records):
   record = max(records, key=_num_failures)
   target = str(record.problem.data['target'])
-  states = ('', '3,4', target)  # unreadable, unfinished, false arithmetic
-  nodes, changed = [], 0
+  nodes, kept, changed = [], set(), 0
   for node in record.nodes:
     if node.is_terminal and not node.is_correct:
-      if changed < _num_failures(record) - 2:
-        node = dataclasses.replace(node, state=states[changed % 3])
+      if changed >= _num_failures(record) - 2:
+        kept.add(node.step)
+      elif changed % 3 == 0:  # unreadable
+        node = dataclasses.replace(node, step='what now')
+      elif changed % 3 == 1:  # unfinished
+        node = dataclasses.replace(
+            record.nodes[node.parent], is_terminal=True)
+      else:  # false arithmetic
+        left = node.step.partition('=')[0]
+        node = dataclasses.replace(node, step=f'{left}={target}')
       changed += 1
     nodes.append(node)
-  kept = {n.step for n in nodes if n.is_terminal and n.state not in states}
   record = dataclasses.replace(record, nodes=tuple(nodes))
   draws = [REVISIONS(record, np.random.default_rng(i), 9) for i in range(60)]
   assert {len(d) for d in draws} == {1, 2, 3}
@@ -248,7 +256,7 @@ def test_every_attempt_reads_back_as_an_episode(records, tokenizer):
 @pytest.mark.parametrize('arm', ['traces', 'solution_only'])
 def test_one_attempt_is_the_plain_sequence(records, tokenizer, arm):
   for record in records[:5]:
-    attempts = arms.ARMS[arm](record, np.random.default_rng(0), 4)
+    attempts = ARMS[arm](record, np.random.default_rng(0), 4)
     plain = pipelines.tokenize(
         attempts[0], 'compact', 'procedure_cloning', tokenizer)
     for found, wanted in zip(

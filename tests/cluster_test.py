@@ -21,7 +21,7 @@ LAUNCHER = ROOT / 'launch' / 'local_cluster.sh'
 ARM = 'solution_only'
 SMALL = (
     '--config=configs/countdown.py:tiny', f"--config.arms=('{ARM}',)",
-    '--config.countdown.max_number=9', '--config.model.num_layers=1',
+    '--config.task.max_number=9', '--config.model.num_layers=1',
     '--config.model.embed_dim=32', '--config.model.mlp_dim=32',
     '--config.data.num_streams=4', '--config.train.num_tokens=14000',
     '--config.train.log_every_steps=2', '--config.train.eval_every_steps=10',

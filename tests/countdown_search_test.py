@@ -11,10 +11,10 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
-from meta_cot.tasks.countdown import problems as countdown_problems
-from meta_cot.tasks.countdown import task as countdown
-from meta_cot.tasks.countdown import teacher
+from meta_cot.tasks import countdown
+from meta_cot.tasks import reachable
 from meta_cot.traces import record as record_lib
+from meta_cot.traces.arithmetic import teacher
 
 _NAMES = tuple(teacher.STREAM_OF_SEARCH)
 _COMPACT = dataclasses.replace(teacher.COMPACT, max_value=60)
@@ -177,8 +177,8 @@ def test_compact_ignores_the_order_of_the_numbers(numbers, target):
 def test_compact_is_exhaustive_and_writes_larger_first(numbers, target):
   record = teacher.search(
       countdown.make_problem(numbers, target), _COMPACT, 0)
-  assert record.is_solved == countdown_problems.is_solvable(
-      numbers, target, 60)
+  assert record.is_solved == reachable.can_reach(
+      numbers, target, 60, reachable.exact)
   for node in record.nodes[1:]:
     left, right = map(int, _operands(node.step))
     assert left >= right
@@ -232,7 +232,7 @@ def _check_solution(record):
   assert all(
       record.nodes[b].parent == a for a, b in itertools.pairwise(path))
   answer = '\n'.join(record.nodes[k].step for k in path[1:])
-  verdict = countdown.Countdown().verify(record.problem, answer)
+  verdict = countdown.make(None, 0).verify(record.problem, answer)
   assert verdict.is_correct, verdict.reason
 
 
@@ -247,12 +247,13 @@ def test_seed_only_matters_to_best_first():
 
 def test_solve_rates_are_the_published_ones():
   # Original code, 2,000 problems: .803, .593, .667; 150 problems: sd < .041.
-  config = countdown_problems.CountdownConfig(
+  settings = countdown.Settings(
       num_numbers=4, min_number=1, max_number=99, min_target=10,
       max_target=100, max_value=None, enumerate_all=False, num_train=150,
       num_heldout=0, heldout_target_fraction=0.1,
-      heldout_numbers_fraction=0.0)
-  problems = countdown_problems.problems(config, 4)['train']
+      heldout_numbers_fraction=0.0, validation_fraction=0.0,
+      operands='listed')
+  problems = list(countdown.make(settings, 4).problems('train', 0, 150))
   for name, rate in (('dfs_sum', .803), ('dfs_mult', .593),
                      ('bfs_mult_5', .667)):
     strategy, _ = teacher.STREAM_OF_SEARCH[name]
@@ -260,6 +261,25 @@ def test_solve_rates_are_the_published_ones():
         teacher.search(p, strategy, k).is_solved
         for k, p in enumerate(problems))
     assert abs(solved / len(problems) - rate) < 0.12, name
+
+
+def test_the_teacher_searches_by_name():
+  problem = countdown.make_problem([20, 1, 9], 28)
+  listed = teacher.Teacher(60)
+  by_name = teacher.Teacher(60, 'descending')
+  limited = lambda strategy, **more: teacher.search(
+      problem, dataclasses.replace(strategy, max_value=60, **more), 3)
+  for name, (strategy, _) in teacher.STREAM_OF_SEARCH.items():
+    assert listed.search(problem, name, 3) == limited(strategy)
+    assert by_name.search(problem, name, 3) == limited(
+        strategy, operands='descending')
+  assert listed.search(problem, 'compact', 3) == limited(teacher.COMPACT)
+  drawn = {
+      listed.search(problem, 'stream_of_search', seed).strategy
+      for seed in range(200)}
+  assert drawn == set(_NAMES)
+  with pytest.raises(ValueError, match="got 'a_star'; must be one of compact"):
+    listed.search(problem, 'a_star', 0)
 
 
 def test_twelve_strategies_by_weight():

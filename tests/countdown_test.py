@@ -11,22 +11,33 @@ import pytest
 
 from meta_cot import tasks
 from meta_cot.settings import config as config_lib
+from meta_cot.tasks import countdown
+from meta_cot.tasks import reachable
 from meta_cot.tasks.countdown import problems as countdown_problems
-from meta_cot.tasks.countdown import task as countdown
 
 _TINY = dict(
     num_numbers=3, min_number=1, max_number=20, min_target=10, max_target=60,
     max_value=60, enumerate_all=True, num_train=0, num_heldout=10_000,
-    heldout_target_fraction=0.1, heldout_numbers_fraction=0.12)
+    heldout_target_fraction=0.1, heldout_numbers_fraction=0.12,
+    validation_fraction=0.25, operands='listed')
 _SAMPLED = dict(
     num_numbers=4, min_number=1, max_number=99, min_target=10, max_target=100,
     max_value=None, enumerate_all=False, num_train=200, num_heldout=60,
-    heldout_target_fraction=0.1, heldout_numbers_fraction=0.2)
+    heldout_target_fraction=0.1, heldout_numbers_fraction=0.2,
+    validation_fraction=0.25, operands='listed')
 
 
 def _config(values, **changes):
   return config_lib.parse(
-      countdown_problems.CountdownConfig, {**values, **changes})
+      countdown.Settings, {**values, **changes})
+
+
+def _problems(settings, seed):
+  """All problems of every split."""
+  task = countdown.make(settings, seed)
+  return {
+      split: list(task.problems(split, 0, task.size(split)))
+      for split in task.splits}
 
 
 def _multisets(problems):
@@ -38,7 +49,7 @@ def _targets(problems):
 
 
 def test_make_knows_its_tasks():
-  assert isinstance(tasks.make('countdown'), countdown.Countdown)
+  assert tasks.make('countdown').splits == countdown.SPLITS
   with pytest.raises(ValueError, match="got 'chess'.*countdown"):
     tasks.make('chess')
 
@@ -84,18 +95,18 @@ def _values(numbers, max_value):
 @hypothesis.given(
     st.lists(st.integers(0, 25), min_size=1, max_size=4),
     st.sampled_from([None, 30, 100]))
-def test_is_solvable_is_exhaustive_search(numbers, max_value):
-  reachable = _values(numbers, max_value)
+def test_reach_is_that_of_exhaustive_search(numbers, max_value):
+  expected = _values(numbers, max_value)
   for target in range(0, 120):
-    assert countdown_problems.is_solvable(numbers, target, max_value) == (
-        target in reachable)
+    assert reachable.can_reach(
+        numbers, target, max_value, reachable.exact) == (target in expected)
 
 
 def test_enumerates_every_solvable_pair():
   config = _config(
       _TINY, heldout_target_fraction=0.0, heldout_numbers_fraction=0.0)
-  splits = countdown_problems.problems(config, 0)
-  assert splits['heldout_numbers'] == splits['heldout_targets'] == []
+  splits = _problems(config, 0)
+  assert not any(splits[split] for split in countdown.SPLITS[1:])
   pairs = {
       (tuple(sorted(p.data['numbers'])), p.data['target'])
       for p in splits['train']}
@@ -106,26 +117,29 @@ def test_enumerates_every_solvable_pair():
 @pytest.mark.parametrize('seed', [0, 1, 2, 3])
 def test_enumerated_heldout_sizes(seed):
   config = _config(_TINY)
-  splits = countdown_problems.problems(config, seed)
-  assert len(splits['heldout_numbers']) >= 900
+  splits = _problems(config, seed)
+  assert len(splits['heldout_numbers']) >= 650
+  assert len(splits['validation']) >= 200
   assert len(splits['heldout_targets']) > 300
   assert len(splits['train']) > 7000
-  capped = countdown_problems.problems(_config(_TINY, num_heldout=50), seed)
+  capped = _problems(_config(_TINY, num_heldout=50), seed)
   assert capped['train'] == splits['train']
-  for split in ('heldout_numbers', 'heldout_targets'):
+  for split in ('validation', 'heldout_numbers', 'heldout_targets'):
     assert capped[split] == splits[split][:50]
 
 
 @pytest.mark.parametrize('values', [_TINY, _SAMPLED])
 def test_splits_are_disjoint_and_solvable(values):
   config = _config(values)
-  splits = countdown_problems.problems(config, 4)
-  train, numbers, targets = (splits[s] for s in countdown_problems.SPLITS)
-  assert train and numbers and targets
-  assert not _targets(targets) & _targets([*train, *numbers])
-  assert not _multisets(numbers) & _multisets([*train, *targets])
+  splits = _problems(config, 4)
+  train, chosen, numbers, targets = (splits[s] for s in countdown.SPLITS)
+  assert train and chosen and numbers and targets
+  assert not _targets(targets) & _targets([*train, *chosen, *numbers])
+  assert not _multisets(numbers) & _multisets([*train, *chosen, *targets])
+  assert not _multisets(chosen) & _multisets([*train, *targets])
   assert _targets(targets) <= countdown_problems.heldout_targets(config, 4)
-  for problem in itertools.chain(train[:60], numbers[:60], targets[:60]):
+  for problem in itertools.chain(
+      train[:60], chosen[:60], numbers[:60], targets[:60]):
     given, target = problem.data['numbers'], problem.data['target']
     assert problem == countdown.make_problem(given, target)
     assert len(given) == config.num_numbers
@@ -137,42 +151,45 @@ def test_splits_are_disjoint_and_solvable(values):
 def test_sampled_sizes_and_shares():
   config = _config(_SAMPLED, num_train=400)
   sizes = {k: len(v) for k, v in
-           countdown_problems.problems(config, 0).items()}
-  assert sizes == {'train': 400, 'heldout_numbers': 60, 'heldout_targets': 60}
+           _problems(config, 0).items()}
+  assert sizes == {
+      'train': 400, 'validation': 60, 'heldout_numbers': 60,
+      'heldout_targets': 60}
   none = _config(
       _SAMPLED, num_train=3, heldout_target_fraction=0.0,
       heldout_numbers_fraction=0.0)
-  splits = countdown_problems.problems(none, 0)
-  assert [len(splits[s]) for s in countdown_problems.SPLITS] == [3, 0, 0]
+  splits = _problems(none, 0)
+  assert [len(splits[s]) for s in countdown.SPLITS] == [3, 0, 0, 0]
 
 
 def test_sampled_targets_are_uniform():
   config = _config(_SAMPLED, min_target=10, max_target=13, num_train=400,
                    heldout_target_fraction=0.25)
-  problems = countdown_problems.iter_problems(config, 0, 'train', 0, 400)
+  problems = countdown.make(config, 0).problems('train', 0, 400)
   counts = collections.Counter(p.data['target'] for p in problems)
   assert len(counts) == 3
   assert all(95 < count < 175 for count in counts.values())
 
 
 @pytest.mark.parametrize('values', [_TINY, _SAMPLED])
-@pytest.mark.parametrize('split', countdown_problems.SPLITS)
+@pytest.mark.parametrize('split', countdown.SPLITS)
 def test_a_range_is_a_slice(values, split):
   config = _config(values)
-  whole = countdown_problems.problems(config, 7)[split]
-  size = countdown_problems.split_size(config, 7, split)
+  whole = _problems(config, 7)[split]
+  task = countdown.make(config, 7)
+  size = task.size(split)
   assert len(whole) == size
   for start, stop in ((0, 5), (17, 31), (size - 2, size + 9), (size, size)):
-    part = countdown_problems.iter_problems(config, 7, split, start, stop)
+    part = task.problems(split, start, stop)
     assert list(part) == whole[start:stop]
 
 
 def test_more_samples_begin_alike_and_seeds_differ():
   config = _config(_SAMPLED)
-  first = countdown_problems.iter_problems(config, 0, 'train', 0, 20)
-  longer = countdown_problems.iter_problems(
-      dataclasses.replace(config, num_train=10**6), 0, 'train', 0, 20)
-  other = list(countdown_problems.iter_problems(config, 1, 'train', 0, 20))
+  first = countdown.make(config, 0).problems('train', 0, 20)
+  longer = countdown.make(
+      dataclasses.replace(config, num_train=10**6), 0).problems('train', 0, 20)
+  other = list(countdown.make(config, 1).problems('train', 0, 20))
   first = list(first)
   assert first == list(longer)
   assert first != other
@@ -182,14 +199,14 @@ def test_more_samples_begin_alike_and_seeds_differ():
 def test_problems_are_the_same_in_every_process():
   config = _config(_SAMPLED)
   problem = next(
-      countdown_problems.iter_problems(config, 0, 'train', 0, 1))
+      countdown.make(config, 0).problems('train', 0, 1))
   tiny = next(
-      countdown_problems.iter_problems(_config(_TINY), 0, 'train', 0, 1))
+      countdown.make(_config(_TINY), 0).problems('train', 0, 1))
   assert (problem.question, tiny.question) == ('65,3,7,58>52', '7,17,7>32')
 
 
 def test_numbers_are_shown_in_any_order():
-  problems = countdown_problems.problems(_config(_TINY), 0)['train']
+  problems = _problems(_config(_TINY), 0)['train']
   ascending = sum(
       p.data['numbers'] == sorted(p.data['numbers']) for p in problems)
   # One in six if all differ, more where numbers repeat.
@@ -226,12 +243,12 @@ def test_unreachable_target_is_refused():
   config = _config(
       _SAMPLED, num_numbers=2, max_number=2, heldout_numbers_fraction=0.0)
   with pytest.raises(config_lib.ConfigError, match='no solvable problem'):
-    list(countdown_problems.iter_problems(config, 0, 'train', 0, 1))
+    list(countdown.make(config, 0).problems('train', 0, 1))
 
 
 def test_wrong_ranges_are_refused():
   config = _config(_SAMPLED)
-  with pytest.raises(ValueError, match='split: .*train, heldout_numbers'):
-    countdown_problems.iter_problems(config, 0, 'test', 0, 1)
+  with pytest.raises(ValueError, match='split: .*train, validation, heldout'):
+    countdown.make(config, 0).problems('test', 0, 1)
   with pytest.raises(ValueError, match='start: got -1'):
-    countdown_problems.iter_problems(config, 0, 'train', -1, 1)
+    countdown.make(config, 0).problems('train', -1, 1)

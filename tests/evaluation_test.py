@@ -24,8 +24,8 @@ from meta_cot.model import transformer
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import sampling as sampling_lib
 from meta_cot.solvers import verdicts
-from meta_cot.tasks.countdown import task as countdown
-from meta_cot.tasks.countdown import teacher
+from meta_cot.tasks import countdown
+from meta_cot.traces.arithmetic import teacher
 
 PROBLEM = countdown.make_problem([5, 17, 1], 23)
 STRATEGY = dataclasses.replace(teacher.COMPACT, max_value=60)
@@ -103,8 +103,10 @@ def test_symbolic_summary_and_tokens():
   assert summary['mean_tokens'] == len(TEXT) - len(prompt) + 1
   assert summary['success'] == 1.0
   hard = countdown.make_problem([20, 1, 9], 28)
-  runs = symbolic.run_all([hard], 60, 'compact', 0)
-  assert set(runs) == set(teacher.STREAM_OF_SEARCH)
+  runs = symbolic.run_all(
+      teacher.Teacher(60, 'descending'), [hard], 0)
+  assert set(runs) == {
+      'compact', 'stream_of_search', *teacher.STREAM_OF_SEARCH}
   assert runs['dfs_sum'][0].is_solved and not runs['bfs_sum_1'][0].is_solved
 
 

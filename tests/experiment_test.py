@@ -38,15 +38,18 @@ def test_unknown_variant_lists_the_choices():
      'config.train.batch_size: got 9; must be divisible'),
     ({'stages': ('sft', 'evaluat')}, "config.stages.1.: got 'evaluat'"),
     ({'optimizer.b1': 1.5}, 'config.optimizer.b1: got 1.5; must be at most'),
-    ({'countdown.heldout_numbers_fraction': 0.0},
-     'config.countdown.heldout_numbers_fraction: got 0.0'),
+    ({'task.kind': 'chess'}, "task.kind: got 'chess'; must be one of"),
+    ({'task.kind': 'game24'}, 'config.task.enumerate_all: no such key'),
+    ({'task.min_number': 21}, 'config.task.min_number: got 21'),
+    ({'traces.strategies': 'a_star'},
+     "config.traces.strategies: got 'a_star'; must be one of compact, "),
     ({'tokenizer.vocab_size': 256},
      'config.tokenizer.vocab_size: got 256; must be at most'),
 ])
 def test_wrong_settings_name_the_field(changes, words):
   config = base.get_config()
   config.update_from_flattened_dict(changes)
-  with pytest.raises(config_lib.ConfigError, match=words):
+  with pytest.raises(config_lib.UserError, match=words):
     experiment.parse(config)
 
 

@@ -16,7 +16,8 @@ import tempfile
 import time
 
 STAGES = (
-    'generate_traces', 'train_tokenizer', 'sft', 'evaluate', 'search', 'rl')
+    'problems', 'generate_traces', 'train_tokenizer', 'sft', 'evaluate',
+    'search', 'rl')
 EXIT_INTERRUPTED = 75
 _POLL_SECONDS = 0.002
 _DEADLINE_SECONDS = 600
@@ -40,7 +41,10 @@ class Moment:
 
 # In the order in which an unbroken run meets them.
 _BEFORE_ARMS = (
-    Moment('generate_traces', 'start', 'config.json', latest=0.3),
+    Moment('problems', 'start', 'config.json', latest=0.3),
+    Moment('problems', 'problem shard', 'problems/.*-00001-of-*.tmp-*'),
+    Moment('problems', 'problem manifest', 'problems/.manifest.json.tmp-*'),
+    Moment('generate_traces', 'traces', 'done/problems', latest=0.1),
     Moment('generate_traces', 'shard', 'traces/.*-00001-of-*.tmp-*'),
     Moment('generate_traces', 'description', 'traces/.*.array_record.json'),
     Moment('generate_traces', 'manifest', 'traces/.manifest.json.tmp-*'),

@@ -21,13 +21,13 @@ from tests import small_run
 
 ARMS = ('traces', 'solution_only')
 MOMENTS = kills.moments(ARMS, num_rows=12)
-# One kind of place each: a shard, the tokenizer, a checkpoint that is written,
-# one that was, between checkpoints, a report, the searches, reinforcement
-# learning as it saves and between its saves.
+# One kind of place each: two shards, the tokenizer, a checkpoint that is
+# written, one that was, between checkpoints, a report, the searches,
+# reinforcement learning as it saves and between its saves.
 FEW = (
-    'shard', 'model', 'traces: in a save', 'solution_only: renamed',
-    'solution_only: row', 'samples', 'search texts', 'in the best save',
-    'iteration')
+    'problem shard', 'shard', 'model', 'traces: in a save',
+    'solution_only: renamed', 'solution_only: row', 'samples', 'search texts',
+    'in the best save', 'iteration')
 NUM_WORKDIRS = 5
 NUM_MORE = 3  # kills in every workdir, besides its share of the moments
 

@@ -100,7 +100,7 @@ def test_rerun_skips_what_is_done(finished):
   workdir, _ = finished
   before = (workdir / 'eval' / 'report.md').stat().st_mtime_ns
   log = _run(workdir)
-  assert log.count('already done') == 4
+  assert log.count('already done') == 5
   assert (workdir / 'eval' / 'report.md').stat().st_mtime_ns == before
 
 
@@ -115,7 +115,7 @@ def test_tokenizer_of_another_run_is_reused(finished, tmp_path):
   workdir, _ = finished
   model = workdir / 'tokenizer' / 'tokenizer.model'
   _run(tmp_path / 'w', f'--config.tokenizer.path={model}',
-       '--stages=generate_traces,train_tokenizer')
+       '--stages=problems,generate_traces,train_tokenizer')
   copy = tmp_path / 'w' / 'tokenizer' / 'tokenizer.model'
   assert copy.read_bytes() == model.read_bytes()
 
@@ -140,7 +140,7 @@ def test_killed_anywhere_it_continues_to_the_same_bits(
     finished, tmp_path, rows):
   expected, _ = finished
   workdir = tmp_path / 'w'
-  only = '--stages=generate_traces,train_tokenizer,sft'
+  only = '--stages=problems,generate_traces,train_tokenizer,sft'
   process = subprocess.Popen(
       small_run.command(workdir, only), cwd=small_run.ROOT,
       env=small_run.environment(),

@@ -15,22 +15,26 @@ from data_pipelines import arms
 from data_pipelines import pipelines
 from data_pipelines import store
 from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from meta_cot import tasks
 from meta_cot.settings import config as config_lib
-from meta_cot.tasks.countdown import problems as countdown_problems
-from meta_cot.tasks.countdown import records as records_lib
+from meta_cot.stages import generate_traces
+from meta_cot.tasks import countdown
 from meta_cot.traces import events as events_lib
 from meta_cot.traces import format as format_lib
 
 NUM_RECORDS = 60
-PROBLEMS = countdown_problems.CountdownConfig(
+SETTINGS = countdown.Settings(
     num_numbers=3, min_number=1, max_number=12, min_target=10, max_target=40,
     max_value=60, enumerate_all=True, num_train=0, num_heldout=50,
-    heldout_target_fraction=0.1, heldout_numbers_fraction=0.1)
+    heldout_target_fraction=0.1, heldout_numbers_fraction=0.1,
+    validation_fraction=0.25, operands='listed')
+TASK = tasks.make('countdown', SETTINGS)
+ARMS = {name: arms.make(name, TASK) for name in arms.ARMS}
 CONFIG = pipelines.DataConfig(
     sequence_length=160, style='compact', objective='procedure_cloning',
     packing_bins=4, num_workers=0, num_streams=1, prune_fraction=0.0,
     max_attempts=4, trained_attempts='final')
-TRACES = arms.ARMS['traces']
+TRACES = ARMS['traces']
 FIELDS = {
     'tokens': np.int32, 'targets': np.int32, 'positions': np.int32,
     'segment_ids': np.int32, 'loss_mask': np.float32}
@@ -41,9 +45,10 @@ def source(tmp_path_factory):
   directory = tmp_path_factory.mktemp('traces')
   store.generate(
       directory, functools.partial(
-          records_lib.make_records, PROBLEMS, 'compact', 0, 'train'),
-      split='train', num_records=NUM_RECORDS, num_shards=3, arguments={},
-      num_processes=1)
+          generate_traces.search, TASK.teacher, 'compact', 0,
+          list(TASK.problems('train', 0, NUM_RECORDS))),
+      kind='trace', split='train', num_records=NUM_RECORDS,
+      num_shards=3, arguments={}, num_processes=1)
   return store.read(directory, 'train')
 
 
@@ -160,7 +165,7 @@ def test_every_epoch_has_all_records_in_an_order_of_its_own(source, tokenizer):
 
 
 def test_the_seed_alone_decides(source, tokenizer):
-  for arm in arms.ARMS.values():
+  for arm in ARMS.values():
     config = dataclasses.replace(CONFIG, prune_fraction=0.5)
     first = take(train(source, tokenizer, config, transform=arm), 8)
     assert_same(first, take(train(source, tokenizer, config, transform=arm), 8))
@@ -187,13 +192,13 @@ def test_streams_share_each_epoch_without_overlap(
   assert sorted(order[:NUM_RECORDS]) == sorted(order[NUM_RECORDS:]) == wanted
 
 
-@pytest.mark.parametrize('arm', list(arms.ARMS))
+@pytest.mark.parametrize('arm', list(ARMS))
 def test_batches_do_not_depend_on_the_number_of_hosts(source, tokenizer, arm):
   config = dataclasses.replace(
       CONFIG, num_streams=4, packing_bins=3, prune_fraction=0.3)
   make = functools.partial(
       train, source, tokenizer, config, batch_size=8,
-      transform=arms.ARMS[arm])
+      transform=ARMS[arm])
   whole = take(make(), 12)
   assert whole[0]['tokens'].shape == (8, CONFIG.sequence_length)
   for num_hosts in (2, 4):
@@ -281,9 +286,9 @@ def test_dropped_records_are_counted_not_cut(source, tokenizer):
   assert counts.num_examples == NUM_RECORDS - counts.num_too_long
   assert counts.num_tokens == sum(n for n in lengths if n - 1 <= 60)
   counts = pipelines.measure(
-      records, tokenizer, CONFIG, arms.ARMS['solution_only'])
+      records, tokenizer, CONFIG, ARMS['solution_only'])
   assert counts.num_without_text == 1
-  batches = evaluate(records, tokenizer, transform=arms.ARMS['solution_only'])
+  batches = evaluate(records, tokenizer, transform=ARMS['solution_only'])
   assert len(segments(batches)) == NUM_RECORDS - 1
 
 
@@ -322,12 +327,12 @@ def test_settings_are_checked():
       config_lib.parse(pipelines.DataConfig, {**values, key: value})
 
 
-@pytest.mark.parametrize('arm', list(arms.ARMS))
+@pytest.mark.parametrize('arm', list(ARMS))
 def test_state_resumes_exactly(source, tokenizer, arm):
   config = dataclasses.replace(
       CONFIG, prune_fraction=0.3, packing_bins=5, num_streams=3)
   make = functools.partial(
-      train, source, tokenizer, config, transform=arms.ARMS[arm],
+      train, source, tokenizer, config, transform=ARMS[arm],
       batch_size=6)
   batches = make()
   states, found = [], []

@@ -65,7 +65,7 @@ def _explored(material, problems, ids):
 def _trees(run, asked) -> list[searching.Found]:
   """What the stage `search` finds with the same key, in the order of `_IDS`."""
   made = searching.make_slots(
-      run.experiment.model, run.experiment.search,
+      run.material.task, run.experiment.model, run.experiment.search,
       rl_exploration.vocabulary(run.experiment, small_rl.tokenizer()),
       run.material.mesh, rl_exploration.strategy(run.experiment))
   queue = [
@@ -204,7 +204,7 @@ def test_held_out_problems_are_explored_too():
   assert judged.num_explored.min() > 0
   np.testing.assert_array_equal(judged.num_explored[::2],
                                 judged.num_explored[1::2])
-  assert row['heldout/tokens'] == spent.mean()
+  assert row['validation/tokens'] == spent.mean()
   with run.mesh:  # the start is the first policy of the report
     start = next(rl_report._records(run.experiment, None, run.material))
     samples = rl_report._samples(run.experiment, run.material)

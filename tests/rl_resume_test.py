@@ -72,20 +72,21 @@ def _steps(directory):
 def test_what_a_run_leaves(unbroken):
   rows = _rows(unbroken)
   assert [row['step'] for row in rows] == [1, 2, 3, 4, 5, 6]
-  assert [i for i, row in enumerate(rows, 1) if 'heldout/success' in row] == [
-      2, 4, 6]
+  assert [
+      i for i, row in enumerate(rows, 1) if 'validation/success' in row] == [
+          2, 4, 6]
   assert _steps(unbroken / 'checkpoints') == [4, 8, 12]  # updates
   summary = json.loads((unbroken / 'summary.json').read_text())
   assert summary['objective'] == 'erl2' and summary['seed'] == 3
   assert summary['num_iterations'] == 6
   assert summary['tokens'] == sum(row['tokens'] for row in rows)
   best = max(
-      (row for row in rows if 'heldout/success' in row),
-      key=lambda row: (row['heldout/success'], -row['step']))
+      (row for row in rows if 'validation/success' in row),
+      key=lambda row: (row['validation/success'], -row['step']))
   assert summary['best'] == dict(
-      iteration=best['step'], success=best['heldout/success'])
+      iteration=best['step'], success=best['validation/success'])
   assert _steps(unbroken / 'best') == [best['step']]
-  assert summary['last']['heldout/success'] == rows[-1]['heldout/success']
+  assert summary['last']['validation/success'] == rows[-1]['validation/success']
   assert list(unbroken.glob('tensorboard/*tfevents*'))
   assert all(np.isfinite(v) for row in rows for v in row.values())
   assert any(row['questions_resting'] > 0 for row in rows)

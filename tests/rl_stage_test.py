@@ -16,7 +16,8 @@ from meta_cot.stages import experiment as experiment_lib
 from tests import run_comparison
 from tests import small_run
 
-STAGES = '--stages=generate_traces,train_tokenizer,sft,evaluate,rl'
+STAGES = (
+    '--stages=problems,generate_traces,train_tokenizer,sft,evaluate,rl')
 
 
 def _run(workdir, *more, code=0) -> str:
@@ -65,9 +66,10 @@ def test_it_leaves_what_it_says(finished):
     rows = _rows(directory)
     assert [row['step'] for row in rows] == [1, 2, 3, 4]
     num_episodes = 2 if objective == 'erl2' else 1
-    names = {key for row in rows for key in row if key.startswith('heldout/')}
-    assert names == {'heldout/success', 'heldout/tokens'} | {
-        f'heldout/episode_{e + 1}' for e in range(num_episodes)}
+    names = {
+        key for row in rows for key in row if key.startswith('validation/')}
+    assert names == {'validation/success', 'validation/tokens'} | {
+        f'validation/episode_{e + 1}' for e in range(num_episodes)}
     summary = json.loads((directory / 'summary.json').read_text())
     assert summary['objective'] == objective
     assert summary['num_iterations'] == 4

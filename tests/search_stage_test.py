@@ -16,11 +16,13 @@ from meta_cot.settings import config as config_lib
 from meta_cot.solvers import trees
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import generate_traces
+from meta_cot.stages import problems
 from meta_cot.stages import search
 from meta_cot.stages import sft
 from meta_cot.stages import train_tokenizer
 from meta_cot.stages import workdir as workdir_lib
 
+SPLIT = 'heldout_numbers'  # the first test split
 STRATEGIES = ('best_first', 'mcts')
 
 
@@ -28,7 +30,7 @@ def _experiment(**changes):
   """The tiny experiment made smaller, with changes of `config.search`."""
   config = search_config.get_config('tiny')
   config.arms = ('solution_only',)
-  config.countdown.max_number = 5
+  config.task.max_number = 5
   config.model.update(dict(num_layers=1, embed_dim=32, mlp_dim=64))
   config.traces.num_shards = 1
   config.data.sequence_length = 64
@@ -50,13 +52,13 @@ def searched(tmp_path_factory):
   """A workdir with the stage's files, and the experiment."""
   workdir = files.path(tmp_path_factory.mktemp('search') / 'w')
   experiment = _experiment()
-  for stage in (generate_traces, train_tokenizer, sft, search):
+  for stage in (problems, generate_traces, train_tokenizer, sft, search):
     stage.run(experiment, workdir)
   return workdir, experiment
 
 
 def _records(workdir, name):
-  source = store.read(workdir / 'search' / name, search.SPLIT)
+  source = store.read(workdir / 'search' / name, SPLIT)
   return [source[i] for i in range(len(source))]
 
 
@@ -86,9 +88,9 @@ def test_records_hold_the_searches(searched, name):
   workdir, experiment = searched
   task = tasks.make('countdown')
   num_ends = 0
-  traces_source = store.read(workdir / 'traces', search.SPLIT)
+  source = store.read(workdir / 'problems', SPLIT)
   for i, record in enumerate(_records(workdir, name)):
-    assert record.problem == traces_source[i].problem
+    assert record.problem == source[i]
     assert record.strategy == name
     assert record.arguments['branching'] == experiment.search.branching
     assert record.nodes[0].order == 0
@@ -129,7 +131,7 @@ def test_slots_change_no_tree(searched, tmp_path):
       num_slots=16, chunk_steps=7, strategies=('best_first',), num_samples=1)
   copy = files.path(tmp_path / 'w')
   copy.mkdir()
-  for name in ('tokenizer', 'traces', 'sft'):
+  for name in ('tokenizer', 'problems', 'sft'):
     (tmp_path / 'w' / name).symlink_to(str(workdir / name))
   # Of an earlier run with other settings nothing is left, its mark neither.
   for name in ('search/dvts/manifest.json', 'search/samples/dvts.jsonl',
@@ -180,6 +182,7 @@ def test_wrong_settings_are_named(searched, changes, words):
 def test_needs_a_trained_arm(tmp_path):
   experiment = _experiment()
   workdir = files.path(tmp_path)
+  problems.run(experiment, workdir)
   generate_traces.run(experiment, workdir)
   train_tokenizer.run(experiment, workdir)
   with pytest.raises(config_lib.UserError, match='run the stage sft first'):
@@ -187,15 +190,14 @@ def test_needs_a_trained_arm(tmp_path):
 
 
 def test_needs_problems(tmp_path):
-  config = dataclasses.replace(
-      _experiment(), countdown=dataclasses.replace(
-          _experiment().countdown, num_heldout=0))
-  workdir = files.path(tmp_path)
-  generate_traces.run(config, workdir)
-  train_tokenizer.run(config, workdir)
+  plain = _experiment()
+  config = dataclasses.replace(plain, task=dataclasses.replace(
+      plain.task, settings=dataclasses.replace(
+          plain.task.settings, num_heldout=0)))
   with pytest.raises(
-      config_lib.ConfigError, match='the split heldout_numbers is empty'):
-    search.run(config, workdir)
+      config_lib.ConfigError, match='the split validation is empty'):
+    problems.run(config, files.path(tmp_path))
+  assert not list(tmp_path.iterdir())
 
 
 def test_variants():

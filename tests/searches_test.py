@@ -19,7 +19,7 @@ from meta_cot.solvers import sampling as sampling_lib
 from meta_cot.solvers import trees
 from meta_cot.solvers import verdicts
 from meta_cot.solvers import vocabulary
-from meta_cot.tasks.countdown import task as countdown
+from meta_cot.tasks import countdown
 from meta_cot.traces import from_tree
 from meta_cot.traces import record as record_lib
 
@@ -144,7 +144,7 @@ _pieces = st.lists(st.sampled_from(
 
 @functools.cache
 def _verdict():
-  return jax.jit(vocabulary.verdict(
+  return jax.jit(tasks.make('countdown').in_graph.outcome(
       vocabulary.of(_tokenizer(), 200).texts))
 
 

@@ -19,7 +19,7 @@ from meta_cot.model import transformer
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import searching
 from meta_cot.solvers import trees
-from meta_cot.tasks.countdown import task as countdown
+from meta_cot.tasks import countdown
 
 # The numbers of the second one make no 60.
 PROBLEMS = (countdown.make_problem([5, 17, 1], 23),
@@ -54,7 +54,8 @@ def searcher(**changes):
   mesh = sharding.make_mesh(
       sharding.MeshConfig(-1, 1, 1), jax.devices()[:1])
   return searching.Searcher(
-      model()[0], tokenizer(), mesh, dataclasses.replace(SETTINGS, **changes))
+      tasks.make('countdown'), model()[0], tokenizer(), mesh,
+      dataclasses.replace(SETTINGS, **changes))
 
 
 def search(name, problems=PROBLEMS, **changes):
@@ -117,8 +118,9 @@ def test_impossible_budgets_are_named(field, value):
     (dict(step_length=8), [LONG] * 3, '5 steps after prompts of 16 tokens'),
     (dict(step_length=1), [countdown.make_problem([1] * 30, 9)],
      'config.search.step_length: got 1; 29 steps'),
-    ({}, [], r'problems: got 0, with \[\] numbers'),
-    ({}, [*PROBLEMS, LONG], r'problems: got 3, with \[3, 6\] numbers'),
+    ({}, [], 'problems: got none; must be at least one'),
+    ({}, [*PROBLEMS, LONG],
+     'problems: countdown-3-5-17-1-23 has inputs .*; must be equal'),
     (dict(branching=0), PROBLEMS, 'branching: got 0; must be at least 1'),
     (dict(max_depth=0), PROBLEMS, 'max_depth: got 0; must be at least 1'),
     (dict(num_slots=0), PROBLEMS, 'num_slots: got 0; must be at least 1'),

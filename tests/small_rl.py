@@ -29,7 +29,7 @@ from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import rl
 from meta_cot.stages import rl_material
 from meta_cot.stages import sft
-from meta_cot.tasks.countdown import task as countdown
+from meta_cot.tasks import countdown
 from meta_cot.training import state as state_lib
 
 PROBLEMS = tuple(
@@ -99,7 +99,8 @@ def material(
       sft.init_fn(settled), rl_material.update(settled.rl), mesh)
   return _Material(
       settled, mesh, tokenizer(), tasks.make('countdown'), PROBLEMS,
-      PROBLEMS[:4], jax.device_put(parameters(settled.model), placed.params),
+      PROBLEMS[:4], PROBLEMS[:4],
+      jax.device_put(parameters(settled.model), placed.params),
       player_lib.prompt_width(
           tokenizer(), PROBLEMS, settled.data.style,
           settled.rl.discount_prompts))

@@ -7,7 +7,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
 _SETTINGS = (
-    '--config.countdown.max_number=9', '--config.model.num_layers=1',
+    '--config.task.max_number=9', '--config.model.num_layers=1',
     '--config.model.embed_dim=32', '--config.model.mlp_dim=32',
     '--config.train.num_tokens=20000', '--config.train.log_every_steps=3',
     '--config.train.eval_every_steps=10', '--config.train.num_eval_batches=2',

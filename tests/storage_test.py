@@ -81,7 +81,7 @@ def test_what_another_host_wrote_is_seen_at_once(remote):
   files.write_atomic(remote / 'mine', '1')
   assert [p.name for p in remote.iterdir()] == ['mine']
   script = (
-      'import sys; from meta_cot import files\n'
+      'import sys; from meta_cot.runtime import files\n'
       'files.write_atomic(sys.argv[1] + "/theirs", "2")\n'
       'files.write_atomic(sys.argv[1] + "/mine", "22")')
   subprocess.run(
@@ -105,7 +105,7 @@ def test_paths():
 
 def test_a_bucket_without_its_package_is_a_clear_error():
   script = (
-      'import importlib.util; from meta_cot import files\n'
+      'import importlib.util; from meta_cot.runtime import files\n'
       'importlib.util.find_spec = lambda name: None\n'
       'files.path("gs://b/x")')
   result = subprocess.run(
@@ -206,7 +206,7 @@ def test_a_host_fetches_a_shard_once(remote, tmp_path, monkeypatch):
 def test_killed_while_writing_to_a_bucket(remote, tmp_path, seconds):
   script = (
       'from tests import store_records as records\n'
-      'from meta_cot import files\n'
+      'from meta_cot.runtime import files\n'
       f'files.write_atomic({str(remote / "started")!r}, "")\n'
       f'records.generate({str(remote)!r}, records.make_slowly)\n')
   process = subprocess.Popen([sys.executable, '-c', script], cwd=ROOT)

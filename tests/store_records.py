@@ -40,7 +40,7 @@ def make_nothing(start, stop):
 
 def generate(directory, make=make_records, **changes):
   settings = dict(
-      split='train', num_records=NUM_RECORDS, num_shards=4,
+      kind='trace', split='train', num_records=NUM_RECORDS, num_shards=4,
       arguments={'strategy': 'dfs', 'seed': 1}, num_processes=1)
   return store.generate(directory, make, **{**settings, **changes})
 

@@ -41,8 +41,8 @@ def test_records_come_back_in_order(tmp_path):
   assert [source[i] for i in range(len(source))] == [
       records.make_record(i) for i in range(records.NUM_RECORDS)]
   split = manifest.splits['train']
-  assert split.num_solved == 8
-  assert split.num_nodes == 2 * records.NUM_RECORDS
+  assert split.counts == {
+      'num_solved': 8, 'num_nodes': 2 * records.NUM_RECORDS}
   assert split.arguments['seed'] == 1
   assert [s.num_records for s in split.shards] == [5, 6, 6, 6]
   assert store.read(tmp_path, 'train')[22] == pickle.loads(
@@ -212,8 +212,8 @@ def test_damage_is_found_on_reading(tmp_path):
   with pytest.raises(ValueError, match=f'{path.name}: missing'):
     store.read(tmp_path, 'train')
   for raw, message in (
-      ({'schema': 99}, 'schema 99, this version reads 1'),
-      ({'schema': 1, 'splits': {'train': {}}}, 'not a manifest'),
+      ({'schema': 99}, 'schema 99, this version reads 2'),
+      ({'schema': 2, 'splits': {'train': {}}}, 'not a manifest'),
       ([], 'not a manifest')):
     (tmp_path / 'manifest.json').write_text(json.dumps(raw))
     with pytest.raises(ValueError, match=f'manifest.json: {message}'):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from meta_cot import traces
-from meta_cot.tasks.countdown import task as countdown
-from meta_cot.tasks.countdown import teacher
+from meta_cot.tasks import countdown
 from meta_cot.traces import events as events_lib
 from meta_cot.traces import format as format_lib
 from meta_cot.traces import masks
+from meta_cot.traces.arithmetic import teacher
 
 STRATEGIES = {
     name: dataclasses.replace(strategy, operands='descending')

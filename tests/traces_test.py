@@ -12,9 +12,9 @@ import pytest
 
 from meta_cot import traces
 from meta_cot.problem import Problem
-from meta_cot.tasks.countdown import task as countdown
-from meta_cot.tasks.countdown import teacher
+from meta_cot.tasks import countdown
 from meta_cot.traces import format as format_lib
+from meta_cot.traces.arithmetic import teacher
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 STRATEGIES = {

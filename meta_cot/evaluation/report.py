@@ -47,7 +47,7 @@ def add_section(path: epath.Path, title: str, text: str) -> None:
 
 def _plot(directory, arms, examples) -> None:
   plots.loss_curves(directory / 'loss.png', {
-      arm: tuple(zip(*values['losses']['heldout']))
+      arm: tuple(zip(*values['losses']['validation']))
       for arm, values in arms.items()})
   plots.success_curves(directory / 'learning_curve.png', {
       arm: [(p['tokens'], p['success'], *p['ci95']) for p in values['curve']]
@@ -86,7 +86,7 @@ def _headline(arms: dict) -> str:
   gap = solution['traces_minus_this']
   return (
       f'Trained on searches, the model solves {_percent(traces)}% of '
-      f'{traces["num_problems"]} held-out problems greedily; trained on '
+      f'{traces["num_problems"]} test problems greedily; trained on '
       'solutions only, with the same number of tokens, '
       f'{_percent(solution)}%: a difference of {100 * gap["estimate"]:+.1f} '
       f'[{100 * gap["low"]:+.1f}, {100 * gap["high"]:+.1f}] points. Brackets '
@@ -118,8 +118,8 @@ def _curves(arms: dict) -> str:
   rows = [row + [''] * (width - len(row)) for row in rows]
   header = ['arm'] + [f'{i}' for i in range(1, width)]
   return (
-      '## Learning curves\n\nSolved % of the first held-out problems at every '
-      'checkpoint, by tokens trained.\n\n' + _table(header, rows)
+      '## Learning curves\n\nSolved % of the first validation problems at '
+      'every checkpoint, by tokens trained.\n\n' + _table(header, rows)
       + '\n![learning curve](learning_curve.png)\n\n![loss](loss.png)\n')
 
 
@@ -178,11 +178,13 @@ def _errors(arms: dict) -> str:
 
 
 def _strategies(summary: dict) -> str:
+  if 'symbolic' not in summary:
+    return ''
   rows = [
       [name, _percent(v), f'{v["mean_nodes"]:.1f}', _tokens(v['mean_tokens'])]
       for name, v in summary['symbolic']['strategies'].items()]
   return (
-      '## The twelve symbolic strategies on the same problems\n\n'
+      '## The symbolic strategies on the same problems\n\n'
       + _table(['strategy', 'solved %', 'nodes', 'tokens'], rows))
 
 
@@ -200,6 +202,6 @@ def _training(arms: dict) -> str:
        f'{100 * t["seconds"]["goodput"]:.0f}']
       for arm, t in ((a, v['training']) for a, v in arms.items())]
   header = [
-      'arm', 'parameters', 'steps', 'tokens', 'loss', 'held-out loss',
+      'arm', 'parameters', 'steps', 'tokens', 'loss', 'validation loss',
       'seconds', 'goodput %']
   return '## Training\n\n' + _table(header, rows)

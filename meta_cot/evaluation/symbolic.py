@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The symbolic searches themselves, on the same problems."""
 
-from collections.abc import Callable
-import dataclasses
+from collections.abc import Callable, Sequence
 
 from meta_cot import traces
 from meta_cot.evaluation import statistics
 from meta_cot.problem import Problem
-from meta_cot.tasks.countdown import teacher
+from meta_cot.tasks import base
 from meta_cot.traces import record as record_lib
 
 
@@ -34,23 +33,14 @@ def summarise(
 
 
 def run_all(
-    problems: list[Problem], max_value: int | None, style: str, seed: int
+    teacher: base.Teacher, problems: Sequence[Problem], seed: int
 ) -> dict[str, list[record_lib.TraceRecord]]:
-  """The 12 strategies of Stream of Search over `problems`.
-
-  Results above `max_value` are out of bounds for them as for the teacher. The
-  compact style writes the larger operand first, so they do too.
-  """
-  operands = 'descending' if style == 'compact' else 'listed'
+  """All strategies of a teacher over `problems`."""
   return {
       name: [
-          teacher.search(
-              problem,
-              dataclasses.replace(
-                  strategy, operands=operands, max_value=max_value),
-              seed + index)
+          teacher.search(problem, name, seed + index)
           for index, problem in enumerate(problems)]
-      for name, (strategy, _) in teacher.STREAM_OF_SEARCH.items()}
+      for name in teacher.strategies}
 
 
 def token_counter(

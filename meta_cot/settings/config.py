@@ -7,7 +7,7 @@ wrong keys, types and values with one line that names the field, what was
 received and what is allowed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import difflib
 import types
@@ -42,6 +42,15 @@ def setting(
   return dataclasses.field(metadata=limits)
 
 
+def group(read: Callable[[Mapping[str, Any], str], Any]) -> Any:
+  """A dataclass field whose class depends on the values of its group.
+
+  Args:
+    read: as `parse`, but for the class: (values, path).
+  """
+  return dataclasses.field(metadata=dict(read=read))
+
+
 def parse(cls: type, values: Mapping[str, Any], path: str = 'config') -> Any:
   """Builds the settings dataclass `cls` from `values`.
 
@@ -66,7 +75,9 @@ def parse(cls: type, values: Mapping[str, Any], path: str = 'config') -> Any:
   for name, field in fields.items():
     if name not in values:
       raise ConfigError(f'{path}.{name}: missing; it must be set.')
-    if dataclasses.is_dataclass(hints[name]):
+    if 'read' in field.metadata:
+      parsed[name] = field.metadata['read'](values[name], f'{path}.{name}')
+    elif dataclasses.is_dataclass(hints[name]):
       parsed[name] = parse(hints[name], values[name], f'{path}.{name}')
     else:
       parsed[name] = _checked(

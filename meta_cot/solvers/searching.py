@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Searches lists of Countdown problems with a language model, in slots.
+"""Searches lists of problems with a language model, in slots.
 
 With several processes all of them pass the same problems and get the same
 trees.
@@ -35,6 +35,7 @@ from meta_cot.search.mcts import Mcts
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import trees
 from meta_cot.solvers import vocabulary as vocabulary_lib
+from meta_cot.tasks import base
 from meta_cot.types import Params, PRNGKey
 
 # Makes the strategy called so, from settings and `branching` and `max_depth`.
@@ -87,9 +88,19 @@ class SearchConfig:
     return decode.Sampling(
         temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
 
-  def depth(self, num_numbers: int) -> int:
-    """Levels of a tree: as many as a solution has operations by default."""
-    return num_numbers - 1 if self.max_depth is None else self.max_depth
+  def depth(self, task: base.Task, problems: Sequence[Problem]) -> int:
+    """Levels of a tree: as many as a solution has steps by default.
+
+    Raises:
+      ConfigError: it is not set and the task does not say.
+    """
+    if self.max_depth is not None:
+      return self.max_depth
+    if task.states is None:
+      raise config_lib.ConfigError(
+          'config.search.max_depth: got None; this task does not say how many '
+          'steps a solution has: set it.')
+    return max(map(task.states.max_steps, problems))
 
 
 @struct.dataclass
@@ -120,17 +131,18 @@ class Searcher:
   """Searches problems; every strategy compiles its programs once."""
 
   def __init__(
-      self, model: model_config.ModelConfig,
+      self, task: base.Task, model: model_config.ModelConfig,
       tokenizer: tokenizer_lib.Tokenizer, mesh: jax.sharding.Mesh,
       settings: SearchConfig,
   ):
+    self._task = task
     self._model = model
     self._tokenizer = tokenizer
     self._mesh = mesh
     self._settings = settings
     # Others of the same strategy would be compiled again.
     self._slots = functools.cache(functools.partial(
-        make_slots, model, settings,
+        make_slots, task, model, settings,
         vocabulary_lib.of(tokenizer, model.vocab_size), mesh))
 
   def check(self, problems: Sequence[Problem]) -> None:
@@ -138,9 +150,10 @@ class Searcher:
 
     Raises:
       ConfigError: settings that allow no search of the problems.
-      ValueError: no problems, or not equally many numbers in all of them.
+      ValueError: no problems, or two whose inputs for the verdict differ in
+        shape.
     """
-    inputs, depth = self._inputs(problems), self._depth(problems)
+    inputs, depth = self._prepare(problems)
     for name in self._settings.strategies:
       make_strategy(self._settings, name, depth)
     check_room(self._model, self._settings, len(inputs[0]['prompt']), depth)
@@ -154,14 +167,13 @@ class Searcher:
     Args:
       name: a key of `STRATEGIES`.
       params: unboxed.
-      problems: with equally many numbers; problem i draws with its own key,
-        `i` of `rng`.
+      problems: problem i draws with its own key, `i` of `rng`.
       rng: of all draws.
 
     Raises:
       ConfigError, ValueError: as `check`.
     """
-    inputs, depth = self._inputs(problems), self._depth(problems)
+    inputs, depth = self._prepare(problems)
     check_room(self._model, self._settings, len(inputs[0]['prompt']), depth)
     made = self._slots(make_strategy(self._settings, name, depth))
     params = slice_layers(self._model, params)
@@ -173,28 +185,46 @@ class Searcher:
         key=lambda f: f.problem.id)
     return Run(tuple(finished), usage.occupancy, time.perf_counter() - start)
 
-  def _depth(self, problems) -> int:
-    return self._settings.depth(len(problems[0].data['numbers']))
-
-  def _inputs(self, problems) -> list[dict]:
-    """What the search needs of every problem, in equal shapes."""
-    sizes = sorted({len(p.data['numbers']) for p in problems})
-    if len(sizes) != 1:
-      raise ValueError(
-          f'problems: got {len(problems)}, with {sizes} numbers; must be at '
-          'least one, all with equally many numbers.')
+  def _prepare(self, problems) -> tuple[list[dict], int]:
+    """What the search needs of every problem, in equal shapes, and depth."""
+    if not problems:
+      raise ValueError('problems: got none; must be at least one.')
+    judged = judge_inputs(self._task, self._settings, problems)
     encoded = [
         self._tokenizer.encode(traces.prompt(p, style=trees.STYLE))
         for p in problems]
     width = decode.prompt_width(max(map(len, encoded)))
     pad = lambda ids: ids + [self._tokenizer.pad_id] * (width - len(ids))
-    return [
-        dict(
-            prompt=np.array(pad(ids), np.int32), length=np.int32(len(ids)),
-            problem=dict(
-                numbers=np.array(problem.data['numbers'], np.int32),
-                target=np.int32(problem.data['target'])))
-        for problem, ids in zip(problems, encoded)]
+    inputs = [
+        dict(prompt=np.array(pad(ids), np.int32), length=np.int32(len(ids)),
+             problem=problem)
+        for problem, ids in zip(judged, encoded)]
+    return inputs, self._settings.depth(self._task, problems)
+
+
+def judge_inputs(
+    task: base.Task, settings: SearchConfig, problems: Sequence[Problem]
+) -> list[dict[str, np.ndarray]]:
+  """What the verdict in the graph needs to know of every problem.
+
+  Raises:
+    ConfigError: the task has no such verdict, and the settings want it.
+    ValueError: two problems differ in shape; names them.
+  """
+  if settings.outcome != 'verifier':
+    return [{} for _ in problems]
+  if task.in_graph is None:
+    raise config_lib.ConfigError(
+        "config.search.outcome: got 'verifier'; this task has no verdict in "
+        "compiled programs: must be 'value'.")
+  inputs = [task.in_graph.inputs(p) for p in problems]
+  shapes = [{k: np.shape(v) for k, v in x.items()} for x in inputs]
+  for problem, shape in zip(problems, shapes):
+    if shape != shapes[0]:
+      raise ValueError(
+          f'problems: {problems[0].id} has inputs of shapes {shapes[0]}, '
+          f'{problem.id} of {shape}; must be equal.')
+  return inputs
 
 
 def make_strategy(
@@ -225,16 +255,16 @@ def check_room(
 
 
 def make_slots(
-    model: model_config.ModelConfig, settings: SearchConfig,
+    task: base.Task, model: model_config.ModelConfig, settings: SearchConfig,
     vocabulary: vocabulary_lib.Vocabulary, mesh: jax.sharding.Mesh,
     strategy: engine.Strategy,
 ) -> batching.Slots:
-  """One strategy over Countdown problems.
+  """One strategy over problems.
 
-  A problem's inputs are the NumPy arrays prompt [P], length [] and problem, a
-  dict of numbers [n] and target [], all int32.
+  A problem's inputs are the NumPy arrays prompt [P] and length [], int32, and
+  problem, a dict as of `judge_inputs`.
   """
-  step_fn, start = make_steps(model, settings, vocabulary)
+  step_fn, start = make_steps(task, model, settings, vocabulary)
   return batching.Slots(
       strategy, step_fn, start,
       num_slots=sharding.up_to_parts(settings.num_slots, mesh),
@@ -244,7 +274,7 @@ def make_slots(
 
 
 def make_steps(
-    model: model_config.ModelConfig, settings: SearchConfig,
+    task: base.Task, model: model_config.ModelConfig, settings: SearchConfig,
     vocabulary: vocabulary_lib.Vocabulary,
 ) -> tuple[
     search_base.StepFn,
@@ -263,7 +293,7 @@ def make_steps(
       model, branching=settings.branching, step_length=settings.step_length,
       delimiter_ids=vocabulary.delimiter_ids, eos_id=vocabulary.eos_id,
       pad_id=vocabulary.pad_id, sampling=settings.sampling(), value=value,
-      outcome=vocabulary_lib.verdict(vocabulary.texts) if is_judged else None)
+      outcome=task.in_graph.outcome(vocabulary.texts) if is_judged else None)
   if is_likelihood:
     step_fn = values.likelihood(step_fn, is_reward=not is_judged)
   if is_judged:

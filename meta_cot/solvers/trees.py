@@ -19,7 +19,6 @@ from meta_cot.solvers import sampling as sampling_lib
 from meta_cot.solvers import verdicts
 from meta_cot.tasks import base
 from meta_cot.traces import from_tree
-from meta_cot.traces.arithmetic import operations
 
 STYLE = 'compact'
 START = 'S'  # begins a solution
@@ -46,7 +45,7 @@ class Searched:
 class Reader:
   """Makes records of the trees of one model."""
 
-  task: base.Task
+  task: base.Task  # that has states
   tokenizer: tokenizer_lib.Tokenizer
   strategy: str
   arguments: Mapping[str, Any]  # JSON values
@@ -78,20 +77,20 @@ class Reader:
 
   def _texts(self, problem, tree, tokens_NxT, lengths_N):
     """{slot: NodeText} of all valid nodes."""
-    numbers, _ = operations.question(problem.question)
-    texts = {0: from_tree.NodeText('', _state(numbers), False, ())}
-    paths, left = {0: ()}, {0: numbers}  # tokens; numbers, None if illegal
+    first = self.task.states.first(problem)
+    texts = {0: from_tree.NodeText('', first, False, ())}
+    paths, states = {0: ()}, {0: first}  # tokens; state, None if illegal
     for slot in np.flatnonzero(tree.is_valid).tolist()[1:]:
       parent = int(tree.parents[slot])
       tokens = tuple(tokens_NxT[slot, :lengths_N[slot]].tolist())
       paths[slot] = paths[parent] + tokens
-      step, operation = _step(
+      step, is_begun = _step(
           self.tokenizer.decode(tokens), is_first=parent == 0)
-      left[slot] = operation and left[parent] and operations.remaining(
-          left[parent], operation)
+      is_legal = is_begun and states[parent] is not None
+      states[slot] = self.task.states.after(
+          states[parent], step) if is_legal else None
       texts[slot] = from_tree.NodeText(
-          step=step, tokens=tokens,
-          state=_state(left[slot] or ()),
+          step=step, tokens=tokens, state=states[slot] or '',
           is_correct=bool(tree.is_terminal[slot]) and self._is_correct(
               problem, paths[slot]))
     return texts
@@ -169,16 +168,13 @@ def _can_tell(
   return True
 
 
-def _step(
-    text: str, *, is_first: bool) -> tuple[str, operations.Operation | None]:
-  """What a step says, without what begins a solution or ends a step."""
+def _step(text: str, *, is_first: bool) -> tuple[str, bool]:
+  """What a step says, without what begins a solution or ends a step.
+
+  False for a first step that does not begin a solution; it is left as it is.
+  """
   if is_first:
     if not text.startswith(START):
-      return text, None
+      return text, False
     text = text.removeprefix(START)
-  text = text.removesuffix(DELIMITER)
-  return text, operations.parse(text)
-
-
-def _state(numbers: Sequence[int]) -> str:
-  return ','.join(map(str, numbers))
+  return text.removesuffix(DELIMITER), True

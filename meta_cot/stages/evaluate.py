@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 4: what the models learned, beside the searches that taught them.
+"""Stage 5: what the models learned, beside the searches that taught them.
 
 Leaves `eval/`: summary.json, report.md, PNG plots, samples of every arm. All
 hosts decode and judge; the first one writes.
 """
 
 import dataclasses
+import functools
 import json
 import logging
 
@@ -13,7 +14,6 @@ from etils import epath
 import jax
 
 from data_pipelines import arms
-from data_pipelines import store
 from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 from meta_cot import decode
 from meta_cot import sharding
@@ -31,20 +31,27 @@ from meta_cot.runtime import files
 from meta_cot.solvers import sampling as sampling_lib
 from meta_cot.solvers import verdicts
 from meta_cot.stages import experiment as experiment_lib
+from meta_cot.stages import generate_traces
+from meta_cot.stages import problems as problems_lib
 from meta_cot.stages import sft
+from meta_cot.tasks import base
+from meta_cot.traces import record as record_lib
 from meta_cot.training import checkpoint
 from meta_cot.training import metrics as metrics_lib
 from meta_cot.training import optimizer
 from meta_cot.training import state as state_lib
 
-_SPLITS = ('heldout_numbers', 'heldout_targets')
 _NUM_SAVED = 50  # completions kept per arm and split, to be read
 
 
 def run(
     experiment: experiment_lib.Experiment, workdir: epath.Path
 ) -> None:
-  """Evaluates every arm on both held-out splits and writes the report."""
+  """Evaluates every arm on the test splits and writes the report.
+
+  What chooses (the learning curve, how long an answer may be) looks at the
+  validation split.
+  """
   mesh = sharding.make_mesh(experiment.mesh)
   with sharding.use_mesh(mesh):
     evaluation = _Evaluation(experiment, workdir, mesh)
@@ -71,15 +78,18 @@ class _Evaluation:
     self._workdir = workdir
     self._mesh = mesh
     self._style = experiment.data.style
-    self._task = tasks.make('countdown')
+    self._task = tasks.make(
+        experiment.task.kind, experiment.task.settings, experiment.seed)
     self._tokenizer = tokenizer_lib.load(
         workdir / 'tokenizer' / 'tokenizer.model')
     self._count = symbolic.token_counter(self._tokenizer.encode, self._style)
-    limit = experiment.evaluation.num_problems
-    sources = {s: store.read(workdir / 'traces', s) for s in _SPLITS}
-    self._records = {
-        s: [source[i] for i in range(min(len(source), limit))]
-        for s, source in sources.items() if len(source)}
+    read = functools.partial(
+        problems_lib.read, workdir, limit=experiment.evaluation.num_problems)
+    self._problems = {
+        split: read(split) for split in tasks.test_splits(self._task)
+        if self._task.size(split)}
+    self._main = next(iter(self._problems))  # the split of all comparisons
+    self._validation = read(base.VALIDATION)
     self._solved = {}  # arm -> whether each problem was
     self._searches = []  # solved texts of the trace arm
     self.samples = {}
@@ -87,7 +97,8 @@ class _Evaluation:
   def summary(self) -> dict:
     """Everything the report says, as JSON values."""
     summary = {arm: self._arm(arm) for arm in self._experiment.arms}
-    summary['symbolic'] = self._symbolic()
+    if self._task.teacher is not None:
+      summary['symbolic'] = self._symbolic()
     if 'traces' in summary:
       self._compare(summary)
     return summary
@@ -109,7 +120,8 @@ class _Evaluation:
     """
     drawn = [trees.from_text(text, self._style) for text in self._searches]
     drawn = [tree for tree in drawn if tree is not None] or [
-        trees.from_record(r) for r in self._records[_SPLITS[0]] if r.is_solved]
+        trees.from_record(r) for r in self._taught(self._problems[self._main])
+        if r.is_solved]
     drawn.sort(key=lambda tree: len(tree.nodes))
     return drawn and [drawn[len(drawn) // 4], drawn[len(drawn) * 3 // 4]]
 
@@ -120,31 +132,31 @@ class _Evaluation:
     decoder = self._decoder(arm, temperature=0.0)
     params = saved.params(steps[-1])
     results = {
-        split: self._solve(decoder, params, self._records[split])
-        for split in self._records}
+        split: self._solve(decoder, params, problems)
+        for split, problems in self._problems.items()}
     for split in results:
       self.samples[f'{arm}_{split}'] = _rows(results[split][:_NUM_SAVED])
-    self._solved[arm] = [r.verdict.is_correct for r in results[_SPLITS[0]]]
+    self._solved[arm] = [r.verdict.is_correct for r in results[self._main]]
     if arm == 'traces':
       self._searches = [
-          r.completion.text for r in results[_SPLITS[0]]
+          r.completion.text for r in results[self._main]
           if r.verdict.is_correct]
     by_split = {s: summaries.of_completions(r) for s, r in results.items()}
     values = dict(
-        by_split[_SPLITS[0]], splits=by_split, training=saved.training(),
+        by_split[self._main], splits=by_split, training=saved.training(),
         curve=[self._point(saved, decoder, step) for step in steps],
         losses=saved.losses())
     values['best_of_n'] = self._best_of_n(arm, params)
     saved.close()
     logging.info(
-        '%s: %.1f%% of %d held-out problems', arm, 100 * values['success'],
+        '%s: %.1f%% of %d test problems', arm, 100 * values['success'],
         values['num_problems'])
     return values
 
   def _point(self, saved, decoder, step) -> dict:
-    records = self._records[_SPLITS[0]][
+    problems = self._validation[
         :self._experiment.evaluation.num_curve_problems]
-    results = self._solve(decoder, saved.params(step), records)
+    results = self._solve(decoder, saved.params(step), problems)
     point = summaries.of_completions(results)
     return dict(
         step=step, tokens=saved.tokens(step), success=point['success'],
@@ -153,9 +165,12 @@ class _Evaluation:
   def _decoder(self, arm, *, temperature) -> sampling_lib.Decoder:
     """Completes up to twice the longest reference of the arm."""
     evaluation = self._experiment.evaluation
-    longest = max(
+    lengths = [
         self._reference_length(arm, record)
-        for record in self._records[_SPLITS[0]])
+        for record in self._taught(self._validation)]
+    max_new_tokens = evaluation.max_new_tokens
+    if lengths:
+      max_new_tokens = min(2 * max(lengths), max_new_tokens)
     sampling = decode.Sampling(
         temperature=temperature,
         top_k=evaluation.top_k if temperature else None,
@@ -163,8 +178,15 @@ class _Evaluation:
     return sampling_lib.Decoder(
         self._experiment.model, self._tokenizer, self._mesh,
         batch_size=evaluation.batch_size,
-        max_new_tokens=min(2 * longest, evaluation.max_new_tokens),
-        sampling=sampling)
+        max_new_tokens=max_new_tokens, sampling=sampling)
+
+  def _taught(self, problems) -> list[record_lib.TraceRecord]:
+    """The teacher's searches of problems; none without a teacher."""
+    if self._task.teacher is None:
+      return []
+    return list(generate_traces.search(
+        self._task.teacher, self._experiment.traces.strategies,
+        self._experiment.seed, problems, 0, len(problems)))
 
   def _reference_length(self, arm, record) -> int:
     events = arms.reference(arm, record)
@@ -180,8 +202,7 @@ class _Evaluation:
         params, [traces.prompt(p, style=self._style) for p in problems],
         jax.random.key(self._experiment.seed))
 
-  def _solve(self, decoder, params, records) -> list[verdicts.Result]:
-    problems = [record.problem for record in records]
+  def _solve(self, decoder, params, problems) -> list[verdicts.Result]:
     return [
         verdicts.judge(self._task, problem, completion, self._style)
         for problem, completion in zip(
@@ -190,12 +211,12 @@ class _Evaluation:
   def _best_of_n(self, arm, params) -> dict:
     """Samples a few long traces or many short solutions per problem."""
     evaluation = self._experiment.evaluation
-    records, copies = self._records[_SPLITS[0]], evaluation.num_samples
+    asked, copies = self._problems[self._main], evaluation.num_samples
     if arm == 'traces':
-      records = records[:evaluation.num_curve_problems]
+      asked = asked[:evaluation.num_curve_problems]
       copies = evaluation.num_trace_samples
     decoder = self._decoder(arm, temperature=evaluation.temperature)
-    problems = [r.problem for r in records for _ in range(copies)]
+    problems = [p for p in asked for _ in range(copies)]
     completions = self._complete(decoder, params, problems)
     is_correct = [
         verdicts.verify(self._task, p, c, self._style).is_correct
@@ -205,7 +226,7 @@ class _Evaluation:
         for i in range(0, len(is_correct), copies)]
     tokens = sum(c.num_tokens for c in completions) / len(completions)
     return dict(
-        num_problems=len(records), num_samples=copies,
+        num_problems=len(asked), num_samples=copies,
         temperature=evaluation.temperature, mean_tokens=tokens,
         num_correct=correct,
         curve=[
@@ -224,15 +245,13 @@ class _Evaluation:
 
   def _symbolic(self) -> dict:
     """The teacher on the same problems, and every strategy beside it."""
-    records = self._records
     by_split = {
-        s: symbolic.summarise(r, self._count) for s, r in records.items()}
+        split: symbolic.summarise(self._taught(problems), self._count)
+        for split, problems in self._problems.items()}
     runs = symbolic.run_all(
-        [r.problem for r in records[_SPLITS[0]]],
-        self._experiment.countdown.max_value, self._style,
-        self._experiment.seed)
+        self._task.teacher, self._problems[self._main], self._experiment.seed)
     return dict(
-        by_split[_SPLITS[0]], splits=by_split,
+        by_split[self._main], splits=by_split,
         strategies={
             name: symbolic.summarise(run, self._count)
             for name, run in runs.items()})
@@ -264,14 +283,14 @@ class _Saved:
     return self._summary
 
   def losses(self) -> dict:
-    """Training and held-out loss by tokens seen."""
-    total, train, heldout = 0.0, [], []
+    """Training and validation loss by tokens seen."""
+    total, train, validation = 0.0, [], []
     for row in self._rows:
       total += row['tokens']
       train.append([total, row['loss']])
       if 'eval_loss' in row:
-        heldout.append([total, row['eval_loss']])
-    return dict(train=train, heldout=heldout)
+        validation.append([total, row['eval_loss']])
+    return dict(train=train, validation=validation)
 
   def close(self) -> None:
     self._checkpoints.close()

@@ -10,8 +10,7 @@ import functools
 from etils import epath
 
 from data_pipelines import store
-from meta_cot import tasks
-from meta_cot.problem import Problem
+from meta_cot import problem as problem_lib
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import base
 
@@ -26,22 +25,23 @@ class Settings:
 
 def run(
     context: base.Context, settings: Settings, directory: epath.Path) -> None:
-  """Generates what is missing of every split; finished shards stay."""
-  shared = context.shared
-  for split in context.task.splits:
+  """Writes what is missing of every split; finished shards stay.
+
+  Raises:
+    ConfigError: no problems to train on, to choose on or to report.
+  """
+  task = context.task
+  for split in task.splits[:3]:
+    if not task.size(split):
+      raise config_lib.ConfigError(
+          f'config.task: the split {split} is empty; training, choosing and '
+          'reporting need problems each: change the settings of the task.')
+  for split in task.splits:
     store.generate(
-        directory,
-        functools.partial(
-            _problems, shared.task_kind, shared.task_settings, shared.seed,
-            split),
-        split=split, record=Problem, num_records=context.task.size(split),
+        directory, functools.partial(task.problems, split),
+        kind=problem_lib.KIND, split=split, num_records=task.size(split),
         arguments=base.arguments(context, settings),
         **base.share_of_work(settings))
-
-
-def _problems(kind, settings, seed, split, start, stop):
-  """Problems start..stop-1 of a split; in a worker process."""
-  return tasks.make(kind, settings, seed).problems(split, start, stop)
 
 
 STAGE = base.Stage(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 6: reinforcement learning over episodes, run by run.
+"""Stage 7: reinforcement learning over episodes, run by run.
 
 Leaves `rl/<objective>/seed<n>/`: checkpoints, the best one in `best/`,
 metrics.jsonl, tensorboard, summary.json; and `rl/report.md`.
@@ -200,7 +200,8 @@ def make_learner(
       vine=rl_material.make_vine(material, player, steps),
       explore=material.explore(objective),
       rng=jax.random.fold_in(jax.random.key(experiment.seed), seed), mesh=mesh)
-  return learner, rl_material.Evaluation(material, objective)
+  return learner, rl_material.Evaluation(
+      material, objective, material.validation)
 
 
 def _open_best(directory: epath.Path) -> checkpoint.Checkpoints:
@@ -214,8 +215,8 @@ def _open_best(directory: epath.Path) -> checkpoint.Checkpoints:
 
 
 def _keep_best(best, state, memory, row, done, saves) -> None:
-  """Saves the best policy on held-out problems so far."""
-  success = row['heldout/success']
+  """Saves the best policy on validation problems so far."""
+  success = row['validation/success']
   if memory.best is None or success > memory.best['success']:
     memory.best = dict(iteration=done, success=success)
     best.save(state, memory, step=done, **saves.identity)
@@ -234,8 +235,8 @@ def _report(name, done, total, row, bar) -> None:
   words = (
       f'success {row["success"]:.3f}  kl {row["kl_k3"]:.4f}  entropy '
       f'{row["entropy"]:.3f}  {row["tokens_per_trajectory"]:.0f} tokens')
-  if 'heldout/success' in row:
-    words += f'  held out {row["heldout/success"]:.3f}'
+  if 'validation/success' in row:
+    words += f'  validation {row["validation/success"]:.3f}'
   bar.update()
   bar.set_postfix_str(words)
   if bar.disable:
@@ -249,5 +250,5 @@ def _finish(directory, objective, seed, memory, clock, experiment) -> None:
       objective=objective, seed=seed, settings=_of_run(experiment),
       num_iterations=rows[-1]['step'],
       tokens=sum(row['tokens'] for row in rows), best=memory.best,
-      last={k: v for k, v in rows[-1].items() if k.startswith('heldout/')},
+      last={k: v for k, v in rows[-1].items() if k.startswith('validation/')},
       seconds=goodput.summarise([*rows, clock.lap()])))

@@ -7,6 +7,7 @@ Its other settings are those of `config.search`.
 from collections.abc import Callable
 
 from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from meta_cot import tasks
 from meta_cot.rl import exploration
 from meta_cot.rollouts import player
 from meta_cot.search import engine
@@ -15,6 +16,7 @@ from meta_cot.solvers import searching
 from meta_cot.solvers import trees
 from meta_cot.solvers import vocabulary as vocabulary_lib
 from meta_cot.stages import experiment as experiment_lib
+from meta_cot.tasks import base
 
 
 def check(experiment: experiment_lib.Experiment) -> None:
@@ -47,8 +49,9 @@ def strategy(experiment: experiment_lib.Experiment) -> engine.Strategy:
   """
   settings = experiment.search
   return searching.make_strategy(
-      settings, experiment.rl.exploration,
-      settings.depth(experiment.countdown.num_numbers))
+      settings, experiment.rl.exploration, settings.depth(
+          tasks.make(experiment.task.kind),
+          experiment_lib.first_problems(experiment.task, experiment.seed)))
 
 
 def num_behind(
@@ -79,12 +82,12 @@ def vocabulary(
 
 
 def jit_explore(
-    experiment: experiment_lib.Experiment,
+    experiment: experiment_lib.Experiment, task: base.Task,
     vocabulary: vocabulary_lib.Vocabulary, reset_ids: tuple[int, ...],
 ) -> Callable[..., player.Asked]:
   """See `exploration.jit_explore`."""
   step_fn, start = searching.make_steps(
-      experiment.model, experiment.search, vocabulary)
+      task, experiment.model, experiment.search, vocabulary)
   return exploration.jit_explore(exploration.Search(
       experiment.model, strategy(experiment), step_fn, start,
       step_length=experiment.search.step_length,

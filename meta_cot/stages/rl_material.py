@@ -4,14 +4,12 @@
 from collections.abc import Sequence
 import dataclasses
 import functools
-import sys
 
 from etils import epath
 import jax
 import numpy as np
 import optax
 
-from data_pipelines import store
 from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
 from meta_cot import sharding
 from meta_cot import tasks
@@ -25,13 +23,12 @@ from meta_cot.rollouts import judge as judge_lib
 from meta_cot.rollouts import player as player_lib
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import experiment as experiment_lib
+from meta_cot.stages import problems as problems_lib
 from meta_cot.stages import rl_exploration
 from meta_cot.stages import sft
 from meta_cot.tasks import base
 from meta_cot.training import optimizer
 from meta_cot.training import state as state_lib
-
-_HELDOUT = 'heldout_numbers'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +40,8 @@ class Material:
   tokenizer: tokenizer_lib.Tokenizer
   task: base.Task
   train: Sequence[Problem]
-  heldout: Sequence[Problem]
+  validation: Sequence[Problem]  # policies are chosen by them
+  test: Sequence[Problem]  # only reported
   start: types.Params
   width: int  # of prompts
 
@@ -57,21 +55,16 @@ class Material:
     config = experiment.rl
     check(experiment)
     tokenizer = tokenizer_lib.load(workdir / 'tokenizer' / 'tokenizer.model')
-    read = lambda split, limit: [
-        source[i].problem for source in [store.read(workdir / 'traces', split)]
-        for i in range(min(len(source), limit))]
-    train, heldout = (
-        read('train', sys.maxsize), read(_HELDOUT, config.num_eval_problems))
-    for split, problems in (('train', train), (_HELDOUT, heldout)):
-      if not problems:
-        raise config_lib.ConfigError(
-            f'{workdir / "traces"}: the split {split} is empty; use another '
-            'config.countdown, in another workdir.')
+    task = tasks.make(experiment.task.kind)
+    train = problems_lib.read(workdir, base.TRAIN)
+    validation, test = (
+        problems_lib.read(workdir, split, config.num_eval_problems)
+        for split in (base.VALIDATION, tasks.test_splits(task)[0]))
     _, start = sft.restore(experiment, workdir / 'sft' / config.start, mesh)
     return cls(
-        experiment, mesh, tokenizer, tasks.make('countdown'), train, heldout,
-        start, player_lib.prompt_width(
-            tokenizer, [*train, *heldout], experiment.data.style,
+        experiment, mesh, tokenizer, task, train, validation, test, start,
+        player_lib.prompt_width(
+            tokenizer, [*train, *validation, *test], experiment.data.style,
             config.discount_prompts))
 
   @property
@@ -105,21 +98,22 @@ class Material:
   def _explore(self):
     # One for all objectives and evaluations: compiled once.
     return rl_exploration.jit_explore(
-        self.experiment, rl_exploration.vocabulary(
+        self.experiment, self.task, rl_exploration.vocabulary(
             self.experiment, self.tokenizer),
         tuple(self.tokenizer.encode(self.experiment.rl.reset)))
 
 
 class Evaluation:
-  """Success on held-out problems, episode by episode."""
+  """Success on problems of a split, episode by episode."""
 
   def __init__(
-      self, material: Material, objective: str,
+      self, material: Material, objective: str, problems: Sequence[Problem],
       num_samples: int | None = None,
   ):
     """Compiles nothing; `num_eval_samples` trajectories a problem by default.
     """
     self._material = material
+    self._problems = problems
     self._player = material.player(
         objective, num_samples or material.experiment.rl.num_eval_samples)
     self._explore = material.explore(objective)
@@ -129,8 +123,8 @@ class Evaluation:
     self._explore_rng = jax.random.fold_in(self._rng, 2**32 - 1)
 
   def play(self, params: types.Params) -> judge_lib.Judged:
-    """Verdicts on all held-out problems, G trajectories of each in turn."""
-    problems, count = self._material.heldout, self._player.num_questions
+    """Verdicts on all problems, G trajectories of each in turn."""
+    problems, count = self._problems, self._player.num_questions
     parts = []
     for start in range(0, len(problems), count):
       some = problems[start:start + count]
@@ -148,13 +142,14 @@ class Evaluation:
         lambda *x: np.concatenate(x), *parts))
 
   def __call__(self, params: types.Params) -> dict[str, float]:
+    """Returns metrics of a policy on validation problems."""
     judged = self.play(params)
     rewards = judged.rewards
     return {
-        f'heldout/episode_{e + 1}': float(rewards[:, e].mean())
+        f'validation/episode_{e + 1}': float(rewards[:, e].mean())
         for e in range(rewards.shape[1])} | {
-            'heldout/success': float(rewards[:, -1].mean()),
-            'heldout/tokens': float(judged.tokens_spent.sum(axis=1).mean())}
+            'validation/success': float(rewards[:, -1].mean()),
+            'validation/tokens': float(judged.tokens_spent.sum(axis=1).mean())}
 
 
 def check(experiment: experiment_lib.Experiment) -> None:

@@ -25,7 +25,7 @@ _START = 'sft'
 
 def write(experiment, workdir: epath.Path,
           material: rl_material.Material) -> None:
-  """Plays held-out problems with all policies and writes the report."""
+  """Plays test problems with all policies and writes the report."""
   records = list(_records(experiment, workdir, material))
   samples = _samples(experiment, material)
   if distributed.is_primary():
@@ -42,7 +42,8 @@ def write(experiment, workdir: epath.Path,
 def _records(experiment, workdir, material):
   """What every policy did, the start first."""
   config = experiment.rl
-  play = lambda objective: rl_material.Evaluation(material, objective).play
+  play = lambda objective: rl_material.Evaluation(
+      material, objective, material.test).play
   yield _record(experiment, _START, 0, play('erl2')(material.start))
   for objective in config.objectives:
     of_objective = play(objective)
@@ -63,7 +64,8 @@ def _record(experiment, policy, seed, judged: judge_lib.Judged):
 def _samples(experiment, material) -> episodes_eval.Samples:
   """First attempts of the start, as many as the longest trajectory and more."""
   count = rl_material.num_start_samples(experiment)
-  evaluation = rl_material.Evaluation(material, 'single', num_samples=count)
+  evaluation = rl_material.Evaluation(
+      material, 'single', material.test, num_samples=count)
   judged = evaluation.play(material.start)
   shape = -1, count
   return episodes_eval.Samples(

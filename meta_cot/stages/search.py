@@ -36,21 +36,22 @@ from meta_cot.solvers import searching
 from meta_cot.solvers import trees
 from meta_cot.solvers import verdicts
 from meta_cot.stages import experiment as experiment_lib
+from meta_cot.stages import problems as problems_lib
 from meta_cot.stages import sft
 from meta_cot.stages import workdir as workdir_lib
+from meta_cot.traces import record as record_lib
 
-SPLIT = 'heldout_numbers'
 _NUM_SAVED = 50  # searches kept as text per strategy
 
 
 def run(
     experiment: experiment_lib.Experiment, workdir: epath.Path
 ) -> None:
-  """Searches held-out problems with every strategy and writes the report.
+  """Searches test problems with every strategy and writes the report.
 
   Raises:
-    ConfigError: the arm was not trained, the style has no steps to search, no
-      problems are held out, or the settings allow no search.
+    ConfigError: the arm was not trained, task or style have no steps to
+      search, or the settings allow no search.
   """
   check(experiment)
   mesh = sharding.make_mesh(experiment.mesh)
@@ -67,6 +68,10 @@ def check(experiment: experiment_lib.Experiment) -> None:
     raise config_lib.ConfigError(
         f'config.search.arm: got {experiment.search.arm!r}; must be one of '
         f'config.arms, {", ".join(experiment.arms)}.')
+  if tasks.make(experiment.task.kind).states is None:
+    raise config_lib.ConfigError(
+        f'config.task.kind: got {experiment.task.kind!r}; the stage search '
+        'needs a task that has states.')
   if experiment.data.style != trees.STYLE:
     raise config_lib.ConfigError(
         f'config.data.style: got {experiment.data.style!r}; the stage search '
@@ -105,20 +110,14 @@ class _Stage:
     self._experiment = experiment
     self._settings = experiment.search
     self._mesh = mesh
-    self._task = tasks.make('countdown')
+    self._task = tasks.make(experiment.task.kind)
+    self._split = tasks.test_splits(self._task)[0]
     self._tokenizer = tokenizer_lib.load(
         workdir / 'tokenizer' / 'tokenizer.model')
-    source = store.read(workdir / 'traces', SPLIT)
-    self._problems = [
-        source[i].problem
-        for i in range(min(len(source), self._settings.num_problems))]
-    if not self._problems:
-      raise config_lib.ConfigError(
-          f'{workdir / "traces"}: the split {SPLIT} is empty, there is nothing '
-          'to search; hold problems out with a larger config.countdown.'
-          'num_heldout or heldout_numbers_fraction, in another workdir.')
+    self._problems = problems_lib.read(
+        workdir, self._split, self._settings.num_problems)
     self._searcher = searching.Searcher(
-        experiment.model, self._tokenizer, mesh, self._settings)
+        self._task, experiment.model, self._tokenizer, mesh, self._settings)
     self._searcher.check(self._problems)
     self._step, self._params = sft.restore(
         experiment, workdir / 'sft' / self._settings.arm, mesh)
@@ -136,7 +135,7 @@ class _Stage:
     solved = sum(greedy.is_correct)
     total = len(self._problems)
     summary = dict(
-        arm=self._settings.arm, step=self._step, split=SPLIT,
+        arm=self._settings.arm, step=self._step, split=self._split,
         num_problems=total,
         settings=dataclasses.asdict(self._settings),
         greedy=greedy.costs() | dict(
@@ -171,7 +170,7 @@ class _Stage:
 
   def _complete(self, sampling, *, copies) -> _Plain:
     """Completes every prompt `copies` times, and judges."""
-    depth = self._settings.depth(len(self._problems[0].data['numbers']))
+    depth = self._settings.depth(self._task, self._problems)
     batch_size = self._experiment.evaluation.batch_size
     decoder = sampling_lib.Decoder(
         self._experiment.model, self._tokenizer, self._mesh,
@@ -243,7 +242,8 @@ def _write(directory, experiment, results: _Results) -> None:
   for name, found in results.searches.items():
     store.generate(
         directory / name,
-        functools.partial(_records, [f.record for f in found]), split=SPLIT,
+        functools.partial(_records, [f.record for f in found]),
+        kind=record_lib.KIND, split=results.summary['split'],
         num_records=len(found), num_shards=1, num_processes=1,
         arguments=dict(
             seed=experiment.seed, strategy=name,

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `traces`: the searches of the task's teacher, as records.
+"""Stage `traces`: the searches of the task's teacher on the problems of train and
+validation, as records.
 
 Every host makes its share of the shards.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import functools
 
 from etils import epath
 
 from data_pipelines import store
-from meta_cot import tasks
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import base
+from meta_cot.tasks import base as tasks
 from meta_cot.traces import record as record_lib
+
+_SPLITS = (tasks.TRAIN, tasks.VALIDATION)  # nothing is learned from the others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,23 +46,24 @@ def check(shared: base.Shared, settings: Settings, name: str) -> None:
 def run(
     context: base.Context, settings: Settings, directory: epath.Path) -> None:
   """Searches what is missing of every split; finished shards stay."""
-  shared, source = context.shared, context.folder(settings.problems)
-  for split in store.splits(source):
+  source = context.folder(settings.problems)
+  for split in _SPLITS:
+    problems = store.read(source, split)
     store.generate(
         directory,
         functools.partial(
-            _searches, shared.task_kind, shared.task_settings, shared.seed,
-            settings.strategies, source, split),
-        split=split, record=record_lib.TraceRecord,
-        num_records=len(store.read(source, split)),
+            search, context.task.teacher, settings.strategies, context.seed,
+            problems),
+        kind=record_lib.KIND, split=split, num_records=len(problems),
         arguments=base.arguments(context, settings),
         **base.share_of_work(settings))
 
 
-def _searches(kind, settings, seed, strategies, source, split, start, stop):
-  """Searches of problems start..stop-1 of a split; in a worker process."""
-  teacher = tasks.make(kind, settings, seed).teacher
-  problems = store.read(source, split)
+def search(
+    teacher: tasks.Teacher, strategies: str, seed: int, problems: store.Source,
+    start: int, stop: int,
+) -> Iterator[record_lib.TraceRecord]:
+  """Searches problems `start..stop`; a record depends on nothing else."""
   for index in range(start, stop):
     yield teacher.search(
         problems[index], strategies, seed * 1_000_003 + index)
@@ -68,4 +73,4 @@ STAGE = base.Stage(
     Settings=Settings, run=run, check=check,
     reads=lambda settings: (settings.problems,),
     is_whole=lambda context, settings, directory: store.is_whole(
-        directory, store.splits(context.folder(settings.problems))))
+        directory, _SPLITS))

@@ -3,6 +3,9 @@
 
 from meta_cot.problem import Problem, Verdict
 from meta_cot.tasks.base import Task
+from meta_cot.tasks.base import test_splits
 from meta_cot.tasks.factory import make
+from meta_cot.tasks.factory import settings_of
 
-__all__ = ('Problem', 'Task', 'Verdict', 'make')
+__all__ = (
+    'Problem', 'Task', 'Verdict', 'make', 'settings_of', 'test_splits')

@@ -1,13 +1,113 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task is: problems, and the judgement of an answer."""
+"""What a task is: problems, the judgement of an answer, and optional parts.
 
-from typing import Protocol
+A part that a task does not have is None; what needs it says so in one line. A
+task module has `Settings`, a frozen dataclass of `config.setting`s, and
+`make(settings, seed)`, which returns a picklable `Task`; with None in the place
+of the settings it can judge and has no problems.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
 
 from meta_cot.problem import Problem, Verdict
+from meta_cot.traces import record as record_lib
+
+TRAIN, VALIDATION = 'train', 'validation'
+
+
+class Teacher(Protocol):
+  """Symbolic searches over the problems."""
+
+  strategies: tuple[str, ...]  # what `search` knows
+
+  def search(
+      self, problem: Problem, strategy: str, seed: int
+  ) -> record_lib.TraceRecord:
+    """Searches one problem; nothing found is a record without a solution.
+
+    Raises:
+      ValueError: no such strategy, or one that the problem does not allow.
+    """
+
+
+class States(Protocol):
+  """Problems whose solutions are steps from state to state."""
+
+  def first(self, problem: Problem) -> str:
+    """Returns the state in which every solution begins."""
+
+  def after(self, state: str, step: str) -> str | None:
+    """Returns the state after a step, any text; None if it is illegal."""
+
+  def max_steps(self, problem: Problem) -> int:
+    """Returns how many steps a solution has at most."""
+
+
+class InGraph(Protocol):
+  """The verdict as a function of arrays, for compiled programs."""
+
+  def inputs(self, problem: Problem) -> dict[str, np.ndarray]:
+    """Returns what the function needs to know of a problem.
+
+    The problems of a batch must have equal shapes.
+    """
+
+  def outcome(self, texts: Sequence[str]) -> Callable[..., Any]:
+    """Returns the function (inputs, tokens_M, length) -> [] float32 reward.
+
+    Args:
+      texts: of all token ids.
+    """
+
+
+class Feedback(Protocol):
+  """The environment's answer to an attempt."""
+
+  def __call__(
+      self, problem: Problem, answer: str, verdict: Verdict
+  ) -> str:
+    """Returns what the policy reads after its answer."""
 
 
 class Task(Protocol):
   """A family of problems with an exact verifier."""
 
+  # TRAIN; VALIDATION, on which every choice is made; then the test splits,
+  # which are only reported.
+  splits: tuple[str, ...]
+  teacher: Teacher | None
+  states: States | None
+  in_graph: InGraph | None
+  feedback: Feedback | None  # None: silence
+
+  def size(self, split: str) -> int:
+    """Returns the number of problems of a split.
+
+    Raises:
+      ValueError: no such split.
+      UserError: the task was made without settings.
+    """
+
+  def problems(self, split: str, start: int, stop: int) -> Iterator[Problem]:
+    """Yields problems `start` to `stop` (exclusive, at most the size).
+
+    A problem depends on the settings, the seed, the split and its index alone,
+    so ranges can be made in parallel.
+
+    Raises:
+      ValueError, UserError: as `size`.
+    """
+
   def verify(self, problem: Problem, answer: str) -> Verdict:
     """Judges `answer`, any text; never raises on it, bounded in time."""
+
+  def vary(self, problem: Problem, rng: np.random.Generator) -> Problem:
+    """Returns the same question put otherwise; itself where it cannot be."""
+
+
+def test_splits(task: Task) -> tuple[str, ...]:
+  """Returns the splits that are only reported."""
+  return tuple(s for s in task.splits if s not in (TRAIN, VALIDATION))

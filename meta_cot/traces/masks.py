@@ -13,8 +13,8 @@ from meta_cot.traces import events as events_lib
 from meta_cot.traces import format as format_lib
 from meta_cot.traces import record as record_lib
 
-# objective -> whether a span after the prompt is trained
-OBJECTIVES = {
+# mask -> whether a span after the prompt is trained
+MASKS = {
     'procedure_cloning': lambda span: True,
     'meta_cot': lambda span: span.kind == 'search',
     'solution_path': lambda span: span.kind == 'solution' or span.on_path,
@@ -29,32 +29,32 @@ class Uniform(Protocol):
 
 
 def trainable(
-    spans: Sequence[events_lib.Span], objective: str) -> list[bool]:
+    spans: Sequence[events_lib.Span], mask: str) -> list[bool]:
   """Per span: whether it is trained; the prompt never is.
 
   Raises:
-    ValueError: no such objective.
+    ValueError: no such mask.
   """
-  is_trained = _predicate(objective)
+  is_trained = _predicate(mask)
   return [span.kind != 'prompt' and is_trained(span) for span in spans]
 
 
-def trains_end(events: Sequence[events_lib.Event], objective: str) -> bool:
+def trains_end(events: Sequence[events_lib.Event], mask: str) -> bool:
   """Whether the end-of-sequence token after the text is trained.
 
   It belongs to S where there is one, else to Z; so only 'meta_cot' leaves it
   out, where a solution follows.
 
   Raises:
-    ValueError: no such objective.
+    ValueError: no such mask.
   """
-  _predicate(objective)
+  _predicate(mask)
   has_solution = any(isinstance(e, events_lib.Answer) for e in events)
-  return objective != 'meta_cot' or not has_solution
+  return mask != 'meta_cot' or not has_solution
 
 
 def trained_ranges(
-    events: Sequence[events_lib.Event], style: str, objective: str
+    events: Sequence[events_lib.Event], style: str, mask: str
 ) -> tuple[str, list[tuple[int, int]]]:
   """The text of `events` and which of its characters are trained.
 
@@ -63,12 +63,12 @@ def trained_ranges(
     order, adjacent ones merged.
 
   Raises:
-    ValueError: no such style or objective, or the style cannot express the
+    ValueError: no such style or mask, or the style cannot express the
       events.
   """
   spans = format_lib.spans(events, style)
   ranges, at = [], 0
-  for span, is_trained in zip(spans, trainable(spans, objective), strict=True):
+  for span, is_trained in zip(spans, trainable(spans, mask), strict=True):
     end = at + len(span.text)
     if is_trained and ranges and ranges[-1][1] == at:
       ranges[-1] = (ranges[-1][0], end)
@@ -119,9 +119,9 @@ def prune(
       solution=tuple(new[i] for i in record.solution))
 
 
-def _predicate(objective: str):
-  if objective not in OBJECTIVES:
+def _predicate(mask: str):
+  if mask not in MASKS:
     raise ValueError(
-        f'objective {objective!r} is unknown; the objectives are '
-        f'{", ".join(sorted(OBJECTIVES))}.')
-  return OBJECTIVES[objective]
+        f'mask {mask!r} is unknown; the masks are '
+        f'{", ".join(sorted(MASKS))}.')
+  return MASKS[mask]

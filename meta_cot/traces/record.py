@@ -14,6 +14,7 @@ from typing import Any
 from meta_cot.problem import Problem
 
 SCHEMA = 1
+KIND = 'trace'  # of a folder of records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,3 +77,8 @@ def from_json(text: str | bytes) -> TraceRecord:
         'solution': tuple(raw['solution'])})
   except (KeyError, TypeError, json.JSONDecodeError) as e:
     raise ValueError(f'not a trace record: {e!r}') from e
+
+
+def counts(record: TraceRecord) -> dict[str, int]:
+  """Returns what a manifest adds up over records."""
+  return {'num_solved': int(record.is_solved), 'num_nodes': len(record.nodes)}

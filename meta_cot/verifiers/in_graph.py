@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verdict on a Countdown solution as a function of arrays.
+"""The verdict on a number puzzle's solution as a function of arrays.
 
 `arithmetic.check` judges text on the host; a compiled search cannot call it.
 Here the same judgement of "one operation after another", `S9-3=6,4*6=24`, is a
 small automaton over symbols, so that finished steps are judged in the graph.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from flax import struct
 import jax
@@ -53,6 +53,31 @@ def symbol_table(texts: Sequence[str]) -> np.ndarray:
       at = _SYMBOLS.find(character)
       table_VxC[row, column] = _OTHER if at < 0 else at
   return table_VxC
+
+
+def outcome(texts: Sequence[str]) -> Callable[..., jax.Array]:
+  """Makes the verifier of token ids.
+
+  Args:
+    texts: of all tokens.
+
+  Returns:
+    A function of `numbers` and `target` (see `check`), tokens_M and a length:
+    [] float32, 1.0 for a right solution, else 0.0.
+  """
+  table_VxC = symbol_table(texts)
+
+  def judge(
+      inputs: Mapping[str, jax.Array], tokens_M: jax.Array, length: jax.Array
+  ) -> jax.Array:
+    symbols_MxC = jnp.asarray(table_VxC)[tokens_M]
+    is_text_M = jnp.arange(tokens_M.shape[0]) < length
+    symbols_MxC = jnp.where(is_text_M[:, None], symbols_MxC, BLANK)
+    return check(
+        symbols_MxC.reshape(-1), inputs['numbers'],
+        inputs['target']).astype(jnp.float32)
+
+  return judge
 
 
 def check(

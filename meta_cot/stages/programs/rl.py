@@ -5,7 +5,7 @@
   rl_OBJECTIVE_rollout    the trajectories of an iteration
   rl_OBJECTIVE_prepare    their rows, reference and advantages
   rl_OBJECTIVE_update     one update of the policy, on a minibatch
-  rl_OBJECTIVE_evaluate   trajectories of held-out problems
+  rl_OBJECTIVE_evaluate   trajectories of validation problems
   rl_OBJECTIVE_values     with `vineppo`: new trajectories from the questions
   rl_OBJECTIVE_contexts   with `vineppo`: what stands before all later steps
   rl_OBJECTIVE_continue   the same from there
@@ -25,6 +25,7 @@ import jax.numpy as jnp
 
 from meta_cot import program as program_lib
 from meta_cot import sharding
+from meta_cot import tasks
 from meta_cot.objectives import erl2
 from meta_cot.program import Program
 from meta_cot.rl import credit
@@ -115,7 +116,7 @@ class _Run:
     tokenizer = stand_in.Tokenizer(experiment.tokenizer.number_tokens)
     rules = rl_material.make_rules(experiment, objective, tokenizer)
     question_width = player.prompt_width(
-        tokenizer, [stand_in.problem(experiment.countdown)],
+        tokenizer, [stand_in.problem(experiment)],
         experiment.data.style, experiment.rl.discount_prompts)
     width = question_width + rl_exploration.num_behind(
         experiment, objective, rules.reset_ids)
@@ -172,9 +173,11 @@ def _explore(run: _Run, name: str) -> Program:
   """All searches of an iteration; no step ends early."""
   experiment, num = run.experiment, run.experiment.rl.num_questions
   model, length = experiment.model, experiment.search.step_length
-  jitted = rl_exploration.jit_explore(experiment, vocabulary.Vocabulary(
+  known = vocabulary.Vocabulary(
       pad_id=stand_in.Tokenizer.pad_id, eos_id=stand_in.Tokenizer.eos_id,
-      delimiter_ids=(_DELIMITER_ID,), texts=()), run.rules.reset_ids)
+      delimiter_ids=(_DELIMITER_ID,), texts=())
+  jitted = rl_exploration.jit_explore(
+      experiment, tasks.make(experiment.task.kind), known, run.rules.reset_ids)
   asked = player.Asked(
       run.ints(num, run.question_width), run.ints(num), run.ints(num))
   strategy = rl_exploration.strategy(experiment)

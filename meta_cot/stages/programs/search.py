@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from meta_cot import decode
 from meta_cot import program as program_lib
+from meta_cot import tasks
 from meta_cot import traces
 from meta_cot.program import Program
 from meta_cot.search import batching
@@ -78,17 +79,19 @@ def build(
     return Program(
         name, sliced, (experiment.model, params), {}, 0.0, 0)
   strategy, part = _find(experiment.search.strategies, name)
-  depth = experiment.search.depth(experiment.countdown.num_numbers)
+  task = tasks.make(experiment.task.kind)
+  depth = experiment.search.depth(task, experiment_lib.first_problems(
+      experiment.task, experiment.seed))
   width = _prompt_width(experiment)
   searching.check_room(experiment.model, experiment.search, width, depth)
   slots = searching.make_slots(
-      experiment.model, experiment.search, _vocabulary(experiment), mesh,
+      task, experiment.model, experiment.search, _vocabulary(experiment), mesh,
       searching.make_strategy(experiment.search, strategy, depth))
   rng = program_lib.placed(
       jax.eval_shape(lambda: jax.random.key(0)), mesh)
   made = slots.programs(
       _sliced(experiment, params), rng,
-      _inputs(experiment, mesh, slots.num_slots, width), mesh)[part]
+      _inputs(experiment, task, mesh, slots.num_slots, width), mesh)[part]
   model_flops, tokens = _work(experiment, slots, part, width)
   return Program(
       name, made.jitted, made.arguments, {}, model_flops, tokens)
@@ -113,19 +116,22 @@ def _sliced(experiment, params) -> Any:
       lowered.out_info, lowered.compile().output_shardings)
 
 
-def _inputs(experiment, mesh, num_slots: int, width: int) -> dict:
+def _inputs(experiment, task, mesh, num_slots: int, width: int) -> dict:
   ints = lambda *shape: program_lib.rows(
       (num_slots, *shape), jnp.int32, mesh)
+  (judged,) = searching.judge_inputs(
+      task, experiment.search, [stand_in.problem(experiment)])
   return dict(
-      prompt=ints(width), length=ints(), problem=dict(
-          numbers=ints(experiment.countdown.num_numbers), target=ints()))
+      prompt=ints(width), length=ints(), problem={
+          name: program_lib.rows((num_slots, *x.shape), x.dtype, mesh)
+          for name, x in judged.items()})
 
 
 def _prompt_width(experiment) -> int:
   """Slots for the longest prompt."""
   tokenizer = stand_in.Tokenizer(experiment.tokenizer.number_tokens)
   prompt = traces.prompt(
-      stand_in.problem(experiment.countdown), style=trees.STYLE)
+      stand_in.problem(experiment), style=trees.STYLE)
   return decode.prompt_width(len(tokenizer.encode(prompt)))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands in for a tokenizer and for problems where neither exists yet.
+"""What stands in for a tokenizer and for problems where neither is stored yet.
 
 Ids and texts are constants of a program: others of the same number and length
 make the same program.
@@ -10,8 +10,7 @@ import re
 from typing import ClassVar
 
 from meta_cot.problem import Problem
-from meta_cot.tasks.countdown import problems as countdown_problems
-from meta_cot.tasks.countdown import task as countdown
+from meta_cot.stages import experiment as experiment_lib
 
 _TEXT_ID = 9  # of all text; no control token
 
@@ -33,7 +32,9 @@ class Tokenizer:
         for piece in pieces)
 
 
-def problem(config: countdown_problems.CountdownConfig) -> Problem:
-  """The longest problem, solvable or not."""
-  return countdown.make_problem(
-      [config.max_number] * config.num_numbers, config.max_target)
+def problem(experiment: experiment_lib.Experiment) -> Problem:
+  """The longest of the first problems."""
+  tokenizer = Tokenizer(experiment.tokenizer.number_tokens)
+  return max(
+      experiment_lib.first_problems(experiment.task, experiment.seed),
+      key=lambda problem: len(tokenizer.encode(problem.question)))

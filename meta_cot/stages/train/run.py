@@ -24,6 +24,7 @@ from meta_cot.stages import base
 from meta_cot.stages.train import programs as programs_lib
 from meta_cot.stages.train import settings as settings_lib
 from meta_cot.stages.train.settings import Settings
+from meta_cot.tasks import base as tasks
 from meta_cot.training import flops
 from meta_cot.training import goodput
 from meta_cot.training import loop
@@ -49,7 +50,7 @@ class Run:
   start: policy_lib.Policy | None
   tokenizer: tokenizers.Tokenizer
   source: dict[str, store.Source]
-  objective: objective_lib.Objective
+  examples: dict[str, pipelines.Example]  # by split
 
   @classmethod
   def of(cls, context, settings, arm, directory) -> 'Run':
@@ -69,12 +70,15 @@ class Run:
           dict(stage=directory.parent.name, arm=arm,
                objective=settings.objective))
     records = context.folder(settings.records)
+    objective = objective_lib.OBJECTIVES[settings.objective]
     return cls(
         context, settings, arm, directory, model, start, tokenizer,
         {split: store.read(records, split)
-         for split in ('train', 'validation')},
-        objective_lib.OBJECTIVES[settings.objective].make(
-            arms.ARMS[arm], settings.data, tokenizer, style, context.task))
+         for split in (tasks.TRAIN, tasks.VALIDATION)},
+        {split: objective.example(
+            arms.make(arm, context.task), settings.data, tokenizer, style,
+            is_training=split == tasks.TRAIN)
+         for split in (tasks.TRAIN, tasks.VALIDATION)})
 
   @property
   def mesh(self) -> jax.sharding.Mesh:
@@ -86,7 +90,7 @@ class Run:
     settings, mesh, directory = self.settings, self.mesh, self.directory
     num_steps = max(1, round(settings.num_tokens / self._tokens_per_step()))
     self._announce(num_steps)
-    batches = self._batches(pipelines.train_batches, 'train')
+    batches = self._batches(pipelines.train_batches, tasks.TRAIN)
     saves = progress.Progress(
         directory, settings.checkpoints, batches,
         settings=config_lib.bound(settings),
@@ -133,7 +137,7 @@ class Run:
   def _batches(self, batches, split, share=None):
     host_index, num_hosts = share or sharding.host_share(self.mesh)
     return batches(
-        self.source[split], self.objective, self.settings.data,
+        self.source[split], self.examples[split], self.settings.data,
         seed=self.context.seed, batch_size=self.settings.batch_size,
         host_index=host_index, num_hosts=num_hosts)
 
@@ -144,7 +148,7 @@ class Run:
     """
     num_streams = self.settings.data.num_streams
     stream = self._batches(
-        pipelines.train_batches, 'train', (0, num_streams))
+        pipelines.train_batches, tasks.TRAIN, (0, num_streams))
     total = sum(
         int((next(stream)['segment_ids'] > 0).sum())
         for _ in range(_PROBE_BATCHES))
@@ -168,7 +172,7 @@ class Run:
     batches = [
         _to_device(batch, self.mesh) for _, batch in zip(
             range(self.settings.num_eval_batches),
-            self._batches(pipelines.eval_batches, 'validation'))]
+            self._batches(pipelines.eval_batches, tasks.VALIDATION))]
     sums_of = programs_lib.jit_loss_sums(self.model, self.settings, self.mesh)
 
     def evaluate(state) -> dict[str, float]:

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 
 from data_pipelines import arms
-from data_pipelines import pipelines
+from data_pipelines import examples
 from meta_cot import sharding
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import base
@@ -36,7 +36,7 @@ class Settings:
   save_every_steps: int = _setting(low=1, is_free=True)
   max_to_keep: int | None = _setting(low=1, is_free=True)
   profile_steps: tuple[int, ...] = _setting(low=1, is_free=True)
-  data: pipelines.DataConfig
+  data: examples.DataConfig
   optimizer: optimizer.OptimizerConfig
 
   def __post_init__(self):

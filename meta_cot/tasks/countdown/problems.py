@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Countdown problems: solvable ones, in disjoint splits.
 
-Splits: 'train'; 'heldout_numbers', whose number multisets occur in no other
-split; 'heldout_targets', whose targets occur in no other split. Everything
-follows from (config, seed). Sampling draws the target first and then numbers
-until they reach it, as Stream of Search does (arXiv 2404.03683).
+Splits: 'train'; 'validation' and 'heldout_numbers', whose number multisets
+occur in no other split; 'heldout_targets', whose targets occur in no other
+split. Everything follows from (settings, seed). Sampling draws the target first
+and then numbers until they reach it, as Stream of Search does (arXiv
+2404.03683).
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,9 +18,12 @@ import random
 
 from meta_cot.problem import Problem
 from meta_cot.settings import config as config_lib
-from meta_cot.tasks.countdown import task as countdown
+from meta_cot.tasks import number_puzzle
+from meta_cot.tasks import reachable
+from meta_cot.traces.arithmetic import teacher
 
-SPLITS = ('train', 'heldout_numbers', 'heldout_targets')
+NAME = 'countdown'
+SPLITS = ('train', 'validation', 'heldout_numbers', 'heldout_targets')
 
 _MAX_MULTISETS = 200_000  # a few minutes, with four numbers
 _MAX_DRAWS = 20_000  # of numbers for one target
@@ -27,7 +31,7 @@ _HASH_RANGE = 2**64
 
 
 @dataclasses.dataclass(frozen=True)
-class CountdownConfig:
+class Settings:
   """Which problems there are, and how they are split."""
 
   num_numbers: int = config_lib.setting(low=2, high=6)
@@ -40,9 +44,11 @@ class CountdownConfig:
   # True: all solvable (multiset, target) pairs; False: sampled problems.
   enumerate_all: bool = config_lib.setting()
   num_train: int = config_lib.setting(low=0)  # sampled; else all there are
-  num_heldout: int = config_lib.setting(low=0)  # at most, per held-out split
+  num_heldout: int = config_lib.setting(low=0)  # at most, per other split
   heldout_target_fraction: float = config_lib.setting(low=0.0, high=0.9)
   heldout_numbers_fraction: float = config_lib.setting(low=0.0, high=0.9)
+  validation_fraction: float = config_lib.setting(low=0.0, high=0.9)  # of these
+  operands: str = config_lib.setting(choices=teacher.OPERANDS)
 
   def __post_init__(self):
     for low, high in (
@@ -69,146 +75,119 @@ class CountdownConfig:
           f'must be False above {_MAX_MULTISETS}.')
 
 
-def problems(
-    config: CountdownConfig, seed: int
-) -> dict[str, list[Problem]]:
-  """All problems of every split, in order; a split may be empty.
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """The problems of all splits; see `number_puzzle.Source`."""
 
-  Raises:
-    ConfigError: a drawn target is out of reach of the numbers.
-  """
-  return {
-      split: list(iter_problems(
-          config, seed, split, 0, split_size(config, seed, split)))
-      for split in SPLITS}
+  settings: Settings
+  seed: int
 
+  def size(self, split: str) -> int:
+    """Returns the number of problems of `split`, one of `SPLITS`."""
+    settings = self.settings
+    if settings.enumerate_all:
+      return len(_enumerated(settings, self.seed)[split])
+    if split == 'train':
+      return settings.num_train
+    fraction = (
+        settings.heldout_target_fraction if split == 'heldout_targets' else
+        settings.heldout_numbers_fraction)
+    if split == 'validation':
+      fraction *= settings.validation_fraction
+    return settings.num_heldout if fraction > 0 else 0
 
-def split_size(config: CountdownConfig, seed: int, split: str) -> int:
-  """The number of problems of `split`, one of `SPLITS`."""
-  _check_split(split)
-  if config.enumerate_all:
-    return len(_enumerated(config, seed)[split])
-  if split == 'train':
-    return config.num_train
-  fraction = (
-      config.heldout_numbers_fraction if split == 'heldout_numbers' else
-      config.heldout_target_fraction)
-  return config.num_heldout if fraction > 0 else 0
+  def problems(self, split: str, start: int, stop: int) -> Iterator[Problem]:
+    """Returns problems by index; a sampled split may repeat a problem.
 
-
-def iter_problems(
-    config: CountdownConfig, seed: int, split: str, start: int, stop: int
-) -> Iterator[Problem]:
-  """Problems `start` to `stop` (exclusive, at most the split's size).
-
-  A sampled problem depends on (config, seed, split) and its index alone, so
-  ranges can be made in parallel; a sampled split may repeat a problem.
-
-  Raises:
-    ConfigError: a drawn target is out of reach of the numbers.
-    ValueError: no such split, or a negative start.
-  """
-  _check_split(split)
-  if start < 0:
-    raise ValueError(f'start: got {start}; must be at least 0.')
-  indices = range(start, min(stop, split_size(config, seed, split)))
-  if config.enumerate_all:
-    pairs = _enumerated(config, seed)[split]
-    return (_shuffled(*pairs[i], seed) for i in indices)
-  return (_sample(config, seed, split, i) for i in indices)
+    Raises:
+      ConfigError: a drawn target is out of reach of the numbers.
+    """
+    indices = range(start, stop)
+    if self.settings.enumerate_all:
+      pairs = _enumerated(self.settings, self.seed)[split]
+      return (_shuffled(*pairs[i], self.seed) for i in indices)
+    return (_sample(self.settings, self.seed, split, i) for i in indices)
 
 
 @functools.lru_cache(maxsize=64)
-def heldout_targets(config: CountdownConfig, seed: int) -> frozenset[int]:
+def heldout_targets(settings: Settings, seed: int) -> frozenset[int]:
   """The targets that only the split 'heldout_targets' has.
 
   With seed 4 and a tenth of 10..100 they are those of Stream of Search.
   """
-  targets = list(range(config.min_target, config.max_target + 1))
+  targets = list(range(settings.min_target, settings.max_target + 1))
   random.Random(seed).shuffle(targets)
-  num_heldout = math.floor(len(targets) * config.heldout_target_fraction)
+  num_heldout = math.floor(len(targets) * settings.heldout_target_fraction)
   return frozenset(targets[:num_heldout])
 
 
-def is_solvable(
-    numbers: Sequence[int], target: int, max_value: int | None
-) -> bool:
-  """Whether all `numbers`, at least one, can be joined into `target`.
-
-  Results are non-negative integers, at most `max_value` where that is given;
-  differences are larger minus smaller, quotients exact.
-  """
-  numbers = tuple(sorted(numbers))
-  if len(numbers) == 1:
-    return numbers == (target,)
-  if target < 0 or (max_value is not None and target > max_value):
-    return False
-  memo = {}
-  return any(
-      _can_join(
-          _reachable(left, max_value, memo), _reachable(right, max_value, memo),
-          target)
-      for left, right in _halves(numbers))
-
-
-def _check_split(split: str) -> None:
-  if split not in SPLITS:
-    raise ValueError(
-        f'split: got {split!r}; must be one of {", ".join(SPLITS)}.')
-
-
 def _sample(
-    config: CountdownConfig, seed: int, split: str, index: int
+    settings: Settings, seed: int, split: str, index: int
 ) -> Problem:
   """Problem `index` of a sampled split."""
   rng = random.Random(f'{seed}/{split}/{index}')
-  heldout = heldout_targets(config, seed)
+  heldout = heldout_targets(settings, seed)
   target = rng.choice([
-      t for t in range(config.min_target, config.max_target + 1)
+      t for t in range(settings.min_target, settings.max_target + 1)
       if (t in heldout) == (split == 'heldout_targets')])
   for _ in range(_MAX_DRAWS):
     numbers = [
-        rng.randint(config.min_number, config.max_number)
-        for _ in range(config.num_numbers)]
-    is_heldout = (
-        _rank(numbers, seed) < config.heldout_numbers_fraction * _HASH_RANGE)
-    if is_heldout == (split == 'heldout_numbers') and is_solvable(
-        numbers, target, config.max_value):
-      return countdown.make_problem(numbers, target)
+        rng.randint(settings.min_number, settings.max_number)
+        for _ in range(settings.num_numbers)]
+    is_right = _kind(settings, _rank(numbers, seed)) == (
+        'train' if split == 'heldout_targets' else split)
+    if is_right and reachable.can_reach(
+        numbers, target, settings.max_value, reachable.exact):
+      return make_problem(numbers, target)
   raise config_lib.ConfigError(
       f'max_target: no solvable problem with target {target} in {_MAX_DRAWS} '
-      f'draws; must be in reach of {config.num_numbers} numbers from '
-      f'{config.min_number}..{config.max_number}.')
+      f'draws; must be in reach of {settings.num_numbers} numbers from '
+      f'{settings.min_number}..{settings.max_number}.')
 
 
 @functools.lru_cache(maxsize=4)
 def _enumerated(
-    config: CountdownConfig, seed: int
+    settings: Settings, seed: int
 ) -> dict[str, list[tuple[tuple[int, ...], int]]]:
   """(sorted numbers, target) of every problem of every split, shuffled."""
-  values = range(config.min_number, config.max_number + 1)
+  values = range(settings.min_number, settings.max_number + 1)
   multisets = sorted(
-      itertools.combinations_with_replacement(values, config.num_numbers),
+      itertools.combinations_with_replacement(values, settings.num_numbers),
       key=lambda numbers: _rank(numbers, seed))
-  num_heldout = round(config.heldout_numbers_fraction * len(multisets))
-  targets = range(config.min_target, config.max_target + 1)
-  heldout = heldout_targets(config, seed)
+  num_heldout = round(settings.heldout_numbers_fraction * len(multisets))
+  num_validation = round(settings.validation_fraction * num_heldout)
+  targets = range(settings.min_target, settings.max_target + 1)
+  heldout = heldout_targets(settings, seed)
   splits = {split: [] for split in SPLITS}
   for place, numbers in enumerate(multisets):
-    is_heldout = place < num_heldout
-    for target in _reachable(numbers, config.max_value, {}).intersection(
-        targets):
+    split = 'train'
+    if place < num_heldout:
+      split = 'validation' if place < num_validation else 'heldout_numbers'
+    for target in reachable.values(
+        numbers, settings.max_value, reachable.exact, {}).intersection(targets):
       if target not in heldout:
-        split = 'heldout_numbers' if is_heldout else 'train'
         splits[split].append((numbers, target))
-      elif not is_heldout:
+      elif split == 'train':
         splits['heldout_targets'].append((numbers, target))
   for split, pairs in splits.items():
     pairs.sort()
     random.Random(f'{seed}/{split}').shuffle(pairs)
     if split != 'train':
-      del pairs[config.num_heldout:]
+      del pairs[settings.num_heldout:]
   return splits
+
+
+def make_problem(numbers: Sequence[int], target: int) -> Problem:
+  """Makes the problem that shows `numbers` in the given order."""
+  return number_puzzle.make_problem(NAME, numbers, target)
+
+
+def _kind(settings: Settings, rank: int) -> str:
+  """The split of the number multiset of a rank, where problems are sampled."""
+  limit = settings.heldout_numbers_fraction * _HASH_RANGE
+  if rank < settings.validation_fraction * limit:
+    return 'validation'
+  return 'heldout_numbers' if rank < limit else 'train'
 
 
 def _shuffled(
@@ -217,65 +196,10 @@ def _shuffled(
   """The problem with its numbers in an order of its own."""
   order = list(numbers)
   random.Random(f'{seed}/{order}/{target}').shuffle(order)
-  return countdown.make_problem(order, target)
+  return make_problem(order, target)
 
 
 def _rank(numbers: Sequence[int], seed: int) -> int:
   """A stable hash of the multiset, uniform below `_HASH_RANGE`."""
   name = f'{seed}/{sorted(numbers)}'.encode()
   return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), 'big')
-
-
-def _reachable(
-    numbers: tuple[int, ...], max_value: int | None,
-    memo: dict[tuple[int, ...], set[int]],
-) -> set[int]:
-  """All values that the sorted `numbers` can be joined into."""
-  if len(numbers) == 1:
-    return set(numbers)
-  if numbers not in memo:
-    values = set()
-    for left, right in _halves(numbers):
-      for a in _reachable(left, max_value, memo):
-        for b in _reachable(right, max_value, memo):
-          values.update((a + b, a * b, abs(a - b)))
-          big, small = max(a, b), min(a, b)
-          if small and big % small == 0:
-            values.add(big // small)
-    if max_value is not None:
-      values = {v for v in values if v <= max_value}
-    memo[numbers] = values
-  return memo[numbers]
-
-
-def _can_join(left: set[int], right: set[int], target: int) -> bool:
-  """Whether one operation on a value of each side makes `target`."""
-  if target == 0 and (0 in left or 0 in right):
-    return True
-  for a in left:
-    if target - a in right or a + target in right or a - target in right:
-      return True
-    if a and (
-        a * target in right
-        or (target % a == 0 and target // a in right)
-        or (target and a % target == 0 and a // target in right)):
-      return True
-  return False
-
-
-@functools.lru_cache(maxsize=1024)
-def _halves(
-    numbers: tuple[int, ...]
-) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-  """All ways to part `numbers` in two, the most even ones first.
-
-  Even ones are cheap and, with many numbers, nearly always reach the target.
-  """
-  first, *others = range(len(numbers))
-  parted = {}
-  for size in range(len(others)):
-    for chosen in itertools.combinations(others, size):
-      left = tuple(numbers[k] for k in (first, *chosen))
-      right = tuple(numbers[k] for k in others if k not in chosen)
-      parted[left, right] = abs(len(left) - len(right))
-  return sorted(parted, key=parted.get)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Symbolic searches over Countdown, as Stream of Search runs them.
+"""Symbolic searches over number puzzles, as Stream of Search runs them.
 
-With the default options a `Strategy` visits the states of the original
-heuristic searches in the original order (arXiv 2404.03683; method section
-4.2.1); the options take away what a small model cannot imitate.
+Every result is a non-negative integer, as the styles write them. With the
+default options a `Strategy` visits the states of the original heuristic
+searches in the original order (arXiv 2404.03683; method section 4.2.1); the
+options take away what a small model cannot imitate.
 """
 
 from collections.abc import Callable
@@ -11,12 +12,14 @@ import dataclasses
 import heapq
 import itertools
 import random
+from typing import ClassVar
 
 from meta_cot.problem import Problem
 from meta_cot.traces import record as record_lib
 
 _MAX_BEAM_WIDTH = 5
 _OPERATORS = '+-*/'
+OPERANDS = ('listed', 'descending')  # see `Strategy.operands`
 
 _State = tuple[int, ...]
 _Heuristic = Callable[[_State], float]
@@ -48,7 +51,7 @@ class Strategy:
         ('algorithm', ('dfs', 'bfs')),
         ('heuristic', ('sum', 'mult')),
         ('leaf_order', ('heuristic', 'operator')),
-        ('operands', ('listed', 'descending'))):
+        ('operands', OPERANDS)):
       value = getattr(self, name)
       if value not in choices:
         raise ValueError(
@@ -91,6 +94,44 @@ COMPACT = Strategy(
     operands='descending')
 
 
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """The searches by name, see `tasks.base.Teacher`.
+
+  'compact' is `COMPACT`; 'stream_of_search' draws one of the twelve by the
+  seed; the others are those twelve by themselves.
+  """
+
+  max_value: int | None = None  # as in `Strategy`
+  operands: str = 'listed'  # of the twelve, as in `Strategy`
+
+  strategies: ClassVar[tuple[str, ...]] = (
+      'compact', 'stream_of_search', *STREAM_OF_SEARCH)
+
+  def search(
+      self, problem: Problem, strategy: str, seed: int
+  ) -> record_lib.TraceRecord:
+    """Searches with one of `strategies`; see the function of this name.
+
+    Raises:
+      ValueError: no such strategy, or one that the problem does not allow.
+    """
+    if strategy not in self.strategies:
+      raise ValueError(
+          f'strategy: got {strategy!r}; must be one of '
+          f'{", ".join(self.strategies)}.')
+    if strategy == 'compact':
+      chosen = COMPACT
+    else:
+      if strategy == 'stream_of_search':
+        chosen = sample_strategy(random.Random(f'strategy-{seed}'))
+      else:
+        chosen = STREAM_OF_SEARCH[strategy][0]
+      chosen = dataclasses.replace(chosen, operands=self.operands)
+    return search(
+        problem, dataclasses.replace(chosen, max_value=self.max_value), seed)
+
+
 def sample_strategy(rng: random.Random) -> Strategy:
   """Draws one of `STREAM_OF_SEARCH` by its weight."""
   strategies, weights = zip(*STREAM_OF_SEARCH.values())
@@ -103,7 +144,7 @@ def search(
   """Searches until the target is made or the search space is used up.
 
   Args:
-    problem: a Countdown problem.
+    problem: a number puzzle; `data` has its `numbers` and `target`.
     strategy: how to search.
     seed: of the order in which bfs explores a state's children; dfs is
       deterministic.

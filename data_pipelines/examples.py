@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records -> training sequences: tokens, targets, and what is trained of them.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from data_pipelines import arms
+from data_pipelines import tokenizers
+from meta_cot.settings import config as config_lib
+from meta_cot.traces import format as format_lib
+from meta_cot.traces import masks
+from meta_cot.traces import record as record_lib
+
+# One position of an example; a structured array packs all of it at once.
+POSITION = np.dtype(
+    [('tokens', np.int32), ('targets', np.int32), ('weights', np.float32)])
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """Settings of the training sequences and of how they are packed."""
+
+  sequence_length: int = config_lib.setting(low=2)  # of a packed row
+  mask: str = config_lib.setting(choices=tuple(masks.MASKS))
+  packing_bins: int = config_lib.setting(low=1)  # rows that are filled at once
+  num_workers: int = config_lib.setting(low=0)  # per stream; 0 = no others
+  num_streams: int = config_lib.setting(low=1)  # shared by all hosts
+  prune_fraction: float = config_lib.setting(low=0.0, high=1.0)
+  max_attempts: int = config_lib.setting(low=1)  # arms that write several
+  trained_attempts: str = config_lib.setting(choices=('final', 'all'))
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+  """Makes the sequence that an arm writes of a record; picklable."""
+
+  arm: arms.Arm
+  config: DataConfig
+  tokenizer: tokenizers.Tokenizer
+  style: str
+
+  @property
+  def is_random(self) -> bool:
+    """Whether a record gives another sequence every time."""
+    return self.arm.is_random or self.config.prune_fraction > 0
+
+  def plain(self) -> 'Texts':
+    """The same without pruning, for validation."""
+    return dataclasses.replace(
+        self, config=dataclasses.replace(self.config, prune_fraction=0.0))
+
+  def __call__(
+      self, record: record_lib.TraceRecord, rng: np.random.Generator
+  ) -> np.ndarray | None:
+    """Makes the sequence of one record.
+
+    Returns:
+      POSITION [n]; None for a record of which the arm writes nothing.
+    """
+    config = self.config
+    if config.prune_fraction and rng.random() < config.prune_fraction:
+      record = masks.prune(record, rng.random(), rng)
+    attempts = self.arm(record, rng, config.max_attempts)
+    if attempts is None:
+      return None
+    tokens, weights = tokenize_attempts(
+        attempts, config, self.tokenizer, self.style)
+    example = np.empty(len(tokens) - 1, POSITION)
+    example['tokens'] = tokens[:-1]
+    example['targets'] = tokens[1:]
+    example['weights'] = weights[1:]
+    return example
+
+
+def tokenize(
+    events: arms.Events, style: str, mask: str,
+    tokenizer: tokenizers.Tokenizer,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Tokens of one sequence and the weight of predicting each of them.
+
+  The prompt is encoded on its own, as it is at inference, and so is every
+  stretch that is trained or not; no token spans a boundary. An end of sequence
+  is appended; it is trained too, except where `meta_cot` leaves out the
+  solution it follows.
+
+  Args:
+    events: from `traces.linearize` or an arm.
+    style: name of the text format.
+    mask: which parts are trained; see `traces.masks`.
+    tokenizer: encodes the text.
+
+  Returns:
+    Tokens int32 [n] and weights float32 [n], 0 or 1; the prompt has 0.
+  """
+  text, trained = masks.trained_ranges(events, style, mask)
+  ids, weights = [], []
+
+  def extend(start, stop, weight):
+    part = tokenizer.encode(text[start:stop])
+    ids.extend(part)
+    weights.extend([weight] * len(part))
+
+  done = len(format_lib.prompt(events, style))
+  extend(0, done, 0)
+  for start, stop in trained:
+    if start > done:
+      extend(done, start, 0)
+    extend(start, stop, 1)
+    done = stop
+  if done < len(text):
+    extend(done, len(text), 0)
+  ids.append(tokenizer.eos_id)
+  weights.append(masks.trains_end(events, mask))
+  return np.asarray(ids, np.int32), np.asarray(weights, np.float32)
+
+
+def tokenize_attempts(
+    attempts: arms.Attempts, config: DataConfig,
+    tokenizer: tokenizers.Tokenizer, style: str,
+) -> tuple[np.ndarray, np.ndarray]:
+  """The question, then attempts at it, each with its end of sequence.
+
+  Args:
+    attempts: at least one; the question of the first is the one written.
+    config: `trained_attempts` 'final' leaves only the last one's weights
+      (arXiv 2501.04682, Eq. 5-6, and Eq. 7 for its end); 'all' keeps all.
+    tokenizer: encodes the text.
+    style: name of the text format.
+
+  Returns:
+    As of `tokenize`, which says what is trained within an attempt.
+  """
+  parts = []
+  for number, events in enumerate(attempts, start=1):
+    tokens, weights = tokenize(events, style, config.mask, tokenizer)
+    if config.trained_attempts == 'final' and number < len(attempts):
+      weights[:] = 0
+    start = 0 if number == 1 else len(
+        tokenizer.encode(format_lib.prompt(events, style)))
+    parts.append((tokens[start:], weights[start:]))
+  tokens, weights = zip(*parts)
+  return np.concatenate(tokens), np.concatenate(weights)

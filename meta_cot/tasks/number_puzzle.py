@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puzzles: join all given numbers, each once, with + - * / into a target.
+
+Tasks of this kind differ in their problems alone.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from meta_cot.problem import Problem, Verdict
+from meta_cot.settings import config as config_lib
+from meta_cot.traces.arithmetic import operations
+from meta_cot.traces.arithmetic import teacher as teacher_lib
+from meta_cot.verifiers import arithmetic
+
+
+class Source(Protocol):
+  """Where problems come from; see `base.Task`."""
+
+  def size(self, split: str) -> int:
+    """Returns the number of problems of a split."""
+
+  def problems(self, split: str, start: int, stop: int) -> Iterator[Problem]:
+    """Yields problems by index alone."""
+
+
+class States:
+  """A state is the comma-joined numbers left, a step one operation."""
+
+  def first(self, problem: Problem) -> str:
+    """Returns the given numbers, such as '4,9,3'."""
+    return ','.join(map(str, problem.data['numbers']))
+
+  def after(self, state: str, step: str) -> str | None:
+    """Returns the numbers left, the result last.
+
+    None where the step is not a true operation on two numbers of the state.
+    """
+    operation = operations.parse(step)
+    if operation is None or not operation.is_true:
+      return None
+    left = operations.remaining(operations.numbers(state) or (), operation)
+    return left and ','.join(map(str, left))
+
+  def max_steps(self, problem: Problem) -> int:
+    """Returns how many operations use up the numbers."""
+    return len(problem.data['numbers']) - 1
+
+
+class InGraph:
+  """The verdict on a solution such as `S9-3=6,4*6=24`."""
+
+  def inputs(self, problem: Problem) -> dict[str, np.ndarray]:
+    """Returns int32 `numbers` [n] and `target` []."""
+    return {
+        name: np.asarray(problem.data[name], np.int32)
+        for name in ('numbers', 'target')}
+
+  def outcome(self, texts: Sequence[str]) -> Callable[..., Any]:
+    """Returns 1.0 for a right solution, else 0.0; see `in_graph.outcome`."""
+    # Needs JAX, without which the rest of a task starts at once.
+    from meta_cot.verifiers import in_graph
+    return in_graph.outcome(texts)
+
+
+@dataclasses.dataclass(frozen=True)
+class NumberPuzzles:
+  """A task; `Problem.data` holds `numbers` (list of int) and `target`.
+
+  The teacher's results are non-negative integers, which is what the styles
+  write; answers may have any rational values between.
+  """
+
+  name: str  # begins the ids of problems
+  splits: tuple[str, ...]
+  source: Source | None = None
+  teacher: teacher_lib.Teacher = teacher_lib.Teacher()
+  states: ClassVar[States] = States()
+  in_graph: ClassVar[InGraph] = InGraph()
+  feedback: ClassVar[None] = None
+
+  def size(self, split: str) -> int:
+    """Returns the number of problems of a split."""
+    return self._source(split).size(split)
+
+  def problems(self, split: str, start: int, stop: int) -> Iterator[Problem]:
+    """Returns problems `start` to `stop` (exclusive, at most the size)."""
+    source = self._source(split)
+    if start < 0:
+      raise ValueError(f'start: got {start}; must be at least 0.')
+    return source.problems(split, start, min(stop, source.size(split)))
+
+  def verify(self, problem: Problem, answer: str) -> Verdict:
+    """Judges one expression or one operation per line.
+
+    See `verifiers.arithmetic.check`; arithmetic is exact, and rational values
+    inside an expression are accepted.
+    """
+    judgement = arithmetic.check(
+        answer, problem.data['numbers'], problem.data['target'])
+    return Verdict(judgement.is_correct, judgement.reason)
+
+  def vary(self, problem: Problem, rng: np.random.Generator) -> Problem:
+    """Returns the same puzzle with its numbers in a random order."""
+    numbers = rng.permutation(problem.data['numbers']).tolist()
+    return make_problem(self.name, numbers, problem.data['target'])
+
+  def _source(self, split: str) -> Source:
+    if self.source is None:
+      raise config_lib.UserError(
+          f'task {self.name}: made without settings, it can judge but has no '
+          'problems; pass settings to tasks.make.')
+    if split not in self.splits:
+      raise ValueError(
+          f'split: got {split!r}; must be one of {", ".join(self.splits)}.')
+    return self.source
+
+
+def make_problem(
+    name: str, numbers: Sequence[int], target: int
+) -> Problem:
+  """Makes the problem that shows `numbers` in the given order.
+
+  Its question is '9,3,4>24' and its id 'NAME-3-9-3-4-24': the number count,
+  the numbers, the target.
+  """
+  numbers = list(numbers)
+  identity = '-'.join(str(n) for n in (name, len(numbers), *numbers, target))
+  return Problem(
+      id=identity, question=f'{",".join(str(n) for n in numbers)}>{target}',
+      answer=str(target), data={'numbers': numbers, 'target': target})

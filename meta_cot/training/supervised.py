@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training objective `sft`: write what an arm writes of a record."""
+
+from data_pipelines import arms
+from data_pipelines import examples
+from data_pipelines import tokenizers
+from meta_cot.model import config as model_config
+from meta_cot.model import transformer
+from meta_cot.objectives import sft
+from meta_cot.types import Batch, Params
+
+
+def example(
+    arm: arms.Arm, config: examples.DataConfig,
+    tokenizer: tokenizers.Tokenizer, style: str, *, is_training: bool,
+) -> examples.Texts:
+  """Makes what turns a record into a sequence; pruned in training only."""
+  texts = examples.Texts(arm, config, tokenizer, style)
+  return texts if is_training else texts.plain()
+
+
+def loss(
+    model: model_config.ModelConfig, params: Params, batch: Batch, *,
+    num_chunks: int,
+) -> sft.Sums:
+  """Computes the totals of the cross-entropy on one batch."""
+  hidden_BxLxD = transformer.hidden(
+      model, params, batch.tokens, positions_BxL=batch.positions,
+      segment_ids_BxL=batch.segment_ids)
+  read_out = lambda x: transformer.read_out(model, params, x).logits
+  if num_chunks == 1:
+    return sft.loss_sums(read_out(hidden_BxLxD), batch)
+  return sft.chunked_loss_sums(
+      read_out, hidden_BxLxD, batch, num_chunks=num_chunks)
