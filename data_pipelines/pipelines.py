@@ -235,7 +235,8 @@ class _Examples:
 
 
 def _pack(
-    dataset: grain.MapDataset, config: examples_lib.DataConfig, seed: int, *, shuffle: bool
+    dataset: grain.MapDataset, config: examples_lib.DataConfig, seed: int, *,
+    shuffle: bool,
 ) -> grain.IterDataset:
   """Rows of several examples each; they do not see one another."""
   # In line: a Python thread costs more here than it hides, and one that is

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `traces`: the searches of the task's teacher on the problems of train and
-validation, as records.
+"""Stage `traces`: the searches of the task's teacher, as records.
+
+On the problems of train and validation.
 
 Every host makes its share of the shards.
 """
