@@ -141,6 +141,7 @@ def _traces():
 
 def _tokenizer():
   t = ml_collections.ConfigDict()
+  t.kind = 'sentencepiece'  # data_pipelines/tokenizers; the rest is its own
   t.vocab_size = 128  # at most
   t.number_tokens = placeholder(int)  # n: 0..n one token each; None: digits
   t.path = placeholder(str)  # tokenizer.model to reuse; None: train one
@@ -284,7 +285,7 @@ def _credit(r):
   r.whiten = False  # advantages to mean 0 and deviation 1
   r.num_rollouts = 4  # of vineppo, for every value
   r.num_steps = 2  # of an episode, that have values of their own in vineppo
-  r.step_end = ','  # the token that ends a step
+  r.step_end = ','  # a token whose text ends so ends a step
   r.gae_gamma = 1.0
   r.gae_lambda = 0.95
 

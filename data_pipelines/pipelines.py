@@ -21,7 +21,7 @@ import numpy as np
 from data_pipelines import arms
 from data_pipelines import store
 from data_pipelines import streams as streams_lib
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines import tokenizers
 from meta_cot.settings import config as config_lib
 from meta_cot.traces import format as format_lib
 from meta_cot.traces import masks
@@ -63,7 +63,7 @@ class Counts:
 
 def tokenize(
     events: arms.Events, style: str, objective: str,
-    tokenizer: tokenizer_lib.Tokenizer,
+    tokenizer: tokenizers.Tokenizer,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Tokens of one sequence and the weight of predicting each of them.
 
@@ -105,7 +105,7 @@ def tokenize(
 
 def tokenize_attempts(
     attempts: arms.Attempts, config: DataConfig,
-    tokenizer: tokenizer_lib.Tokenizer,
+    tokenizer: tokenizers.Tokenizer,
 ) -> tuple[np.ndarray, np.ndarray]:
   """The question, then attempts at it, each with its end of sequence.
 
@@ -132,7 +132,7 @@ def tokenize_attempts(
 
 
 def train_batches(
-    source: store.Source | Sequence, tokenizer: tokenizer_lib.Tokenizer,
+    source: store.Source | Sequence, tokenizer: tokenizers.Tokenizer,
     config: DataConfig, *,
     seed: int,
     batch_size: int,
@@ -198,7 +198,7 @@ def train_batches(
 
 
 def eval_batches(
-    source: store.Source | Sequence, tokenizer: tokenizer_lib.Tokenizer,
+    source: store.Source | Sequence, tokenizer: tokenizers.Tokenizer,
     config: DataConfig, *,
     seed: int,
     batch_size: int,
@@ -236,7 +236,7 @@ def eval_batches(
 
 
 def measure(
-    source: store.Source | Sequence, tokenizer: tokenizer_lib.Tokenizer,
+    source: store.Source | Sequence, tokenizer: tokenizers.Tokenizer,
     config: DataConfig, transform: arms.Arm) -> Counts:
   """Counts what one pass gives and what it drops.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from data_pipelines import arms
 from data_pipelines import pipelines
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines import tokenizers
 from meta_cot import sharding
 from meta_cot import tasks
 from meta_cot.model import config as model_config
@@ -99,7 +99,7 @@ class Experiment:
   task: TaskConfig = config_lib.group(_parse_task)
   problems: ProblemsConfig
   traces: TracesConfig
-  tokenizer: tokenizer_lib.TokenizerConfig
+  tokenizer: Any = config_lib.group(tokenizers.parse)
   data: pipelines.DataConfig
   optimizer: optimizer.OptimizerConfig
   train: loop.TrainConfig
@@ -118,7 +118,7 @@ class Experiment:
       raise config_lib.ConfigError(
           f'traces.strategies: got {self.traces.strategies!r}; must be one of '
           f'{", ".join(teacher.strategies)}.')
-    if self.tokenizer.vocab_size > self.model.vocab_size:
+    if (self.tokenizer.vocab_size or 0) > self.model.vocab_size:
       raise config_lib.ConfigError(
           f'tokenizer.vocab_size: got {self.tokenizer.vocab_size}; must be at '
           f'most config.model.vocab_size, {self.model.vocab_size}.')

@@ -15,7 +15,7 @@ import jax
 from data_pipelines import arms
 from data_pipelines import pipelines
 from data_pipelines import store
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines import tokenizers
 from meta_cot import sharding
 from meta_cot import tasks
 from meta_cot import types
@@ -44,7 +44,7 @@ def run(
 ) -> None:
   """Trains every arm that has no summary yet."""
   mesh = sharding.make_mesh(experiment.mesh)
-  tokenizer = tokenizer_lib.load(workdir / 'tokenizer' / 'tokenizer.model')
+  tokenizer = tokenizers.load(workdir / 'tokenizer')
   with sharding.use_mesh(mesh):
     for arm in experiment.arms:
       directory = workdir / 'sft' / arm
@@ -112,7 +112,7 @@ def train_arm(experiment, workdir, arm, mesh, tokenizer) -> None:
   host_batches = data.train()
   saves = progress.Progress(
       directory, experiment.checkpoint, host_batches,
-      settings=dataclasses.asdict(experiment), tokenizer=tokenizer.model)
+      settings=dataclasses.asdict(experiment), tokenizer=tokenizer.fingerprint)
   state, pending = saves.restore(abstract)
   if state is None:
     state = state_lib.create(
@@ -191,7 +191,7 @@ class _Data:
   experiment: experiment_lib.Experiment
   workdir: pathlib.Path
   arm: str
-  tokenizer: tokenizer_lib.Tokenizer
+  tokenizer: tokenizers.Tokenizer
   mesh: jax.sharding.Mesh
 
   @functools.cached_property

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 3: a sentencepiece tokenizer, trained on the traces or reused.
+"""Stage 3: a tokenizer, trained on the traces or reused.
 
-Leaves `tokenizer/tokenizer.model`.
+Leaves its files in `tokenizer/`.
 """
+
+from collections.abc import Iterator
 
 from etils import epath
 
 from data_pipelines import store
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines import tokenizers
 from meta_cot import traces
 from meta_cot.runtime import distributed
 from meta_cot.settings import config as config_lib
@@ -19,32 +21,27 @@ _NUM_TEXTS = 5_000  # enough to see every symbol many times
 def run(
     experiment: experiment_lib.Experiment, workdir: epath.Path
 ) -> None:
-  """Trains the tokenizer on the first training traces, unless it exists.
+  """Makes the tokenizer of `config.tokenizer`, unless there is one.
 
   The first host does; the others wait.
 
   Raises:
-    UserError: the tokenizer to reuse is no sentencepiece model, or larger than
-      the model's embedding.
+    UserError: it cannot be made, or is larger than the model's embedding.
   """
-  path = workdir / 'tokenizer' / 'tokenizer.model'
-  if distributed.is_primary() and not path.exists():
-    tokenizer_lib.save(path, _model(experiment, workdir))
+  folder = workdir / 'tokenizer'
+  if distributed.is_primary() and not tokenizers.is_in(folder):
+    made = tokenizers.make(experiment.tokenizer, _texts(experiment, workdir))
+    if made.vocab_size > experiment.model.vocab_size:
+      raise config_lib.UserError(
+          f'config.model.vocab_size: got {experiment.model.vocab_size}; must '
+          f'be at least {made.vocab_size}, the tokens of config.tokenizer.')
+    made.save(folder)
   distributed.wait('tokenizer')
 
 
-def _model(experiment, workdir) -> bytes:
-  """The sentencepiece model to use, trained or reused."""
-  if experiment.tokenizer.path is not None:
-    reused = tokenizer_lib.load(experiment.tokenizer.path)
-    if reused.vocab_size > experiment.model.vocab_size:
-      raise config_lib.UserError(
-          f'{experiment.tokenizer.path}: has {reused.vocab_size} pieces; raise '
-          f'config.model.vocab_size, {experiment.model.vocab_size}, to it.')
-    return reused.model
+def _texts(experiment, workdir) -> Iterator[str]:
+  """The first training traces; nothing is read before the first one."""
   records = store.read(workdir / 'traces', 'train')
   style = experiment.data.style
-  texts = (
-      traces.render(traces.linearize(records[i]), style=style)
-      for i in range(min(len(records), _NUM_TEXTS)))
-  return tokenizer_lib.train(texts, experiment.tokenizer)
+  for i in range(min(len(records), _NUM_TEXTS)):
+    yield traces.render(traces.linearize(records[i]), style=style)
