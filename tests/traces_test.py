@@ -235,17 +235,19 @@ def test_solution_only_round_trip(style):
 
 
 @pytest.mark.parametrize('style, text, message', [
-    ('compact', '4,9>36', "position 0: '4,9>36' is not numbers>target:."),
-    ('compact', '4,9>36:+13', "position 10: '' is not a further value, x or"),
+    ('compact', '4,9>36',
+     r"position 0 \(line 1\): '4,9>36' is not numbers>target:\."),
+    ('compact', '4,9>36:+13',
+     r"position 10 \(line 1\): '' is not a further value, x or"),
     ('compact', '4,9>36:+13x-5x', r'position 10 \(line 1\)'),
     ('compact', '1,2,3>6:+13x', 'a state of 2 numbers'),
-    ('compact', '4,9>36:+13-5*36!+', 'a step, @, S or the end'),
-    ('compact', '4,9>36:@7;+13x', 'a node below 1'),
+    ('compact', '4,9>36:+13-5*36!+', 'S or the end of the text'),
+    ('compact', '4,9>36:@7;+13x', 'position 7 .* a node below 1'),
     ('compact', '1,2,3>6:2+1=3,3;@0;@1;+6!S', 'S and the solution'),
     ('compact', '1,2,3>6:2+1=3,3;@1;+6!', r'position 16 \(line 1\)'),
     ('compact', '1,2,3>6:2+1=3,3;x', 'a step, @, S'),
     ('compact', '1,2,3>6:2+1=3,3 ;+6!', 'the numbers left'),
-    ('stream_of_search', 'x', "line 1: 'x' is not 'Current State"),
+    ('stream_of_search', 'x', "line 1.: 'x' is not Current State"),
     ('stream_of_search',
      'Current State: 24:[4, 6], Operations: []\nExploring', 'line 2'),
     ('stream_of_search',
@@ -256,7 +258,8 @@ def test_solution_only_round_trip(style):
      'Current State: 24:[4,6], Operations: []\n', 'position 21'),
     ('stream_of_search',
      'Current State: 24:[4, 6], Operations: []\nMoving to Node #0,3\n'
-     'Current State: 24:[4, 6], Operations: []\n', 'node #0,3 made before'),
+     'Current State: 24:[4, 6], Operations: []\n',
+     r"position 57 \(line 2\): '0,3"),
     ('prose', '', "style 'prose' is unknown; the styles are compact, str")])
 def test_parse_refuses(style, text, message):
   with pytest.raises(ValueError, match=message) as error:
@@ -310,7 +313,8 @@ def test_linearize_tells_events_in_order():
       traces.Node(1, '4*5=20', '20', is_terminal=True, is_correct=True))
   record = traces.TraceRecord(
       problem=Problem('p', '2,3,4>20', '20', {}), strategy='bfs_sum_2',
-      arguments={}, seed=0, model='symbolic', nodes=nodes, solution=(0, 1, 4))
+      arguments={}, seed=0, model='symbolic', nodes=nodes, solution=(0, 1, 4),
+      traversal='expansion')
   step, jump = traces.Step, traces.Jump
   assert traces.linearize(record) == (
       traces.Start('2,3,4>20'),
