@@ -87,7 +87,7 @@ class Reading:
   """What a text tells, as far as it can be read."""
 
   events: tuple[Event, ...]
-  faults: tuple[Fault, ...]  # in order of position
+  faults: tuple[Fault, ...]  # in the order in which they were found
   # That the text claims at its very end, one step per line; '' where it claims
   # one that cannot be read, None where it claims none.
   answer: str | None

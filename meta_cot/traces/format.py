@@ -79,8 +79,7 @@ def read(text: str, style: str) -> events_lib.Reading:
     return reading
   at = len(os.path.commonprefix((expected, text)))
   fault = events_lib.Fault('format', at, repr(expected[at:at + 40]))
-  faults = sorted((*reading.faults, fault), key=lambda fault: fault.position)
-  return dataclasses.replace(reading, faults=tuple(faults))
+  return dataclasses.replace(reading, faults=(*reading.faults, fault))
 
 
 def parse(text: str, style: str) -> tuple[events_lib.Event, ...]:

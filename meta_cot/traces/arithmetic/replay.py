@@ -65,6 +65,5 @@ class Replay:
           f'a right verdict against the target {self.target}', is_grammar)
 
   def reading(self, answer: str | None) -> events_lib.Reading:
-    """What was read, the faults in order."""
-    faults = sorted(self._faults, key=lambda fault: fault.position)
-    return events_lib.Reading(tuple(self.events), tuple(faults), answer)
+    """What was read."""
+    return events_lib.Reading(tuple(self.events), tuple(self._faults), answer)

@@ -10,6 +10,7 @@ search: `parse` derives it from the path to the goal.
 
 from collections.abc import Sequence
 import dataclasses
+import os
 import re
 
 from meta_cot.traces import events as events_lib
@@ -28,15 +29,16 @@ _EXPLORE = re.compile(
     rf'Exploring Operation: ({operations.OPERATION}), '
     rf'Resulting Numbers: {_LIST}')
 _COMPARE = re.compile(
-    rf'({operations.NUMBER}),({operations.NUMBER}) '
+    f'{operations.NUMBER},{operations.NUMBER} '
     '(equal: Goal Reached|unequal: No Solution)')
 _GENERATED = re.compile(
-    rf'Generated Node #(0(?:,[0-9]+)*): ({operations.NUMBER}):{_LIST} '
-    rf'Operation: ({operations.OPERATION})')
+    rf'Generated Node #0(?:,[0-9]+)*: {operations.NUMBER}:{_LIST} '
+    f'Operation: {operations.OPERATION}')
 _PATH_NODE = re.compile(
-    rf'Generated Node #([0-9]+): {_LIST} '
-    rf'from Operation: ({operations.OPERATION})')
+    rf'Generated Node #[0-9]+: {_LIST} '
+    f'from Operation: {operations.OPERATION}')
 _MOVE = re.compile('Moving to Node #(0(?:,[0-9]+)*)')
+_EXHAUSTED = re.compile(re.escape(_NO_SOLUTION))
 _CLAIM = 'Goal Reached'
 _EXPECTED = {
     'step': 'Exploring Operation: ... or Moving to Node #...',
@@ -121,12 +123,7 @@ def read(text: str) -> events_lib.Reading:
   if not line_feed or prompt is None or _numbers(prompt[2]) is None:
     fault = events_lib.Fault('format', 0, _EXPECTED['state'])
     return events_lib.Reading((), (fault,), '' if _CLAIM in text else None)
-  reader = _Reader(prompt)
-  *lines, rest = body.split('\n')
-  for line, following in zip(lines, (*lines[1:], rest), strict=False):
-    reader.read_line(line, following, is_last=False)
-  reader.read_end(rest)
-  return reader.reading(text.count(_CLAIM))
+  return _Reader(prompt).read(body.split('\n'), text.count(_CLAIM))
 
 
 def _numbers(text: str) -> tuple[int, ...] | None:
@@ -144,6 +141,25 @@ def _state(target: int, numbers: Sequence[int], steps: Sequence[str]) -> str:
           f'Operations: {list(steps)}\n')
 
 
+def _explore_line(step: str, numbers: Sequence[int]) -> str:
+  return f'Exploring Operation: {step}, Resulting Numbers: {list(numbers)}\n'
+
+
+def _outcome_line(
+    index: str, step: str, numbers: Sequence[int], target: int, is_goal: bool
+) -> str:
+  """The line after a step of a search."""
+  if len(numbers) > 1:
+    return (f'Generated Node #{index}: {target}:{list(numbers)} '
+            f'Operation: {step}\n')
+  verdict = 'equal: Goal Reached' if is_goal else 'unequal: No Solution'
+  return f'{numbers[0]},{target} {verdict}\n'
+
+
+def _path_line(n: int, step: str, numbers: Sequence[int]) -> str:
+  return f'Generated Node #{n}: {list(numbers)} from Operation: {step}\n'
+
+
 def _step(step: events_lib.Step, tree: _Tree, target: int):
   numbers = tree.numbers[step.node]
   if (len(numbers) == 1) != bool(step.outcome):
@@ -151,16 +167,11 @@ def _step(step: events_lib.Step, tree: _Tree, target: int):
         f'node {step.node}: outcome {step.outcome!r} with numbers '
         f'{list(numbers)}; stream_of_search writes goal and dead_end where one '
         'number is left, and only there.')
-  yield 'search', (f'Exploring Operation: {step.text}, '
-                   f'Resulting Numbers: {list(numbers)}\n')
-  if step.outcome == 'goal':
-    # There is no separate solution in this style: reaching the goal is it.
-    yield 'solution', f'{numbers[0]},{target} equal: Goal Reached\n'
-  elif step.outcome == 'dead_end':
-    yield 'search', f'{numbers[0]},{target} unequal: No Solution\n'
-  else:
-    yield 'search', (f'Generated Node #{tree.index[step.node]}: '
-                     f'{target}:{list(numbers)} Operation: {step.text}\n')
+  is_goal = step.outcome == 'goal'
+  yield 'search', _explore_line(step.text, numbers)
+  # There is no separate solution in this style: reaching the goal is it.
+  yield 'solution' if is_goal else 'search', _outcome_line(
+      tree.index[step.node], step.text, numbers, target, is_goal)
 
 
 def _solution_spans(
@@ -176,16 +187,14 @@ def _solution_spans(
           f'left, {list(numbers)}; stream_of_search cannot write it.')
     numbers = left
     done.append(text)
-    lines.append(f'Exploring Operation: {text}, '
-                 f'Resulting Numbers: {list(numbers)}\n')
+    lines.append(_explore_line(text, numbers))
     if len(numbers) > 1:
-      lines.append(f'Generated Node #{n}: {list(numbers)} '
-                   f'from Operation: {text}\n' + _state(target, numbers, done))
+      lines.append(_path_line(n, text, numbers) + _state(target, numbers, done))
   if numbers != (target,):
     raise ValueError(
         f'answer ends with {list(numbers)}, not with the target {target}; '
         'stream_of_search cannot write it.')
-  lines.append(f'{target},{target} equal: Goal Reached\n')
+  lines.append(_outcome_line('', '', numbers, target, is_goal=True))
   return [events_lib.Span(line, 'solution', True) for line in lines]
 
 
@@ -217,51 +226,17 @@ class _Reader:
     self._explored = None  # the operation that the line before tried
     self._claim = None  # the operation after which the line claims the goal
     self._at = prompt.end() + 1  # where the line begins
-    self._following = ''  # the line after it
+    self._line, self._following = '', None  # None: the line has no line feed
 
-  def read_line(self, line: str, following: str, is_last: bool) -> bool:
-    """Reads one line; the last one has no line feed.
-
-    Returns:
-      Whether it can be read and a line feed must end it.
-    """
-    self._following = following
-    expected, read, match = self._match(line)
-    explored, self._explored, self._claim = self._explored, None, None
-    if read == self._explore:
-      self._explored = match[1]
-    elif read == self._compare and match[3].startswith('equal'):
-      self._claim = explored
-    if line.startswith('Current State'):
-      self._stated = match and _operations(match[3])
-    is_read = expected == self._expected
-    if is_read:
-      read(match)
-    elif line == _NO_SOLUTION and self._expected == 'step':
-      self._end_solution()
-      self._replay.events.append(events_lib.Exhausted())
-      self._expected = 'end'
-      if not is_last:
-        self._fault('line_feed', len(line), 'the end of the text')
-    else:
-      is_cut = is_last and match is None and self._expected != 'end'
-      self._fault(
-          'unfinished' if is_cut else 'format', 0, _EXPECTED[self._expected])
-    self._at += len(line) + 1
-    return is_read
-
-  def read_end(self, line: str) -> None:
-    """Reads what follows the last line feed."""
-    if line and not self.read_line(line, '', is_last=True):
-      return
-    end = self._at - bool(line)
-    if self._expected in ('outcome', 'state') or (
-        self._is_solution and self._expected == 'step'):
-      self._replay.fault('unfinished', end, _EXPECTED[self._expected])
-    elif line:
-      self._replay.fault('line_feed', end, 'a line feed')
-
-  def reading(self, num_claims: int) -> events_lib.Reading:
+  def read(self, lines: Sequence[str], num_claims: int) -> events_lib.Reading:
+    is_read = True
+    for line, following in zip(lines, (*lines[1:], None), strict=True):
+      self._line, self._following = line, following
+      if line or following is not None:
+        is_read = self._read_line()
+        self._at += len(line) + 1
+    if not line or is_read:
+      self._read_end()
     answer = '' if num_claims else None
     if num_claims == 1 and None not in (self._claim, self._stated):
       answer = '\n'.join((*self._stated, self._claim))
@@ -271,16 +246,44 @@ class _Reader:
       self._replay.events.append(events_lib.Answer(answer))
     return self._replay.reading(answer)
 
-  def _match(self, line: str):
-    """(where it may stand, what reads it, its match), or Nones."""
+  def _read_line(self) -> bool:
+    """Reads the line; whether it is one and stands where it may."""
+    expected, read, match = self._match()
+    explored, self._explored, self._claim = self._explored, None, None
+    if read == self._explore:
+      self._explored = match[1]
+    elif read == self._compare and match[1].startswith('equal'):
+      self._claim = explored
+    if self._line.startswith('Current State'):
+      self._stated = match and _operations(match[3])
+    if expected == self._expected:
+      read(match)
+      return True
+    is_cut = (
+        self._following is None and match is None and self._expected != 'end')
+    self._fault(
+        'unfinished' if is_cut else 'format', 0, _EXPECTED[self._expected])
+    return False
+
+  def _read_end(self) -> None:
+    end = -1 if self._line else 0
+    if self._expected in ('outcome', 'state') or (
+        self._is_solution and self._expected == 'step'):
+      self._fault('unfinished', end, _EXPECTED[self._expected])
+    elif self._line not in ('', _NO_SOLUTION):
+      self._fault('line_feed', end, 'a line feed')
+
+  def _match(self):
+    """(where the line may stand, what reads it, its match), or Nones."""
     for expected, pattern, read in (
         ('step', _EXPLORE, self._explore),
         ('outcome', _COMPARE, self._compare),
         ('outcome', _GENERATED, self._generated),
         ('outcome', _PATH_NODE, self._path_node),
         ('step', _MOVE, self._move),
+        ('step', _EXHAUSTED, self._exhausted),
         ('state', _STATE, self._state)):
-      match = pattern.fullmatch(line)
+      match = pattern.fullmatch(self._line)
       if match is not None:
         return expected, read, match
     return None, None, None
@@ -290,11 +293,12 @@ class _Reader:
     if numbers is None:
       self._fault('format', match.start(2), 'a list of non-negative integers')
       return
-    operation = operations.parse(match[1])
     # The numbers of a solution are not kept: they must follow from its steps.
     is_path = self._is_solution or (
-        len(replay.events) == 1 and bool(_PATH_NODE.fullmatch(self._following)))
-    replay.check(operation, numbers, self._at, is_grammar=is_path)
+        len(replay.events) == 1
+        and _PATH_NODE.fullmatch(self._following or '') is not None)
+    replay.check(
+        operations.parse(match[1]), numbers, self._at, is_grammar=is_path)
     step = replay.step(
         match[1], numbers, 'dead_end' if len(numbers) == 1 else '')
     self._tree.add(step)
@@ -303,58 +307,68 @@ class _Reader:
     self._expected = 'outcome'
 
   def _compare(self, match: re.Match) -> None:
-    replay, numbers = self._replay, self._replay.states[-1]
-    claims_goal = match[3].startswith('equal')
+    replay, claims_goal = self._replay, match[1].startswith('equal')
     if not claims_goal:
       self._end_solution()
     replay.check_goal(
-        numbers == (replay.target,), claims_goal, self._at,
+        replay.states[-1] == (replay.target,), claims_goal, self._at,
         is_grammar=self._is_solution)
-    self._require(
-        match, (int(match[1]),) == numbers, int(match[2]) == replay.target)
+    self._expect(self._outcome(claims_goal))
     replay.events[-1] = dataclasses.replace(
         replay.events[-1], outcome='goal' if claims_goal else 'dead_end')
     self._expected = 'end' if claims_goal else 'step'
 
   def _generated(self, match: re.Match) -> None:
-    step, numbers = self._replay.events[-1], self._replay.states[-1]
+    del match
     self._end_solution()
-    self._require(
-        match, match[1] == self._tree.index[step.node],
-        int(match[2]) == self._replay.target,
-        _numbers(match[3]) == numbers and len(numbers) > 1,
-        match[4] == step.text)
+    self._expect(self._outcome())
     self._expected = 'step'
 
   def _path_node(self, match: re.Match) -> None:
+    del match
     step, numbers = self._replay.events[-1], self._replay.states[-1]
     self._is_solution |= len(self._replay.events) == 2
-    if not self._is_solution:
-      self._fault(
-          'format', 0, f'Generated Node #{self._tree.index[step.node]}:')
-    self._require(
-        match, True, _numbers(match[2]) == numbers and len(numbers) > 1,
-        match[3] == step.text)
+    if self._is_solution and len(numbers) > 1:
+      self._expect(_path_line(step.node + 1, step.text, numbers))
+    else:
+      self._expect(self._outcome())
     self._index = self._tree.index[step.node]
     self._expected = 'state'
 
   def _move(self, match: re.Match) -> None:
     self._end_solution()
     self._index = match[1]
-    self._require(match, self._index in self._tree.indices)
+    if self._index not in self._tree.indices:
+      self._fault(
+          'illegal_state', match.start(1), 'the index of a node made before')
     self._expected = 'state'
+
+  def _exhausted(self, match: re.Match) -> None:
+    self._end_solution()
+    self._replay.events.append(events_lib.Exhausted())
+    if self._following is not None:
+      self._fault('line_feed', match.end(), 'the end of the text')
+    self._expected = 'end'
 
   def _state(self, match: re.Match) -> None:
     replay = self._replay
     node = self._nodes.get((self._index, self._stated))
     if node is not None:
-      self._require(
-          match, int(match[1]) == replay.target,
-          _numbers(match[2]) == replay.states[node])
+      # One number more than the line has shows where they differ.
+      numbers = replay.states[node][:match[2].count(',') + 2]
+      self._expect(_state(replay.target, numbers, self._stated))
       replay.jump(node)
     elif self._index in self._tree.indices:  # else it is a fault already
-      self._require(match, True, True, False)
+      self._fault(
+          'illegal_state', match.start(3),
+          f'the operations of node #{self._index}')
     self._expected = 'step'
+
+  def _outcome(self, is_goal: bool = False) -> str:
+    step = self._replay.events[-1]
+    return _outcome_line(
+        self._tree.index[step.node], step.text, self._replay.states[-1],
+        self._replay.target, is_goal)
 
   def _end_solution(self) -> None:
     """Notes what no solution has; the rest is read as a search."""
@@ -362,12 +376,12 @@ class _Reader:
       self._fault('format', 0, 'the next step of the solution')
     self._is_solution = False
 
-  def _require(self, match: re.Match, *are_right: bool) -> None:
-    """Notes the first group that contradicts what was told before."""
-    if not all(are_right):
-      self._fault(
-          'illegal_state', match.start(are_right.index(False) + 1),
-          'as the lines before it have it')
+  def _expect(self, line: str) -> None:
+    """Notes where the line contradicts what was told before."""
+    told = self._line + '\n'
+    if told != line:
+      same = len(os.path.commonprefix((told, line)))
+      self._fault('illegal_state', same, repr(line[same:same + 40]))
 
   def _fault(self, kind: str, offset: int, expected: str) -> None:
     self._replay.fault(kind, self._at + offset, expected)
