@@ -36,7 +36,7 @@ def ours(
   generate = jax.jit(functools.partial(
       decode.generate, model, max_new_tokens=size.new_tokens,
       sampling=decode.Sampling(temperature=temperature),
-      eos_id=-1))  # no token has this id: every row runs to the limit
+      eos_ids=()))  # every row runs to the limit
   with sharding.use_mesh(mesh):
     params = jax.device_put(
         models.init(model, 0), sharding.replicated(mesh))

@@ -132,10 +132,10 @@ def refill(
   params = workloads.with_stops(
       model, models.init(model, 0), size, _STOP_ID, size.new_tokens / 2)
   play = workloads.playing(
-      model, size, params, num_slots=slots, stop_id=_STOP_ID)
+      model, size, params, num_slots=slots, stop_ids=(_STOP_ID,))
   batches = workloads.sampling(
       model, size, params, num_rows=slots, new_tokens=size.new_tokens,
-      stop_id=_STOP_ID)
+      stop_ids=(_STOP_ID,))
   few = dataclasses.replace(size, questions=size.questions // arguments.refills)
   full = workloads.sampling(
       model, few, params, num_rows=slots, new_tokens=size.new_tokens)

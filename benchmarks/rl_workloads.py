@@ -29,7 +29,6 @@ from meta_cot.training import state as state_lib
 
 _NUM_ITERATIONS = 1000  # of the schedule; the learning rate is constant
 _PHASES = ('rollout', 'judge', 'prepare', 'update')
-_NO_ID = -1  # no token has this id: every episode runs to its limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +120,8 @@ def iterating(
   config = settings(size, num_episodes, objective)
   rules = episodes.Episodes(
       num_episodes=config.episodes(objective), sampling=config.sampling(),
-      episode_length=config.episode_length, stop_id=_NO_ID)
+      episode_length=config.episode_length,
+      stop_ids=())  # every episode runs to its limit
   one = mesh()
   init = functools.partial(transformer.init, model)
   update = optimizer.make(config.optimizer, _NUM_ITERATIONS)
@@ -164,11 +164,11 @@ def phases(rows: list[dict[str, float]]) -> dict[str, list[float]]:
 
 def playing(
     model: model_config.ModelConfig, size: Stepping, params: types.Params, *,
-    num_slots: int, stop_id: int = _NO_ID,
+    num_slots: int, stop_ids: tuple[int, ...] = (),
 ) -> Callable[[], episodes.Rollouts]:
   """The player's program; a call returns NumPy rollouts of one episode."""
   rules = episodes.Episodes(
-      num_episodes=1, episode_length=size.new_tokens, stop_id=stop_id,
+      num_episodes=1, episode_length=size.new_tokens, stop_ids=stop_ids,
       sampling=decode.Sampling(temperature=1.0))
   one = mesh()
   with sharding.use_mesh(one):
@@ -187,13 +187,13 @@ def playing(
 
 def sampling(
     model: model_config.ModelConfig, size: Stepping, params: types.Params, *,
-    num_rows: int, new_tokens: int, stop_id: int = _NO_ID,
+    num_rows: int, new_tokens: int, stop_ids: tuple[int, ...] = (),
 ) -> Callable[[], list[decode.Generation]]:
   """`decode.generate` of all trajectories, `num_rows` at a time; NumPy."""
   one = mesh()
   generate = jax.jit(functools.partial(
       decode.generate, model, max_new_tokens=new_tokens,
-      sampling=decode.Sampling(temperature=1.0), eos_id=stop_id))
+      sampling=decode.Sampling(temperature=1.0), eos_ids=stop_ids))
   with sharding.use_mesh(one):
     params = jax.device_put(params, sharding.replicated(one))
     tokens_NxP = np.repeat(prompts(model, size), size.samples, axis=0)

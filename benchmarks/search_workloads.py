@@ -27,7 +27,6 @@ from meta_cot.search.best_first import BestFirst
 from meta_cot.search.mcts import Mcts
 from meta_cot.types import Params
 
-NO_TOKEN = -1  # no token has this id
 SAMPLING = decode.Sampling(temperature=1.0)
 STRATEGIES = ('beam', 'best_first', 'puct', 'uct', 'gumbel')
 
@@ -86,10 +85,9 @@ def step_fn(
     sampling: decode.Sampling = SAMPLING,
 ) -> reasoning.LanguageStep:
   """The language model; nothing ends a step before its last token."""
-  step = reasoning.make_step_fn(
+  return reasoning.make_step_fn(
       model, branching=size.branching, step_length=size.step_length,
-      delimiter_ids=(), eos_id=0, pad_id=0, sampling=sampling)
-  return dataclasses.replace(step, eos_id=NO_TOKEN)
+      delimiter_ids=(), eos_ids=(), pad_id=0, sampling=sampling)
 
 
 @functools.partial(jax.jit, static_argnames=('step', 'rule'))
@@ -132,7 +130,7 @@ def sampling(
   """`decode.generate`, `calls` times one after the other."""
   generate = jax.jit(functools.partial(
       decode.generate, model, max_new_tokens=size.new_tokens,
-      sampling=SAMPLING, eos_id=NO_TOKEN))
+      sampling=SAMPLING, eos_ids=()))
   weights = params(model)
   prompts_BxP = jnp.asarray(models.prompts(model, size))
   lengths_B = jnp.full(size.rows, size.prompt, jnp.int32)

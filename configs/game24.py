@@ -16,62 +16,52 @@ Variants:
 import ml_collections
 
 from configs import base
-
-placeholder = ml_collections.config_dict.placeholder
+from configs import kinds
+from configs import tasks
 
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
-  """The experiment of one variant.
+  """Makes the experiment of one variant.
 
   Raises:
     ValueError: no such variant; lists them.
   """
   change = base.choose(VARIANTS, variant)
-  config = base.get_config()
-  config.stages += ('search',)
-  config.task = _task()
-  config.traces.num_processes = 1  # quicker than starting workers
-  config.tokenizer.number_tokens = 100  # 0..100 are one token each
-  config.search.update(dict(
-      strategies=('beam', 'best_first', 'mcts'), num_problems=100, branching=8,
-      num_expansions=16, num_simulations=16, step_length=8, temperature=1.5))
-  change(config)
-  return config
-
-
-def _task():
-  t = ml_collections.ConfigDict()
-  t.kind = 'game24'
-  t.rank_file = placeholder(str)  # test are its ranks 901-1000; None: by seed
-  # Training problems: the puzzles in turn, every time in another random order
-  # of their numbers. 0: every puzzle once.
-  t.num_train = 12_000
-  t.num_validation = 100  # puzzles
-  t.num_test = 100  # puzzles, without a rank file
-  t.max_value = 100  # largest intermediate result; None: any
-  # Of the teacher's single strategies. descending: larger operand first, which
-  # style compact needs; listed: as Stream of Search has them.
-  t.operands = 'descending'
-  return t
+  c = base.get_config()
+  c.task = tasks.game24()
+  c.problems = kinds.problems()
+  c.traces = kinds.traces(num_processes=1)  # quicker than starting workers
+  c.tokenizer = kinds.tokenizer()
+  c.tokenizer.vocabulary.number_tokens = 100  # 0..100 are one token each
+  c.sft = kinds.train()
+  c.evaluate = kinds.evaluate(policies=('sft',))
+  c.search = kinds.searches(policies=('sft/solution_only',), num_problems=100)
+  c.search.search.update(dict(
+      branching=8, num_expansions=16, num_simulations=16, step_length=8,
+      temperature=1.5))
+  c.stages = (
+      'problems', 'traces', 'tokenizer', 'sft', 'evaluate', 'search')
+  change(c)
+  return c
 
 
 def _tiny(c: ml_collections.ConfigDict) -> None:
-  c.arms = ('solution_only', 'solution_only_permuted')
-  c.data.sequence_length = 128
-  c.train.update(dict(num_tokens=1_000_000, batch_size=8))
-  c.checkpoint.save_every_steps = 500
-  c.evaluation.num_samples = 32
+  c.sft.update(dict(
+      arms=('solution_only', 'solution_only_permuted'), num_tokens=1_000_000,
+      batch_size=8, save_every_steps=500))
+  c.sft.data.sequence_length = 128
+  c.evaluate.samples.num_samples = 32
 
 
 def _laptop(c: ml_collections.ConfigDict) -> None:
-  c.arms = ('traces', 'solution_only', 'solution_only_permuted')
   c.model.update(dict(
       embed_dim=128, head_dim=32, mlp_dim=344, max_length=1024))
-  c.data.sequence_length = 1024  # longer searches are left out
-  c.optimizer.learning_rate = 2e-3
-  c.train.update(dict(num_tokens=6_000_000, batch_size=4))
-  c.checkpoint.save_every_steps = 400
-  c.evaluation.max_new_tokens = 768
+  c.sft.update(dict(
+      arms=('traces', 'solution_only', 'solution_only_permuted'),
+      num_tokens=6_000_000, batch_size=4, save_every_steps=400))
+  c.sft.data.sequence_length = 1024  # longer searches are left out
+  c.sft.optimizer.learning_rate = 2e-3
+  c.evaluate.samples.max_new_tokens = 768
 
 
 VARIANTS = {'tiny': _tiny, 'laptop': _laptop}

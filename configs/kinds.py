@@ -17,7 +17,7 @@ def problems(**changes: Any) -> ml_collections.ConfigDict:
   """Makes a stage that writes the problems of the task."""
   p = ml_collections.ConfigDict()
   p.kind = 'problems'
-  p.num_shards = 1  # files per split
+  p.num_shards = 4  # files per split
   p.num_processes = 1  # that work on them
   p.update(changes)
   return p
@@ -40,11 +40,18 @@ def tokenizer(**changes: Any) -> ml_collections.ConfigDict:
   t = ml_collections.ConfigDict()
   t.kind = 'tokenizer'
   t.records = 'traces'
-  t.vocab_size = 128  # at most
-  t.number_tokens = placeholder(int)  # n: 0..n one token each; None: digits
-  t.path = placeholder(str)  # a tokenizer folder to reuse; None: train one
+  t.vocabulary = _sentencepiece()
   t.update(changes)
   return t
+
+
+def _sentencepiece():
+  v = ml_collections.ConfigDict()
+  v.kind = 'sentencepiece'  # data_pipelines/tokenizers; the rest is its own
+  v.vocab_size = 128  # at most
+  v.number_tokens = placeholder(int)  # n: 0..n one token each; None: digits
+  v.path = placeholder(str)  # tokenizer.model to reuse; None: train one
+  return v
 
 
 def train(**changes: Any) -> ml_collections.ConfigDict:

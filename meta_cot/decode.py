@@ -11,6 +11,7 @@ import math
 from flax import struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from meta_cot.model import attention
 from meta_cot.model import cache as cache_lib
@@ -57,9 +58,9 @@ class Generation:
   are the model's own (temperature 1). Behind a row's length they are 0.
   """
 
-  tokens: jax.Array  # [B, T] int32; end-of-sequence included, padding after
+  tokens: jax.Array  # [B, T] int32; what ends a row included, padding after
   log_probs: jax.Array  # [B, T] float32, natural
-  lengths: jax.Array  # [B] int32, tokens up to end-of-sequence, included
+  lengths: jax.Array  # [B] int32, tokens up to what ends a row, included
   is_finished: jax.Array  # [B] bool, False where T tokens did not suffice
 
 
@@ -80,11 +81,11 @@ def generate(
     *,
     max_new_tokens: int,
     sampling: Sampling,
-    eos_id: int,
+    eos_ids: tuple[int, ...],
     pad_id: int = 0,
     row_ids_B: jax.Array | None = None,
 ) -> Generation:
-  """Continues every prompt until `eos_id` or `max_new_tokens` tokens.
+  """Continues every prompt until one of `eos_ids` or `max_new_tokens` tokens.
 
   Pure; jit it with `config` and the keyword settings but `row_ids_B` static.
   Ends early once every row has ended. The cache grows in a few stages, as
@@ -99,15 +100,16 @@ def generate(
       first with `row_ids_B[b]`, then with t.
     max_new_tokens: T.
     sampling: how to draw.
-    eos_id: ends a row.
+    eos_ids: tokens that end a row; () for none.
     pad_id: fills a row behind its end.
     row_ids_B: int32, distinct; 0 .. B-1 by default.
 
   Raises:
-    ValueError: T < 1, or P + T exceeds `config.max_length`.
+    ValueError: T < 1, P + T exceeds `config.max_length`, or an id is not of
+      the model's vocabulary.
   """
   batch_size, num_prompt = prompts_BxP.shape
-  _check_lengths(config, num_prompt, max_new_tokens)
+  _check(config, num_prompt, max_new_tokens, eos_ids, pad_id)
   if row_ids_B is None:
     row_ids_B = jnp.arange(batch_size)
   keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, row_ids_B)
@@ -117,7 +119,7 @@ def generate(
     positions_B = prompt_lengths_B + state.step
     tokens_B, log_probs_B = sample(
         logits_BxV, jax.vmap(jax.random.fold_in)(keys_B, positions_B), sampling)
-    return _record(state, tokens_B, log_probs_B, eos_id, pad_id)
+    return _record(state, tokens_B, log_probs_B, eos_ids, pad_id)
 
   def advance(state):
     output = transformer.decode(
@@ -307,7 +309,43 @@ def truncate(logits_BxV: jax.Array, sampling: Sampling) -> jax.Array:
   return logits_BxV
 
 
-def _record(state, tokens_B, log_probs_B, eos_id, pad_id):
+def is_one_of(tokens: jax.Array, ids: tuple[int, ...]) -> jax.Array:
+  """Looks tokens up in a table of `ids`, a constant of the program.
+
+  One lookup, however many ids there are.
+
+  Args:
+    tokens: int32, any shape.
+    ids: of the vocabulary, in any order.
+
+  Returns:
+    Whether a token is among the ids, bool of the same shape.
+  """
+  table_V = np.zeros(max(ids, default=0) + 1, bool)  # False behind its end
+  table_V[list(ids)] = True
+  return jnp.asarray(table_V).at[tokens].get(mode='fill', fill_value=False)
+
+
+def check_ids(
+    config: model_config.ModelConfig, **ids: tuple[int, ...]) -> None:
+  """Checks that all ids are of the model's vocabulary.
+
+  Args:
+    config: of the model.
+    **ids: by the name of their setting.
+
+  Raises:
+    ValueError: names the first that is not.
+  """
+  for name, tokens in ids.items():
+    for token in tokens:
+      if not 0 <= token < config.vocab_size:
+        raise ValueError(
+            f'{name}: got {token}; must be a token id from 0 to '
+            f'{config.vocab_size - 1}.')
+
+
+def _record(state, tokens_B, log_probs_B, eos_ids, pad_id):
   """The state with one more token in every row that has not ended."""
   done = state.generation
   is_live_B = ~done.is_finished
@@ -321,7 +359,7 @@ def _record(state, tokens_B, log_probs_B, eos_id, pad_id):
           tokens=put(done.tokens, tokens_B),
           log_probs=put(done.log_probs, log_probs_B),
           lengths=done.lengths + is_live_B,
-          is_finished=done.is_finished | (tokens_B == eos_id)))
+          is_finished=done.is_finished | is_one_of(tokens_B, eos_ids)))
 
 
 def stages(max_new_tokens: int) -> list[int]:
@@ -332,7 +370,8 @@ def stages(max_new_tokens: int) -> list[int]:
   return [*range(quarter, max_new_tokens, quarter), max_new_tokens]
 
 
-def _check_lengths(config, num_prompt, max_new_tokens):
+def _check(config, num_prompt, max_new_tokens, eos_ids, pad_id):
+  check_ids(config, eos_ids=eos_ids, pad_id=(pad_id,))
   if max_new_tokens < 1:
     raise ValueError(
         f'max_new_tokens: got {max_new_tokens}; must be at least 1.')

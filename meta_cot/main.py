@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the stages of an experiment, in order, skipping finished ones.
 
-  python -m meta_cot.main --config=configs/countdown.py:tiny --workdir=runs/a
+  python -m meta_cot.main --config=configs/search.py:tiny --workdir=runs/a
 
 The same command continues an interrupted run. `--stages=sft,evaluate` picks
 stages; `--config.group.key=value` overrides a setting; `--profile=10:12` traces

@@ -11,7 +11,7 @@ import pytest
 from meta_cot import traces
 from meta_cot.tasks import countdown
 from meta_cot.traces import format as format_lib
-from meta_cot.traces.arithmetic import replay
+from meta_cot.traces.arithmetic import analysis
 from meta_cot.traces.arithmetic import teacher
 
 TASK = countdown.make(None, 0)
@@ -33,7 +33,7 @@ def test_right_trace():
   result, text = _analyze(RIGHT)
   assert (result.nodes, result.backtracks) == (5, 1)
   assert result.primary_error == 'none' and not _errors(result)
-  assert set(result.errors) == set(replay.ERROR_KINDS)
+  assert set(result.errors) == set(analysis.ERROR_KINDS)
   assert traces.extract_answer(text, 'compact') == '9-1=8\n20+8=28'
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from data_pipelines import arms
 from data_pipelines import pipelines
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines.tokenizers import sentencepiece
 from meta_cot import tasks
 from meta_cot import traces
 from meta_cot.settings import config as config_lib
@@ -34,8 +34,7 @@ REVISIONS = ARMS['revisions']
 
 @pytest.fixture(scope='module')
 def tokenizer():
-  return tokenizer_lib.Tokenizer(tokenizer_lib.train(
-      ['+-*/=,;:>x!S@'], tokenizer_lib.TokenizerConfig(128, 60, None)))
+  return sentencepiece.train(['+-*/=,;:>x!S@'], 128, 60)
 
 
 @pytest.fixture(scope='module')
@@ -96,8 +95,7 @@ def test_stream_of_search_trains_whole_lines(sos_records, objective):
   texts = [
       format_lib.render(events_lib.linearize(r), 'stream_of_search')
       for r in sos_records]
-  tokenizer = tokenizer_lib.Tokenizer(tokenizer_lib.train(
-      texts, tokenizer_lib.TokenizerConfig(700, None, None)))
+  tokenizer = sentencepiece.train(texts, 700)
   for record, text in zip(sos_records, texts):
     events = events_lib.linearize(record)
     tokens, weights = pipelines.tokenize(

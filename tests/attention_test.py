@@ -195,10 +195,10 @@ def test_prefill_and_decoding_write_what_dense_writes():
   lengths = jnp.array([70, 51])
   run = jax.jit(
       decode.generate, static_argnums=0,
-      static_argnames=('max_new_tokens', 'sampling', 'eos_id'))
+      static_argnames=('max_new_tokens', 'sampling', 'eos_ids'))
   one, two = (
       run(c, params, prompts, lengths, jax.random.key(0), max_new_tokens=6,
-          sampling=decode.Sampling(0.0), eos_id=99)
+          sampling=decode.Sampling(0.0), eos_ids=())
       for c in (config, dataclasses.replace(config, attention='splash')))
   np.testing.assert_array_equal(one.tokens, two.tokens)
   np.testing.assert_allclose(one.log_probs, two.log_probs, atol=1e-4)

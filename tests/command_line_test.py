@@ -186,7 +186,7 @@ def test_other_extensions_are_refused(tmp_path):
 def test_exit_code_and_stderr_of_a_process(file):
   program = (
       'import sys\n'
-      'from meta_cot import command_line\n'
+      'from meta_cot.settings import command_line\n'
       'command_line.run(command_line.parse, "usage: it")\n')
   run = lambda *arguments: subprocess.run(
       [sys.executable, '-c', program, *arguments], capture_output=True,

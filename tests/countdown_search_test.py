@@ -106,7 +106,7 @@ def _replay(record):
   states = [[int(n) for n in node.state.split(',')] for node in record.nodes]
   made = [('make', n.step, s) for n, s in zip(record.nodes, states)]
   log = []
-  if record.strategy.startswith('dfs'):
+  if record.traversal == 'depth_first':
     for index, node in enumerate(record.nodes):
       log += made[index:index + 1] if index else []
       log += [('enter', states[index])] if node.order >= 0 else []

@@ -25,7 +25,7 @@ _EOS = 3
 
 generate = jax.jit(
     decode.generate, static_argnames=(
-        'config', 'max_new_tokens', 'sampling', 'eos_id', 'pad_id'))
+        'config', 'max_new_tokens', 'sampling', 'eos_ids', 'pad_id'))
 forward = jax.jit(transformer.forward, static_argnums=0)
 truncate = jax.jit(decode.truncate, static_argnums=1)
 
@@ -81,6 +81,22 @@ def test_sampling_refuses_bad_settings(arguments, message):
     decode.Sampling(**arguments)
 
 
+def test_generate_refuses_ids_that_are_no_tokens():
+  config, params = make_model()
+  with pytest.raises(
+      ValueError, match='eos_ids: got 12; must be a token id from 0 to 11'):
+    decode.generate(
+        config, params, *make_prompts(), jax.random.key(0), max_new_tokens=2,
+        sampling=_GREEDY, eos_ids=(_EOS, 12))
+
+
+@pytest.mark.parametrize('ids', [(), (0,), (7, 3, 3), tuple(range(12))])
+def test_tokens_are_looked_up(ids):
+  tokens_2x6 = jnp.arange(12, dtype=jnp.int32).reshape(2, 6)
+  np.testing.assert_array_equal(
+      decode.is_one_of(tokens_2x6, ids), np.isin(tokens_2x6, ids))
+
+
 def test_generate_refuses_lengths_that_do_not_fit():
   config, params = make_model()
   prompts_BxP, lengths_B = make_prompts()
@@ -88,7 +104,7 @@ def test_generate_refuses_lengths_that_do_not_fit():
     with pytest.raises(ValueError, match=message):
       decode.generate(
           config, params, prompts_BxP, lengths_B, jax.random.key(0),
-          max_new_tokens=tokens, sampling=_GREEDY, eos_id=_EOS)
+          max_new_tokens=tokens, sampling=_GREEDY, eos_ids=(_EOS,))
 
 
 @hypothesis.given(
@@ -156,7 +172,7 @@ def test_generation_agrees_with_the_uncached_model(loop, sampling):
   prompts_BxP, prompt_lengths_B = make_prompts()
   generation = generate(
       config, params, prompts_BxP, prompt_lengths_B, jax.random.key(5),
-      max_new_tokens=20, sampling=sampling, eos_id=_EOS, pad_id=11)
+      max_new_tokens=20, sampling=sampling, eos_ids=(_EOS,), pad_id=11)
   for b, num_prompt in enumerate(prompt_lengths_B.tolist()):
     length = int(generation.lengths[b])
     new_T = np.asarray(generation.tokens[b])
@@ -183,7 +199,8 @@ def test_a_row_draws_the_same_alone_and_in_any_order():
   config, params = make_model()
   prompts_BxP, lengths_B = make_prompts()
   run = functools.partial(
-      generate, max_new_tokens=20, sampling=decode.Sampling(1.0), eos_id=_EOS)
+      generate, max_new_tokens=20, sampling=decode.Sampling(1.0),
+      eos_ids=(_EOS,))
   rng = jax.random.key(8)
   together = run(config, params, prompts_BxP, lengths_B, rng)
   order_B = jnp.array([3, 0, 4, 2, 1])
@@ -207,7 +224,7 @@ def test_growing_in_stages_changes_nothing():
   prompts_BxP, lengths_B = make_prompts()
   run = functools.partial(
       generate, config, params, prompts_BxP, lengths_B, jax.random.key(8),
-      sampling=decode.Sampling(1.0), eos_id=-1)
+      sampling=decode.Sampling(1.0), eos_ids=())
   assert len(decode.stages(58)) == 1 and len(decode.stages(64)) == 4
   short, long = run(max_new_tokens=3), run(max_new_tokens=58)
   np.testing.assert_array_equal(short.tokens, long.tokens[:, :3])
@@ -218,7 +235,7 @@ def test_a_continued_text_draws_what_it_would_have_drawn():
   config, params = make_model()
   prompts_BxP, _ = make_prompts()
   run = functools.partial(
-      generate, sampling=decode.Sampling(1.0), eos_id=-1)
+      generate, sampling=decode.Sampling(1.0), eos_ids=())
   rng, full_B = jax.random.key(8), jnp.full(5, 6)
   whole = run(config, params, prompts_BxP, full_B, rng, max_new_tokens=9)
   longer_BxP = jnp.concatenate([prompts_BxP, whole.tokens[:, :4]], 1)
@@ -231,7 +248,7 @@ def test_score_is_what_sampling_reported():
   prompts_BxP, _ = make_prompts()
   generation = generate(
       config, params, prompts_BxP, jnp.full(5, 6), jax.random.key(8),
-      max_new_tokens=20, sampling=decode.Sampling(1.0), eos_id=_EOS)
+      max_new_tokens=20, sampling=decode.Sampling(1.0), eos_ids=(_EOS,))
   text_BxL = jnp.concatenate([prompts_BxP, generation.tokens], 1)
   log_probs_BxL = jax.jit(decode.score, static_argnums=0)(
       config, params, text_BxL, 6 + generation.lengths)
@@ -245,7 +262,7 @@ def test_a_second_call_does_not_compile():
   config, params = make_model()
   prompts_BxP, lengths_B = make_prompts()
   run = functools.partial(
-      generate, max_new_tokens=20, sampling=_GREEDY, eos_id=_EOS, pad_id=1)
+      generate, max_new_tokens=20, sampling=_GREEDY, eos_ids=(_EOS,), pad_id=1)
   run(config, params, prompts_BxP, lengths_B, jax.random.key(0))
   entries = generate._cache_size()
   config, params = make_model.__wrapped__()  # an equal config, another object

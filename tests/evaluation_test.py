@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from configs import models
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines.tokenizers import sentencepiece
 from meta_cot import decode
 from meta_cot import sharding
 from meta_cot import tasks
@@ -123,8 +123,7 @@ def test_a_model_text_gives_the_tree_that_it_tells(style):
 
 @functools.cache
 def _model():
-  tokenizer = tokenizer_lib.Tokenizer(tokenizer_lib.train(
-      [TEXT], tokenizer_lib.TokenizerConfig(128, 60, None)))
+  tokenizer = sentencepiece.train([TEXT], 128, 60)
   config = config_lib.parse(model_config.ModelConfig, models.get('tiny') | dict(
       num_layers=1, embed_dim=16, num_heads=2, num_kv_heads=2, head_dim=8,
       mlp_dim=16, max_length=64))

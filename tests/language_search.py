@@ -79,7 +79,7 @@ def nothing_is_right(problem, tokens_M, length):
 
 def make_step(config, **changes):
   settings = dict(
-      branching=3, step_length=LENGTH, delimiter_ids=DELIMITERS, eos_id=EOS,
+      branching=3, step_length=LENGTH, delimiter_ids=DELIMITERS, eos_ids=(EOS,),
       pad_id=PAD, sampling=decode.Sampling(TEMPERATURE),
       outcome=nothing_is_right)
   return reasoning.make_step_fn(config, **settings | changes)

@@ -58,7 +58,7 @@ def test_leaves_what_the_readme_promises(finished):
     curve = summary[arm]['best_of_n']['curve']
     assert [curve[0]['k'], curve[-1]['k']] == [1, n]
   assert summary['symbolic']['success'] == 1.0
-  assert len(summary['symbolic']['strategies']) == 12
+  assert len(summary['symbolic']['strategies']) == 14
   report = (workdir / 'eval' / 'report.md').read_text()
   for name in ('loss', 'learning_curve', 'success_against_tokens', 'search_1',
                'search_2'):

@@ -14,7 +14,7 @@ import pytest
 from data_pipelines import arms
 from data_pipelines import pipelines
 from data_pipelines import store
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines.tokenizers import sentencepiece
 from meta_cot import tasks
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import generate_traces
@@ -57,8 +57,7 @@ def tokenizer(source):
   texts = [
       format_lib.render(events_lib.linearize(source[i]), 'compact')
       for i in range(len(source))]
-  return tokenizer_lib.Tokenizer(tokenizer_lib.train(
-      [*texts, '@'], tokenizer_lib.TokenizerConfig(128, 60, None)))
+  return sentencepiece.train([*texts, '@'], 128, 60)
 
 
 def train(source, tokenizer, config=CONFIG, **changes):

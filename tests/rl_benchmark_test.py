@@ -65,9 +65,9 @@ def test_texts_end_at_random_and_both_sides_do_all_of_them():
   size = workloads.Stepping(questions=16, samples=8, prompt=5, new_tokens=16)
   stopping = workloads.with_stops(toy(), params(), size, STOP_ID, 8)
   ours = workloads.playing(
-      toy(), size, stopping, num_slots=32, stop_id=STOP_ID)()
+      toy(), size, stopping, num_slots=32, stop_ids=(STOP_ID,))()
   batches = workloads.sampling(
-      toy(), size, stopping, num_rows=32, new_tokens=16, stop_id=STOP_ID)()
+      toy(), size, stopping, num_rows=32, new_tokens=16, stop_ids=(STOP_ID,))()
   lengths = [
       ours.lengths, np.concatenate([x.lengths for x in batches])]
   for lengths_N in lengths:

@@ -50,7 +50,7 @@ def _frequent(run, rollouts) -> int:
   rules = run.learner.player.rules
   drawn = rollouts.tokens[rollouts.is_sampled]
   return int(np.bincount(drawn[~np.isin(
-      drawn, (rules.stop_id, rules.give_up_id))]).argmax())
+      drawn, (*rules.stop_ids, rules.give_up_id))]).argmax())
 
 
 def _steps_of(run, steps) -> list[dict[int, tuple[int, int]]]:
@@ -63,7 +63,7 @@ def _steps_of(run, steps) -> list[dict[int, tuple[int, int]]]:
       s, begin = 0, start
       for at in range(start, end):
         if s + 1 < steps.number and at + 1 < end and (
-            rollouts.tokens[n, at] == steps.end_id):
+            rollouts.tokens[n, at] in steps.end_ids):
           places[e * steps.number + s] = begin, at + 1
           s, begin = s + 1, at + 1
       if end > start:
@@ -75,7 +75,7 @@ def _steps_of(run, steps) -> list[dict[int, tuple[int, int]]]:
 @pytest.mark.parametrize('number', [1, 2, 4])
 def test_contexts_end_where_steps_begin(number):
   run = _run(episode_length=8)
-  steps = continuations.Steps(_frequent(run, _rollouts(run)), number)
+  steps = continuations.Steps((_frequent(run, _rollouts(run)),), number)
   found, rows = _contexts(run, steps)
   rollouts, places = _rollouts(run), _steps_of(run, steps)
   num, num_episodes = rollouts.starts.shape
@@ -124,7 +124,7 @@ def test_a_greedy_continuation_is_what_came_next(axes):
     beginning = continuations.slots_lib.Beginning(zeros, zeros)
     rng = jax.random.key(0)
     whole = play(run.material.start, prompts, lengths, beginning, rng)
-    steps = continuations.Steps(_frequent(run, asked.fetch(whole)), 3)
+    steps = continuations.Steps((_frequent(run, asked.fetch(whole)),), 3)
     found = continuations.jit_contexts(steps, rules.episode_length)(
         prompts, lengths, whole)
     goes_on = asked.fetch(play(
@@ -177,7 +177,7 @@ def _value(run, context, episode, weights, before, attempt=()) -> float:
         longer = [*attempt, token]
         state = [*text, token], p * row[token], longer, e, drawn, total
         if len(longer) < rules.episode_length and (
-            token not in (rules.stop_id, rules.give_up_id)):
+            token not in (*rules.stop_ids, rules.give_up_id)):
           live.append(state)
           continue
         total_now = total + weights[e] * (sum(longer) % 2) * 0.9 ** drawn

@@ -20,7 +20,7 @@ from tests import language_search
 _STOP, _GIVE_UP, _RESET, _PAD = 2, 5, (6, 7), 0
 _SAMPLING = decode.Sampling(temperature=0.7, top_k=10)
 _PLAIN = episodes.Episodes(
-    num_episodes=3, episode_length=5, sampling=_SAMPLING, stop_id=_STOP)
+    num_episodes=3, episode_length=5, sampling=_SAMPLING, stop_ids=(_STOP,))
 
 
 def _feedback(questions_S, tokens_SxT, lengths_S):
@@ -34,6 +34,8 @@ RULES = {
     'single': dataclasses.replace(_PLAIN, num_episodes=1),
     'reset': dataclasses.replace(
         _PLAIN, give_up_id=_GIVE_UP, reset_ids=_RESET),
+    'ends': dataclasses.replace(
+        _PLAIN, stop_ids=(9, _STOP, 14), give_up_id=_GIVE_UP),
     'budget': dataclasses.replace(_PLAIN, max_tokens=8, reset_ids=_RESET),
     'window': dataclasses.replace(
         _PLAIN, num_episodes=4, window=2, reset_ids=_RESET),
@@ -102,7 +104,7 @@ def _by_hand(rules, question, sample, prompt, seed):
       drawn += 1
       is_spent = rules.max_tokens is not None and drawn >= rules.max_tokens
       if is_spent or len(attempt) == rules.episode_length or (
-          int(token) in (rules.stop_id, rules.give_up_id)):
+          int(token) in (*rules.stop_ids, rules.give_up_id)):
         break
     if rules.feedback is not None:
       tokens, length = rules.feedback(
@@ -149,7 +151,7 @@ def test_trajectories_are_those_written_one_by_one(name):
       if len(at):
         assert (got.starts[n, e], got.ends[n, e]) == (at[0], at[-1] + 1)
         last = got.tokens[n * per_row + (e if rules.is_windowed else 0), at[-1]]
-        assert got.is_finished[n, e] == (last == _STOP)
+        assert got.is_finished[n, e] == (last in rules.stop_ids)
         assert got.has_given_up[n, e] == (last == rules.give_up_id)
       else:
         assert got.ends[n, e] == 0 and not got.is_finished[n, e]

@@ -30,7 +30,7 @@ def _experiment(**changes):
   """The tiny experiment made smaller, with changes of `config.search`."""
   config = search_config.get_config('tiny')
   config.arms = ('solution_only',)
-  config.task.max_number = 5
+  config.task.update(dict(max_number=5, heldout_numbers_fraction=0.2))
   config.model.update(dict(num_layers=1, embed_dim=32, mlp_dim=64))
   config.traces.num_shards = 1
   config.data.sequence_length = 64

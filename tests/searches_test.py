@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines.tokenizers import sentencepiece
 from meta_cot import tasks
 from meta_cot import traces
 from meta_cot.evaluation import summaries
@@ -25,13 +25,12 @@ from meta_cot.traces import record as record_lib
 
 PROBLEM = countdown.make_problem([5, 17, 1], 23)
 TEXT = '5,17,1>23:5-1=4,17;+21@0;S5+1=6,17+6=23*/'
-EOS = tokenizer_lib.EOS
+EOS = sentencepiece.EOS
 
 
 @functools.cache
 def _tokenizer():
-  return tokenizer_lib.Tokenizer(tokenizer_lib.train(
-      [TEXT], tokenizer_lib.TokenizerConfig(128, 60, None)))
+  return sentencepiece.train([TEXT], 128, 60)
 
 
 def _tokens(text):
@@ -131,9 +130,8 @@ def test_a_parent_that_is_no_node_is_refused():
 def test_delimiters():
   ids = trees.delimiter_ids(_tokenizer())
   assert [_tokenizer().decode([i]) for i in ids] == [',']
-  other = tokenizer_lib.Tokenizer(tokenizer_lib.train(
-      ['5+1=6'], tokenizer_lib.TokenizerConfig(128, 60, None)))
-  with pytest.raises(ValueError, match="no piece ends with ','"):
+  other = sentencepiece.train(['5+1=6'], 128, 60)
+  with pytest.raises(ValueError, match="no token ends with ','"):
     trees.delimiter_ids(other)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import models
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines.tokenizers import sentencepiece
 from meta_cot import sharding
 from meta_cot import tasks
 from meta_cot.evaluation import summaries
@@ -36,8 +36,7 @@ SETTINGS = searching.SearchConfig(
 @functools.cache
 def tokenizer():
   text = '5,17,1>23:5-1=4,17;+21@0;S5+1=6,17+6=23*/'
-  return tokenizer_lib.Tokenizer(tokenizer_lib.train(
-      [text], tokenizer_lib.TokenizerConfig(128, 60, None)))
+  return sentencepiece.train([text], 128, 60)
 
 
 @functools.cache

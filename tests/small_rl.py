@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base as base_config
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines import tokenizers
+from data_pipelines.tokenizers import sentencepiece
 from meta_cot import sharding
 from meta_cot import tasks
 from meta_cot.rl import learner as learner_lib
@@ -48,11 +49,10 @@ _OPTIMIZER = dict(warmup_steps=0, epsilon=1e-2, learning_rate=1e-2)
 
 
 @functools.cache
-def tokenizer() -> tokenizer_lib.Tokenizer:
+def tokenizer() -> tokenizers.Tokenizer:
   """One token per character."""
-  return tokenizer_lib.Tokenizer(tokenizer_lib.train(
-      ['5,17,1>23:5-1=4,17;+21@0;S5+1=6,17+6=23*/!x'],
-      tokenizer_lib.TokenizerConfig(40, 9, None)))
+  return sentencepiece.train(
+      ['5,17,1>23:5-1=4,17;+21@0;S5+1=6,17+6=23*/!x'], 40, 9)
 
 
 def experiment(

@@ -21,7 +21,8 @@ import pytest
 
 from data_pipelines import manifest as manifest_lib
 from data_pipelines import store
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines import tokenizers
+from data_pipelines.tokenizers import sentencepiece
 from meta_cot.evaluation import plots
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
@@ -325,18 +326,16 @@ def test_hosts_with_different_folders_are_told(tmp_path):
 
 
 def test_tokenizers(directory):
-  path = directory / 'tokenizer' / 'tokenizer.model'
-  with pytest.raises(config_lib.UserError, match=f'{path}: no tokenizer'):
-    tokenizer_lib.load(path)
-  model = tokenizer_lib.train(
-      ['1+2=3\n', '4*5=20\n'],
-      tokenizer_lib.TokenizerConfig(
-          vocab_size=64, number_tokens=None, path=None))
-  tokenizer_lib.save(path, model)
-  assert tokenizer_lib.load(str(path)).model == model
+  folder = directory / 'tokenizer'
+  with pytest.raises(config_lib.UserError, match=f'{folder}: no tokenizer'):
+    tokenizers.load(folder)
+  made = sentencepiece.train(['1+2=3\n', '4*5=20\n'], 64)
+  made.save(folder)
+  assert tokenizers.load(str(folder)).fingerprint == made.fingerprint
+  path = folder / 'tokenizer.model'
   files.write_atomic(path, b'no model')
   with pytest.raises(config_lib.UserError, match=f'{path}: .*8 bytes'):
-    tokenizer_lib.load(path)
+    tokenizers.load(folder)
 
 
 def test_the_workdir_knows_its_config(directory):

@@ -19,7 +19,8 @@ def make_record(index):
   return record_lib.TraceRecord(
       problem=Problem(f'p{index}', f'{index},2>{index + 2}', '', {}),
       strategy='dfs_sum', arguments={}, seed=index, model='symbolic',
-      nodes=nodes, solution=(0, 1) if index % 3 == 0 else ())
+      nodes=nodes, solution=(0, 1) if index % 3 == 0 else (),
+      traversal='depth_first')
 
 
 def make_records(start, stop):

@@ -5,9 +5,12 @@ import pickle
 
 import hypothesis
 from hypothesis import strategies as st
+import numpy as np
 import pytest
 
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines import tokenizers
+from data_pipelines.tokenizers import sentencepiece
+from meta_cot.settings import config as config_lib
 
 COMPACT = (
     '20,1,9>28:9+1=10,20;+30-10/2x20+1=21,9;+30-12x9-1=8,20;+28!S9-1=8,20+8=28',
@@ -18,19 +21,18 @@ SOS = (
     'Generated Node #0,1: 24:[4, 6] Operation: 9-3=6\n')
 
 
-def make(texts, vocab_size, number_tokens):
-  return tokenizer_lib.Tokenizer(tokenizer_lib.train(
-      texts, tokenizer_lib.TokenizerConfig(vocab_size, number_tokens, None)))
+def control_ids(tokenizer):
+  return {tokenizer.control(name) for name in sentencepiece.CONTROL_TOKENS}
 
 
 @pytest.fixture(scope='module')
 def compact():
-  return make(COMPACT, 128, 60)
+  return sentencepiece.train(COMPACT, 128, 60)
 
 
 @pytest.fixture(scope='module')
 def bytes_tokenizer():
-  return make([SOS] * 3, 700, None)
+  return sentencepiece.train([SOS] * 3, 700)
 
 
 def pieces(tokenizer, text):
@@ -58,7 +60,7 @@ def test_merged_vocabulary_keeps_digits_and_newlines_apart(bytes_tokenizer):
 def test_any_unicode_survives_a_round_trip(bytes_tokenizer, text):
   ids = bytes_tokenizer.encode(text)
   assert bytes_tokenizer.decode(ids) == text
-  assert not set(ids) & set(bytes_tokenizer.control_ids.values())
+  assert not set(ids) & control_ids(bytes_tokenizer)
 
 
 @hypothesis.given(st.text(alphabet='ab \u2581\n\t\r\x00<eos>\U0001f600'))
@@ -71,21 +73,22 @@ def test_compact_texts_survive_without_bytes(compact, text):
   assert compact.decode(compact.encode(text)) == text
 
 
-@pytest.mark.parametrize('name', tokenizer_lib.CONTROL_TOKENS)
+@pytest.mark.parametrize('name', sentencepiece.CONTROL_TOKENS)
 def test_control_tokens_cannot_be_written_as_text(
     compact, bytes_tokenizer, name):
   assert bytes_tokenizer.decode(bytes_tokenizer.encode(name)) == name
   for tokenizer in (compact, bytes_tokenizer):
-    forbidden = set(tokenizer.control_ids.values()) - {tokenizer.unk_id}
+    forbidden = control_ids(tokenizer) - {tokenizer.control('<unk>')}
     assert not forbidden & set(tokenizer.encode(f'1{name}2'))
 
 
 def test_control_ids_are_fixed_and_decode_as_asked(compact):
-  assert [compact.control_ids[n] for n in tokenizer_lib.CONTROL_TOKENS] == list(
+  assert [compact.control(n) for n in sentencepiece.CONTROL_TOKENS] == list(
       range(9))
-  assert (compact.pad_id, compact.eos_id, compact.bos_id, compact.unk_id) == (
-      0, 1, 2, 3)
-  ids = [compact.bos_id, *compact.encode('9-3'), compact.eos_id, compact.pad_id]
+  assert compact.control('9') is compact.control('<|no|>') is None
+  assert (compact.pad_id, compact.eos_id, compact.eos_ids) == (0, 1, (1,))
+  bos_id = compact.control('<bos>')
+  ids = [bos_id, *compact.encode('9-3'), compact.eos_id, compact.pad_id]
   assert compact.decode(ids) == '9-3'
   assert compact.decode(ids, show_control=True) == '<bos>9-3<eos><pad>'
 
@@ -97,42 +100,80 @@ def test_decode_never_raises_on_sampled_ids(bytes_tokenizer, compact, ids):
     assert isinstance(tokenizer.decode(ids, show_control=True), str)
 
 
+@pytest.mark.parametrize('text', [',', '4', '\n', ', ', '\ufffd', '[4', '>'])
+def test_tokens_that_end_in_a_text(bytes_tokenizer, compact, text):
+  for tokenizer in (bytes_tokenizer, compact):
+    expected = [
+        tokenizer.decode([i]).endswith(text) and i not in control_ids(tokenizer)
+        for i in range(tokenizer.vocab_size)]
+    found = tokenizer.ending_in(text)
+    assert found.dtype == bool and found.tolist() == expected
+
+
+def test_ends_are_found_inside_longer_pieces(bytes_tokenizer):
+  ends = np.flatnonzero(bytes_tokenizer.ending_in('s'))
+  assert len({bytes_tokenizer.decode([i]) for i in ends} - {'s'}) > 1
+
+
 def test_unknown_text_and_ids_show_the_replacement_character(compact):
   assert compact.decode(compact.encode('9?')) == '9\ufffd'
   assert compact.decode([compact.vocab_size]) == '\ufffd'
 
 
 def test_training_is_deterministic_and_the_fingerprint_tells(tmp_path):
-  config = tokenizer_lib.TokenizerConfig(700, None, None)
-  first, second = (tokenizer_lib.train([SOS], config) for _ in range(2))
-  assert first == second
-  other = tokenizer_lib.Tokenizer(tokenizer_lib.train(COMPACT, config))
-  tokenizer = tokenizer_lib.Tokenizer(first)
+  settings = sentencepiece.Settings('sentencepiece', 700, None, None)
+  tokenizer, same = (tokenizers.make(settings, [SOS]) for _ in range(2))
+  tokenizer.save(tmp_path / 'a')
+  same.save(tmp_path / 'b')
+  path = tmp_path / 'a' / 'tokenizer.model'
+  assert path.read_bytes() == (
+      tmp_path / 'b' / 'tokenizer.model').read_bytes()
+  other = sentencepiece.train(COMPACT, 700)
   assert tokenizer.fingerprint != other.fingerprint
-  tokenizer_lib.save(tmp_path / 'a.model', first)
-  for copy in (tokenizer_lib.load(tmp_path / 'a.model'),
-               pickle.loads(pickle.dumps(tokenizer))):
+  reused = sentencepiece.Settings('sentencepiece', 700, None, str(path))
+  for copy in (
+      tokenizers.load(tmp_path / 'a'), pickle.loads(pickle.dumps(tokenizer)),
+      tokenizers.make(reused, iter(()))):
     assert copy.fingerprint == tokenizer.fingerprint
     assert copy.encode(SOS) == tokenizer.encode(SOS)
 
 
+@pytest.mark.parametrize('text, number', [
+    ('20,20,20>60:', 8), ('20,100>61:', 9), ('S', 1), ('', 0), ('a\n7', 3)])
+def test_a_placeholder_makes_as_many_tokens_at_most(text, number):
+  placeholder = lambda number_tokens: tokenizers.placeholder(
+      sentencepiece.Settings('sentencepiece', 128, number_tokens, None))
+  assert len(placeholder(60).encode(text)) == number
+  assert len(placeholder(None).encode(text)) == len(text)
+  trained = sentencepiece.train([text + 'S'], 128, 60)
+  assert len(trained.encode(text)) <= number
+  (end,) = np.flatnonzero(placeholder(60).ending_in('20'))
+  assert placeholder(60).encode('20') == [end]
+  assert not placeholder(None).ending_in('20').any()
+
+
 def test_texts_longer_than_a_trainer_sentence_are_not_skipped():
-  tokenizer = make(['9+3=12,' * 4000 + '~'], 128, 60)
-  assert tokenizer.unk_id not in tokenizer.encode('~')
+  tokenizer = sentencepiece.train(['9+3=12,' * 4000 + '~'], 128, 60)
+  assert tokenizer.control('<unk>') not in tokenizer.encode('~')
 
 
 @pytest.mark.parametrize('texts, vocab_size', [([], 128), (COMPACT, 32)])
 def test_training_errors_are_one_line(texts, vocab_size):
   with pytest.raises(ValueError, match='tokenizer.vocab_size') as error:
-    make(texts, vocab_size, 60)
+    sentencepiece.train(texts, vocab_size, 60)
   assert '\n' not in str(error.value)
 
 
 def test_a_damaged_model_is_named(tmp_path):
-  path = tmp_path / 'broken.model'
-  with pytest.raises(ValueError, match='broken.model: no tokenizer model'):
-    tokenizer_lib.load(path)
+  path = tmp_path / 'tokenizer.model'
+  settings = sentencepiece.Settings('sentencepiece', 128, None, str(path))
+  with pytest.raises(config_lib.UserError, match=f'{path}: no tokenizer model'):
+    tokenizers.make(settings, iter(()))
   for content in (b'', b'not a model'):
     path.write_bytes(content)
-    with pytest.raises(ValueError, match='broken.model: .*train it again'):
-      tokenizer_lib.load(path)
+    for read in (
+        lambda: tokenizers.load(tmp_path),
+        lambda: tokenizers.make(settings, iter(()))):
+      with pytest.raises(config_lib.UserError, match=(
+          f'{path}: .*train it again')):
+        read()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text <-> token ids: a sentencepiece model with reserved control tokens.
+"""A sentencepiece model with reserved control tokens, trained or reused.
 
 Two kinds of vocabulary. With `number_tokens=None` the pieces are learned by
 byte-pair merges and every digit is a token of its own. With `number_tokens=n`
@@ -12,7 +12,9 @@ import dataclasses
 import hashlib
 import io
 import itertools
+import re
 
+import numpy as np
 import sentencepiece
 
 from meta_cot.runtime import files
@@ -28,40 +30,69 @@ ANSWER = '<|answer|>'  # the final answer follows
 THINK = '<|think|>'  # the search follows
 EPISODE = '<|episode|>'  # another attempt at the same question follows
 CONTROL_TOKENS = (PAD, EOS, BOS, UNK, STEP, BACK, ANSWER, THINK, EPISODE)
+_UNK_ID = CONTROL_TOKENS.index(UNK)
+_TEXT_ID = len(CONTROL_TOKENS)  # the first piece
 
+FILE = 'tokenizer.model'
 REPLACEMENT = '\ufffd'  # what an unknown or unused id decodes to
 BYTE_FALLBACK_VOCAB = 512  # from this size on, 256 pieces are raw bytes
 _SPACE = '\u2581'  # sentencepiece writes a space as this character
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenizerConfig:
-  """Settings of `train`."""
+class Settings:
+  """Which model is used; see `configs/base.py`."""
 
+  kind: str = config_lib.setting(choices=('sentencepiece',))
   vocab_size: int = config_lib.setting(low=32)  # upper bound
   number_tokens: int | None = config_lib.setting(low=9, high=9999)
   path: str | None = config_lib.setting()  # reuse this model; None: train one
 
 
-def train(texts: Iterable[str], config: TokenizerConfig) -> bytes:
+def make(settings: Settings, texts: Iterable[str]) -> 'Tokenizer':
+  """Trains a tokenizer on the texts, or reads the one to reuse.
+
+  Raises:
+    UserError: as `train`; or there is no sentencepiece model to reuse.
+  """
+  if settings.path is not None:
+    return _read(files.path(settings.path))
+  return train(texts, settings.vocab_size, settings.number_tokens)
+
+
+def placeholder(settings: Settings) -> '_Placeholder':
+  """Returns what makes as many tokens of a text as a trained model at most."""
+  return _Placeholder(settings)
+
+
+def load(folder: files.Path) -> 'Tokenizer':
+  """Reads the tokenizer of a folder.
+
+  Raises:
+    UserError: its file is missing or not a model; names it.
+  """
+  return _read(files.path(folder) / FILE)
+
+
+def train(
+    texts: Iterable[str], vocab_size: int, number_tokens: int | None = None
+) -> 'Tokenizer':
   """Learns a vocabulary; the same texts and settings give the same bytes.
 
   Args:
     texts: at least one non-empty text of the kind to be encoded.
-    config: `vocab_size` is an upper bound; the model may have fewer pieces. At
+    vocab_size: an upper bound; the model may have fewer pieces. At
       `BYTE_FALLBACK_VOCAB` or more, any unicode text survives a round trip.
-
-  Returns:
-    The serialized model, for `Tokenizer`.
+    number_tokens: see above.
 
   Raises:
-    ValueError: no text, or a vocabulary too small for its characters.
+    UserError: no text, or a vocabulary too small for its characters.
   """
-  has_bytes = config.vocab_size >= BYTE_FALLBACK_VOCAB
+  has_bytes = vocab_size >= BYTE_FALLBACK_VOCAB
   # A space needs a piece of its own: its bytes would read back as U+2581.
   spaced = itertools.chain((' \n',) if has_bytes else (), texts)
-  numbers = () if config.number_tokens is None else tuple(
-      str(n) for n in range(config.number_tokens + 1))
+  numbers = () if number_tokens is None else tuple(
+      str(n) for n in range(number_tokens + 1))
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
@@ -69,8 +100,8 @@ def train(texts: Iterable[str], config: TokenizerConfig) -> bytes:
         sentence_iterator=(
             line for text in spaced for line in text.splitlines(True)),
         model_writer=model,
-        model_type='bpe' if config.number_tokens is None else 'char',
-        vocab_size=config.vocab_size, hard_vocab_limit=False,
+        model_type='bpe' if number_tokens is None else 'char',
+        vocab_size=vocab_size, hard_vocab_limit=False,
         byte_fallback=has_bytes,
         normalization_rule_name='identity', add_dummy_prefix=False,
         remove_extra_whitespaces=False, split_digits=True,
@@ -78,27 +109,26 @@ def train(texts: Iterable[str], config: TokenizerConfig) -> bytes:
         user_defined_symbols=['\n', *numbers],
         # Control pieces are never matched in text, user-defined ones are.
         control_symbols=list(CONTROL_TOKENS[4:]),
-        pad_id=0, eos_id=1, bos_id=2, unk_id=3,
+        pad_id=0, eos_id=1, bos_id=2, unk_id=_UNK_ID,
         pad_piece=PAD, eos_piece=EOS, bos_piece=BOS, unk_piece=UNK,
         unk_surface=REPLACEMENT, num_threads=1, minloglevel=2)
   except RuntimeError as e:
-    raise ValueError(
-        f'tokenizer.vocab_size: training with {config.vocab_size} pieces '
+    raise config_lib.UserError(
+        f'config.tokenizer.vocab_size: training with {vocab_size} pieces '
         f'failed ({" ".join(str(e).split())}); give at least one text, and '
         'enough pieces for its characters.') from e
-  return model.getvalue()
+  return Tokenizer(model.getvalue())
 
 
 class Tokenizer:
-  """Encodes and decodes with one trained model; picklable, read only."""
+  """A `base.Tokenizer` with one trained model."""
 
   pad_id = 0
   eos_id = 1
-  bos_id = 2
-  unk_id = 3
+  eos_ids = (eos_id,)
 
   def __init__(self, model_proto: bytes):
-    """Wraps the output of `train`.
+    """Wraps a serialized model.
 
     Raises:
       ValueError: not a model, or one without the control tokens.
@@ -113,28 +143,21 @@ class Tokenizer:
           'model; train it again.') from e
     self._proto = model_proto
     self.fingerprint = hashlib.sha256(model_proto).hexdigest()
-    self.control_ids = {
-        name: self._processor.piece_to_id(name) for name in CONTROL_TOKENS}
-    self._control_names = {i: name for name, i in self.control_ids.items()}
-    if sorted(self._control_names) != list(range(len(CONTROL_TOKENS))):
+    ids = {name: self._processor.piece_to_id(name) for name in CONTROL_TOKENS}
+    if list(ids.values()) != list(range(len(CONTROL_TOKENS))):
       raise ValueError(
-          'tokenizer model has control tokens '
-          f'{self.control_ids}, expected {CONTROL_TOKENS} as ids '
-          f'0..{len(CONTROL_TOKENS) - 1}; train it again.')
+          f'tokenizer model has control tokens {ids}, expected '
+          f'{CONTROL_TOKENS} as ids 0..{len(CONTROL_TOKENS) - 1}; train it '
+          'again.')
     # The space character's own bytes: `_SPACE` in a text is not a space.
     self._space_ids = [
         self._processor.piece_to_id(f'<0x{byte:02X}>')
         for byte in _SPACE.encode()]
-    if self.unk_id in self._space_ids:
-      self._space_ids = [self.unk_id]
+    if _UNK_ID in self._space_ids:
+      self._space_ids = [_UNK_ID]
 
   def __reduce__(self):
     return Tokenizer, (self._proto,)
-
-  @property
-  def model(self) -> bytes:
-    """The serialized model this tokenizer wraps."""
-    return self._proto
 
   def encode(self, text: str) -> list[int]:
     """Token ids of `text`; never a control id, whatever the text says."""
@@ -147,45 +170,65 @@ class Tokenizer:
     return ids
 
   def decode(self, ids: Sequence[int], *, show_control: bool = False) -> str:
-    """Text of `ids`; never raises on what a model may sample.
-
-    Args:
-      ids: any integers. Ids of no piece (a vocabulary padded by the model) and
-        incomplete bytes decode to U+FFFD.
-      show_control: write control tokens by name instead of dropping them.
-    """
+    """Text of `ids`; never raises on what a model may sample."""
     parts, run = [], []
     for i in map(int, ids):
-      if 0 <= i < self.vocab_size and i not in self._control_names:
+      is_control = 0 <= i < len(CONTROL_TOKENS)
+      if 0 <= i < self.vocab_size and not is_control:
         run.append(i)
         continue
-      if i == self.unk_id and not show_control or i not in self._control_names:
+      if i == _UNK_ID and not show_control or not is_control:
         shown = REPLACEMENT
       else:
-        shown = self._control_names[i] if show_control else ''
+        shown = CONTROL_TOKENS[i] if show_control else ''
       if shown:
         parts += [self._processor.decode(run), shown]
         run = []
     return ''.join([*parts, self._processor.decode(run)])
 
+  def control(self, name: str) -> int | None:
+    """Id of one of CONTROL_TOKENS."""
+    return CONTROL_TOKENS.index(name) if name in CONTROL_TOKENS else None
 
-def save(path: files.Path, model_proto: bytes) -> None:
-  """Writes a trained model, atomically."""
-  files.write_atomic(path, model_proto)
+  def ending_in(self, text: str) -> np.ndarray:
+    """Finds the pieces that end in `text`, bool [vocab_size]."""
+    return np.array([
+        i >= _TEXT_ID and self.decode([i]).endswith(text)
+        for i in range(self.vocab_size)])
+
+  def save(self, folder: files.Path) -> None:
+    """Writes the model, atomically."""
+    files.write_atomic(files.path(folder) / FILE, self._proto)
 
 
-def load(path: files.Path) -> Tokenizer:
-  """Reads a trained model.
-
-  Raises:
-    ValueError: missing or not a model; names the file.
-  """
-  path = files.path(path)
+def _read(path) -> Tokenizer:
   if not path.is_file():
-    raise config_lib.UserError(
-        f'{path}: no tokenizer model here; run the stages generate_traces and '
-        'train_tokenizer first.')
+    raise config_lib.UserError(f'{path}: no tokenizer model here.')
   try:
     return Tokenizer(path.read_bytes())
   except ValueError as e:
     raise config_lib.UserError(f'{path}: {e}') from e
+
+
+@dataclasses.dataclass(frozen=True)
+class _Placeholder:
+  """Has one token for all text; see `placeholder`."""
+
+  settings: Settings
+  pad_id = Tokenizer.pad_id
+  eos_id = Tokenizer.eos_id
+  eos_ids = Tokenizer.eos_ids
+
+  def encode(self, text: str) -> list[int]:
+    """One token per number up to `number_tokens` and per other character."""
+    number_tokens = self.settings.number_tokens
+    largest = -1 if number_tokens is None else number_tokens
+    pieces = re.findall(r'\d+|\D', text)
+    return [_TEXT_ID] * sum(
+        1 if piece.isdigit() and int(piece) <= largest else len(piece)
+        for piece in pieces)
+
+  def ending_in(self, text: str) -> np.ndarray:
+    """Finds the token of all text where `text` is one, bool [vocab_size]."""
+    is_one = len(self.encode(text)) == 1
+    return is_one & (np.arange(self.settings.vocab_size) == _TEXT_ID)

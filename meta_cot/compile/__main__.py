@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles every program of a config for TPUs that are not here.
 
-  python -m meta_cot.compile --config=configs/countdown.py:pod
+  python -m meta_cot.compile --config=configs/erl2.py:pod
       --topology=v5e:2x4 [--programs=train_step,eval_loss] [--json]
       [--dump=DIR] [--config.KEY=VALUE]
 

@@ -39,7 +39,7 @@ class LanguageStep:
   branching: int
   step_length: int
   delimiter_ids: tuple[int, ...]
-  eos_id: int
+  eos_ids: tuple[int, ...]
   pad_id: int
   sampling: decode.Sampling
   outcome: node_lib.OfText | None
@@ -127,10 +127,8 @@ class LanguageStep:
   def _record(self, state, tokens_C, log_probs_C, hidden_CxD, cache):
     """The state with one more token in every child that has not ended."""
     is_live_C = state.is_live
-    is_eos_C = tokens_C == self.eos_id
-    delimiters = jnp.asarray(self.delimiter_ids, jnp.int32)
-    is_end_C = is_eos_C | jnp.any(
-        tokens_C[:, None] == delimiters[None], axis=1)
+    is_eos_C = decode.is_one_of(tokens_C, self.eos_ids)
+    is_end_C = decode.is_one_of(tokens_C, self.eos_ids + self.delimiter_ids)
     return _Writing(
         step=state.step + 1, is_live=is_live_C & ~is_end_C,
         is_terminal=state.is_terminal | (is_live_C & is_eos_C),
@@ -183,17 +181,17 @@ class _Writing:
 
 def make_step_fn(
     config: model_config.ModelConfig, *, branching: int, step_length: int,
-    delimiter_ids: tuple[int, ...], eos_id: int, pad_id: int,
+    delimiter_ids: tuple[int, ...], eos_ids: tuple[int, ...], pad_id: int,
     sampling: decode.Sampling, outcome: node_lib.OfText | None = None,
     value: node_lib.OfText | None = None,
     state_key: node_lib.OfText | None = None,
 ) -> LanguageStep:
   """The step function of a language model; `start` makes its `params`.
 
-  A step ends with a delimiter, with `eos_id` (the child is terminal), or after
-  `step_length` tokens. Token t of branch a is drawn with the leaf's own key
-  (`Path.keys`) folded with a, then with t. `log_prob` is the sum over the
-  tokens of a step of those of the distribution that was sampled, as in
+  A step ends with a delimiter, with one of `eos_ids` (the child is terminal),
+  or after `step_length` tokens. Token t of branch a is drawn with the leaf's
+  own key (`Path.keys`) folded with a, then with t. `log_prob` is the sum over
+  the tokens of a step of those of the distribution that was sampled, as in
   `decode.Generation`; `num_tokens` is the length of the step.
 
   Args:
@@ -201,7 +199,7 @@ def make_step_fn(
     branching: A, children of a leaf.
     step_length: T, at least 1.
     delimiter_ids: tokens that end a step, and belong to it.
-    eos_id: ends the text.
+    eos_ids: tokens that end the text.
     pad_id: fills a step behind its end.
     sampling: how to draw.
     outcome: the reward of a terminal child, float32 []; its value by default.
@@ -220,15 +218,11 @@ def make_step_fn(
   for name, number in (('branching', branching), ('step_length', step_length)):
     if number < 1:
       raise ValueError(f'{name}: got {number}; must be at least 1.')
-  ids = dict(eos_id=eos_id, pad_id=pad_id) | {
-      f'delimiter_ids[{i}]': x for i, x in enumerate(delimiter_ids)}
-  for name, token in ids.items():
-    if not 0 <= token < config.vocab_size:
-      raise ValueError(
-          f'{name}: got {token}; must be a token id from 0 to '
-          f'{config.vocab_size - 1}.')
+  decode.check_ids(
+      config, eos_ids=eos_ids, pad_id=(pad_id,), delimiter_ids=delimiter_ids)
   prompts_lib.check_value(config, value)
   return LanguageStep(
       config=config, branching=branching, step_length=step_length,
-      delimiter_ids=tuple(delimiter_ids), eos_id=eos_id, pad_id=pad_id,
-      sampling=sampling, outcome=outcome, value=value, state_key=state_key)
+      delimiter_ids=tuple(delimiter_ids), eos_ids=tuple(eos_ids),
+      pad_id=pad_id, sampling=sampling, outcome=outcome, value=value,
+      state_key=state_key)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines import tokenizers
 from meta_cot import decode
 from meta_cot import sharding
 from meta_cot import types
@@ -43,7 +43,7 @@ _COLLECT, _VALUES, _DISCOUNT, _EXPLORE = range(4)  # what a key is for
 
 def rules(
     config: settings_lib.RlConfig, objective: str,
-    tokenizer: tokenizer_lib.Tokenizer,
+    tokenizer: tokenizers.Tokenizer,
 ) -> episodes.Episodes:
   """Of the trajectories that an objective is trained on.
 
@@ -56,23 +56,28 @@ def rules(
   return episodes.Episodes(
       num_episodes=config.episodes(objective),
       episode_length=config.episode_length, sampling=config.sampling(),
-      stop_id=tokenizer.eos_id, give_up_id=give_up_id,
+      stop_ids=tokenizer.eos_ids, give_up_id=give_up_id,
       reset_ids=tuple(tokenizer.encode(config.reset)),
       max_tokens=config.max_tokens, window=config.window)
 
 
 def steps(
-    config: settings_lib.RlConfig, tokenizer: tokenizer_lib.Tokenizer
+    config: settings_lib.RlConfig, tokenizer: tokenizers.Tokenizer
 ) -> continuations.Steps | None:
   """How 'vineppo' cuts episodes; None for other advantages.
 
   Raises:
-    ValueError: `step_end` is not one token.
+    ValueError: no token ends in `step_end`.
   """
   if config.advantage != 'vineppo':
     return None
-  return continuations.Steps(
-      player_lib.token_of(tokenizer, config.step_end), config.num_steps)
+  end_ids = tuple(
+      np.flatnonzero(tokenizer.ending_in(config.step_end)).tolist())
+  if not end_ids:
+    raise ValueError(
+        f'got {config.step_end!r}; must be what a token of the tokenizer ends '
+        'in.')
+  return continuations.Steps(end_ids, config.num_steps)
 
 
 def jit_update(

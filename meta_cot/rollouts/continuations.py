@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Monte-Carlo values at step boundaries (VinePPO, arXiv 2410.01679).
 
-An episode is cut into steps by a token that ends one. The value of the context
+An episode is cut into steps by tokens that end one. The value of the context
 before a step is the mean worth of fresh trajectories that continue it. A
 trajectory is read once for all of its contexts, a context once for all of its
 continuations.
@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from meta_cot import decode
 from meta_cot import sharding
 from meta_cot.model import config as model_config
 from meta_cot.problem import Problem
@@ -36,7 +37,7 @@ from meta_cot.types import Params, PRNGKey
 class Steps:
   """How an episode is cut."""
 
-  end_id: int  # the token that ends a step, and belongs to it
+  end_ids: tuple[int, ...]  # each ends a step, and belongs to it
   number: int  # S; what is left of an episode is its last step
 
   def of_tokens(self, rows: rows_lib.Rows, num_episodes: int) -> jax.Array:
@@ -46,7 +47,8 @@ class Steps:
       rows: one a trajectory.
       num_episodes: E.
     """
-    is_end_RxX = rows.is_sampled & (rows.targets == self.end_id)
+    is_end_RxX = rows.is_sampled & decode.is_one_of(
+        rows.targets, self.end_ids)
     before_RxX = jnp.cumsum(is_end_RxX, axis=1, dtype=jnp.int32) - is_end_RxX
     episode_E = jnp.arange(num_episodes)[None, None]
     earlier_RxE = jnp.sum(

@@ -38,7 +38,7 @@ class Episodes:
   num_episodes: int  # E
   episode_length: int  # T, tokens drawn in an episode, at most
   sampling: decode.Sampling
-  stop_id: int  # ends an episode, with an answer
+  stop_ids: tuple[int, ...]  # each ends an episode, with an answer
   give_up_id: int | None = None  # ends an episode, without one
   reset_ids: tuple[int, ...] = ()  # written between two episodes
   max_tokens: int | None = None  # drawn in a trajectory; None: E * T
@@ -57,9 +57,10 @@ class Episodes:
       raise ValueError(
           f'window: got {self.window}; must be at least 0, or None to keep all '
           'attempts.')
-    if self.give_up_id == self.stop_id:
+    if self.give_up_id in self.stop_ids:
       raise ValueError(
-          f'give_up_id: got {self.give_up_id}; must differ from stop_id.')
+          f'give_up_id: got {self.give_up_id}; must not be one of stop_ids, '
+          f'{self.stop_ids}.')
     if (self.feedback is None) != (self.feedback_length == 0):
       raise ValueError(
           f'feedback_length: got {self.feedback_length}; must be at least 1 '
@@ -115,7 +116,7 @@ class Rollouts:
   lengths: jax.Array  # [R] int32, forced tokens included
   starts: jax.Array  # [N, E] int32, of the drawn tokens in the episode's row
   ends: jax.Array  # [N, E] int32, behind them; 0 where there was no episode
-  is_finished: jax.Array  # [N, E] bool, ended by `stop_id`
+  is_finished: jax.Array  # [N, E] bool, ended by one of `stop_ids`
   has_given_up: jax.Array  # [N, E] bool
   num_steps: jax.Array  # [] int32, of the loop
   num_live: jax.Array  # [] int32, slots that added a token, over all steps

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines import tokenizers
 from meta_cot import traces
 from meta_cot.problem import Problem, Verdict
 from meta_cot.rollouts import episodes
@@ -58,7 +58,7 @@ class Judge:
   """Reads the episodes and asks the verifier."""
 
   task: base.Task
-  tokenizer: tokenizer_lib.Tokenizer
+  tokenizer: tokenizers.Tokenizer
   style: str
 
   def __call__(

@@ -8,7 +8,7 @@ from flax import struct
 import jax
 import numpy as np
 
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines import tokenizers
 from meta_cot import decode
 from meta_cot import sharding
 from meta_cot import traces
@@ -50,7 +50,7 @@ class Player:
 
   def __init__(
       self, model: model_config.ModelConfig,
-      tokenizer: tokenizer_lib.Tokenizer, mesh: jax.sharding.Mesh, *,
+      tokenizer: tokenizers.Tokenizer, mesh: jax.sharding.Mesh, *,
       rules: episodes.Episodes, style: str, width: int, num_questions: int,
       num_samples: int, num_slots: int,
   ):
@@ -118,7 +118,7 @@ class Player:
 
 
 def prompt_width(
-    tokenizer: tokenizer_lib.Tokenizer, problems: Sequence[Problem],
+    tokenizer: tokenizers.Tokenizer, problems: Sequence[Problem],
     style: str, openings: Sequence[str] = ('',),
 ) -> int:
   """P for these problems, any of the texts in front."""
@@ -129,7 +129,7 @@ def prompt_width(
 
 
 @functools.cache
-def token_of(tokenizer: tokenizer_lib.Tokenizer, text: str) -> int:
+def token_of(tokenizer: tokenizers.Tokenizer, text: str) -> int:
   """The one token that is `text`.
 
   Raises:

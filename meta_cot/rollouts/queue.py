@@ -15,6 +15,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from meta_cot import decode
 from meta_cot import sharding
 from meta_cot.model import cache as cache_lib
 from meta_cot.rollouts import episodes
@@ -76,9 +77,10 @@ def add(
         is_forced_S, jnp.take_along_axis(slots.forced, at_Sx1, 1)[:, 0],
         drawn_S)
   is_drawn_S = slots.is_live & ~is_forced_S
-  is_ending_S = tokens_S == rules.stop_id
+  ends = rules.stop_ids
   if rules.give_up_id is not None:
-    is_ending_S |= tokens_S == rules.give_up_id
+    ends += (rules.give_up_id,)
+  is_ending_S = decode.is_one_of(tokens_S, ends)
   is_spent_S = jnp.zeros_like(is_drawn_S)
   if rules.max_tokens is not None:
     is_spent_S = is_drawn_S & (slots.num_drawn + 1 >= rules.max_tokens)

@@ -184,6 +184,7 @@ def _step(
 
 
 def _check(config, rules, num_questions, num_prompt, num_slots, parts):
+  decode.check_ids(config, stop_ids=rules.stop_ids)
   if num_prompt + rules.row_length > config.max_length:
     raise ValueError(
         f'episodes: {rules.row_length} tokens after prompts of {num_prompt}; '

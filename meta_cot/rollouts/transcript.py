@@ -10,6 +10,7 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
+from meta_cot import decode
 from meta_cot.rollouts import episodes
 
 NUM_LINES = 3
@@ -59,17 +60,19 @@ def read(
   column_C = jnp.arange(tokens_RxC.shape[1], dtype=jnp.int32)[None, None]
   ends_NxE = jnp.max(jnp.where(is_of_NxExC, column_C + 1, 0), axis=2)
   is_last_NxExC = is_of_NxExC & (column_C == ends_NxE[..., None] - 1)
-  ends_with = lambda token: jnp.any(
-      is_last_NxExC & (by_trajectory(tokens_RxC) == token), axis=2)
+  last_NxE = jnp.sum(
+      jnp.where(is_last_NxExC, by_trajectory(tokens_RxC), 0), axis=2)
+  is_taken_NxE = ends_NxE > 0
   has_given_up_NxE = jnp.zeros(ends_NxE.shape, bool)
   if rules.give_up_id is not None:
-    has_given_up_NxE = ends_with(rules.give_up_id)
+    has_given_up_NxE = is_taken_NxE & (last_NxE == rules.give_up_id)
   return episodes.Rollouts(
       tokens=tokens_RxC,
       log_probs=jax.lax.bitcast_convert_type(bits_RxC, jnp.float32),
       is_sampled=kind_RxC >= _DRAWN, episode=episode_RxC,
       lengths=jnp.sum(kind_RxC != _NONE, axis=1, dtype=jnp.int32),
       starts=ends_NxE - jnp.sum(is_of_NxExC, axis=2, dtype=jnp.int32),
-      ends=ends_NxE, is_finished=ends_with(rules.stop_id),
+      ends=ends_NxE,
+      is_finished=is_taken_NxE & decode.is_one_of(last_NxE, rules.stop_ids),
       has_given_up=has_given_up_NxE, num_steps=transcript.num_steps,
       num_live=transcript.num_live)

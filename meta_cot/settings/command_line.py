@@ -72,7 +72,7 @@ def _profile_override(text: str) -> config_file.Override:
 def required(flags: dict[str, str], name: str) -> str:
   """The value of a flag that must be given; ConfigError without it."""
   examples = {
-      'config': 'configs/countdown.py:tiny', 'workdir': 'runs/countdown'}
+      'config': 'configs/search.py:tiny', 'workdir': 'runs/tiny'}
   if flags.get(name):
     return flags[name]
   example = examples.get(name, '...')

@@ -3,7 +3,7 @@
 
 The syntax is that of ml_collections' config flags:
 
-  --config=configs/countdown.py:tiny   a file with `get_config(variant)`
+  --config=configs/search.py:tiny      a file with `get_config(variant)`
   --config.optimizer.learning_rate=1e-3
   --config.search.widths=1,2           or (1,2)
   --config.train.resume                or --noconfig.train.resume

@@ -12,7 +12,7 @@ import functools
 import jax
 import numpy as np
 
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines import tokenizers
 from meta_cot import decode
 from meta_cot import sharding
 from meta_cot import types
@@ -23,14 +23,15 @@ from meta_cot.model import config as model_config
 class Completion:
   """What the model wrote after a prompt."""
 
-  text: str  # prompt and continuation, end-of-sequence cut off
-  num_tokens: int  # generated, end-of-sequence included
-  is_finished: bool  # ended by end-of-sequence, not by the limit
+  text: str  # prompt and continuation, what ends it cut off
+  num_tokens: int  # generated, what ends it included
+  is_finished: bool  # ended by a token that ends a text, not by the limit
 
 
 def jit_generate(
     model: model_config.ModelConfig, mesh: jax.sharding.Mesh, *,
-    max_new_tokens: int, sampling: decode.Sampling, eos_id: int, pad_id: int,
+    max_new_tokens: int, sampling: decode.Sampling,
+    eos_ids: tuple[int, ...], pad_id: int,
 ) -> Callable[..., decode.Generation]:
   """`decode.generate` jitted for a mesh; every device gets the whole result.
 
@@ -39,7 +40,7 @@ def jit_generate(
   return jax.jit(
       functools.partial(
           decode.generate, model, max_new_tokens=max_new_tokens,
-          sampling=sampling, eos_id=eos_id, pad_id=pad_id),
+          sampling=sampling, eos_ids=eos_ids, pad_id=pad_id),
       out_shardings=sharding.replicated(mesh))
 
 
@@ -48,7 +49,7 @@ class Decoder:
 
   def __init__(
       self, model: model_config.ModelConfig,
-      tokenizer: tokenizer_lib.Tokenizer, mesh: jax.sharding.Mesh, *,
+      tokenizer: tokenizers.Tokenizer, mesh: jax.sharding.Mesh, *,
       batch_size: int, max_new_tokens: int, sampling: decode.Sampling,
   ):
     self._tokenizer = tokenizer
@@ -56,7 +57,7 @@ class Decoder:
     self._batch_size = sharding.up_to_parts(batch_size, mesh)
     self._generate = jit_generate(
         model, mesh, max_new_tokens=max_new_tokens, sampling=sampling,
-        eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
+        eos_ids=tokenizer.eos_ids, pad_id=tokenizer.pad_id)
 
   def __call__(
       self, params: types.Params, prompts: list[str], rng: types.PRNGKey

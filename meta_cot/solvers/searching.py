@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines import tokenizers
 from meta_cot import decode
 from meta_cot import reasoning
 from meta_cot import sharding
@@ -132,7 +132,7 @@ class Searcher:
 
   def __init__(
       self, task: base.Task, model: model_config.ModelConfig,
-      tokenizer: tokenizer_lib.Tokenizer, mesh: jax.sharding.Mesh,
+      tokenizer: tokenizers.Tokenizer, mesh: jax.sharding.Mesh,
       settings: SearchConfig,
   ):
     self._task = task
@@ -291,7 +291,7 @@ def make_steps(
   value = _nothing if is_likelihood else None
   step_fn = reasoning.make_step_fn(
       model, branching=settings.branching, step_length=settings.step_length,
-      delimiter_ids=vocabulary.delimiter_ids, eos_id=vocabulary.eos_id,
+      delimiter_ids=vocabulary.delimiter_ids, eos_ids=vocabulary.eos_ids,
       pad_id=vocabulary.pad_id, sampling=settings.sampling(), value=value,
       outcome=task.in_graph.outcome(vocabulary.texts) if is_judged else None)
   if is_likelihood:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines import tokenizers
 from meta_cot import traces
 from meta_cot.problem import Problem
 from meta_cot.solvers import sampling as sampling_lib
@@ -46,7 +46,7 @@ class Reader:
   """Makes records of the trees of one model."""
 
   task: base.Task  # that has states
-  tokenizer: tokenizer_lib.Tokenizer
+  tokenizer: tokenizers.Tokenizer
   strategy: str
   arguments: Mapping[str, Any]  # JSON values
   seed: int
@@ -101,18 +101,16 @@ class Reader:
     return verdicts.verify(self.task, problem, completion, STYLE).is_correct
 
 
-def delimiter_ids(tokenizer: tokenizer_lib.Tokenizer) -> tuple[int, ...]:
+def delimiter_ids(tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:
   """The tokens that end a step.
 
   Raises:
     ValueError: no token does.
   """
-  ids = tuple(
-      i for i in range(tokenizer.vocab_size)
-      if tokenizer.decode([i]).endswith(DELIMITER))
+  ids = tuple(np.flatnonzero(tokenizer.ending_in(DELIMITER)).tolist())
   if not ids:
     raise ValueError(
-        f'tokenizer: no piece ends with {DELIMITER!r}, which ends a step; '
+        f'tokenizer: no token ends with {DELIMITER!r}, which ends a step; '
         f'train it on traces of style {STYLE!r}.')
   return ids
 

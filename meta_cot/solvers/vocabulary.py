@@ -3,7 +3,7 @@
 
 import dataclasses
 
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines import tokenizers
 from meta_cot.solvers import trees
 
 
@@ -12,12 +12,12 @@ class Vocabulary:
   """Constants of the programs of a search."""
 
   pad_id: int
-  eos_id: int
+  eos_ids: tuple[int, ...]  # end a text
   delimiter_ids: tuple[int, ...]  # end a step, and belong to it
   texts: tuple[str, ...]  # of every id that the model can write
 
 
-def of(tokenizer: tokenizer_lib.Tokenizer, vocab_size: int) -> Vocabulary:
+def of(tokenizer: tokenizers.Tokenizer, vocab_size: int) -> Vocabulary:
   """That of a tokenizer.
 
   Args:
@@ -28,6 +28,6 @@ def of(tokenizer: tokenizer_lib.Tokenizer, vocab_size: int) -> Vocabulary:
     ValueError: no token ends a step.
   """
   return Vocabulary(
-      pad_id=tokenizer.pad_id, eos_id=tokenizer.eos_id,
+      pad_id=tokenizer.pad_id, eos_ids=tokenizer.eos_ids,
       delimiter_ids=trees.delimiter_ids(tokenizer),
       texts=tuple(tokenizer.decode([i]) for i in range(vocab_size)))

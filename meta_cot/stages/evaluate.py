@@ -14,7 +14,7 @@ from etils import epath
 import jax
 
 from data_pipelines import arms
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines import tokenizers
 from meta_cot import decode
 from meta_cot import sharding
 from meta_cot import tasks
@@ -80,8 +80,7 @@ class _Evaluation:
     self._style = experiment.data.style
     self._task = tasks.make(
         experiment.task.kind, experiment.task.settings, experiment.seed)
-    self._tokenizer = tokenizer_lib.load(
-        workdir / 'tokenizer' / 'tokenizer.model')
+    self._tokenizer = tokenizers.load(workdir / 'tokenizer')
     self._count = symbolic.token_counter(self._tokenizer.encode, self._style)
     read = functools.partial(
         problems_lib.read, workdir, limit=experiment.evaluation.num_problems)

@@ -112,7 +112,7 @@ def train(experiment, material: rl_material.Material, objective: str, seed: int,
           save_every_steps=1, max_to_keep=experiment.checkpoint.max_to_keep),
       memory, settings=dataclasses.asdict(experiment) | {
           'of_run': _of_run(experiment)},
-      tokenizer=material.tokenizer.model)
+      tokenizer=material.tokenizer.fingerprint)
   state, pending = saves.restore(
       rl_material.abstract(experiment, material.mesh))
   if state is None:

@@ -6,7 +6,7 @@ Its other settings are those of `config.search`.
 
 from collections.abc import Callable
 
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines import tokenizers
 from meta_cot import tasks
 from meta_cot.rl import exploration
 from meta_cot.rollouts import player
@@ -68,7 +68,7 @@ def num_behind(
 
 def vocabulary(
     experiment: experiment_lib.Experiment,
-    tokenizer: tokenizer_lib.Tokenizer,
+    tokenizer: tokenizers.Tokenizer,
 ) -> vocabulary_lib.Vocabulary:
   """What the search must know of a tokenizer.
 

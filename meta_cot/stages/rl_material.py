@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines import tokenizers
 from meta_cot import sharding
 from meta_cot import tasks
 from meta_cot import types
@@ -37,7 +37,7 @@ class Material:
 
   experiment: experiment_lib.Experiment
   mesh: jax.sharding.Mesh
-  tokenizer: tokenizer_lib.Tokenizer
+  tokenizer: tokenizers.Tokenizer
   task: base.Task
   train: Sequence[Problem]
   validation: Sequence[Problem]  # policies are chosen by them
@@ -54,7 +54,7 @@ class Material:
     """
     config = experiment.rl
     check(experiment)
-    tokenizer = tokenizer_lib.load(workdir / 'tokenizer' / 'tokenizer.model')
+    tokenizer = tokenizers.load(workdir / 'tokenizer')
     task = tasks.make(experiment.task.kind)
     train = problems_lib.read(workdir, base.TRAIN)
     validation, test = (
@@ -222,7 +222,7 @@ def num_rows(config: rl_settings.RlConfig, rules: episodes.Episodes) -> int:
 
 def make_rules(
     experiment: experiment_lib.Experiment, objective: str,
-    tokenizer: tokenizer_lib.Tokenizer,
+    tokenizer: tokenizers.Tokenizer,
 ) -> episodes.Episodes:
   """Of the trajectories that an objective is trained on.
 
@@ -244,12 +244,12 @@ def jit_update(experiment, rules: episodes.Episodes, mesh: jax.sharding.Mesh):
 
 
 def make_steps(
-    experiment: experiment_lib.Experiment, tokenizer: tokenizer_lib.Tokenizer
+    experiment: experiment_lib.Experiment, tokenizer: tokenizers.Tokenizer
 ) -> continuations.Steps | None:
   """See `learner.steps`.
 
   Raises:
-    ConfigError: the text that ends a step is not one token.
+    ConfigError: no token ends a step.
   """
   try:
     return learner_lib.steps(experiment.rl, tokenizer)

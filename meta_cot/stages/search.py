@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from data_pipelines import store
-from data_pipelines.tokenizers import sentencepiece as tokenizer_lib
+from data_pipelines import tokenizers
 from meta_cot import decode
 from meta_cot import sharding
 from meta_cot import tasks
@@ -112,8 +112,7 @@ class _Stage:
     self._mesh = mesh
     self._task = tasks.make(experiment.task.kind)
     self._split = tasks.test_splits(self._task)[0]
-    self._tokenizer = tokenizer_lib.load(
-        workdir / 'tokenizer' / 'tokenizer.model')
+    self._tokenizer = tokenizers.load(workdir / 'tokenizer')
     self._problems = problems_lib.read(
         workdir, self._split, self._settings.num_problems)
     self._searcher = searching.Searcher(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `tokenizer`: learned from the texts of records, or reused.
-"""
+"""Stage `tokenizer`: learned from the texts of records, or reused."""
 
+from collections.abc import Iterator
 import dataclasses
 from typing import Any
 
@@ -43,12 +43,17 @@ def run(
     UserError: there is none to reuse, or the texts do not make one.
   """
   if distributed.is_primary() and not tokenizers.is_in(directory):
-    source = store.read(context.folder(settings.records), 'train')
-    texts = (
-        traces.render(traces.linearize(source[i]), style=context.shared.style)
-        for i in range(min(len(source), _NUM_TEXTS)))
-    tokenizers.make(settings.vocabulary, texts).save(directory)
+    tokenizers.make(settings.vocabulary, _texts(context, settings)).save(
+        directory)
   distributed.wait('tokenizer')
+
+
+def _texts(context: base.Context, settings: Settings) -> Iterator[str]:
+  """The first training records; nothing is read before the first one."""
+  records = store.read(context.folder(settings.records), 'train')
+  for i in range(min(len(records), _NUM_TEXTS)):
+    yield traces.render(
+        traces.linearize(records[i]), style=context.shared.style)
 
 
 STAGE = base.Stage(

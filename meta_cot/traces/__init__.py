@@ -2,7 +2,6 @@
 """Search traces: records, events, text styles, training masks, analysis."""
 
 from meta_cot.traces.arithmetic.analysis import analyze
-from meta_cot.traces.arithmetic.analysis import extract_answer
 from meta_cot.traces.events import Answer
 from meta_cot.traces.events import Exhausted
 from meta_cot.traces.events import Jump
@@ -10,6 +9,7 @@ from meta_cot.traces.events import linearize
 from meta_cot.traces.events import Start
 from meta_cot.traces.events import Step
 from meta_cot.traces.events import Value
+from meta_cot.traces.format import extract_answer
 from meta_cot.traces.format import parse
 from meta_cot.traces.format import prompt
 from meta_cot.traces.format import render

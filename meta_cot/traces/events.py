@@ -70,22 +70,47 @@ class Span:
   on_path: bool  # whether it tells a step on the path to the solution
 
 
-def linearize(record: record_lib.TraceRecord) -> tuple[Event, ...]:
-  """The events of a search, in order.
+@dataclasses.dataclass(frozen=True)
+class Fault:
+  """Something that is wrong in a text, and where."""
 
-  Strategies named 'dfs...' are replayed depth first, all others in their order
-  of expansion. The replay ends at the first correct node. A failed 'bfs...'
-  ends with `Exhausted`. Nodes are numbered in the order of their steps.
+  # 'format' | 'unfinished' (the text ends, or was cut, before it is whole)
+  # | 'line_feed' (only the one at the end is wrong) | what a style adds
+  kind: str
+  position: int  # of the first character that is wrong
+  expected: str  # what should stand there
+  is_grammar: bool = True  # False: the events tell what stands there
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """What a text tells, as far as it can be read."""
+
+  events: tuple[Event, ...]
+  faults: tuple[Fault, ...]  # in the order in which they were found
+  # That the text claims at its very end, one step per line; '' where it claims
+  # one that cannot be read, None where it claims none.
+  answer: str | None
+
+
+def linearize(record: record_lib.TraceRecord) -> tuple[Event, ...]:
+  """Tells a search in the order that `record.traversal` names.
+
+  The replay ends at the first correct node. A failed search whose record
+  `is_exhausted` ends with `Exhausted`. Nodes are numbered in the order of their
+  steps.
 
   Raises:
     ValueError: the tree contradicts itself; names the node.
   """
-  replay = _depth_first if record.strategy.startswith('dfs') else _best_first
-  events = [Start(record.problem.question), *_renumbered(replay(record))]
+  replay = {'depth_first': _depth_first, 'expansion': _by_expansion}
+  events = [
+      Start(record.problem.question),
+      *_renumbered(replay[record.traversal](record))]
   if record.solution:
     steps = (record.nodes[node].step for node in record.solution[1:])
     events.append(Answer('\n'.join(steps)))
-  elif record.strategy.startswith('bfs'):
+  elif record.is_exhausted:
     events.append(Exhausted())
   return tuple(events)
 
@@ -144,7 +169,7 @@ def _depth_first(record: record_lib.TraceRecord) -> Iterator[Event]:
     yield Jump(previous)
 
 
-def _best_first(record: record_lib.TraceRecord) -> Iterator[Event]:
+def _by_expansion(record: record_lib.TraceRecord) -> Iterator[Event]:
   children = [[] for _ in record.nodes]
   for i in range(1, len(record.nodes)):
     _check_parent(record, i)

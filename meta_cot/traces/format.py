@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events to text and back, in named styles."""
+"""Events to text and back, in named styles.
+
+A style is a module with
+
+  prompt(question) -> str       the text before the search
+  spans(events) -> list[Span]   what `render` joins
+  read(text) -> Reading         of any text, in time proportional to its length
+  OPENING: str                  what begins a solution
+  STEP_END: str                 what ends a step that is not the last one
+"""
 
 from collections.abc import Sequence
+import dataclasses
+import os
 import types
 
 from meta_cot.problem import Problem
+from meta_cot.traces import arithmetic
 from meta_cot.traces import events as events_lib
-from meta_cot.traces.arithmetic import compact
-from meta_cot.traces.arithmetic import stream_of_search
 
-STYLES = {
-    'compact': compact,
-    'stream_of_search': stream_of_search,
-}
+STYLES = {**arithmetic.STYLES}
 
 
 def spans(
@@ -55,6 +62,26 @@ def prompt(
   return spans(source[:1], style)[0].text
 
 
+def read(text: str, style: str) -> events_lib.Reading:
+  """Reads any text (prompt and continuation) as far as it can be read.
+
+  Takes time in proportion to the length of the text.
+
+  Raises:
+    ValueError: no such style.
+  """
+  reading = _module(style).read(text)
+  if any(fault.is_grammar for fault in reading.faults):
+    return reading
+  # Many texts could be read as the same events; only one of them is right.
+  expected = render(reading.events, style)
+  if expected == text:
+    return reading
+  at = len(os.path.commonprefix((expected, text)))
+  fault = events_lib.Fault('format', at, repr(expected[at:at + 40]))
+  return dataclasses.replace(reading, faults=(*reading.faults, fault))
+
+
 def parse(text: str, style: str) -> tuple[events_lib.Event, ...]:
   """Reads a whole text written in `style`; inverse of `render`.
 
@@ -64,16 +91,27 @@ def parse(text: str, style: str) -> tuple[events_lib.Event, ...]:
     ValueError: no such style, or the text departs from it; one line with the
       position and what is expected there.
   """
-  events = _module(style).parse(text)
-  # Many texts could be read as the same events; only one of them is right.
-  expected = render(events, style)
-  if expected != text:
-    at = next((i for i, (a, b) in enumerate(zip(expected, text)) if a != b),
-              min(len(expected), len(text)))
-    raise ValueError(
-        f'position {at} (line {text.count(chr(10), 0, at) + 1}): '
-        f'{text[at:at + 40]!r} is not {expected[at:at + 40]!r}.')
-  return events
+  reading = read(text, style)
+  for fault in reading.faults:
+    if fault.is_grammar:
+      at = fault.position
+      raise ValueError(
+          f'position {at} (line {text.count(chr(10), 0, at) + 1}): '
+          f'{text[at:at + 40]!r} is not {fault.expected}.')
+  return reading.events
+
+
+def extract_answer(text: str, style: str) -> str | None:
+  """Finds the solution that `text` (prompt and continuation) ends with.
+
+  Returns:
+    One step per line, to be judged by a verifier; None if the text claims
+    none, or does not end with it as the grammar wants.
+
+  Raises:
+    ValueError: no such style.
+  """
+  return _module(style).read(text).answer or None
 
 
 def _module(style: str) -> types.ModuleType:

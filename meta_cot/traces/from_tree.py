@@ -38,7 +38,7 @@ def from_tree(
     solution: int, *, strategy: str, arguments: Mapping[str, Any], seed: int,
     model: str,
 ) -> record_lib.TraceRecord:
-  """The record of one search.
+  """Makes the record of one search, told in its order of expansion.
 
   Slots that hold no node are left out, so that nodes are numbered anew; their
   order stays.
@@ -49,8 +49,7 @@ def from_tree(
     texts: of every valid node, by slot.
     solution: slot of the node that is the answer, -1 if there is none. Only a
       correct one is a solution of the record.
-    strategy: name of the search; one that begins with 'dfs' is told depth
-      first (see `linearize`).
+    strategy: name of the search.
     arguments: of the strategy, JSON values.
     seed: of its random draws.
     model: who proposed the steps.
@@ -78,7 +77,8 @@ def from_tree(
   return record_lib.TraceRecord(
       problem=problem, strategy=strategy, arguments=arguments, seed=seed,
       model=model, nodes=tuple(nodes),
-      solution=path(nodes, index[solution]) if is_solved else ())
+      solution=path(nodes, index[solution]) if is_solved else (),
+      traversal='expansion')
 
 
 def path(nodes: Sequence[record_lib.Node], node: int) -> tuple[int, ...]:

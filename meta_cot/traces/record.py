@@ -13,8 +13,9 @@ from typing import Any
 
 from meta_cot.problem import Problem
 
-SCHEMA = 1
+SCHEMA = 2
 KIND = 'trace'  # of a folder of records
+TRAVERSALS = ('depth_first', 'expansion')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,15 @@ class TraceRecord:
   model: str  # id of the policy; 'symbolic' where there is none
   nodes: tuple[Node, ...]
   solution: tuple[int, ...]  # node indices root..goal; () = nothing found
+  traversal: str  # the order in which it is told, one of TRAVERSALS
+  is_exhausted: bool = False  # having failed, it says that nothing is left
   schema: int = SCHEMA
+
+  def __post_init__(self):
+    if self.traversal not in TRAVERSALS:
+      raise ValueError(
+          f'trace record: traversal {self.traversal!r} must be one of '
+          f'{", ".join(TRAVERSALS)}.')
 
   @property
   def is_solved(self) -> bool:

@@ -2,12 +2,12 @@
 """Checkpoints: one Orbax composite per step holds all that a run needs.
 
 Items: `state` (parameters, optimiser, step, key data of the stage's RNG),
-`data` (where each data stream stands), `config` and `tokenizer` (JSON). Orbax
-loads a file with a flipped bit without a word, so every step carries content
-hashes; they are compared before anything is loaded.
+`data` (where each data stream stands), `config` and `tokenizer` (JSON; of the
+tokenizer its fingerprint). Orbax loads a file with a flipped bit without a
+word, so every step carries content hashes; they are compared before anything is
+loaded.
 """
 
-import base64
 import dataclasses
 import logging
 import os
@@ -113,7 +113,7 @@ class Checkpoints:
 
   def save(
       self, state: state_lib.TrainState, iterator: Iterator, *,
-      step: int, config: dict[str, Any], tokenizer: bytes,
+      step: int, config: dict[str, Any], tokenizer: str,
   ) -> None:
     """Starts an asynchronous, atomic save of `step`; a saved one stays.
 
@@ -122,7 +122,7 @@ class Checkpoints:
       iterator: its place is read now.
       step: the number of updates done.
       config: settings of the run, for `restore` to compare.
-      tokenizer: its model, for `restore` to compare.
+      tokenizer: its fingerprint, for `restore` to compare.
     """
     self.wait()
     if step in self._manager.all_steps():
@@ -133,13 +133,12 @@ class Checkpoints:
         state=ocp.args.StandardSave(_with_key_data(state)),
         data=iterator_state.StreamsSave(iterator_state.read_places(iterator)),
         config=ocp.args.JsonSave(config),
-        tokenizer=ocp.args.JsonSave(
-            {'model': base64.b64encode(tokenizer).decode()})))
+        tokenizer=ocp.args.JsonSave({'fingerprint': tokenizer})))
 
   def restore(
       self, abstract: state_lib.TrainState, iterator: Iterator, *,
       step: int | None = None, config: dict[str, Any] | None = None,
-      tokenizer: bytes | None = None,
+      tokenizer: str | None = None,
   ) -> state_lib.TrainState | None:
     """Restores a step into the shardings of `abstract`.
 
@@ -151,7 +150,7 @@ class Checkpoints:
       iterator: set to where it stood when the step was saved.
       step: the newest whole one by default.
       config: settings of the run; not compared if None.
-      tokenizer: its model; not compared if None.
+      tokenizer: its fingerprint; not compared if None.
 
     Returns:
       The state, or None where nothing (whole) has been saved.
@@ -170,8 +169,9 @@ class Checkpoints:
       saved = self._restore_items(step, config=ocp.args.JsonRestore())
       compatibility.check_config(saved.config, config, step)
     if tokenizer is not None:
+      saved = self._restore_items(step, tokenizer=ocp.args.JsonRestore())
       compatibility.check_tokenizer(
-          self._tokenizer(step), tokenizer, step)
+          saved.tokenizer['fingerprint'], tokenizer, step)
     iterator_state.move(iterator, self._manager, step)
     return self._restore_state(abstract, step)
 
@@ -185,15 +185,6 @@ class Checkpoints:
     """
     check_whole(self._directory, step)
     return self._restore_state(abstract, step)
-
-  def restore_tokenizer(self, step: int) -> bytes:
-    """The tokenizer's model that `step` was trained with.
-
-    Raises:
-      UserError: the step is damaged.
-    """
-    check_whole(self._directory, step)
-    return self._tokenizer(step)
 
   def wait(self) -> None:
     """Returns when the last save is safe; raises what went wrong with it."""
@@ -220,10 +211,6 @@ class Checkpoints:
         step, state=ocp.args.StandardRestore(abstract))
     return restored.state.replace(
         rng=jax.random.wrap_key_data(restored.state.rng))
-
-  def _tokenizer(self, step: int) -> bytes:
-    restored = self._restore_items(step, tokenizer=ocp.args.JsonRestore())
-    return base64.b64decode(restored.tokenizer['model'])
 
   def _newest_whole(self) -> int | None:
     """The newest step that is whole; those after it are set aside."""

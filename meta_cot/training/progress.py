@@ -31,7 +31,7 @@ class Progress:
   def __init__(
       self, directory: str | os.PathLike, config: checkpoint.CheckpointConfig,
       iterator: grain.DatasetIterator, *, settings: dict[str, Any],
-      tokenizer: bytes,
+      tokenizer: str,
   ):
     """Opens a run.
 
@@ -40,7 +40,7 @@ class Progress:
       config: schedule of the checkpoints.
       iterator: the run's data; saved and restored with the state.
       settings: of the experiment; must be the same when it continues.
-      tokenizer: must be the same when it continues.
+      tokenizer: fingerprint; must be the same when it continues.
     """
     self._directory = files.path(directory)
     self._interrupted = self._directory / 'interrupted'

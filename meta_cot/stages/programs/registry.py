@@ -134,7 +134,7 @@ def _generate(experiment, mesh) -> Program:
   prompts, lengths, row_ids = _prompts(experiment, mesh)
   num_new = evaluation.max_new_tokens
   generate = sampling_lib.jit_generate(
-      model, mesh, max_new_tokens=num_new, eos_id=_EOS_ID, pad_id=_PAD_ID,
+      model, mesh, max_new_tokens=num_new, eos_ids=(_EOS_ID,), pad_id=_PAD_ID,
       sampling=decode.Sampling(
           temperature=evaluation.temperature, top_k=evaluation.top_k,
           top_p=evaluation.top_p))

@@ -23,6 +23,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from data_pipelines import tokenizers
 from meta_cot import program as program_lib
 from meta_cot import sharding
 from meta_cot import tasks
@@ -113,7 +114,7 @@ class _Run:
 
   @classmethod
   def of(cls, experiment, mesh, objective) -> '_Run':
-    tokenizer = stand_in.Tokenizer(experiment.tokenizer.number_tokens)
+    tokenizer = tokenizers.placeholder(experiment.tokenizer)
     rules = rl_material.make_rules(experiment, objective, tokenizer)
     question_width = player.prompt_width(
         tokenizer, [stand_in.problem(experiment)],
@@ -125,6 +126,10 @@ class _Run:
     steps = rl_material.make_steps(experiment, tokenizer)
     return cls(
         experiment, mesh, objective, rules, steps, question_width, width)
+
+  @property
+  def pad_id(self) -> int:
+    return tokenizers.placeholder(self.experiment.tokenizer).pad_id
 
   @property
   def num_trajectories(self) -> int:
@@ -174,7 +179,7 @@ def _explore(run: _Run, name: str) -> Program:
   experiment, num = run.experiment, run.experiment.rl.num_questions
   model, length = experiment.model, experiment.search.step_length
   known = vocabulary.Vocabulary(
-      pad_id=stand_in.Tokenizer.pad_id, eos_id=stand_in.Tokenizer.eos_id,
+      pad_id=run.pad_id, eos_ids=run.rules.stop_ids,
       delimiter_ids=(_DELIMITER_ID,), texts=())
   jitted = rl_exploration.jit_explore(
       experiment, tasks.make(experiment.task.kind), known, run.rules.reset_ids)
@@ -219,7 +224,7 @@ def _prepare(run: _Run, name: str) -> Program:
   scalar = run.whole(jax.ShapeDtypeStruct((), jnp.float32))
   _, prompts, lengths, _, _ = played.arguments
   jitted = learner.jit_prepare(
-      model, config, run.objective, stand_in.Tokenizer.pad_id, run.steps)
+      model, config, run.objective, run.pad_id, run.steps)
   arguments = (
       run.params, run.params, prompts, lengths, rollouts, verdicts, scalar,
       scalar, values)

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from data_pipelines import tokenizers
 from meta_cot import decode
 from meta_cot import program as program_lib
 from meta_cot import tasks
@@ -129,7 +130,7 @@ def _inputs(experiment, task, mesh, num_slots: int, width: int) -> dict:
 
 def _prompt_width(experiment) -> int:
   """Slots for the longest prompt."""
-  tokenizer = stand_in.Tokenizer(experiment.tokenizer.number_tokens)
+  tokenizer = tokenizers.placeholder(experiment.tokenizer)
   prompt = traces.prompt(
       stand_in.problem(experiment), style=trees.STYLE)
   return decode.prompt_width(len(tokenizer.encode(prompt)))
@@ -137,7 +138,7 @@ def _prompt_width(experiment) -> int:
 
 def _vocabulary(experiment) -> vocabulary.Vocabulary:
   return vocabulary.Vocabulary(
-      pad_id=_PAD_ID, eos_id=_EOS_ID, delimiter_ids=(_DELIMITER_ID,),
+      pad_id=_PAD_ID, eos_ids=(_EOS_ID,), delimiter_ids=(_DELIMITER_ID,),
       texts=tuple(str(i) for i in range(experiment.model.vocab_size)))
 
 

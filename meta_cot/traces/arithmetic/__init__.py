@@ -1,2 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The notation of number puzzles: operations, styles, replay."""
+"""The notation of number puzzles: operations, styles, what a text tells."""
+
+from meta_cot.traces.arithmetic import compact
+from meta_cot.traces.arithmetic import stream_of_search
+
+STYLES = {
+    'compact': compact,
+    'stream_of_search': stream_of_search,
+}

@@ -1,143 +1,101 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model wrote: the answer it claims, and what went wrong on the way.
+"""What went wrong in a model's text, and how it searched.
 
 Unlike `format.parse`, which refuses a text at its first fault, `analyze` counts
-the faults and reads on. Neither function here raises on any text, and both take
-time in proportion to its length.
+the faults. It raises on no text and takes time in proportion to its length.
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
 
 from meta_cot.problem import Problem
+from meta_cot.traces import events as events_lib
 from meta_cot.traces import format as format_lib
-from meta_cot.traces.arithmetic import compact
 from meta_cot.traces.arithmetic import operations
-from meta_cot.traces.arithmetic import replay as replay_lib
-from meta_cot.traces.arithmetic import stream_of_search
 from meta_cot.verifiers import arithmetic
 
 NO_ERROR = 'none'
+ERROR_KINDS = (
+    'arithmetic',  # a result that is not exact
+    'illegal_state',  # numbers or nodes that are not there
+    'format',  # text outside the grammar
+    'unfinished',  # no end of sequence within the limit
+    'wrong_answer',  # a hit claimed or overlooked against the target
+    'no_answer',  # ended without claiming a solution
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class TraceAnalysis:
   """Counts over one text."""
 
-  nodes: int  # steps tried; the root is not counted
-  backtracks: int  # moves to a node that is not a child of the present one
-  errors: Mapping[str, int]  # every one of replay.ERROR_KINDS -> how often
+  nodes: int  # steps tried in a search; the root is not counted
+  # Moves that go back: to a node that is neither the present one (a depth-first
+  # search states it again) nor a child of it.
+  backtracks: int
+  errors: Mapping[str, int]  # every one of ERROR_KINDS -> how often
   primary_error: str  # why it is not solved; 'none' if it is
-
-
-def extract_answer(text: str, style: str) -> str | None:
-  """The solution that `text` (prompt and continuation) claims at its end.
-
-  Returns:
-    One operation per line, to be judged by a verifier; None if the text claims
-    none, or does not end with it as the grammar wants.
-
-  Raises:
-    ValueError: no such style.
-  """
-  return _functions(style)[0](text)
 
 
 def analyze(
     problem: Problem, text: str, style: str, is_finished: bool
 ) -> TraceAnalysis:
-  """Replays a model's text, counting nodes, backtracks and errors.
+  """Counts nodes, backtracks and errors of a model's text.
 
-  `errors` counts over the whole text. `primary_error` is about the outcome:
-  'unfinished' before all else; else the first fault of the claimed answer;
-  else 'format' or 'no_answer' if there is none to judge.
+  `errors` counts over the whole text; what the limit cut in half is no fault of
+  its own. `primary_error` is about the outcome: 'unfinished' before all else;
+  else the first fault of the claimed answer; else 'format' or 'no_answer' if
+  there is none to judge.
 
   Args:
-    problem: a Countdown problem.
+    problem: a problem whose question is of the form 4,9,3>24.
     text: prompt and continuation, without control tokens.
     style: a name of `format.STYLES`.
     is_finished: whether the model ended the text itself.
 
   Raises:
-    ValueError: no such style, or not a Countdown question.
+    ValueError: no such style, or not such a question.
   """
-  extract, read_body, claim = _functions(style)
-  prompt = format_lib.prompt(problem, style)
   numbers, target = operations.question(problem.question)
-  replay = replay_lib.Replay(numbers, target)
-  if text.startswith(prompt):
-    body = text[len(prompt):]
-    read_body(replay, body, is_finished)
+  reading = format_lib.read(text, style)
+  errors, events = dict.fromkeys(ERROR_KINDS, 0), ()
+  if text.startswith(format_lib.prompt(problem, style)):
+    events = reading.events
+    for fault in reading.faults:
+      if fault.kind == 'unfinished':
+        errors['format'] += is_finished
+      elif fault.kind != 'line_feed':
+        errors[fault.kind] += 1
   else:
-    body = text
-    replay.errors['format'] += 1
-  answer = extract(text)
+    errors['format'] += 1
   if not is_finished:
     primary = 'unfinished'
-  elif answer is None:
-    primary = 'format' if claim in body else 'no_answer'
+  elif reading.answer:
+    primary = _fault(reading.answer, numbers, target)
   else:
-    primary = _fault(answer, numbers, target)
+    primary = 'no_answer' if reading.answer is None else 'format'
   if primary in ('unfinished', 'no_answer'):
-    replay.errors[primary] += 1
+    errors[primary] += 1
   return TraceAnalysis(
-      nodes=len(replay.states) - 1, backtracks=replay.backtracks,
-      errors=replay.errors, primary_error=primary)
+      nodes=sum(isinstance(event, events_lib.Step) for event in events),
+      backtracks=_count_backtracks(events), errors=errors,
+      primary_error=primary)
 
 
-def _functions(style: str):
-  """(extract the answer, replay the body, what claims an answer)."""
-  functions = {
-      'compact': (_extract_compact, replay_lib.read_compact, 'S'),
-      'stream_of_search': (
-          _extract_sentences, replay_lib.read_sentences, 'Goal Reached'),
-  }
-  if style not in functions:
-    raise ValueError(
-        f'style {style!r} is unknown; the styles are '
-        f'{", ".join(sorted(functions))}.')
-  return functions[style]
+def _count_backtracks(events: Sequence[events_lib.Event]) -> int:
+  parents, here, count = {}, 0, 0
+  for event in events:
+    if isinstance(event, events_lib.Step):
+      parents[event.node] = event.parent
+    elif isinstance(event, events_lib.Jump):
+      count += event.node != here and parents.get(event.node) != here
+      here = event.node
+  return count
 
 
 def _fault(answer: str, numbers: Sequence[int], target: int) -> str:
   """The first fault of an answer; the verifier has the last word."""
   if arithmetic.check(answer, numbers, target).is_correct:
     return NO_ERROR
-  left = tuple(numbers)
-  for line in answer.split('\n'):
-    operation = operations.parse(line)
-    if operation is None:
-      return 'format'
-    if not operation.is_true:
-      return 'arithmetic'
-    left = operations.remaining(left, operation)
-    if left is None:
-      return 'illegal_state'
-  return 'format' if left == (target,) else 'wrong_answer'
-
-
-def _extract_compact(text: str) -> str | None:
-  prompt = compact.PROMPT.match(text)
-  at = text.find('S')
-  if prompt is None or at < 0:
-    return None
-  solution = compact.SOLUTION.fullmatch(text, at)
-  return solution and solution[1].replace(',', '\n')
-
-
-def _extract_sentences(text: str) -> str | None:
-  lines = text.removesuffix('\n').split('\n')
-  if len(lines) < 3 or text.count('Goal Reached') != 1:
-    return None
-  claim = stream_of_search.COMPARE.fullmatch(lines[-1])
-  explored = stream_of_search.EXPLORE.fullmatch(lines[-2])
-  if claim is None or explored is None or claim[3].startswith('un'):
-    return None
-  for line in reversed(lines[:-2]):
-    if line.startswith('Current State'):
-      state = stream_of_search.STATE.fullmatch(line)
-      if state is None:
-        return None
-      steps = stream_of_search.read_operations(state[3])
-      return '\n'.join((*steps, explored[1]))
-  return None
+  faults = operations.faults(answer.split('\n'), numbers, target)
+  return next((kind for _, kind in faults), 'format')

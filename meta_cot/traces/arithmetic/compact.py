@@ -11,18 +11,28 @@ jumps need no `@`. Failed searches end without `S`, whatever they say there
 """
 
 from collections.abc import Sequence
+import itertools
 import re
 
 from meta_cot.traces import events as events_lib
 from meta_cot.traces.arithmetic import operations
+from meta_cot.traces.arithmetic import replay as replay_lib
 
-PROMPT = re.compile(
-    f'{operations.NUMBER}(?:,{operations.NUMBER})*>{operations.NUMBER}:')
-INNER = re.compile(
+OPENING = 'S'
+STEP_END = ','
+
+_PROMPT = re.compile(
+    f'({operations.NUMBER}(?:,{operations.NUMBER})*>{operations.NUMBER}):')
+_INNER = re.compile(
     f'({operations.OPERATION}),({operations.NUMBER}(?:,{operations.NUMBER})*);')
-LEAF = re.compile(f'([-+*/])({operations.NUMBER})')
-JUMP = re.compile('@([0-9]{1,9});')
-SOLUTION = re.compile(f'S({operations.OPERATION}(?:,{operations.OPERATION})*)')
+_LEAF = re.compile(f'([-+*/])({operations.NUMBER})')
+_JUMP = re.compile('@([0-9]{1,9});')
+_SOLUTION = re.compile(f'S({operations.OPERATION}(?:,{operations.OPERATION})*)')
+_EXPECTED = {
+    '@': '@, the index of a node and ;',
+    **dict.fromkeys('0123456789', 'an operation, the numbers left and ;'),
+}
+_UNFINISHED = re.compile('S?[-+*/=,@0-9]*')  # what a cut text may end with
 
 
 def spans(events: Sequence[events_lib.Event]) -> list[events_lib.Span]:
@@ -36,18 +46,26 @@ def prompt(question: str) -> str:
   return f'{question}:'
 
 
-def parse(text: str) -> tuple[events_lib.Event, ...]:
-  """Reads a whole trace or solution; see `format.parse`."""
-  return _Reader(text).read()
+def read(text: str) -> events_lib.Reading:
+  """Reads any text as far as it can be read; see `format.read`.
+
+  What cannot be read is one fault; after it, only the solution is.
+  """
+  prompt = _PROMPT.match(text)
+  if prompt is None:
+    fault = events_lib.Fault('format', 0, 'numbers>target:')
+    return events_lib.Reading((), (fault,), '' if OPENING in text else None)
+  return _Reader(text, prompt).read()
 
 
-def leaf_text(numbers: Sequence[int], symbol: str, result: str) -> str:
+def _leaf_text(numbers: Sequence[int], symbol: str, result: str) -> str:
   """The operation that joins the last two numbers, the larger one first."""
   return f'{max(numbers)}{symbol}{min(numbers)}={result}'
 
 
-def implied_jump(
-    previous: events_lib.Step | None, sizes: Sequence[int], here: int, size: int
+def _implied_jump(
+    previous: events_lib.Step | None, states: Sequence[Sequence[int]],
+    here: int, size: int,
 ) -> int | None:
   """Where the search stands for a step to `size` numbers if no `@` says so.
 
@@ -56,7 +74,7 @@ def implied_jump(
 
   Args:
     previous: the step before; None at the beginning.
-    sizes: how many numbers every node has.
+    states: the numbers of every node.
     here: the present node.
     size: how many numbers the step leaves.
 
@@ -70,7 +88,7 @@ def implied_jump(
   else:
     candidates = (previous.node, here)
   for node in candidates:
-    if sizes[node] == size + 1:
+    if len(states[node]) == size + 1:
       return node
   return None
 
@@ -83,7 +101,6 @@ class _Writer:
     self._flags = events_lib.on_path(events)
     self._spans = []
     self._numbers = []
-    self._sizes = []
     self._previous = None  # the step before
     self._moves = []  # (node, on_path) of the jumps since
     self._here = 0
@@ -91,7 +108,6 @@ class _Writer:
   def write(self) -> list[events_lib.Span]:
     question = self._events[0].question
     self._numbers.append(operations.question(question)[0])
-    self._sizes.append(len(self._numbers[0]))
     self._spans.append(events_lib.Span(prompt(question), 'prompt', False))
     for event, on_path in zip(self._events, self._flags, strict=True):
       if isinstance(event, events_lib.Jump):
@@ -110,10 +126,10 @@ class _Writer:
     return self._spans
 
   def _write_step(self, step: events_lib.Step, on_path: bool) -> None:
-    if step.parent != self._here or step.node != len(self._sizes):
+    if step.parent != self._here or step.node != len(self._numbers):
       raise ValueError(
-          f'node {step.node} made at node {step.parent}: compact expected node '
-          f'{len(self._sizes)} at node {self._here}, where the search stands.')
+          f'node {step.node} made at node {step.parent}: the search stands at '
+          f'node {self._here}, the next node is {len(self._numbers)}.')
     self._check_goes_on()
     numbers = _step_numbers(step, self._numbers[step.parent])
     previous, moves = self._previous, tuple(node for node, _ in self._moves)
@@ -124,7 +140,8 @@ class _Writer:
       text = between[moves]  # the next leaf of the same state
     else:
       before = previous.parent if previous else 0
-      implied = implied_jump(previous, self._sizes, before, len(numbers))
+      implied = _implied_jump(
+          previous, self._numbers, before, len(numbers))
       self._end_visit(
           is_implied=moves == (() if implied == before else (implied,)))
     if len(numbers) == 1:
@@ -135,7 +152,6 @@ class _Writer:
       text += f'{step.text},{",".join(map(str, numbers[:-1]))};'
     self._spans.append(events_lib.Span(text, 'search', on_path))
     self._numbers.append(numbers)
-    self._sizes.append(len(numbers))
     self._previous, self._moves = step, []
 
   def _check_goes_on(self) -> None:
@@ -174,7 +190,7 @@ def _step_numbers(
         f'{where} has outcome {step.outcome!r}; compact writes goal and '
         'dead_end where one number is left, and only there.')
   if len(numbers) == 1:
-    leaf = leaf_text(parent, operation.symbol, str(operation.result))
+    leaf = _leaf_text(parent, operation.symbol, str(operation.result))
     if step.text != leaf:
       raise ValueError(
           f'{where} does not join {list(parent)} as {leaf!r}, larger number '
@@ -184,7 +200,7 @@ def _step_numbers(
 
 def _solution(answer: events_lib.Answer) -> str:
   text = 'S' + answer.text.replace('\n', ',')
-  if SOLUTION.fullmatch(text) is None:
+  if _SOLUTION.fullmatch(text) is None:
     raise ValueError(
         f'answer {answer.text!r} cannot be written in compact; it must be one '
         'operation between non-negative integers per line.')
@@ -192,109 +208,124 @@ def _solution(answer: events_lib.Answer) -> str:
 
 
 class _Reader:
-  """Reads text into events."""
+  """Reads text into events and faults."""
 
-  def __init__(self, text: str):
+  def __init__(self, text: str, prompt: re.Match):
     self._text = text
-    self._at = 0
-    self._here = 0
-    self._previous = None
-    self._is_open = False  # among the leaves of a state
+    self._at = prompt.end()
+    self._replay = replay_lib.Replay(prompt[1])
+    self._previous = None  # the step before
     self._is_placed = False  # an `@` has said where the search stands
-    self._events = []
-    self._numbers = []
-    self._sizes = []
+    self._is_open = False  # among the leaves of a state
+    self._is_over = False  # after the goal
 
-  def read(self) -> tuple[events_lib.Event, ...]:
-    question = self._take(PROMPT, 'numbers>target:')[0][:-1]
-    self._events.append(events_lib.Start(question))
-    self._numbers.append(operations.question(question)[0])
-    self._sizes.append(len(self._numbers[0]))
-    while self._at < len(self._text):
-      character = self._text[self._at]
-      if character == '@' and not self._is_open:
-        self._read_jump()
-      elif character in '+-*/,' or (character == 'x' and self._is_open):
-        self._read_leaf()
-        if self._events[-1].outcome == 'goal':
-          break
-      elif character.isdigit() and not self._is_open:
-        self._read_inner()
-      else:
+  def read(self) -> events_lib.Reading:
+    while self._read_jump() or self._read_inner() or self._read_leaf():
+      if self._is_over:
         break
+    start = self._text.find(OPENING, self._at)
+    if self._is_open or self._at not in (start, len(self._text)):
+      self._fault_rest(self._at, self._expected(), is_cut=start < 0)
+    answer = self._read_solution(start) if start >= 0 else None
+    return self._replay.reading(answer)
+
+  def _expected(self) -> str:
     if self._is_open:
-      raise self._error('a further value, x or !')
-    if self._text[self._at:self._at + 1] == 'S':
-      solution = self._take(SOLUTION, 'S and the solution')[1]
-      self._events.append(events_lib.Answer(solution.replace(',', '\n')))
-    if self._at < len(self._text):
-      raise self._error('a step, @, S or the end of the text')
-    return tuple(self._events)
+      return 'a further value, x or !'
+    if self._is_over:
+      return 'S or the end of the text'
+    return _EXPECTED.get(
+        self._text[self._at:self._at + 1],
+        'a step, @, S or the end of the text')
 
-  def _read_jump(self) -> None:
-    node = int(self._take(JUMP, '@, the index of a node and ;')[1])
-    if node >= len(self._numbers):
-      raise self._error(f'after @ with a node below {len(self._numbers)}')
-    self._jump(node)
-    self._is_placed = True
-
-  def _jump(self, node: int) -> None:
-    self._events.append(events_lib.Jump(node))
-    self._here = node
-
-  def _place(self, size: int) -> None:
-    """Adds the jump that needs no `@` and checks that the step fits."""
-    if not self._is_placed:
-      node = implied_jump(self._previous, self._sizes, self._here, size)
-      if node is not None and (node != self._here or self._needs_jump()):
-        self._jump(node)
-    if self._sizes[self._here] != size + 1:
-      raise self._error(
-          f'at a state of {size + 1} numbers (node {self._here} has '
-          f'{self._sizes[self._here]}); @ must name the state')
-
-  def _needs_jump(self) -> bool:
-    return self._previous is not None and bool(self._previous.outcome)
-
-  def _read_inner(self) -> None:
-    match = self._take(INNER, 'an operation, the numbers left and ;')
-    left = operations.numbers(match[2])
-    self._place(len(left) + 1)
-    result = operations.parse(match[1]).result
-    self._add(match[1], (*left, result), '')
-
-  def _read_leaf(self) -> None:
-    if self._is_open:
-      if self._text[self._at] == ',':
-        self._at += 1
-      else:
-        self._jump(self._here)
+  def _read_jump(self) -> bool:
+    match = _JUMP.match(self._text, self._at)
+    if match is None or self._is_open:
+      return False
+    node = int(match[1])
+    if node < len(self._replay.states):
+      self._replay.jump(node)
     else:
-      self._place(1)
-    match = self._take(LEAF, 'an operator and a value')
-    text = leaf_text(self._numbers[self._here], match[1], match[2])
-    after = self._text[self._at:self._at + 1]
-    self._add(text, (int(match[2]),), 'goal' if after == '!' else 'dead_end')
-    self._is_open = after not in ('!', 'x')
-    self._at += not self._is_open
-
-  def _add(self, text: str, numbers: tuple[int, ...], outcome: str) -> None:
-    step = events_lib.Step(
-        len(self._numbers), self._here, text, ','.join(map(str, numbers)),
-        outcome)
-    self._events.append(step)
-    self._numbers.append(numbers)
-    self._sizes.append(len(numbers))
-    self._previous, self._is_placed = step, False
-
-  def _take(self, pattern: re.Pattern, expected: str) -> re.Match:
-    match = pattern.match(self._text, self._at)
-    if match is None:
-      raise self._error(expected)
+      self._replay.fault(
+          'illegal_state', self._at,
+          f'@ with a node below {len(self._replay.states)}')
+    self._is_placed = True
     self._at = match.end()
-    return match
+    return True
 
-  def _error(self, expected: str) -> ValueError:
-    return ValueError(
-        f'position {self._at}: {self._text[self._at:self._at + 20]!r} is not '
-        f'{expected}.')
+  def _read_inner(self) -> bool:
+    match = _INNER.match(self._text, self._at)
+    if match is None or self._is_open:
+      return False
+    operation = operations.parse(match[1])
+    numbers = (*operations.numbers(match[2]), operation.result)
+    fits = self._place(len(numbers))
+    self._replay.check(operation, numbers, self._at, is_grammar=not fits)
+    self._add(match, match[1], numbers, '')
+    return True
+
+  def _read_leaf(self) -> bool:
+    replay = self._replay
+    is_next = self._is_open and self._text[self._at:self._at + 1] == ','
+    self._at += is_next
+    match = _LEAF.match(self._text, self._at)
+    if match is None:
+      return False
+    if self._is_open and not is_next:
+      replay.jump(replay.here)
+    step, result = match[0], int(match[2])
+    mark = self._text[match.end():match.end() + 1]
+    if self._place(1):
+      step = _leaf_text(replay.states[replay.here], match[1], str(result))
+      if mark:  # without one the number may be cut
+        replay.check(operations.parse(step), (result,), self._at)
+    else:
+      replay.fault(
+          'illegal_state', self._at,
+          f'at a state of 2 numbers (node {replay.here} has another size); @ '
+          'must name the state')
+    if mark:
+      replay.check_goal(result == replay.target, mark == '!', self._at)
+    self._add(match, step, (result,), 'goal' if mark == '!' else 'dead_end')
+    self._is_over = mark == '!'
+    self._is_open = mark not in ('!', 'x')
+    self._at += not self._is_open
+    return True
+
+  def _place(self, size: int) -> bool:
+    """Goes to where the step belongs; whether its numbers are so many."""
+    replay = self._replay
+    if not (self._is_placed or self._is_open):
+      node = _implied_jump(self._previous, replay.states, replay.here, size)
+      if node is not None and node != replay.here:
+        replay.jump(node)
+    return len(replay.states[replay.here]) == size + 1
+
+  def _add(
+      self, match: re.Match, text: str, numbers: tuple[int, ...], outcome: str
+  ) -> None:
+    self._previous = self._replay.step(text, numbers, outcome)
+    self._is_placed = False
+    self._at = match.end()
+
+  def _read_solution(self, start: int) -> str:
+    match = _SOLUTION.match(self._text, start)
+    if match is None:
+      self._fault_rest(start, 'S and the solution')
+      return ''
+    if match.end() < len(self._text):
+      self._fault_rest(match.end(), 'the end of the text')
+      return ''
+    replay, steps = self._replay, match[1].split(',')
+    starts = list(itertools.accumulate(
+        (len(step) + 1 for step in steps), initial=start + 1))
+    for i, kind in operations.faults(steps, replay.states[0], replay.target):
+      replay.fault(kind, starts[i], 'a right solution', is_grammar=False)
+    answer = '\n'.join(steps)
+    replay.events.append(events_lib.Answer(answer))
+    return answer
+
+  def _fault_rest(self, at: int, expected: str, is_cut: bool = True) -> None:
+    """Notes that the text from `at` on is not read, or not whole."""
+    is_cut = is_cut and _UNFINISHED.fullmatch(self._text, at)
+    self._replay.fault('unfinished' if is_cut else 'format', at, expected)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The arithmetic inside a Countdown trace: '9-3=6', '4,9,3', '4,9,3>24'."""
 
-from collections.abc import Sequence
+import collections
+from collections.abc import Iterator, Sequence
 import dataclasses
 import re
 
@@ -78,3 +79,26 @@ def remaining(
       return None
     left.remove(operand)
   return (*left, operation.result)
+
+
+def faults(
+    steps: Sequence[str], numbers: Sequence[int], target: int
+) -> Iterator[tuple[int, str]]:
+  """Goes through the operations of a solution, in time linear in their number.
+
+  Yields:
+    (index of the step, 'arithmetic' | 'illegal_state' | 'wrong_answer').
+  """
+  left = collections.Counter(numbers)
+  for i, step in enumerate(steps):
+    operation = parse(step)
+    if not operation.is_true:
+      yield i, 'arithmetic'
+    operands = collections.Counter((operation.left, operation.right))
+    if all(left[n] >= count for n, count in operands.items()):
+      left.subtract(operands)
+      left[operation.result] += 1
+    else:
+      yield i, 'illegal_state'
+  if +left != collections.Counter((target,)):
+    yield len(steps) - 1, 'wrong_answer'

@@ -9,37 +9,51 @@ search: `parse` derives it from the path to the goal.
 """
 
 from collections.abc import Sequence
+import dataclasses
+import os
 import re
 
 from meta_cot.traces import events as events_lib
 from meta_cot.traces.arithmetic import operations
+from meta_cot.traces.arithmetic import replay as replay_lib
 
-NO_SOLUTION = 'No solution found.'
+OPENING = ''
+STEP_END = "']\n"  # of the line that states the operations so far
+_NO_SOLUTION = 'No solution found.'
 
 _LIST = r'\[([0-9, ]*)\]'
 _OPS = rf"\[((?:'{operations.OPERATION}'(?:, )?)*)\]"
-STATE = re.compile(
+_STATE = re.compile(
     rf'Current State: ({operations.NUMBER}):{_LIST}, Operations: {_OPS}')
-EXPLORE = re.compile(
+_EXPLORE = re.compile(
     rf'Exploring Operation: ({operations.OPERATION}), '
     rf'Resulting Numbers: {_LIST}')
-COMPARE = re.compile(
-    rf'({operations.NUMBER}),({operations.NUMBER}) '
+_COMPARE = re.compile(
+    f'{operations.NUMBER},{operations.NUMBER} '
     '(equal: Goal Reached|unequal: No Solution)')
-GENERATED = re.compile(
-    rf'Generated Node #(0(?:,[0-9]+)*): ({operations.NUMBER}):{_LIST} '
-    rf'Operation: ({operations.OPERATION})')
-PATH_NODE = re.compile(
-    rf'Generated Node #([0-9]+): {_LIST} '
-    rf'from Operation: ({operations.OPERATION})')
-MOVE = re.compile('Moving to Node #(0(?:,[0-9]+)*)')
+_GENERATED = re.compile(
+    rf'Generated Node #0(?:,[0-9]+)*: {operations.NUMBER}:{_LIST} '
+    f'Operation: {operations.OPERATION}')
+_PATH_NODE = re.compile(
+    rf'Generated Node #[0-9]+: {_LIST} '
+    f'from Operation: {operations.OPERATION}')
+_MOVE = re.compile('Moving to Node #(0(?:,[0-9]+)*)')
+_EXHAUSTED = re.compile(re.escape(_NO_SOLUTION))
+_CLAIM = 'Goal Reached'
+_EXPECTED = {
+    'step': 'Exploring Operation: ... or Moving to Node #...',
+    'outcome': 'Generated Node #... or equal / unequal',
+    'state': 'Current State: ... and a line feed',
+    'end': 'the end of the text',
+}
 
 
-class Tree:
+class _Tree:
   """What the text says about every node: its index, numbers, operations."""
 
   def __init__(self, numbers: tuple[int, ...]):
     self.index = {0: '0'}
+    self.indices = {'0'}
     self.numbers = {0: numbers}
     self.operations = {0: ()}
     self._num_generated = {0: 0}
@@ -55,6 +69,7 @@ class Tree:
     # takes the index of the next such sibling and there is none.
     generated = self._num_generated[step.parent]
     self.index[step.node] = f'{self.index[step.parent]},{generated}'
+    self.indices.add(self.index[step.node])
     self._num_generated[step.parent] += not step.outcome
     self._num_generated[step.node] = 0
     self.numbers[step.node] = numbers
@@ -68,9 +83,8 @@ def spans(events: Sequence[events_lib.Event]) -> list[events_lib.Span]:
   if not any(isinstance(event, events_lib.Step) for event in events):
     for event in events[1:]:
       if isinstance(event, events_lib.Answer):
-        result += _solution_spans(event.text, numbers, target)
-    return result
-  tree, here = Tree(numbers), 0
+        return result + _solution_spans(event.text, numbers, target)
+  tree, here = _Tree(numbers), 0
   for event, on_path in zip(events, events_lib.on_path(events), strict=True):
     if isinstance(event, events_lib.Step):
       if event.parent != here:
@@ -88,7 +102,7 @@ def spans(events: Sequence[events_lib.Event]) -> list[events_lib.Span]:
           target, tree.numbers[here], tree.operations[here])
       result.append(events_lib.Span(text, 'search', on_path))
     elif isinstance(event, events_lib.Exhausted):
-      result.append(events_lib.Span(NO_SOLUTION, 'search', False))
+      result.append(events_lib.Span(_NO_SOLUTION, 'search', False))
   _check_answer(events, tree)
   return result
 
@@ -99,19 +113,25 @@ def prompt(question: str) -> str:
   return _state(target, numbers, ())
 
 
-def parse(text: str) -> tuple[events_lib.Event, ...]:
-  """Reads a whole trace or solution; see `format.parse`."""
-  lines = text.split('\n')
-  reader = _Reader(lines)
-  return reader.read()
+def read(text: str) -> events_lib.Reading:
+  """Reads any text as far as it can be read; see `format.read`.
+
+  A line that cannot be read, or that stands at the wrong place, is one fault.
+  """
+  line, line_feed, body = text.partition('\n')
+  prompt = _STATE.fullmatch(line)
+  if not line_feed or prompt is None or _numbers(prompt[2]) is None:
+    fault = events_lib.Fault('format', 0, _EXPECTED['state'])
+    return events_lib.Reading((), (fault,), '' if _CLAIM in text else None)
+  return _Reader(prompt).read(body.split('\n'), text.count(_CLAIM))
 
 
-def read_numbers(text: str) -> tuple[int, ...] | None:
+def _numbers(text: str) -> tuple[int, ...] | None:
   """Reads what stands inside a printed list of numbers; None if it is wrong."""
   return operations.numbers(text.replace(', ', ','))
 
 
-def read_operations(text: str) -> tuple[str, ...]:
+def _operations(text: str) -> tuple[str, ...]:
   """Reads what stands inside a printed list of operations."""
   return tuple(re.findall(operations.OPERATION, text))
 
@@ -121,23 +141,37 @@ def _state(target: int, numbers: Sequence[int], steps: Sequence[str]) -> str:
           f'Operations: {list(steps)}\n')
 
 
-def _step(step: events_lib.Step, tree: Tree, target: int):
+def _explore_line(step: str, numbers: Sequence[int]) -> str:
+  return f'Exploring Operation: {step}, Resulting Numbers: {list(numbers)}\n'
+
+
+def _outcome_line(
+    index: str, step: str, numbers: Sequence[int], target: int, is_goal: bool
+) -> str:
+  """The line after a step of a search."""
+  if len(numbers) > 1:
+    return (f'Generated Node #{index}: {target}:{list(numbers)} '
+            f'Operation: {step}\n')
+  verdict = 'equal: Goal Reached' if is_goal else 'unequal: No Solution'
+  return f'{numbers[0]},{target} {verdict}\n'
+
+
+def _path_line(n: int, step: str, numbers: Sequence[int]) -> str:
+  return f'Generated Node #{n}: {list(numbers)} from Operation: {step}\n'
+
+
+def _step(step: events_lib.Step, tree: _Tree, target: int):
   numbers = tree.numbers[step.node]
   if (len(numbers) == 1) != bool(step.outcome):
     raise ValueError(
         f'node {step.node}: outcome {step.outcome!r} with numbers '
         f'{list(numbers)}; stream_of_search writes goal and dead_end where one '
         'number is left, and only there.')
-  yield 'search', (f'Exploring Operation: {step.text}, '
-                   f'Resulting Numbers: {list(numbers)}\n')
-  if step.outcome == 'goal':
-    # There is no separate solution in this style: reaching the goal is it.
-    yield 'solution', f'{numbers[0]},{target} equal: Goal Reached\n'
-  elif step.outcome == 'dead_end':
-    yield 'search', f'{numbers[0]},{target} unequal: No Solution\n'
-  else:
-    yield 'search', (f'Generated Node #{tree.index[step.node]}: '
-                     f'{target}:{list(numbers)} Operation: {step.text}\n')
+  is_goal = step.outcome == 'goal'
+  yield 'search', _explore_line(step.text, numbers)
+  # There is no separate solution in this style: reaching the goal is it.
+  yield 'solution' if is_goal else 'search', _outcome_line(
+      tree.index[step.node], step.text, numbers, target, is_goal)
 
 
 def _solution_spans(
@@ -153,20 +187,18 @@ def _solution_spans(
           f'left, {list(numbers)}; stream_of_search cannot write it.')
     numbers = left
     done.append(text)
-    lines.append(f'Exploring Operation: {text}, '
-                 f'Resulting Numbers: {list(numbers)}\n')
+    lines.append(_explore_line(text, numbers))
     if len(numbers) > 1:
-      lines.append(f'Generated Node #{n}: {list(numbers)} '
-                   f'from Operation: {text}\n' + _state(target, numbers, done))
+      lines.append(_path_line(n, text, numbers) + _state(target, numbers, done))
   if numbers != (target,):
     raise ValueError(
         f'answer ends with {list(numbers)}, not with the target {target}; '
         'stream_of_search cannot write it.')
-  lines.append(f'{target},{target} equal: Goal Reached\n')
+  lines.append(_outcome_line('', '', numbers, target, is_goal=True))
   return [events_lib.Span(line, 'solution', True) for line in lines]
 
 
-def _check_answer(events: Sequence[events_lib.Event], tree: Tree) -> None:
+def _check_answer(events: Sequence[events_lib.Event], tree: _Tree) -> None:
   reached = [event for event in events
              if isinstance(event, events_lib.Step) and event.outcome == 'goal']
   for event in events:
@@ -179,92 +211,177 @@ def _check_answer(events: Sequence[events_lib.Event], tree: Tree) -> None:
 
 
 class _Reader:
-  """Reads lines into events."""
+  """Reads lines into events and faults."""
 
-  def __init__(self, lines: list[str]):
-    self._lines = lines
-    self._at = 0
-    self._here = 0
-    self._events = []
-    self._nodes = {}  # (index, operations) -> node
-    self._path = []  # operations of a solution-only text
+  def __init__(self, prompt: re.Match):
+    numbers = _numbers(prompt[2])
+    self._replay = replay_lib.Replay(
+        f'{",".join(map(str, numbers))}>{int(prompt[1])}')
+    self._tree = _Tree(numbers)
+    self._nodes = {('0', ()): 0}  # (index, operations) -> node
+    self._expected = 'step'  # a key of _EXPECTED
+    self._index = ''  # of the node moved to
+    self._is_solution = False  # nothing but a solution is told
+    self._stated = _operations(prompt[3])  # by the last state; None: unreadable
+    self._explored = None  # the operation that the line before tried
+    self._claim = None  # the operation after which the line claims the goal
+    self._at = prompt.end() + 1  # where the line begins
+    self._line, self._following = '', None  # None: the line has no line feed
 
-  def read(self) -> tuple[events_lib.Event, ...]:
-    target, numbers, _ = self._match(STATE, 'Current State: ...').groups()
-    numbers = self._numbers(numbers)
-    question = f'{",".join(map(str, numbers))}>{target}'
-    self._events.append(events_lib.Start(question))
-    self._tree = Tree(numbers)
-    while self._lines[self._at]:
-      if self._lines[self._at] == NO_SOLUTION:
-        self._at += 1
-        self._events.append(events_lib.Exhausted())
-        if self._at == len(self._lines):
-          return tuple(self._events)
-        raise self._error('the end of the text')
-      if self._lines[self._at].startswith('Moving'):
-        self._read_jump()
-      elif self._read_step():
-        break
-    if self._lines[self._at:] != ['']:
-      raise self._error('the end of the text after a line feed')
-    return tuple(self._events)
+  def read(self, lines: Sequence[str], num_claims: int) -> events_lib.Reading:
+    is_read = True
+    for line, following in zip(lines, (*lines[1:], None), strict=True):
+      self._line, self._following = line, following
+      if line or following is not None:
+        is_read = self._read_line()
+        self._at += len(line) + 1
+    if not line or is_read:
+      self._read_end()
+    answer = '' if num_claims else None
+    if num_claims == 1 and None not in (self._claim, self._stated):
+      answer = '\n'.join((*self._stated, self._claim))
+    if self._is_solution:
+      del self._replay.events[1:]
+    if answer:
+      self._replay.events.append(events_lib.Answer(answer))
+    return self._replay.reading(answer)
 
-  def _read_jump(self) -> None:
-    index = self._match(MOVE, 'Moving to Node #...')[1]
-    steps = read_operations(self._match(STATE, 'Current State: ...')[3])
-    if (index, steps) not in self._nodes and (index, steps) != ('0', ()):
-      self._at -= 1
-      raise self._error(f'the state of a node #{index} made before')
-    self._here = self._nodes.get((index, steps), 0)
-    self._events.append(events_lib.Jump(self._here))
-
-  def _read_step(self) -> bool:
-    """Reads a step; whether it reached the goal."""
-    explored = self._match(EXPLORE, 'Exploring Operation: ... or Moving to ...')
-    text, numbers = explored[1], self._numbers(explored[2])
-    line = self._lines[self._at]
-    if PATH_NODE.fullmatch(line):
-      self._match(PATH_NODE, 'Generated Node #...')
-      self._match(STATE, 'Current State: ...')
-      self._path.append(text)
-      return False
-    compared = COMPARE.fullmatch(line)
-    if compared is None:
-      self._match(GENERATED, 'Generated Node #... or equal / unequal')
-      outcome = ''
-    else:
-      self._match(COMPARE, 'equal or unequal')
-      outcome = 'goal' if compared[3].startswith('equal') else 'dead_end'
-    if self._path:
-      self._events.append(events_lib.Answer('\n'.join((*self._path, text))))
+  def _read_line(self) -> bool:
+    """Reads the line; whether it is one and stands where it may."""
+    expected, read, match = self._match()
+    explored, self._explored, self._claim = self._explored, None, None
+    if read == self._explore:
+      self._explored = match[1]
+    elif read == self._compare and match[1].startswith('equal'):
+      self._claim = explored
+    if self._line.startswith('Current State'):
+      self._stated = match and _operations(match[3])
+    if expected == self._expected:
+      read(match)
       return True
-    node = len(self._tree.index)
-    step = events_lib.Step(
-        node, self._here, text, ','.join(map(str, numbers)), outcome)
-    self._tree.add(step)
-    self._events.append(step)
-    steps = self._tree.operations[node]
-    self._nodes.setdefault((self._tree.index[node], steps), node)
-    if outcome == 'goal':
-      self._events.append(events_lib.Answer('\n'.join(steps)))
-    return outcome == 'goal'
+    is_cut = (
+        self._following is None and match is None and self._expected != 'end')
+    self._fault(
+        'unfinished' if is_cut else 'format', 0, _EXPECTED[self._expected])
+    return False
 
-  def _match(self, pattern: re.Pattern, expected: str) -> re.Match:
-    match = pattern.fullmatch(self._lines[self._at])
-    if match is None or self._at + 1 == len(self._lines):
-      raise self._error(f'{expected!r} and a line feed')
-    self._at += 1
-    return match
+  def _read_end(self) -> None:
+    end = -1 if self._line else 0
+    if self._expected in ('outcome', 'state') or (
+        self._is_solution and self._expected == 'step'):
+      self._fault('unfinished', end, _EXPECTED[self._expected])
+    elif self._line not in ('', _NO_SOLUTION):
+      self._fault('line_feed', end, 'a line feed')
 
-  def _numbers(self, text: str) -> tuple[int, ...]:
-    numbers = read_numbers(text)
+  def _match(self):
+    """(where the line may stand, what reads it, its match), or Nones."""
+    for expected, pattern, read in (
+        ('step', _EXPLORE, self._explore),
+        ('outcome', _COMPARE, self._compare),
+        ('outcome', _GENERATED, self._generated),
+        ('outcome', _PATH_NODE, self._path_node),
+        ('step', _MOVE, self._move),
+        ('step', _EXHAUSTED, self._exhausted),
+        ('state', _STATE, self._state)):
+      match = pattern.fullmatch(self._line)
+      if match is not None:
+        return expected, read, match
+    return None, None, None
+
+  def _explore(self, match: re.Match) -> None:
+    replay, numbers = self._replay, _numbers(match[2])
     if numbers is None:
-      self._at -= 1
-      raise self._error('a list of non-negative integers')
-    return numbers
+      self._fault('format', match.start(2), 'a list of non-negative integers')
+      return
+    # The numbers of a solution are not kept: they must follow from its steps.
+    is_path = self._is_solution or (
+        len(replay.events) == 1
+        and _PATH_NODE.fullmatch(self._following or '') is not None)
+    replay.check(
+        operations.parse(match[1]), numbers, self._at, is_grammar=is_path)
+    step = replay.step(
+        match[1], numbers, 'dead_end' if len(numbers) == 1 else '')
+    self._tree.add(step)
+    key = self._tree.index[step.node], self._tree.operations[step.node]
+    self._nodes.setdefault(key, step.node)
+    self._expected = 'outcome'
 
-  def _error(self, expected: str) -> ValueError:
-    return ValueError(
-        f'line {self._at + 1}: {self._lines[self._at][:80]!r} is not '
-        f'{expected}.')
+  def _compare(self, match: re.Match) -> None:
+    replay, claims_goal = self._replay, match[1].startswith('equal')
+    if not claims_goal:
+      self._end_solution()
+    replay.check_goal(
+        replay.states[-1] == (replay.target,), claims_goal, self._at,
+        is_grammar=self._is_solution)
+    self._expect(self._outcome(claims_goal))
+    replay.events[-1] = dataclasses.replace(
+        replay.events[-1], outcome='goal' if claims_goal else 'dead_end')
+    self._expected = 'end' if claims_goal else 'step'
+
+  def _generated(self, match: re.Match) -> None:
+    del match
+    self._end_solution()
+    self._expect(self._outcome())
+    self._expected = 'step'
+
+  def _path_node(self, match: re.Match) -> None:
+    del match
+    step, numbers = self._replay.events[-1], self._replay.states[-1]
+    self._is_solution |= len(self._replay.events) == 2
+    if self._is_solution and len(numbers) > 1:
+      self._expect(_path_line(step.node + 1, step.text, numbers))
+    else:
+      self._expect(self._outcome())
+    self._index = self._tree.index[step.node]
+    self._expected = 'state'
+
+  def _move(self, match: re.Match) -> None:
+    self._end_solution()
+    self._index = match[1]
+    if self._index not in self._tree.indices:
+      self._fault(
+          'illegal_state', match.start(1), 'the index of a node made before')
+    self._expected = 'state'
+
+  def _exhausted(self, match: re.Match) -> None:
+    self._end_solution()
+    self._replay.events.append(events_lib.Exhausted())
+    if self._following is not None:
+      self._fault('line_feed', match.end(), 'the end of the text')
+    self._expected = 'end'
+
+  def _state(self, match: re.Match) -> None:
+    replay = self._replay
+    node = self._nodes.get((self._index, self._stated))
+    if node is not None:
+      # One number more than the line has shows where they differ.
+      numbers = replay.states[node][:match[2].count(',') + 2]
+      self._expect(_state(replay.target, numbers, self._stated))
+      replay.jump(node)
+    elif self._index in self._tree.indices:  # else it is a fault already
+      self._fault(
+          'illegal_state', match.start(3),
+          f'the operations of node #{self._index}')
+    self._expected = 'step'
+
+  def _outcome(self, is_goal: bool = False) -> str:
+    step = self._replay.events[-1]
+    return _outcome_line(
+        self._tree.index[step.node], step.text, self._replay.states[-1],
+        self._replay.target, is_goal)
+
+  def _end_solution(self) -> None:
+    """Notes what no solution has; the rest is read as a search."""
+    if self._is_solution:
+      self._fault('format', 0, 'the next step of the solution')
+    self._is_solution = False
+
+  def _expect(self, line: str) -> None:
+    """Notes where the line contradicts what was told before."""
+    told = self._line + '\n'
+    if told != line:
+      same = len(os.path.commonprefix((told, line)))
+      self._fault('illegal_state', same, repr(line[same:same + 40]))
+
+  def _fault(self, kind: str, offset: int, expected: str) -> None:
+    self._replay.fault(kind, self._at + offset, expected)

@@ -162,14 +162,17 @@ def search(
   heuristic = _make_heuristic(strategy.heuristic, target)
   tree = _Tree(target)
   tree.add(-1, '', tuple(problem.data['numbers']))
-  if strategy.algorithm == 'dfs':
+  is_dfs = strategy.algorithm == 'dfs'
+  if is_dfs:
     _depth_first(tree, 0, strategy, heuristic)
   else:
     _best_first(tree, strategy, heuristic, random.Random(seed))
   return record_lib.TraceRecord(
       problem=problem, strategy=strategy.name,
       arguments=dataclasses.asdict(strategy), seed=seed, model='symbolic',
-      nodes=tree.nodes(), solution=tree.solution())
+      nodes=tree.nodes(), solution=tree.solution(),
+      traversal='depth_first' if is_dfs else 'expansion',
+      is_exhausted=not is_dfs and not tree.solution())
 
 
 class _Tree:

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a tokenizer is, and what a kind of tokenizer is.
+
+A kind is a module, and one line of `factory.KINDS`. It has
+
+  FILE                     by this file its folders are told; `save` writes it
+                           last
+  Settings                 of the group `tokenizer`: `kind`, `vocab_size` (as
+                           many tokens at most; None: only its files say), and
+                           what else it needs
+  make(settings, texts)    a tokenizer, learned from the texts or read
+  load(folder)             the one that was saved there
+  placeholder(settings)    what programs are built with before there is one:
+                           `pad_id`, `eos_ids`, `ending_in` and `encode`, which
+                           makes of a text as many tokens as the one to come
+                           at most
+
+`make` and `load` raise a UserError of one line that names the file.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from meta_cot.runtime import files
+
+
+class Tokenizer(Protocol):
+  """Encodes and decodes; picklable, hashable, read only.
+
+  Control tokens mean something by themselves: padding, ends, marks. No text of
+  a user or of a model is ever encoded as one.
+  """
+
+  vocab_size: int
+  pad_id: int  # fills rows
+  eos_ids: tuple[int, ...]  # all that end a text; control tokens
+  eos_id: int  # the first of them, which ends the texts that are trained on
+  fingerprint: str  # equal for tokenizers that do the same
+
+  def encode(self, text: str) -> list[int]:
+    """Token ids of `text`; never a control id, whatever the text says."""
+
+  def decode(self, ids: Sequence[int], *, show_control: bool = False) -> str:
+    """Text of `ids`; never raises on what a model may sample.
+
+    Args:
+      ids: any integers. Ids of no token and incomplete bytes decode to U+FFFD.
+      show_control: write control tokens by name instead of dropping them.
+    """
+
+  def control(self, name: str) -> int | None:
+    """Id of the control token `name`, as '<|step|>'; None if there is none."""
+
+  def ending_in(self, text: str) -> np.ndarray:
+    """Finds the tokens whose own text ends in `text`, at least a character.
+
+    Returns:
+      Bool [vocab_size]; False for control tokens.
+    """
+
+  def save(self, folder: files.Path) -> None:
+    """Writes the files that `load` reads, atomically."""

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokenizers by their settings, and by the files in a folder."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from data_pipelines.tokenizers import base
+from data_pipelines.tokenizers import sentencepiece
+from meta_cot.runtime import files
+from meta_cot.settings import config as config_lib
+
+KINDS = {
+    'sentencepiece': sentencepiece,
+}
+
+
+def parse(values: Mapping[str, Any], path: str = 'config.tokenizer') -> Any:
+  """Reads the settings of the group `tokenizer`, which names its `kind`.
+
+  Raises:
+    ConfigError: no such kind, or as `config.parse`.
+  """
+  kind = dict(values).get('kind')
+  if kind not in KINDS:
+    raise config_lib.ConfigError(
+        f'{path}.kind: got {kind!r}; must be one of {", ".join(KINDS)}.')
+  return config_lib.parse(KINDS[kind].Settings, values, path)
+
+
+def make(settings: Any, texts: Iterable[str]) -> base.Tokenizer:
+  """Makes the tokenizer that the settings ask for.
+
+  Args:
+    settings: `Settings` of a kind.
+    texts: of the kind to be encoded; read only where they are learned from.
+
+  Raises:
+    UserError: the texts, or the files to read, do not make one.
+  """
+  return KINDS[settings.kind].make(settings, texts)
+
+
+def placeholder(settings: Any) -> base.Tokenizer:
+  """Returns what programs are built with before there is a tokenizer."""
+  return KINDS[settings.kind].placeholder(settings)
+
+
+def is_in(folder: files.Path) -> bool:
+  """Returns whether a tokenizer has been saved in `folder`."""
+  return bool(_kinds_in(folder))
+
+
+def load(folder: files.Path) -> base.Tokenizer:
+  """Reads the tokenizer of a folder, of the kind that its files tell.
+
+  Raises:
+    UserError: files of no kind or of several, or damaged ones; names them.
+  """
+  folder, kinds = files.path(folder), _kinds_in(folder)
+  if len(kinds) != 1:
+    allowed = ', '.join(kind.FILE for kind in KINDS.values())
+    found = ' and '.join(kind.FILE for kind in kinds) or 'no tokenizer'
+    raise config_lib.UserError(
+        f'{folder}: {found} here; must be one of {allowed}. Run the stages '
+        'generate_traces and train_tokenizer first.')
+  return kinds[0].load(folder)
+
+
+def _kinds_in(folder) -> list[Any]:
+  folder = files.path(folder)
+  return [
+      kind for kind in KINDS.values() if (folder / kind.FILE).is_file()]
