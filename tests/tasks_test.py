@@ -10,11 +10,18 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
+from configs import base
 from configs import countdown as countdown_config
 from configs import game24 as game24_config
+from data_pipelines import arms
+from data_pipelines import manifest
 from meta_cot import problem as problem_lib
 from meta_cot import tasks
+from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
+from meta_cot.stages import experiment as experiment_lib
+from meta_cot.stages import generate_traces
+from meta_cot.stages import problems
 from meta_cot.tasks import factory
 from meta_cot.traces import record as record_lib
 from tests import small_run
@@ -23,6 +30,7 @@ CONFIGS = {'countdown': countdown_config, 'game24': game24_config}
 OWN = '''
 import dataclasses
 from meta_cot.problem import Problem, Verdict
+from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 
 @dataclasses.dataclass(frozen=True)
@@ -217,3 +225,22 @@ def test_a_broken_task_is_one_line(own, text, message):
   assert '\n' not in str(error.value) and repr(kind) in str(error.value)
   with pytest.raises(config_lib.UserError, match="got 'chess'; must be one of"):
     tasks.settings_of('chess')
+
+
+def test_a_task_of_a_user_s_own_has_stages(own, tmp_path):
+  config = base.get_config()
+  config.task = dict(kind=own('more', OWN), number=3)
+  experiment = experiment_lib.parse(config)
+  workdir = files.path(tmp_path / 'w')
+  problems.run(experiment, workdir)
+  assert [p.answer for p in problems.read(workdir, 'test')] == ['0', '2', '4']
+  assert len(problems.read(workdir, 'train', 2)) == 2
+  assert manifest.read(workdir / 'problems').kind == 'problem'
+  with pytest.raises(config_lib.ConfigError, match='has no teacher') as error:
+    generate_traces.run(experiment, workdir)
+  assert '\n' not in str(error.value)
+  with pytest.raises(config_lib.ConfigError, match='has no states'):
+    arms.make('revisions', experiment.task.make(0))
+  config.task.number = 0
+  with pytest.raises(config_lib.ConfigError, match='config.task.number: got 0'):
+    experiment_lib.parse(config)

@@ -150,8 +150,8 @@ class Searcher:
 
     Raises:
       ConfigError: settings that allow no search of the problems.
-      ValueError: no problems, or two whose inputs for the verdict differ in
-        shape.
+      UserError: two problems whose inputs for the verdict differ in shape.
+      ValueError: no problems.
     """
     inputs, depth = self._prepare(problems)
     for name in self._settings.strategies:
@@ -171,7 +171,7 @@ class Searcher:
       rng: of all draws.
 
     Raises:
-      ConfigError, ValueError: as `check`.
+      UserError, ValueError: as `check`.
     """
     inputs, depth = self._prepare(problems)
     check_room(self._model, self._settings, len(inputs[0]['prompt']), depth)
@@ -209,7 +209,7 @@ def judge_inputs(
 
   Raises:
     ConfigError: the task has no such verdict, and the settings want it.
-    ValueError: two problems differ in shape; names them.
+    UserError: two problems differ in shape; names them.
   """
   if settings.outcome != 'verifier':
     return [{} for _ in problems]
@@ -221,7 +221,7 @@ def judge_inputs(
   shapes = [{k: np.shape(v) for k, v in x.items()} for x in inputs]
   for problem, shape in zip(problems, shapes):
     if shape != shapes[0]:
-      raise ValueError(
+      raise config_lib.UserError(
           f'problems: {problems[0].id} has inputs of shapes {shapes[0]}, '
           f'{problem.id} of {shape}; must be equal.')
   return inputs
