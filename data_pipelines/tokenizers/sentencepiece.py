@@ -42,6 +42,11 @@ class TokenizerConfig:
   number_tokens: int | None = config_lib.setting(low=9, high=9999)
   path: str | None = config_lib.setting()  # reuse this model; None: train one
 
+  def __post_init__(self):
+    if self.path == '':
+      raise config_lib.ConfigError(
+          "path: got ''; must be a tokenizer.model to reuse, or None.")
+
 
 def train(texts: Iterable[str], config: TokenizerConfig) -> bytes:
   """Learns a vocabulary; the same texts and settings give the same bytes.
@@ -110,7 +115,7 @@ class Tokenizer:
     except RuntimeError as e:
       raise ValueError(
           f'tokenizer model ({len(model_proto)} bytes) is not a sentencepiece '
-          'model; train it again.') from e
+          'model; delete the file and run the stage train_tokenizer.') from e
     self._proto = model_proto
     self.fingerprint = hashlib.sha256(model_proto).hexdigest()
     self.control_ids = {
@@ -189,3 +194,12 @@ def load(path: files.Path) -> Tokenizer:
     return Tokenizer(path.read_bytes())
   except ValueError as e:
     raise config_lib.UserError(f'{path}: {e}') from e
+
+
+def is_whole(path: files.Path) -> bool:
+  """Tells whether `load` would read it: neither missing nor damaged."""
+  try:
+    load(path)
+  except config_lib.UserError:
+    return False
+  return True
