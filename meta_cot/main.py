@@ -19,6 +19,7 @@ import jax
 
 from meta_cot import sharding
 from meta_cot.runtime import distributed
+from meta_cot.runtime import hardware
 from meta_cot.runtime import interruption
 from meta_cot.settings import command_line
 from meta_cot.stages import base
@@ -44,6 +45,7 @@ def main(argv: Sequence[str]) -> None:
   with distributed.session(
       agreed_exit_codes=(interruption.EXIT_INTERRUPTED,)):
     interruption.install()
+    hardware.check_platform()
     _start_logging()
     mesh = sharding.make_mesh(experiment.shared.mesh)
     experiment.check_devices(mesh)
@@ -61,10 +63,13 @@ def run(context: base.Context, group: base.Group) -> None:
   name, stage, settings = group.name, group.stage, group.settings
   directory = context.workdir / name
   mark = marks.make(context, name, stage, settings)
-  if marks.is_done(context.workdir, name, mark) and stage.is_whole(
-      context, settings, directory):
-    logging.info('stage %s: already done', name)
-    return
+  if marks.is_done(context.workdir, name, mark):
+    # Data is read through: by one process, for all.
+    if all(distributed.gather_objects(not distributed.is_primary() or (
+        stage.is_whole(context, settings, directory)))):
+      logging.info('stage %s: already done', name)
+      return
+    logging.info('stage %s: something of it is missing', name)
   _begin(context.workdir, name, mark)
   stage.run(context, settings, directory)
   if distributed.is_primary():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokenizers by their settings, and by the files in a folder."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from data_pipelines.tokenizers import base
@@ -14,19 +14,6 @@ KINDS = {
 }
 
 
-def parse(values: Mapping[str, Any], path: str = 'config.tokenizer') -> Any:
-  """Reads the settings of the group `tokenizer`, which names its `kind`.
-
-  Raises:
-    ConfigError: no such kind, or as `config.parse`.
-  """
-  kind = dict(values).get('kind')
-  if kind not in KINDS:
-    raise config_lib.ConfigError(
-        f'{path}.kind: got {kind!r}; must be one of {", ".join(KINDS)}.')
-  return config_lib.parse(KINDS[kind].Settings, values, path)
-
-
 def make(settings: Any, texts: Iterable[str]) -> base.Tokenizer:
   """Makes the tokenizer that the settings ask for.
 
@@ -37,12 +24,12 @@ def make(settings: Any, texts: Iterable[str]) -> base.Tokenizer:
   Raises:
     UserError: the texts, or the files to read, do not make one.
   """
-  return KINDS[settings.kind].make(settings, texts)
+  return _kind_of(settings).make(settings, texts)
 
 
 def placeholder(settings: Any) -> base.Tokenizer:
   """Returns what programs are built with before there is a tokenizer."""
-  return KINDS[settings.kind].placeholder(settings)
+  return _kind_of(settings).placeholder(settings)
 
 
 def is_in(folder: files.Path) -> bool:
@@ -61,9 +48,13 @@ def load(folder: files.Path) -> base.Tokenizer:
     allowed = ', '.join(kind.FILE for kind in KINDS.values())
     found = ' and '.join(kind.FILE for kind in kinds) or 'no tokenizer'
     raise config_lib.UserError(
-        f'{folder}: {found} here; must be one of {allowed}. Run the stages '
-        'generate_traces and train_tokenizer first.')
+        f'{folder}: {found} here; must be one of {allowed}. Run the stage of kind '
+        'tokenizer first.')
   return kinds[0].load(folder)
+
+
+def _kind_of(settings: Any) -> Any:
+  return next(k for k in KINDS.values() if type(settings) is k.Settings)
 
 
 def _kinds_in(folder) -> list[Any]:

@@ -43,10 +43,14 @@ _SPACE = '\u2581'  # sentencepiece writes a space as this character
 class Settings:
   """Which model is used; see `configs/base.py`."""
 
-  kind: str = config_lib.setting(choices=('sentencepiece',))
   vocab_size: int = config_lib.setting(low=32)  # upper bound
   number_tokens: int | None = config_lib.setting(low=9, high=9999)
   path: str | None = config_lib.setting()  # reuse this model; None: train one
+
+  def __post_init__(self):
+    if self.path == '':
+      raise config_lib.ConfigError(
+          "path: got ''; must be a tokenizer.model to reuse, or None.")
 
 
 def make(settings: Settings, texts: Iterable[str]) -> 'Tokenizer':
@@ -114,7 +118,7 @@ def train(
         unk_surface=REPLACEMENT, num_threads=1, minloglevel=2)
   except RuntimeError as e:
     raise config_lib.UserError(
-        f'config.tokenizer.vocab_size: training with {vocab_size} pieces '
+        f'config.tokenizer.vocabulary.vocab_size: training with {vocab_size} pieces '
         f'failed ({" ".join(str(e).split())}); give at least one text, and '
         'enough pieces for its characters.') from e
   return Tokenizer(model.getvalue())
@@ -140,7 +144,7 @@ class Tokenizer:
     except RuntimeError as e:
       raise ValueError(
           f'tokenizer model ({len(model_proto)} bytes) is not a sentencepiece '
-          'model; train it again.') from e
+          'model; delete the file and run its stage again.') from e
     self._proto = model_proto
     self.fingerprint = hashlib.sha256(model_proto).hexdigest()
     ids = {name: self._processor.piece_to_id(name) for name in CONTROL_TOKENS}

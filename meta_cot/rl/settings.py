@@ -26,13 +26,15 @@ class RlConfig:
   """Which policies are trained, and how; see `configs/base.py`."""
 
   start: str = config_lib.setting()  # the arm whose checkpoint is tuned
-  objectives: tuple[str, ...] = config_lib.setting(choices=erl2.OBJECTIVES)
-  seeds: tuple[int, ...] = config_lib.setting(low=0)
+  objectives: tuple[str, ...] = config_lib.setting(
+      choices=erl2.OBJECTIVES, min_items=1, is_unique=True)
+  seeds: tuple[int, ...] = config_lib.setting(
+      low=0, min_items=1, is_unique=True)
   num_iterations: int = config_lib.setting(low=1)
   # Collecting.
   num_questions: int = config_lib.setting(low=1)
   num_samples: int = config_lib.setting(low=1)
-  num_slots: int = config_lib.setting(low=1)
+  num_slots: int = config_lib.setting(is_free=True, low=1)
   num_episodes: int = config_lib.setting(low=1)
   exploration: str = config_lib.setting(choices=EXPLORATIONS)
   episode_length: int = config_lib.setting(low=1)
@@ -70,18 +72,18 @@ class RlConfig:
   # Updates.
   num_epochs: int = config_lib.setting(low=1)
   num_minibatches: int = config_lib.setting(low=1)
-  num_accumulation: int = config_lib.setting(low=1)
-  num_loss_chunks: int = config_lib.setting(low=1)
+  num_accumulation: int = config_lib.setting(is_free=True, low=1)
+  num_loss_chunks: int = config_lib.setting(is_free=True, low=1)
   optimizer: optimizer.OptimizerConfig
   # Which questions are asked.
   min_success: float = config_lib.setting(low=0.0, high=1.0)
   max_success: float = config_lib.setting(low=0.0, high=1.0)
   rest: int = config_lib.setting(low=0)
   # Looking at it.
-  eval_every: int = config_lib.setting(low=1)
-  num_eval_problems: int = config_lib.setting(low=1)
-  num_eval_samples: int = config_lib.setting(low=1)
-  save_every: int = config_lib.setting(low=1)
+  eval_every: int = config_lib.setting(is_free=True, low=1)
+  num_eval_problems: int = config_lib.setting(is_free=True, low=1)
+  num_eval_samples: int = config_lib.setting(is_free=True, low=1)
+  save_every: int = config_lib.setting(is_free=True, low=1)
 
   def __post_init__(self):
     for problem in self._problems():

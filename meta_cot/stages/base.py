@@ -38,6 +38,13 @@ class Shared:
   def task(self) -> tasks.Task:
     return tasks.make(self.task_kind, self.task_settings, self.seed)
 
+  def bound(self) -> dict[str, Any]:
+    """Returns what results may depend on, by the names of the config."""
+    return dict(
+        seed=self.seed, style=self.style, model=config_lib.bound(self.model),
+        task=dict(
+            kind=self.task_kind, **config_lib.bound(self.task_settings)))
+
 
 @dataclasses.dataclass(frozen=True)
 class Context:
@@ -98,7 +105,7 @@ class Stage:
     Settings: its group. Fields marked `is_free` may change in a workdir.
     run: does what is missing in the stage's folder. Raises UserError, and
       Interrupted after a signal.
-    uses: names of the fields of `Shared` that its results depend on.
+    uses: keys of `Shared.bound` that its results depend on.
     reads: settings -> references to what it reads, `STAGE`, `STAGE/PART` or
       the path of a folder.
     grown: settings -> those that may grow in a workdir, by name: the stage goes
@@ -116,7 +123,7 @@ class Stage:
 
   Settings: type
   run: Callable[[Context, Any, epath.Path], None]
-  uses: tuple[str, ...] = ('seed', 'task_kind', 'task_settings')
+  uses: tuple[str, ...] = ('seed', 'task')
   reads: Callable[[Any], tuple[str, ...]] = _nothing
   grown: Callable[[Any], dict[str, Any]] = lambda settings: {}
   leaves: Callable[[Any], tuple[str, ...]] = _nothing
@@ -138,10 +145,9 @@ class Group:
 
 def arguments(context: Context, settings: Any) -> dict[str, Any]:
   """Names what determines the records that a stage makes; JSON values."""
-  shared = context.shared
+  shared = context.shared.bound()
   return dict(
-      seed=shared.seed, task=shared.task_kind,
-      **config_lib.bound(shared.task_settings)) | config_lib.bound(settings)
+      seed=shared['seed'], task=shared['task'], **config_lib.bound(settings))
 
 
 def share_of_work(settings: Any) -> dict[str, Any]:

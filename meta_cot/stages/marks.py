@@ -9,7 +9,6 @@ else.
 """
 
 from collections.abc import Mapping
-import dataclasses
 import hashlib
 import json
 from typing import Any
@@ -31,10 +30,10 @@ def make(
   Raises:
     UserError: something that it reads is not there.
   """
-  shared = {
-      field: _plain(getattr(context.shared, field)) for field in stage.uses}
+  shared = context.shared.bound()
   return json.loads(json.dumps(dict(
-      settings={name: config_lib.bound(settings)}, shared=shared,
+      settings={name: config_lib.bound(settings)},
+      shared={field: shared[field] for field in stage.uses},
       grown=stage.grown(settings),
       reads={r: _digest(context, r) for r in stage.reads(settings)})))
 
@@ -76,10 +75,6 @@ def finish(workdir: epath.Path, name: str, mark: Mapping[str, Any]) -> None:
 
 def _read(path: epath.Path) -> Any:
   return files.read_json(path) if path.exists() else None
-
-
-def _plain(value: Any) -> Any:
-  return config_lib.bound(value) if dataclasses.is_dataclass(value) else value
 
 
 def _digest(context: base.Context, reference: str) -> str:

@@ -46,5 +46,5 @@ def run(
 
 STAGE = base.Stage(
     Settings=Settings, run=run,
-    is_whole=lambda context, settings, directory: store.is_whole(
-        directory, context.task.splits))
+    is_whole=lambda context, settings, directory: all(
+        store.is_whole(directory, split) for split in context.task.splits))

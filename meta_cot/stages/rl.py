@@ -5,7 +5,6 @@ Leaves `rl/<objective>/seed<n>/`: checkpoints, the best one in `best/`,
 metrics.jsonl, tensorboard, summary.json; and `rl/report.md`.
 """
 
-import dataclasses
 import logging
 import sys
 
@@ -31,14 +30,10 @@ from meta_cot.training import metrics as metrics_lib
 from meta_cot.training import progress
 from meta_cot.training import state as state_lib
 
-# Which runs there are, and how they are looked at.
-_FREE = (
-    'objectives', 'seeds', 'num_slots', 'eval_every', 'num_eval_problems',
-    'num_eval_samples', 'save_every', 'num_accumulation', 'num_loss_chunks')
+# Which runs there are: each has a folder of its own.
+_RUNS = ('objectives', 'seeds')
 # What the stage `search` alone has.
-_FREE_SEARCH = (
-    'arm', 'strategies', 'num_problems', 'num_slots', 'chunk_steps',
-    'num_samples')
+_OF_SEARCH = ('arm', 'strategies', 'num_problems', 'num_samples')
 
 
 def run(
@@ -71,7 +66,7 @@ def is_trained(experiment, directory: epath.Path) -> bool:
   if not path.exists():
     return False
   differences = config_lib.differences(
-      files.read_json(path)['settings'], _of_run(experiment), free=(),
+      files.read_json(path)['settings'], _of_run(experiment),
       where='there')
   if differences:
     raise config_lib.UserError(
@@ -83,11 +78,11 @@ def is_trained(experiment, directory: epath.Path) -> bool:
 
 def _of_run(experiment) -> dict:
   """The settings that a trained policy depends on."""
-  kept = lambda config, free: {
-      k: v for k, v in dataclasses.asdict(config).items() if k not in free}
-  settings = {'rl': kept(experiment.rl, _FREE)}
+  kept = lambda config, others: {
+      k: v for k, v in config_lib.bound(config).items() if k not in others}
+  settings = {'rl': kept(experiment.rl, _RUNS)}
   if experiment.rl.exploration != 'policy':
-    settings['search'] = kept(experiment.search, _FREE_SEARCH)
+    settings['search'] = kept(experiment.search, _OF_SEARCH)
   return settings
 
 
@@ -110,7 +105,7 @@ def train(experiment, material: rl_material.Material, objective: str, seed: int,
   saves = progress.Progress(
       directory, checkpoint.CheckpointConfig(
           save_every_steps=1, max_to_keep=experiment.checkpoint.max_to_keep),
-      memory, settings=dataclasses.asdict(experiment) | {
+      memory, settings=config_lib.bound(experiment) | {
           'of_run': _of_run(experiment)},
       tokenizer=material.tokenizer.fingerprint)
   state, pending = saves.restore(

@@ -58,6 +58,6 @@ def _texts(context: base.Context, settings: Settings) -> Iterator[str]:
 
 STAGE = base.Stage(
     Settings=Settings, run=run, check=check,
-    uses=('seed', 'task_kind', 'task_settings', 'style'),
+    uses=('seed', 'task', 'style'),
     reads=lambda settings: (settings.records,),
     is_whole=lambda context, settings, directory: tokenizers.is_in(directory))

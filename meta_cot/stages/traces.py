@@ -73,5 +73,5 @@ def search(
 STAGE = base.Stage(
     Settings=Settings, run=run, check=check,
     reads=lambda settings: (settings.problems,),
-    is_whole=lambda context, settings, directory: store.is_whole(
-        directory, _SPLITS))
+    is_whole=lambda context, settings, directory: all(
+        store.is_whole(directory, split) for split in _SPLITS))

@@ -3,6 +3,8 @@
 
 from collections.abc import Iterator
 import contextlib
+import errno
+import re
 
 from etils import epath
 import ml_collections
@@ -41,8 +43,31 @@ def opened(
     cache = experiment.compilation_cache
     if cache != 'off':
       compilation.use_cache(
-          str(directory / 'compilation_cache') if cache == 'workdir' else cache)
-    yield directory
+          str(directory / 'compilation_cache' if cache == 'workdir'
+              else files.path(cache)))
+    with full_disk(directory, experiment.num_bytes()):
+      yield directory
+
+
+@contextlib.contextmanager
+def full_disk(workdir: epath.Path, num_bytes: int) -> Iterator[None]:
+  """Turns the error of a full disk into one line.
+
+  Raises:
+    UserError: names the file and what the run needs.
+  """
+  try:
+    yield
+  except (OSError, ValueError) as e:  # ValueError: of Orbax
+    is_full = getattr(e, 'errno', None) in (errno.ENOSPC, errno.EDQUOT)
+    if not is_full and not re.search(
+        'RESOURCE_EXHAUSTED|No space left|Disk quota exceeded', str(e)):
+      raise
+    name = getattr(e, 'filename', None) or ' '.join(str(e).split())
+    raise config_lib.UserError(
+        f'{name}: the disk is full; the checkpoints of this run need about '
+        f'{num_bytes / 1e9:.2f} GB in {workdir}. Free some and rerun the same '
+        'command: what is saved stays.') from e
 
 
 def claim(
@@ -78,7 +103,11 @@ def _check(path: epath.Path) -> None:
   """Raises UserError where a workdir has another schema."""
   if not path.exists():
     return
-  saved = files.read_object(path)
+  saved = files.read_json(path)
+  if not isinstance(saved, dict):
+    raise config_lib.UserError(
+        f'{path}: holds no settings; delete the file if this is the workdir of '
+        'a run, or use another --workdir.')
   if saved.get('schema') != experiment_lib.SCHEMA:
     raise config_lib.UserError(
         f'{path}: this workdir has schema {saved.get("schema", 1)}, this '

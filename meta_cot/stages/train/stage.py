@@ -77,7 +77,7 @@ def run(
 
 STAGE = base.Stage(
     Settings=Settings, run=run,
-    uses=('seed', 'task_kind', 'task_settings', 'model', 'style'),
+    uses=('seed', 'task', 'model', 'style'),
     reads=lambda settings: (
         settings.records, settings.start or settings.tokenizer),
     grown=lambda settings: dict(num_tokens=settings.num_tokens),
