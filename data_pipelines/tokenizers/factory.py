@@ -48,8 +48,8 @@ def load(folder: files.Path) -> base.Tokenizer:
     allowed = ', '.join(kind.FILE for kind in KINDS.values())
     found = ' and '.join(kind.FILE for kind in kinds) or 'no tokenizer'
     raise config_lib.UserError(
-        f'{folder}: {found} here; must be one of {allowed}. Run the stage of kind '
-        'tokenizer first.')
+        f'{folder}: {found} here; must be one of {allowed}. Run the stage that '
+        'makes it first.')
   return kinds[0].load(folder)
 
 

@@ -118,8 +118,8 @@ def train(
         unk_surface=REPLACEMENT, num_threads=1, minloglevel=2)
   except RuntimeError as e:
     raise config_lib.UserError(
-        f'config.tokenizer.vocabulary.vocab_size: training with {vocab_size} pieces '
-        f'failed ({" ".join(str(e).split())}); give at least one text, and '
+        f'tokenizer: vocab_size: training with {vocab_size} pieces failed '
+        f'({" ".join(str(e).split())}); give at least one text, and '
         'enough pieces for its characters.') from e
   return Tokenizer(model.getvalue())
 

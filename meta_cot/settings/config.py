@@ -61,13 +61,14 @@ def parse(cls: type, values: Mapping[str, Any], path: str = 'config') -> Any:
 
   Args:
     cls: a frozen dataclass with `setting` fields.
-    values: one entry per field.
+    values: one entry per field; 'a.b' is entry b of group a.
     path: dotted name of this group, for messages.
 
   Raises:
     ConfigError: unknown or missing key, wrong type, value out of range.
   """
   _check_group(values, path)
+  values = _grouped(values)
   fields = {f.name: f for f in dataclasses.fields(cls)}
   hints = typing.get_type_hints(cls)
   for key in values:
@@ -120,6 +121,16 @@ def nearest(received: Any, allowed: Sequence[str]) -> str:
   near = difflib.get_close_matches(str(received), allowed, n=1, cutoff=0.5)
   words = f'must be one of {", ".join(allowed)}'
   return f'did you mean {near[0]!r}? It {words}' if near else words
+
+
+def _grouped(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Moves 'a.b' into group a; a later entry replaces an earlier one."""
+  grouped = {}
+  for key, value in values.items():
+    group, dot, rest = key.partition('.')
+    grouped[group] = (
+        {**grouped.get(group, {}), rest: value} if dot else value)
+  return grouped
 
 
 def unknown_key(path: str, key: str, known: tuple[str, ...]) -> str:
