@@ -310,11 +310,10 @@ class _Reader:
 
   def _read_solution(self, start: int) -> str:
     match = _SOLUTION.match(self._text, start)
-    if match is None:
-      self._fault_rest(start, 'S and the solution')
-      return ''
-    if match.end() < len(self._text):
-      self._fault_rest(match.end(), 'the end of the text')
+    end = start if match is None else match.end()
+    if end < len(self._text):
+      self._fault_rest(
+          end, 'the end of the text' if match else 'S and the solution')
       return ''
     replay, steps = self._replay, match[1].split(',')
     starts = list(itertools.accumulate(

@@ -53,7 +53,6 @@ class _Tree:
 
   def __init__(self, numbers: tuple[int, ...]):
     self.index = {0: '0'}
-    self.indices = {'0'}
     self.numbers = {0: numbers}
     self.operations = {0: ()}
     self._num_generated = {0: 0}
@@ -69,7 +68,6 @@ class _Tree:
     # takes the index of the next such sibling and there is none.
     generated = self._num_generated[step.parent]
     self.index[step.node] = f'{self.index[step.parent]},{generated}'
-    self.indices.add(self.index[step.node])
     self._num_generated[step.parent] += not step.outcome
     self._num_generated[step.node] = 0
     self.numbers[step.node] = numbers
@@ -218,7 +216,7 @@ class _Reader:
     self._replay = replay_lib.Replay(
         f'{",".join(map(str, numbers))}>{int(prompt[1])}')
     self._tree = _Tree(numbers)
-    self._nodes = {('0', ()): 0}  # (index, operations) -> node
+    self._nodes = {'0': {(): 0}}  # index -> operations -> node
     self._expected = 'step'  # a key of _EXPECTED
     self._index = ''  # of the node moved to
     self._is_solution = False  # nothing but a solution is told
@@ -302,8 +300,8 @@ class _Reader:
     step = replay.step(
         match[1], numbers, 'dead_end' if len(numbers) == 1 else '')
     self._tree.add(step)
-    key = self._tree.index[step.node], self._tree.operations[step.node]
-    self._nodes.setdefault(key, step.node)
+    same = self._nodes.setdefault(self._tree.index[step.node], {})
+    same.setdefault(self._tree.operations[step.node], step.node)
     self._expected = 'outcome'
 
   def _compare(self, match: re.Match) -> None:
@@ -318,14 +316,12 @@ class _Reader:
         replay.events[-1], outcome='goal' if claims_goal else 'dead_end')
     self._expected = 'end' if claims_goal else 'step'
 
-  def _generated(self, match: re.Match) -> None:
-    del match
+  def _generated(self, _: re.Match) -> None:
     self._end_solution()
     self._expect(self._outcome())
     self._expected = 'step'
 
-  def _path_node(self, match: re.Match) -> None:
-    del match
+  def _path_node(self, _: re.Match) -> None:
     step, numbers = self._replay.events[-1], self._replay.states[-1]
     self._is_solution |= len(self._replay.events) == 2
     if self._is_solution and len(numbers) > 1:
@@ -338,7 +334,7 @@ class _Reader:
   def _move(self, match: re.Match) -> None:
     self._end_solution()
     self._index = match[1]
-    if self._index not in self._tree.indices:
+    if self._index not in self._nodes:
       self._fault(
           'illegal_state', match.start(1), 'the index of a node made before')
     self._expected = 'state'
@@ -352,13 +348,13 @@ class _Reader:
 
   def _state(self, match: re.Match) -> None:
     replay = self._replay
-    node = self._nodes.get((self._index, self._stated))
+    node = self._nodes.get(self._index, {}).get(self._stated)
     if node is not None:
       # One number more than the line has shows where they differ.
       numbers = replay.states[node][:match[2].count(',') + 2]
       self._expect(_state(replay.target, numbers, self._stated))
       replay.jump(node)
-    elif self._index in self._tree.indices:  # else it is a fault already
+    elif self._index in self._nodes:  # else it is a fault already
       self._fault(
           'illegal_state', match.start(3),
           f'the operations of node #{self._index}')
