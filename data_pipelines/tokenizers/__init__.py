@@ -6,8 +6,7 @@ from data_pipelines.tokenizers.factory import is_in
 from data_pipelines.tokenizers.factory import KINDS
 from data_pipelines.tokenizers.factory import load
 from data_pipelines.tokenizers.factory import make
-from data_pipelines.tokenizers.factory import parse
 from data_pipelines.tokenizers.factory import placeholder
 
 __all__ = [
-    'KINDS', 'Tokenizer', 'is_in', 'load', 'make', 'parse', 'placeholder']
+    'KINDS', 'Tokenizer', 'is_in', 'load', 'make', 'placeholder']

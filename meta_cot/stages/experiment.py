@@ -11,8 +11,8 @@ import jax
 from meta_cot import sharding
 from meta_cot import tasks
 from meta_cot.model import config as model_config
+from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
-from meta_cot.settings import config_file
 from meta_cot.stages import base
 from meta_cot.stages import kinds
 
@@ -41,7 +41,7 @@ class Experiment:
       if name not in self.stages:
         raise config_lib.ConfigError(
             f'--stages: got {name!r}; '
-            f'{config_file.choices(name, self.stages)}.')
+            f'{config_lib.nearest(name, self.stages)}.')
     return tuple(
         self.groups[name] for name in self.stages
         if names is None or name in names)
@@ -80,8 +80,9 @@ def parse(config: Mapping[str, Any]) -> Experiment:
   for i, name in enumerate(own.stages):
     if name not in groups:
       raise config_lib.ConfigError(
-          f'config.stages[{i}]: got {name!r}; must be one of '
-          f'{", ".join(sorted(groups))}, the groups that have a kind.')
+          f'config.stages[{i}]: got {name!r}; '
+          f'{config_lib.nearest(name, tuple(groups))}, the groups that have a '
+          'kind.')
   experiment = Experiment(shared, own.stages, own.compilation_cache, groups)
   _check(experiment)
   return experiment
@@ -164,8 +165,13 @@ def _check_reference(
 ) -> None:
   """Raises where a stage reads what none before it leaves."""
   first, _, part = reference.partition('/')
-  if not first or first not in experiment.groups:
+  if not first or files.is_remote(reference):
     return  # a folder: whether it is there, its reader says
+  if first not in experiment.groups:
+    raise config_lib.ConfigError(
+        f'config.{name}: reads {reference!r}; {first!r} is no stage: '
+        f'{config_lib.nearest(first, tuple(experiment.groups))}, or the '
+        'absolute path of a folder.')
   if first in experiment.stages and first not in before:
     raise config_lib.ConfigError(
         f'config.stages: {name} reads {reference!r}, but {first} does not '
