@@ -51,6 +51,12 @@ class Settings:
     if self.path == '':
       raise config_lib.ConfigError(
           "path: got ''; must be a tokenizer.model to reuse, or None.")
+    taken = len(CONTROL_TOKENS) + 1 + (  # the line feed
+        0 if self.number_tokens is None else self.number_tokens + 1)
+    if self.path is None and self.vocab_size <= taken:
+      raise config_lib.ConfigError(
+          f'vocab_size: got {self.vocab_size}; must be greater than {taken}, '
+          'the control tokens, the line feed and number_tokens.')
 
 
 def make(settings: Settings, texts: Iterable[str]) -> 'Tokenizer':
