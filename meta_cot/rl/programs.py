@@ -190,16 +190,14 @@ class Programs:
           f'config.rl.credit.advantage: got {self.settings.credit.advantage!r};'
           ' the model has no value head: set config.model.value_head to '
           "'shared'.")
-    largest, times = self.model.max_length, ''
-    length = num_tokens = self.rules.row_length
-    if self.has_later_steps:  # continuations come behind a whole row
-      length, times = 2 * num_tokens, 'twice '
-    if self.width + length > largest:
+    largest, rules = self.model.max_length, self.rules
+    number = 2 if self.has_later_steps else 1  # continuations are behind a row
+    if self.width + number * rules.row_length > largest:
+      times = 'twice ' * (number - 1)
       raise config_lib.ConfigError(
-          'config.rl.episodes.episode_length: got '
-          f'{self.rules.episode_length}; {times}{num_tokens} tokens of a '
-          f'trajectory after prompts of {self.width} must be at most '
-          f'config.model.max_length, {largest}.')
+          f'config.rl.episodes.episode_length: got {rules.episode_length}; '
+          f'{times}{rules.row_length} tokens of a trajectory after prompts of '
+          f'{self.width} must be at most config.model.max_length, {largest}.')
 
   def check_split(self) -> None:
     """Raises a ConfigError where an iteration does not divide over devices."""
@@ -207,9 +205,8 @@ class Programs:
     parts = sharding.data_parallelism(self.mesh)
     if questions.num_questions % parts:
       raise config_lib.ConfigError(
-          'config.rl.questions.num_questions: got '
-          f'{questions.num_questions}; must be a multiple of {parts}, the '
-          'data-parallel devices.')
+          f'config.rl.questions.num_questions: got {questions.num_questions}; '
+          f'must be a multiple of {parts}, the data-parallel devices.')
     rows = questions.num_trajectories * self.rules.rows_per_trajectory
     pieces = updates.num_minibatches * updates.num_accumulation * parts
     if rows % pieces:
