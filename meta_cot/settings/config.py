@@ -7,7 +7,7 @@ wrong keys, types and values with one line that names the field, what was
 received and what is allowed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 import dataclasses
 import difflib
 import types
@@ -25,7 +25,7 @@ class ConfigError(UserError):
 
 def setting(
     *,
-    choices: tuple | None = None,
+    choices: Collection | None = None,
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,

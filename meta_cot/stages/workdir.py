@@ -129,6 +129,6 @@ def mark(stage: str, experiment: experiment_lib.Experiment) -> str:
   settings = getattr(experiment, _SETTINGS[stage])
   if dataclasses.is_dataclass(settings):
     settings = dataclasses.asdict(settings)
-  if stage == 'rl' and experiment.rl.exploration != 'policy':
+  if stage == 'rl' and experiment.rl.episodes.has_search:
     settings['search'] = dataclasses.asdict(experiment.search)
   return f'done with {json.dumps(settings)}\n'
