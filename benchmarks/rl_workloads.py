@@ -18,13 +18,13 @@ from meta_cot import types
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
 from meta_cot.rl import learner as learner_lib
+from meta_cot.rl import programs as programs_lib
 from meta_cot.rl import questions as questions_lib
 from meta_cot.rl import settings as settings_lib
 from meta_cot.rollouts import episodes
 from meta_cot.rollouts import judge as judge_lib
 from meta_cot.rollouts import player as player_lib
 from meta_cot.settings import config as config_lib
-from meta_cot.training import optimizer
 from meta_cot.training import state as state_lib
 
 _NUM_ITERATIONS = 1000  # of the schedule; the learning rate is constant
@@ -62,16 +62,31 @@ def settings(
     size: Stepping, num_episodes: int, objective: str
 ) -> settings_lib.RlConfig:
   """Those of an experiment, but for what the workload says."""
-  values = base.get_config().rl.to_dict() | dict(
+  values = base.get_config().rl
+  values.update(dict(
       objectives=(objective,), num_iterations=_NUM_ITERATIONS,
+      optimizer=dataclasses.asdict(models.adamw())))
+  values.questions.update(dict(
       num_questions=size.questions, num_samples=size.samples,
-      num_slots=size.rows, num_episodes=num_episodes,
-      episode_length=size.new_tokens, advantage='grpo', clip_low=size.clip,
-      clip_high=size.clip, token_weights='sequence',
+      num_slots=size.rows, rest=0))
+  values.episodes.update(dict(
+      num_episodes=num_episodes, episode_length=size.new_tokens))
+  values.credit.advantage = 'grpo'
+  values.loss.update(dict(
+      clip_low=size.clip, clip_high=size.clip, token_weights='sequence',
       kl_in='loss' if size.beta else 'none', kl_estimator='k3',
-      kl_coefficient=size.beta, rest=0,
-      optimizer=dataclasses.asdict(models.adamw()))
+      kl_coefficient=size.beta))
   return config_lib.parse(settings_lib.RlConfig, values, 'rl')
+
+
+class _NoTokenizer:
+  """Texts are made by nobody, and read by nobody."""
+
+  pad_id, eos_ids = 0, ()  # every episode runs to its limit
+
+  def encode(self, text: str) -> list[int]:
+    """See `sentencepiece.Tokenizer`."""
+    return list(text.encode())
 
 
 class _Player(player_lib.Player):
@@ -118,32 +133,26 @@ def iterating(
 ) -> Callable[[], dict[str, float]]:
   """Iterations of `learner.Learner`; a call returns the row of metrics."""
   config = settings(size, num_episodes, objective)
-  rules = episodes.Episodes(
-      num_episodes=config.episodes(objective), sampling=config.sampling(),
-      episode_length=config.episode_length,
-      stop_ids=())  # every episode runs to its limit
   one = mesh()
-  init = functools.partial(transformer.init, model)
-  update = optimizer.make(config.optimizer, _NUM_ITERATIONS)
+  programs = programs_lib.Programs(
+      None, model, config, None, lambda: 0, _NoTokenizer(), lambda: None, one,
+      '', size.prompt, num_episodes).of(objective)
   memory = questions_lib.Memory(
       questions_lib.Questions(
-          size.questions, seed=0, min_success=config.min_success,
-          max_success=config.max_success, rest=config.rest),
-      config.kl_coefficient)
+          size.questions, seed=0, min_success=0.0, max_success=1.0, rest=0),
+      config.loss.kl_coefficient)
   with sharding.use_mesh(one):
-    _, placed = state_lib.shardings(init, update, one)
-    state = state_lib.create(init, update, one, jax.random.key(0))
+    state = state_lib.create(
+        programs.init, programs.optimizer, one, jax.random.key(0))
     learner = learner_lib.Learner(
-        config=config, objective=objective, name='benchmark',
+        config=config, objective=programs.objective, name='benchmark',
         problems=range(size.questions),
         player=_Player(
-            model, one, prompts(model, size), rules=rules,
+            model, one, prompts(model, size), rules=programs.rules,
             num_samples=size.samples, num_slots=size.rows),
         judge=judge, reference=jax.tree.map(jnp.copy, state.params),
-        prepare=learner_lib.jit_prepare(model, config, objective, pad_id=0),
-        update=learner_lib.jit_update(
-            model, config, rules.row_length, placed, one),
-        vine=None, explore=None, rng=jax.random.key(1), mesh=one)
+        prepare=programs.prepare(), update=programs.update(), vine=None,
+        explore=None, rng=jax.random.key(1), mesh=one)
   number = 0
 
   def call():

@@ -39,15 +39,17 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
 
 def _tiny(c: ml_collections.ConfigDict) -> None:
   c.rl.num_iterations = 150
-  c.rl.episode_length = 16
+  c.rl.episodes.episode_length = 16
   c.rl.optimizer.learning_rate = 5e-4
 
 
 def _laptop(c: ml_collections.ConfigDict) -> None:
   c.rl.update(dict(
-      start='revisions_kept', num_iterations=120, num_questions=64,
-      num_slots=512, num_episodes=2, episode_length=16, kl_coefficient=0.01,
-      num_eval_problems=512, eval_every=30, save_every=30))
+      start='revisions_kept', num_iterations=120, num_eval_problems=512,
+      eval_every=30, save_every=30))
+  c.rl.questions.update(dict(num_questions=64, num_slots=512))
+  c.rl.episodes.update(dict(num_episodes=2, episode_length=16))
+  c.rl.loss.kl_coefficient = 0.01
   c.rl.optimizer.learning_rate = 5e-4
 
 
@@ -57,8 +59,9 @@ def _gpu(c: ml_collections.ConfigDict) -> None:
   c.data.sequence_length = 512
   c.train.update(dict(num_tokens=50_000_000, batch_size=128))
   c.evaluation.update(dict(batch_size=1024, max_new_tokens=32))
-  c.rl.update(dict(
-      num_iterations=300, num_questions=128, num_samples=8, num_slots=1024))
+  c.rl.num_iterations = 300
+  c.rl.questions.update(dict(
+      num_questions=128, num_samples=8, num_slots=1024))
 
 
 def _pod(c: ml_collections.ConfigDict) -> None:
@@ -67,9 +70,12 @@ def _pod(c: ml_collections.ConfigDict) -> None:
   c.data.sequence_length = 1024
   c.train.update(dict(num_tokens=1_000_000_000, batch_size=512))
   c.evaluation.update(dict(batch_size=1024, max_new_tokens=32))
-  c.rl.update(dict(
-      num_iterations=500, num_questions=256, num_samples=16, num_slots=2048,
-      num_episodes=4, num_minibatches=2, num_accumulation=2, num_loss_chunks=2))
+  c.rl.num_iterations = 500
+  c.rl.questions.update(dict(
+      num_questions=256, num_samples=16, num_slots=2048))
+  c.rl.episodes.num_episodes = 4
+  c.rl.updates.update(dict(
+      num_minibatches=2, num_accumulation=2, num_loss_chunks=2))
   c.rl.optimizer.learning_rate = 3e-5
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every program of reinforcement learning, compiled for TPUs not here."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import libtpu
@@ -11,13 +13,14 @@ from configs import countdown
 from configs import erl2 as erl2_config
 from meta_cot import sharding
 from meta_cot.compile import __main__ as compile_lib
+from meta_cot.model import transformer
 from meta_cot.rl import credit
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import programs
-from meta_cot.stages import rl_material
-from meta_cot.stages import sft
+from meta_cot.training import optimizer
 from meta_cot.training import state as state_lib
+from tests import small_rl
 
 assert libtpu  # the compiler; without it nothing here can be tested
 TINY = '--config=configs/erl2.py:tiny'
@@ -46,7 +49,7 @@ def _config(
   config.mesh.update(dict(data=data, model=model))
   config.train.batch_size = 16
   config.data.num_streams = 4
-  config.rl.update(dict(
+  small_rl.change(config.rl, **dict(
       objectives=(objective,), num_questions=16, num_samples=4, num_slots=16,
       num_episodes=3, episode_length=6, num_eval_samples=3, num_rollouts=2)
       | changes)
@@ -80,7 +83,7 @@ def _check_play(experiment, topology, name):
   if experiment.mesh.model == 1:
     # Whether any slot goes on, speaks or is new, and how many are live: flags
     # of 4 bytes, at times several at once.
-    assert reduced.count >= result.tokens / config.num_slots
+    assert reduced.count >= result.tokens / config.questions.num_slots
     assert reduced.num_bytes <= 8 * reduced.count
   return result
 
@@ -95,7 +98,7 @@ def _check_update(experiment, topology, name):
     # Gradients are summed over devices; no row leaves its own.
     (kind, reduced), = result.cost.collectives.items()
     assert kind == 'all-reduce'
-    assert reduced.num_bytes < experiment.rl.num_accumulation * (
+    assert reduced.num_bytes < experiment.rl.updates.num_accumulation * (
         4 * 1.1 * experiment.model.num_params())
   return result
 
@@ -107,9 +110,9 @@ def _check_prepare(experiment, topology, name):
   config = experiment.rl
   if experiment.mesh.model == 1:
     # What an episode, or a step of one, is worth, of all trajectories at most.
-    num = config.num_questions * config.num_samples * config.num_episodes
-    if config.advantage == 'vineppo':
-      num *= config.num_steps
+    num = config.questions.num_trajectories * config.episodes.num_episodes
+    if config.credit.advantage == 'vineppo':
+      num *= config.credit.num_steps
     for traffic in result.cost.collectives.values():
       assert traffic.num_bytes <= traffic.count * 4 * num
   return result
@@ -129,7 +132,7 @@ def _check_explore(experiment, topology, name):
   result = _compile(experiment, topology, name)
   # A tree policy goes down as deep as its trees are; all else is bounded.
   assert (result.cost.unknown_loops > 0) == (
-      experiment.rl.exploration == 'mcts')
+      experiment.rl.episodes.exploration == 'mcts')
   # No part of a cache, of a tree or of a context goes anywhere.
   assert list(result.cost.collectives) == ['all-reduce']
   reduced = result.cost.collectives['all-reduce']
@@ -193,8 +196,9 @@ def test_the_programs_run_one_after_the_other(data, model):
             experiment, mesh, f'rl_erl2_{part}').lower().compile()
         for part in ('rollout', 'prepare', 'update')}
     state = state_lib.create(
-        sft.init_fn(experiment), rl_material.update(experiment.rl), mesh,
-        jax.random.key(0))
+        functools.partial(transformer.init, experiment.model),
+        optimizer.make(experiment.rl.optimizer, experiment.rl.num_updates),
+        mesh, jax.random.key(0))
     reference = jax.tree.map(lambda x: x.copy(), state.params)
     whole = lambda x: jax.device_put(x, sharding.replicated(mesh))
     prompts, lengths, ids, verdicts = sharding.split_batch((
@@ -241,7 +245,7 @@ def test_names():
       f'rl_{objective}_{part}' for objective in ('erl2', 'rl2', 'single')
       for part in PARTS))
   config = _config('single', advantage='vineppo')
-  config.rl.num_steps = 1
+  config.rl.credit.num_steps = 1
   assert programs.names(experiment_lib.parse(config))[-1] == 'rl_single_values'
   config.rl.objectives = ('score',)
   assert programs.names(experiment_lib.parse(config))[-3:] == (
@@ -299,31 +303,37 @@ def test_every_variant_has_its_programs():
      "--programs: got 'rl_erl2_continue'; it belongs to experiments with"),
     ([TINY, '--programs=rl_erl2_explore'],
      "--programs: got 'rl_erl2_explore'; it belongs to experiments with"),
-    ([TINY, '--programs=init', '--config.rl.exploration=beam'],
-     "config.search.outcome: got 'verifier' with config.rl.exploration 'beam'"),
+    ([TINY, '--programs=init', '--config.rl.episodes.exploration=beam'],
+     "config.search.outcome: got 'verifier' with "
+     "config.rl.episodes.exploration 'beam'"),
     ([TINY, '--programs=rl_erl2_rollouts'],
      "--programs: got 'rl_erl2_rollouts'; did you mean 'rl_erl2_rollout'"),
     ([TINY, '--programs=init', '--config.rl.start=revision'],
      "config.rl.start: got 'revision'; must be one of config.arms, traces, "),
-    ([TINY, '--programs=init', '--config.rl.advantage=gae',
+    ([TINY, '--programs=init', '--config.rl.credit.advantage=gae',
       '--config.model.value_head=none'],
-     "config.rl.advantage: got 'gae'; the model has no value head"),
-    ([TINY, '--programs=rl_erl2_rollout', '--config.rl.episode_length=169'],
-     'config.rl.episode_length: got 169; 507 tokens of a trajectory after '
-     'prompts of 8 must be at most config.model.max_length, 512'),
-    ([TINY, '--programs=rl_erl2_rollout', '--config.rl.episode_length=90',
-      '--config.rl.advantage=vineppo'],
-     'config.rl.episode_length: got 90; twice 270 tokens of a trajectory'),
-    ([TINY, '--programs=rl_erl2_values', '--config.rl.advantage=vineppo',
-      '--config.rl.step_end=no'],
-     "config.rl.step_end: got 'no'; must be what a token of the "),
-    ([TINY, '--programs=rl_erl2_rollout', '--config.rl.give_up=no'],
-     "config.rl: 'no' is 2 tokens; must be one token"),
-    ([TINY, '--programs=rl_erl2_update', '--config.rl.num_questions=30'],
-     'config.rl.num_questions: got 30; must be a multiple of 4'),
-    ([TINY, '--programs=rl_erl2_update', '--config.rl.num_accumulation=3'],
-     'config.rl.num_accumulation: got 3; 256 rows of an iteration must be '
-     'divisible by 12 = 1 minibatches x 3 accumulation x 4')])
+     "config.rl.credit.advantage: got 'gae'; the model has no value head"),
+    ([TINY, '--programs=rl_erl2_rollout',
+      '--config.rl.episodes.episode_length=169'],
+     'config.rl.episodes.episode_length: got 169; 507 tokens of a trajectory '
+     'after prompts of 8 must be at most config.model.max_length, 512'),
+    ([TINY, '--programs=rl_erl2_rollout',
+      '--config.rl.episodes.episode_length=90',
+      '--config.rl.credit.advantage=vineppo'],
+     'config.rl.episodes.episode_length: got 90; twice 270 tokens of a '
+     'trajectory'),
+    ([TINY, '--programs=rl_erl2_values', '--config.rl.credit.advantage=vineppo',
+      '--config.rl.credit.step_end=no'],
+     "config.rl.credit.step_end: got 'no'; must be what a token of the "),
+    ([TINY, '--programs=rl_erl2_rollout', '--config.rl.episodes.give_up=no'],
+     "config.rl.episodes.give_up: 'no' is 2 tokens; must be one token"),
+    ([TINY, '--programs=rl_erl2_update',
+      '--config.rl.questions.num_questions=30'],
+     'config.rl.questions.num_questions: got 30; must be a multiple of 4'),
+    ([TINY, '--programs=rl_erl2_update',
+      '--config.rl.updates.num_accumulation=3'],
+     'config.rl.updates.num_accumulation: got 3; 256 rows of an iteration must '
+     'be divisible by 12 = 1 minibatches x 3 accumulation x 4')])
 def test_errors(arguments, message):
   with pytest.raises(config_lib.ConfigError) as e:
     compile_lib.main([*arguments, '--topology=v5e:2x2'])

@@ -14,6 +14,8 @@ import pytest
 from meta_cot.objectives import advantages
 from meta_cot.objectives import erl2
 from meta_cot.objectives import policy_gradient
+from meta_cot.rl import objective
+from tests import small_rl
 from tests import tabular_episodes
 
 _Q, _G, _K = 3, 4, 3
@@ -25,49 +27,56 @@ _ESTIMATORS = (
     'reinforce', 'rloo', 'step_rloo', 'grpo', 'dr_grpo', 'vineppo', 'gae')
 
 
+def _objective(name: str) -> objective.Objective:
+  return small_rl.settings(score_hold=0.5).objective(name)
+
+
 def test_weights():
-  weights = functools.partial(erl2.reward_weights, num_episodes=3)
-  np.testing.assert_array_equal(weights('erl2'), [0, 0, 1])
-  np.testing.assert_array_equal(weights('rl2'), [1, 1, 1])
-  early = [
-      float(weights('score', progress=p, hold=0.5)[0])
+  for name, early in (('erl2', 0), ('rl2', 1)):
+    weights = _objective(name).weights(3, 0.7)
+    np.testing.assert_array_equal(weights, [early, early, 1])
+    assert weights.dtype == jnp.float32
+  score = [
+      float(_objective('score').weights(3, p)[0])
       for p in (0.0, 0.3, 0.5, 0.75, 1.0)]
-  assert early == [0, 0, 0, 0.5, 1]
-  assert weights('erl2').dtype == jnp.float32
+  assert score == [0, 0, 0, 0.5, 1]
 
 
 def test_progress_may_be_traced():
-  weights = jax.jit(lambda p: erl2.reward_weights('score', 2, progress=p))
+  weights = jax.jit(lambda p: _objective('score').weights(2, p))
   np.testing.assert_allclose(weights(0.9), [0.8, 1.0], rtol=1e-6)
 
 
-@pytest.mark.parametrize('objective', erl2.OBJECTIVES)
+@pytest.mark.parametrize('name', objective.OBJECTIVES)
 @pytest.mark.parametrize('progress', [0.0, 0.7, 1.0])
-def test_all_are_the_same_with_one_episode(objective, progress):
-  weights = erl2.reward_weights(objective, 1, progress=progress)
-  np.testing.assert_array_equal(weights, [1.0])
+def test_all_are_the_same_with_one_episode(name, progress):
+  np.testing.assert_array_equal(_objective(name).weights(1, progress), [1.0])
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(objective='rl3', num_episodes=2), "got 'rl3'; must be one of"),
-    (dict(objective='erl2', num_episodes=0), 'got 0; must be at least 1'),
-    (dict(objective='single', num_episodes=2), "'single' has 1 episode"),
-    (dict(objective='score', num_episodes=2, hold=1.0), 'hold: got 1.0')])
-def test_wrong_settings_are_named(kwargs, message):
+def test_standard_rl_has_one_episode():
+  for name in objective.OBJECTIVES:
+    assert _objective(name).num_episodes(3) == (1 if name == 'single' else 3)
+
+
+@pytest.mark.parametrize('call, message', [
+    (lambda: erl2.reward_weights(0, 1.0), 'got 0; must be at least 1'),
+    (lambda: erl2.annealed(0.0, 1.0, progress=0.0, hold=1.0),
+     'hold: got 1.0')])
+def test_wrong_settings_are_named(call, message):
   with pytest.raises(ValueError, match=message):
-    erl2.reward_weights(**kwargs)
+    call()
 
 
 @hypothesis.given(
     _VERDICTS, st.sampled_from(['erl2', 'rl2', 'score']), st.floats(0, 1))
-def test_returns_to_go_against_a_loop(rewards, objective, progress):
-  weights = erl2.reward_weights(objective, _K, progress=progress)
+def test_returns_to_go_against_a_loop(rewards, name, progress):
+  weights = _objective(name).weights(_K, progress)
   got = erl2.returns_to_go(jnp.asarray(rewards), weights)
   want = [
       [sum(float(weights[j]) * float(rewards[n, j]) for j in range(k, _K))
        for k in range(_K)] for n in range(_N)]
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
-  if objective == 'erl2':
+  if name == 'erl2':
     np.testing.assert_array_equal(got, np.repeat(rewards[:, 2:], _K, axis=1))
 
 
@@ -90,7 +99,7 @@ def test_values_of_tokens():
 
 
 @functools.cache
-def _loss_and_gradient(estimator: str, objective: str):
+def _loss_and_gradient(estimator: str, name: str):
   """Jitted: rewards [N, K] -> loss and gradient of a random policy."""
   noise = np.random.default_rng(3)
   length = 9
@@ -102,7 +111,7 @@ def _loss_and_gradient(estimator: str, objective: str):
   values = jnp.asarray(noise.uniform(size=(_N, _K)), jnp.float32)
   is_used = jnp.ones((_N, _K), bool)
   is_last = jnp.asarray(np.tile([False, True, False], (_N, _K)))
-  weights = erl2.reward_weights(objective, _K)
+  weights = _objective(name).weights(_K, 0.0)
 
   def advantages_of(rewards):
     returns = erl2.returns_to_go(rewards, weights)
@@ -159,8 +168,8 @@ def test_other_rewards_do_count_elsewhere(estimator):
   final, others = rewards.copy(), rewards.copy()
   final[0, -1] += 1
   others[0, 0] += 1
-  for objective, changed in (('erl2', final), ('rl2', final), ('rl2', others)):
-    step = _loss_and_gradient(estimator, objective)
+  for name, changed in (('erl2', final), ('rl2', final), ('rl2', others)):
+    step = _loss_and_gradient(estimator, name)
     assert np.any(np.asarray(step(rewards)[1]) != step(changed)[1])
 
 

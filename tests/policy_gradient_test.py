@@ -21,7 +21,8 @@ _WORLD = tabular_episodes.make()
 
 def _worth(objective, gamma):
   """Weights [K], discounted rewards [N, K], and their returns to go."""
-  weights = erl2.reward_weights(objective, tabular_episodes.NUM_EPISODES)
+  weights = erl2.reward_weights(
+      tabular_episodes.NUM_EPISODES, dict(erl2=0.0, rl2=1.0)[objective])
   rewards = erl2.discount(
       jnp.asarray(_WORLD.rewards), jnp.asarray(_WORLD.tokens_before),
       jnp.full(len(_WORLD.tokens), gamma))

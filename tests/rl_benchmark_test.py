@@ -41,9 +41,9 @@ def played():
 
 
 def test_beta_says_whether_the_reference_holds_the_policy():
-  assert workloads.settings(SIZE, 1, 'single').kl_in == 'loss'
+  assert workloads.settings(SIZE, 1, 'single').loss.kl_in == 'loss'
   free = workloads.Stepping(beta=0.0)
-  assert workloads.settings(free, 1, 'single').kl_in == 'none'
+  assert workloads.settings(free, 1, 'single').loss.kl_in == 'none'
 
 
 def test_the_reward_is_the_share_of_even_tokens():

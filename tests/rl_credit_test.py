@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from meta_cot.rl import credit
-from meta_cot.rl import settings as settings_lib
 from meta_cot.rollouts import rows as rows_lib
 from tests import small_rl
 
@@ -92,15 +91,17 @@ def _program(objective, advantage, whiten=False, has_penalty=False):
   config = small_rl.settings(
       advantage=advantage, whiten=whiten, num_samples=_G, gae_gamma=0.9,
       gae_lambda=0.8)
-  config = dataclasses.replace(config, num_episodes=_E)
 
   @jax.jit
   def assign(world):
     rows, verdicts, penalty, values, values_of_tokens, steps = world
-    given = credit.assign(
-        config, objective, rows, verdicts, progress=0.75,
-        penalty_NxE=penalty if has_penalty else None,
-        values_RxX=values_of_tokens, values_NxJ=values, steps_RxX=steps)
+    evidence = credit.Evidence(
+        rows=rows, verdicts=verdicts, progress=0.75, kl_coefficient=0.0,
+        values=values_of_tokens, step_values=values, steps=steps,
+        num_samples=_G, penalty=penalty if has_penalty else None)
+    given = credit.ADVANTAGES[advantage].assign(
+        config.credit, evidence, config.objective(objective).weights(
+            verdicts.rewards.shape[1], evidence.progress))
     return given.advantages, given.targets, given.is_flat
 
   def on_world(world: _World):
@@ -322,13 +323,17 @@ def test_penalties_of_episodes(seed, is_windowed):
         ours[r, x] - theirs[r, x])
   # What stands where nothing was drawn does not count.
   ours = np.where(rows.is_sampled, ours, 9.0).astype(np.float32)
-  got = _penalty(jax.tree.map(jnp.asarray, rows), ours, theirs)
+  got = _penalty(
+      *jax.tree.map(jnp.asarray, (rows, world.verdicts)), ours, theirs)
   np.testing.assert_allclose(got, want, atol=1e-4)
 
 
-_penalty = jax.jit(functools.partial(
-    credit.penalty, num_trajectories=_N, num_episodes=_E, coefficient=0.3))
+@jax.jit
+def _penalty(rows, verdicts, ours, theirs):
+  return credit.penalty(credit.Evidence(
+      rows=rows, verdicts=verdicts, progress=0.0, kl_coefficient=0.3,
+      log_probs=ours, reference=theirs))
 
 
 def test_every_advantage_is_tested():
-  assert set(settings_lib.ADVANTAGES) == {*_COMPARED, 'vineppo', 'gae'}
+  assert set(credit.ADVANTAGES) == {*_COMPARED, 'vineppo', 'gae'}

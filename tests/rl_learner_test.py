@@ -57,11 +57,11 @@ def test_an_iteration_moves_the_policy(name):
   run = _run(**_KINDS[name])
   assert all(np.isfinite(v) for v in run.rows[0].values()), run.rows[0]
   assert run.rows[0]['grad_norm'] > 1e-4
-  assert _difference(run.after.params, run.material.start) > 1e-5
-  assert int(run.after.step) == run.experiment.rl.updates_per_iteration()
-  assert len(run.batches) == run.experiment.rl.updates_per_iteration()
+  assert _difference(run.after.params, run.setup.start) > 1e-5
+  assert int(run.after.step) == run.experiment.rl.updates.per_iteration
+  assert len(run.batches) == run.experiment.rl.updates.per_iteration
   assert ('value_error' in run.rows[0]) == (
-      run.experiment.rl.advantage == 'gae')
+      run.experiment.rl.credit.advantage == 'gae')
   assert run.rows[0]['trained_tokens'] > 0
   assert 0 < run.rows[0]['occupancy'] <= 1
   assert all(run.rows[0][f'time/{part}'] >= 0 for part in (
@@ -112,10 +112,10 @@ def test_feedback_is_read_and_not_trained():
   learner = run.learner
   rules = dataclasses.replace(
       learner.player.rules, feedback=_say, feedback_length=2)
-  config = run.experiment.rl
+  config = run.experiment.rl.questions
   player = player_lib.Player(
-      run.experiment.model, small_rl.tokenizer(), run.material.mesh,
-      rules=rules, style='compact', width=run.material.width,
+      run.experiment.model, small_rl.tokenizer(), run.devices,
+      rules=rules, style='compact', width=run.programs.question_width,
       num_questions=4, num_samples=4, num_slots=config.num_slots)
   run.learner = dataclasses.replace(learner, player=player)
   _, (row,) = run.iterate()
@@ -179,7 +179,7 @@ def test_a_restarted_run_goes_on_as_the_unbroken_one(changes):
 
 def test_the_coefficient_adapts():
   run = _run(number=3, rest=1, kl_target=0.01, kl_horizon=16, num_epochs=2)
-  coefficient = run.experiment.rl.kl_coefficient
+  coefficient = run.experiment.rl.loss.kl_coefficient
   seen = set()
   for row in run.rows:
     assert row['kl_coefficient'] == coefficient
@@ -215,7 +215,7 @@ def test_a_penalty_in_the_reward_changes_advantages():
   free, _ = run.prepare(*args)
   assert np.abs(batch.advantages - free.advantages).max() > 1e-3
   # At the start it is the reference, and nothing is paid.
-  args[0], args[-2] = run.material.start, jnp.float32(1.0)
+  args[0], args[-2] = run.setup.start, jnp.float32(1.0)
   np.testing.assert_allclose(
       run.prepare(*args)[0].advantages, free.advantages, atol=1e-4)
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from meta_cot import sharding
-from meta_cot.rl import learner as learner_lib
+from meta_cot.rl import programs
+from meta_cot.rl import setup as setup_lib
 from meta_cot.runtime import interruption
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import rl
-from meta_cot.stages import rl_material
 from meta_cot.training import checkpoint
 from meta_cot.training import compilation
 from tests import run_comparison
@@ -48,9 +48,9 @@ class _Death(RuntimeError):
 
 def _train(directory: pathlib.Path, **changes) -> None:
   experiment = small_rl.experiment(**_CHANGES | changes)
-  material = small_rl.material(experiment, _AXES)
-  with sharding.use_mesh(material.mesh):
-    rl.train(experiment, material, 'erl2', 3, checkpoint.files.path(directory))
+  setup = small_rl.setup(experiment, _AXES)
+  with sharding.use_mesh(setup.programs.mesh):
+    rl.train(experiment, setup, 'erl2', 3, checkpoint.files.path(directory))
 
 
 @pytest.fixture(scope='module')
@@ -116,15 +116,15 @@ def _dying(owner, name, at, monkeypatch, *, after=False):
 
 
 def _wrapped_update(at, monkeypatch):
-  """Between two updates: the program is made by `learner.jit_update`."""
-  real = learner_lib.jit_update
+  """Between two updates: the program is made by `Programs.update`."""
+  real = programs.Programs.update
 
-  def jit_update(*args, **kwargs):
-    program = type('Program', (), {'call': staticmethod(real(*args, **kwargs))})
+  def update(self):
+    program = type('Program', (), {'call': staticmethod(real(self))})
     _dying(program, 'call', at, monkeypatch)
     return lambda *xs: program.call(*xs)
 
-  monkeypatch.setattr(learner_lib, 'jit_update', jit_update)
+  monkeypatch.setattr(programs.Programs, 'update', update)
 
 
 _DEATHS = {
@@ -138,7 +138,7 @@ _DEATHS = {
     'as a save begins': lambda m: _dying(
         checkpoint.Checkpoints, 'save', 3, m),
     'in an evaluation': lambda m: _dying(
-        rl_material.Evaluation, '__call__', 3, m),
+        setup_lib.Evaluation, '__call__', 3, m),
     'before the summary': lambda m: _dying(rl, '_finish', 1, m),
 }
 
@@ -227,7 +227,7 @@ def test_other_settings_do_not_continue_a_run(unbroken, tmp_path):
   assert rl.is_trained(free, directory)
   other = small_rl.experiment(**_CHANGES | dict(clip_high=0.3))
   with pytest.raises(config_lib.UserError, match=re.escape(
-      'config.rl.clip_high: 0.2 there, 0.3 now')) as error:
+      'config.rl.loss.clip_high: 0.2 there, 0.3 now')) as error:
     rl.is_trained(other, directory)
   assert '\n' not in str(error.value)
   # Nor does one that is under way.

@@ -144,10 +144,10 @@ def test_a_second_command_does_nothing(finished):
 def test_other_settings_of_a_trained_policy_are_refused(finished):
   workdir, _ = finished
   before = _seen(workdir)
-  log = _run(workdir, '--config.rl.clip_low=0.1', code=2)
+  log = _run(workdir, '--config.rl.loss.clip_low=0.1', code=2)
   last = log.splitlines()[-1]
   assert last.startswith('error: ') and 'Traceback' not in log
-  assert 'config.rl.clip_low: 0.2 there, 0.1 now' in last
+  assert 'config.rl.loss.clip_low: 0.2 there, 0.1 now' in last
   assert _seen(workdir) == before
   assert 'stage rl: already done' in _run(workdir)
 
@@ -169,7 +169,7 @@ def test_a_search_may_write_the_first_attempts(copy):
   shutil.rmtree(copy / 'rl')
   log = _run(
       copy, '--config.rl.objectives=erl2', '--config.rl.num_iterations=2',
-      '--config.rl.exploration=mcts', '--config.search.outcome=value',
+      '--config.rl.episodes.exploration=mcts', '--config.search.outcome=value',
       '--config.search.num_simulations=4', '--config.search.branching=2',
       '--config.search.step_length=6')
   assert 'erl2, seed 0 iteration 2/2' in log
@@ -186,12 +186,14 @@ def test_a_search_may_write_the_first_attempts(copy):
 @pytest.mark.parametrize('changes, words', [
     (['--config.rl.start=traces'],
      "config.rl.start: got 'traces'; must be one of config.arms, revisions"),
-    (['--config.rl.episode_length=400'],
-     'config.rl.episode_length: got 400; 800 tokens of a trajectory'),
-    (['--config.rl.num_questions=5'], 'config.rl.num_questions: got 5; must'),
-    (['--config.rl.give_up=12+3'], "config.rl: '12+3' is 3 tokens"),
-    (['--config.rl.advantage=gae', '--config.rl.kl_in=reward',
-      '--config.rl.kl_estimator=k1'], 'config.rl.kl_in: got reward')])
+    (['--config.rl.episodes.episode_length=400'],
+     'config.rl.episodes.episode_length: got 400; 800 tokens of a trajectory'),
+    (['--config.rl.questions.num_questions=5'],
+     'config.rl.questions.num_questions: got 5; must'),
+    (['--config.rl.episodes.give_up=12+3'],
+     "config.rl.episodes.give_up: '12+3' is 3 tokens"),
+    (['--config.rl.credit.advantage=gae', '--config.rl.loss.kl_in=reward',
+      '--config.rl.loss.kl_estimator=k1'], 'config.rl.loss.kl_in: got reward')])
 def test_wrong_settings_are_named_in_one_line(copy, changes, words):
   shutil.rmtree(copy / 'rl')
   log = _run(copy, *changes, code=2)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loss and the update of real rollouts of a small transformer."""
 
-import dataclasses
 import functools
 
 import jax
@@ -10,8 +9,9 @@ import numpy as np
 import optax
 import pytest
 
-from meta_cot.objectives import erl2
 from meta_cot.objectives import policy_gradient
+from meta_cot.rl import loss as loss_lib
+from meta_cot.rl import objective
 from meta_cot.rl import settings as settings_lib
 from meta_cot.rl import update as update_lib
 from tests import small_rl
@@ -29,7 +29,7 @@ def _run(objective='erl2', **changes) -> small_rl.Run:
   return run
 
 
-def _batch(run) -> update_lib.Batch:
+def _batch(run) -> loss_lib.Batch:
   return jax.device_get(run.batches[0])
 
 
@@ -37,8 +37,8 @@ def _plain_sgd(settings):
   """(params, batch, minibatch) -> gradient and metrics of the real update."""
   experiment = _run().experiment
   step = jax.jit(update_lib.make(
-      experiment.model, settings, optax.sgd(_RATE), lambda step: _RATE,
-      row_constant=20.0))
+      experiment.model, settings, settings.objective('erl2'),
+      optax.sgd(_RATE), lambda step: _RATE, row_constant=20.0))
 
   def gradient(params, batch, minibatch=0):
     state = _run().state().replace(
@@ -56,13 +56,13 @@ def _moved():
   noise = np.random.default_rng(4)
   return jax.tree.map(
       lambda x: x + 0.03 * noise.standard_normal(x.shape).astype(x.dtype),
-      _run().material.start)
+      _run().setup.start)
 
 
 @functools.cache
 def _plain(**changes):
   """Gradient and metrics of the whole batch at once."""
-  settings = dataclasses.replace(_run().experiment.rl, **changes)
+  settings = small_rl.changed(_run().experiment.rl, **changes)
   return _plain_sgd(settings)(_moved(), _batch(_run()))
 
 
@@ -77,7 +77,7 @@ def _size(tree) -> float:
 
 def test_the_batch_is_worth_testing():
   run, batch = _run(), _batch(_run())
-  rules = small_rl.rules(run)
+  rules = run.programs.rules
   targets = batch.rows.targets[batch.is_trained]
   assert np.isin(targets, rules.stop_ids).sum() > 0
   assert (targets == rules.give_up_id).sum() > 0
@@ -92,7 +92,7 @@ def test_the_batch_is_worth_testing():
     ('token', 'token'), ('sequence', 'sequence'), ('constant', 'token')])
 def test_accumulation_changes_nothing(weights, level):
   changes = dict(token_weights=weights, ratio_level=level)
-  settings = dataclasses.replace(
+  settings = small_rl.changed(
       _run().experiment.rl, num_accumulation=4, **changes)
   gradient, metrics = _plain_sgd(settings)(_moved(), _batch(_run()))
   _assert_close(gradient, _plain(**changes)[0])
@@ -101,7 +101,7 @@ def test_accumulation_changes_nothing(weights, level):
 
 def test_minibatches_are_the_batch_of_their_rows():
   """Rows m, m + M, ...; each trained as if there were no others."""
-  settings = dataclasses.replace(_run().experiment.rl, num_minibatches=2)
+  settings = small_rl.changed(_run().experiment.rl, num_minibatches=2)
   step = _plain_sgd(settings)
   seen = []
   batch = _batch(_run())
@@ -124,7 +124,7 @@ def _half():
 
 def test_loss_chunks_change_nothing():
   """Rows are a little longer, so that the pieces are equal."""
-  settings = dataclasses.replace(
+  settings = small_rl.changed(
       _run().experiment.rl, num_loss_chunks=5, num_accumulation=2)
   batch = _batch(_run())
   missing = -batch.is_trained.shape[1] % 5
@@ -157,8 +157,8 @@ def _gradient_of_loss():
   def gradient(params, batch, weights):
     return jax.value_and_grad(
         lambda params: update_lib.loss(
-            run.experiment.model, run.experiment.rl, params, batch, weights,
-            jnp.arange(len(weights)), jnp.float32(0.1),
+            run.experiment.model, run.experiment.rl, run.learner.objective,
+            params, batch, weights, jnp.arange(len(weights)), jnp.float32(0.1),
             num_rows=len(weights))[0])(params)
 
   return gradient
@@ -176,7 +176,7 @@ def _with_mask(mask):
 def test_the_token_that_ends_an_episode_is_trained(name):
   batch = _batch(_run())
   is_end = np.isin(
-      batch.rows.targets, getattr(small_rl.rules(_run()), name))
+      batch.rows.targets, getattr(_run().programs.rules, name))
   whole = _with_mask(batch.is_trained)
   alone = _with_mask(batch.is_trained & is_end)
   without = _with_mask(batch.is_trained & ~is_end)
@@ -228,10 +228,10 @@ def test_the_largest_gap_is_a_maximum(accumulation):
   behaviour = batch.rows.behaviour.copy()
   behaviour[r, x] -= 0.5
   behaviour[~batch.is_trained] = 9.0
-  settings = dataclasses.replace(
+  settings = small_rl.changed(
       _run().experiment.rl, num_accumulation=accumulation)
   metrics = _plain_sgd(settings)(
-      _run().material.start,
+      _run().setup.start,
       batch.replace(rows=batch.rows.replace(behaviour=behaviour)))[1]
   np.testing.assert_allclose(metrics['gap_max'], 0.5, atol=1e-4)
   assert metrics['gap_mean'] < 0.1
@@ -275,19 +275,19 @@ def _of_values(advantage):
   run = _run(advantage='gae')
   return jax.jit(lambda params, batch, weights: jax.value_and_grad(
       lambda params: update_lib.loss(
-          run.experiment.model, run.experiment.rl, params, batch, weights,
-          jnp.arange(len(weights)), jnp.float32(0.1),
+          run.experiment.model, run.experiment.rl, run.learner.objective,
+          params, batch, weights, jnp.arange(len(weights)), jnp.float32(0.1),
           num_rows=len(weights))[0])(params))
 
 
 def test_with_one_episode_all_objectives_train_the_same():
   expected = _run('single').after.params
-  for objective in ('erl2', 'rl2', 'score'):
-    run = _run(objective, num_episodes=1)
+  for name in ('erl2', 'rl2', 'score'):
+    run = _run(name, num_episodes=1)
     for x, y in zip(
         jax.tree.leaves(expected), jax.tree.leaves(run.after.params)):
       np.testing.assert_array_equal(x, y)
-  assert set(erl2.OBJECTIVES) == {'single', 'erl2', 'rl2', 'score'}
+  assert set(objective.OBJECTIVES) == {'single', 'erl2', 'rl2', 'score'}
 
 
 @pytest.mark.parametrize('axes', _AXES)
@@ -303,7 +303,7 @@ def test_eight_devices_do_what_one_does(axes):
     np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
   _assert_close(
       jax.device_get(after.params), jax.device_get(one.after.params), 1e-5)
-  moved = jax.tree.map(jnp.subtract, one.after.params, one.material.start)
+  moved = jax.tree.map(jnp.subtract, one.after.params, one.setup.start)
   assert _size(moved) > 1e-3
   for key, value in one.rows[0].items():
     if not key.startswith(('time/', 'gap', 'occupancy')):

@@ -40,7 +40,8 @@ def _contexts(run, steps):
   """(contexts, rows) of the first iteration."""
   _, _, prompts, lengths, rollouts, *_ = run.calls[0]
   rows = rows_lib.assemble(prompts, lengths, rollouts, pad_id=0)
-  find = continuations.jit_contexts(steps, run.experiment.rl.episode_length)
+  find = continuations.jit_contexts(
+      steps, run.experiment.rl.episodes.episode_length)
   with run.mesh:
     return jax.device_get((find(prompts, lengths, rollouts), rows))
 
@@ -120,15 +121,15 @@ def test_a_greedy_continuation_is_what_came_next(axes):
     play = continuations.jit_continue(
         run.experiment.model, rules=rules, num_rollouts=1, num_slots=16)
     zeros = sharding.split_batch(
-        np.zeros(len(lengths), np.int32), run.material.mesh)
+        np.zeros(len(lengths), np.int32), run.devices)
     beginning = continuations.slots_lib.Beginning(zeros, zeros)
     rng = jax.random.key(0)
-    whole = play(run.material.start, prompts, lengths, beginning, rng)
+    whole = play(run.setup.start, prompts, lengths, beginning, rng)
     steps = continuations.Steps((_frequent(run, asked.fetch(whole)),), 3)
     found = continuations.jit_contexts(steps, rules.episode_length)(
         prompts, lengths, whole)
     goes_on = asked.fetch(play(
-        run.material.start, found.texts, found.lengths, found.beginning, rng))
+        run.setup.start, found.texts, found.lengths, found.beginning, rng))
     whole, found = asked.fetch((whole, found))
   joined = continuations.rejoin(goes_on, found, 1)
   later = 3 * steps.number - 1
@@ -170,7 +171,7 @@ def _value(run, context, episode, weights, before, attempt=()) -> float:
       tokens[i, :len(text)] = text
     lengths = np.ones(1024, np.int32)
     lengths[:len(live)] = [len(text) for text, *_ in live]
-    probs = _next(run.experiment.model)(run.material.start, tokens, lengths)
+    probs = _next(run.experiment.model)(run.setup.start, tokens, lengths)
     old, live = live, []
     for row, (text, p, attempt, e, drawn, total) in zip(probs, old):
       for token in np.flatnonzero(row > 0).tolist():
@@ -225,5 +226,5 @@ def test_earlier_attempts_must_be_in_the_prompt():
     continuations.jit_continue(
         run.experiment.model, rules=run.learner.player.rules, num_rollouts=1,
         num_slots=4)(
-            run.material.start, jnp.ones((4, 6), jnp.int32), zeros + 6,
+            run.setup.start, jnp.ones((4, 6), jnp.int32), zeros + 6,
             continuations.slots_lib.Beginning(zeros, zeros), jax.random.key(0))

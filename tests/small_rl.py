@@ -13,6 +13,7 @@ from typing import Any
 from flax.linen import meta
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from configs import base as base_config
@@ -20,16 +21,16 @@ from data_pipelines import tokenizers
 from data_pipelines.tokenizers import sentencepiece
 from meta_cot import sharding
 from meta_cot import tasks
-from meta_cot.rl import learner as learner_lib
+from meta_cot.model import transformer
 from meta_cot.rl import questions as questions_lib
 from meta_cot.rl import settings as settings_lib
+from meta_cot.rl import setup as setup_lib
 from meta_cot.rollouts import episodes
 from meta_cot.rollouts import judge as judge_lib
-from meta_cot.rollouts import player as player_lib
+from meta_cot.settings import config as config_lib
+from meta_cot.solvers import vocabulary
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import rl
-from meta_cot.stages import rl_material
-from meta_cot.stages import sft
 from meta_cot.tasks import countdown
 from meta_cot.training import state as state_lib
 
@@ -71,39 +72,55 @@ def experiment(
   config.tokenizer.vocab_size = 40
   config.rl.optimizer.update(_OPTIMIZER)
   config.search.update(search or {})
-  config.rl.update(_RL | changes)
+  change(config.rl, **_RL | changes)
   return experiment_lib.parse(config)
+
+
+def change(config: ml_collections.ConfigDict, **changes: Any) -> None:
+  """Sets keys of `config.rl` or of its groups, no two of which share one."""
+  for key, value in changes.items():
+    found = [config] * (key in config) + [
+        group for group in config.values()
+        if isinstance(group, ml_collections.ConfigDict) and key in group]
+    (group,) = found
+    group[key] = value
 
 
 def settings(**changes: Any) -> settings_lib.RlConfig:
   return experiment(**changes).rl
 
 
+def changed(
+    config: settings_lib.RlConfig, **changes: Any) -> settings_lib.RlConfig:
+  """The same settings, with changes in its groups."""
+  values = ml_collections.ConfigDict(dataclasses.asdict(config))
+  change(values, **changes)
+  return config_lib.parse(settings_lib.RlConfig, values, 'config.rl')
+
+
 def parameters(model) -> Any:
   """Random everywhere, so that no part of the model does nothing."""
   shapes = jax.eval_shape(
-      lambda rng: sft.transformer.init(model, rng), jax.random.key(0))
+      lambda rng: transformer.init(model, rng), jax.random.key(0))
   noise = np.random.default_rng(0)
   return jax.tree.map(
       lambda x: jnp.asarray(0.5 * noise.standard_normal(x.shape), x.dtype),
       meta.unbox(shapes))
 
 
-def material(
+def setup(
     settled: experiment_lib.Experiment, axes: tuple[int, int, int]
-) -> rl_material.Material:
+) -> setup_lib.Setup:
   """What the runs of an experiment share, on so many devices."""
   mesh = sharding.make_mesh(
       sharding.MeshConfig(*axes), jax.devices()[:int(np.prod(axes))])
-  _, placed = state_lib.shardings(
-      sft.init_fn(settled), rl_material.update(settled.rl), mesh)
-  return _Material(
-      settled, mesh, tokenizer(), tasks.make('countdown'), PROBLEMS,
-      PROBLEMS[:4], PROBLEMS[:4],
-      jax.device_put(parameters(settled.model), placed.params),
-      player_lib.prompt_width(
-          tokenizer(), PROBLEMS, settled.data.style,
-          settled.rl.discount_prompts))
+  made = rl.make_programs(
+      settled, tasks.make('countdown'), tokenizer(), functools.partial(
+          vocabulary.of, tokenizer(), settled.model.vocab_size), PROBLEMS, mesh)
+  return _Setup(
+      made, PROBLEMS, PROBLEMS[:4], PROBLEMS[:4],
+      jax.device_put(parameters(settled.model), jax.tree.map(
+          lambda x: x.sharding, made.state.params)), settled.seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +145,7 @@ def attempt(rollouts: episodes.Rollouts, n: int, e: int) -> np.ndarray:
   return row[rollouts.starts[n, e]:rollouts.ends[n, e]]
 
 
-class _Material(rl_material.Material):
+class _Setup(setup_lib.Setup):
   """The real one, but for what is right."""
 
   @property
@@ -142,10 +159,12 @@ class Run:
 
   def __init__(self, objective='erl2', axes=(1, 1, 1), seed=0, **changes):
     self.experiment = experiment(**changes)
-    self.material = material(self.experiment, axes)
+    self.setup = setup(self.experiment, axes)
+    self.programs = self.setup.programs.of(objective)
     with self.mesh:
-      made, self.evaluate = rl.make_learner(
-          self.experiment, self.material, objective, seed)
+      made = self.setup.learner(objective, seed)
+      self.evaluate = setup_lib.Evaluation(
+          self.setup, self.programs, self.setup.validation)
     self.batches, self.calls = [], []
     self.learner = dataclasses.replace(
         made, prepare=self._prepare, update=self._update)
@@ -154,23 +173,23 @@ class Run:
   @property
   def mesh(self):
     """A context: the devices in use."""
-    return sharding.use_mesh(self.material.mesh)
+    return sharding.use_mesh(self.devices)
+
+  @property
+  def devices(self) -> jax.sharding.Mesh:
+    return self.setup.programs.mesh
 
   def state(self) -> state_lib.TrainState:
     """A new one, with a copy of the start's parameters."""
-    made = state_lib.create(
-        sft.init_fn(self.experiment), rl_material.update(self.experiment.rl),
-        self.material.mesh, jax.random.key(0))
-    return made.replace(
-        params=jax.tree.map(jnp.copy, self.material.start))
+    return self.setup.state(0)
 
   def memory(self, seed: int = 0) -> questions_lib.Memory:
     config = self.experiment.rl
     return questions_lib.Memory(
         questions_lib.Questions(
-            len(PROBLEMS), seed=seed, min_success=config.min_success,
-            max_success=config.max_success, rest=config.rest),
-        config.kl_coefficient)
+            len(PROBLEMS), seed=seed, min_success=config.questions.min_success,
+            max_success=config.questions.max_success,
+            rest=config.questions.rest), config.loss.kl_coefficient)
 
   def iterate(self, number=1, state=None, memory=None, first=0):
     """Does some iterations: (state, rows of metrics)."""
@@ -195,9 +214,3 @@ class Run:
   def _update(self, state, batch, minibatch, kl_coefficient):
     self.batches.append(batch)
     return self._made.update(state, batch, minibatch, kl_coefficient)
-
-
-def rules(run: Run) -> episodes.Episodes:
-  """Of the run's trajectories."""
-  return learner_lib.rules(
-      run.experiment.rl, run.learner.objective, tokenizer())

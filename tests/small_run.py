@@ -28,12 +28,13 @@ SEARCH = (
 # Of the stage `rl`; it starts from the arm `revisions` unless told otherwise.
 RL = (
     '--config.rl.objectives=erl2,single', '--config.rl.num_iterations=4',
-    '--config.rl.num_questions=4', '--config.rl.num_samples=4',
-    '--config.rl.num_slots=8', '--config.rl.num_episodes=2',
-    '--config.rl.episode_length=10', '--config.rl.eval_every=1',
+    '--config.rl.questions.num_questions=4',
+    '--config.rl.questions.num_samples=4', '--config.rl.questions.num_slots=8',
+    '--config.rl.episodes.num_episodes=2',
+    '--config.rl.episodes.episode_length=10', '--config.rl.eval_every=1',
     '--config.rl.num_eval_problems=6', '--config.rl.num_eval_samples=2',
     # Its model solves nothing: without this one the policies would stay.
-    '--config.rl.save_every=2', '--config.rl.entropy_bonus=0.01')
+    '--config.rl.save_every=2', '--config.rl.loss.entropy_bonus=0.01')
 
 
 def command(workdir, *more: str) -> list[str]:

@@ -12,58 +12,43 @@ Axes: N trajectories, K episodes, L tokens of a row.
 import jax
 import jax.numpy as jnp
 
-OBJECTIVES = ('erl2', 'rl2', 'single', 'score')
-
 
 def reward_weights(
-    objective: str,
-    num_episodes: int,
-    *,
-    progress: jax.Array | float = 0.0,
-    hold: float = 0.5,
-) -> jax.Array:
+    num_episodes: int, early: jax.Array | float) -> jax.Array:
   """Weights w_k of the episodes' rewards, [K] float32; w_K is always 1.
 
-  The weight of the episodes before the last is
-
-    'erl2'    0: J = E[r_K], the final episode only (Eq. 14)
-    'rl2'     1: J = E[sum_k r_k] (Eq. 13)
-    'single'  there is none: K = 1, standard reinforcement learning
-    'score'   0 until `progress` reaches `hold`, then rising linearly to 1 at
-              progress 1: E-RL^2 first, RL^2 after it, in the manner of the
-              two stages of SCoRe (arXiv 2409.12917, sec. 5)
-
-  With K = 1 all four are the same.
-
   Args:
-    objective: one of `OBJECTIVES`.
     num_episodes: K.
-    progress: share of the run that is done, in [0, 1]; may be traced. Only
-      'score' reads it.
-    hold: share of the run that 'score' spends on E-RL^2, in [0, 1).
+    early: weight of the episodes before the last; may be traced. 0 for J =
+      E[r_K], E-RL^2 (Eq. 14); 1 for J = E[sum_k r_k], RL^2 (Eq. 13).
 
   Raises:
-    ValueError: unknown objective, K below 1, 'single' with K > 1, or `hold`
-      outside of [0, 1).
+    ValueError: K below 1.
   """
-  if objective not in OBJECTIVES:
-    raise ValueError(
-        f"objective: got '{objective}'; must be one of {OBJECTIVES}.")
   if num_episodes < 1:
     raise ValueError(f'num_episodes: got {num_episodes}; must be at least 1.')
-  if objective == 'single' and num_episodes != 1:
-    raise ValueError(
-        f"num_episodes: got {num_episodes}; objective 'single' has 1 episode, "
-        "use 'erl2' or 'rl2' for more.")
+  is_last_K = jnp.arange(num_episodes) == num_episodes - 1
+  return jnp.where(is_last_K, 1.0, early).astype(jnp.float32)
+
+
+def annealed(
+    first: float, last: float, *, progress: jax.Array | float, hold: float
+) -> jax.Array:
+  """Interpolates from `first` to `last`, linearly behind a share of the run.
+
+  Args:
+    first: until `progress` reaches `hold`.
+    last: at progress 1.
+    progress: share of the run that is done, in [0, 1]; may be traced.
+    hold: in [0, 1).
+
+  Raises:
+    ValueError: `hold` outside of [0, 1).
+  """
   if not 0 <= hold < 1:
     raise ValueError(f'hold: got {hold}; must be in [0, 1).')
-  early = dict(erl2=0.0, rl2=1.0, single=0.0)
-  if objective == 'score':
-    weight = jnp.clip((progress - hold) / (1 - hold), 0.0, 1.0)
-  else:
-    weight = early[objective]
-  is_last_K = jnp.arange(num_episodes) == num_episodes - 1
-  return jnp.where(is_last_K, 1.0, weight).astype(jnp.float32)
+  share = jnp.clip((progress - hold) / (1 - hold), 0.0, 1.0)
+  return first + (last - first) * share
 
 
 def discount(

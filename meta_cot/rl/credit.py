@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """From verdicts to the advantage of every token.
 
-Axes: Q questions, G samples, N = Q * G trajectories, E episodes, R rows, X
-positions.
+Axes: Q questions, G samples, N = Q * G trajectories, E episodes, J steps of a
+trajectory, R rows, X positions.
 """
 
+from collections.abc import Callable
+import dataclasses
 import functools
 
 from flax import struct
@@ -15,13 +17,13 @@ from meta_cot.objectives import advantages
 from meta_cot.objectives import erl2
 from meta_cot.objectives import kl
 from meta_cot.objectives import value as value_lib
-from meta_cot.rl import settings as settings_lib
 from meta_cot.rollouts import rows as rows_lib
+from meta_cot.settings import config as config_lib
 
 
 @struct.dataclass
 class Verdicts:
-  """What the episodes of an iteration were worth."""
+  """What the verifier says of the episodes of an iteration."""
 
   rewards: jax.Array  # [N, E] float32; 0 where there was no episode
   is_taken: jax.Array  # [N, E] bool
@@ -32,61 +34,85 @@ class Verdicts:
 
 
 @struct.dataclass
+class Evidence:
+  """What credit is given by; None where the objective does not need it."""
+
+  rows: rows_lib.Rows  # of N trajectories
+  verdicts: Verdicts
+  progress: jax.Array | float  # share of the run that is done
+  kl_coefficient: jax.Array | float
+  reference: jax.Array | None = None  # [R, X] float32, see `Objective.needs`
+  log_probs: jax.Array | None = None  # [R, X] float32
+  values: jax.Array | None = None  # [R, X] float32
+  # [N, J] float32, before every step; J is a multiple of E, and step j is one
+  # of episode j // (J / E).
+  step_values: jax.Array | None = None
+  steps: jax.Array | None = None  # [R, X] int32, of every token; -1: none
+  # [N, E] float32, subtracted from the reward of every episode, whatever its
+  # weight.
+  penalty: jax.Array | None = None
+  num_samples: int = struct.field(pytree_node=False, default=1)  # G
+
+
+@struct.dataclass
 class Credit:
-  """What the tokens of an iteration are worth."""
+  """Advantages of the tokens of an iteration, and targets of their values."""
 
   advantages: jax.Array  # [R, X] float32; 0 where nothing was drawn
   targets: jax.Array | None  # [R, X] float32, of the value head
   is_flat: jax.Array  # [N] bool, no token of the trajectory has an advantage
 
 
-def assign(
-    config: settings_lib.RlConfig, objective: str, rows: rows_lib.Rows,
-    verdicts: Verdicts, *,
-    progress: jax.Array | float,
-    penalty_NxE: jax.Array | None = None,
-    values_RxX: jax.Array | None = None,
-    values_NxJ: jax.Array | None = None,
-    steps_RxX: jax.Array | None = None,
-) -> Credit:
-  """Advantages of all tokens.
+def trained(rows: rows_lib.Rows, verdicts: Verdicts) -> jax.Array:
+  """Returns the tokens drawn in judged trajectories, [R, X] bool."""
+  return rows.is_sampled & verdicts.is_judged[rows.trajectory][:, None]
 
-  Args:
-    config: `advantage`, `whiten`, `score_hold`, `gae_*`, `num_samples`.
-    objective: one of `erl2.OBJECTIVES`.
-    rows: of N trajectories.
-    verdicts: of their episodes.
-    progress: share of the run that is done.
-    penalty_NxE: subtracted from the worth of every episode, whatever the
-      objective says of it (a KL penalty); or None.
-    values_RxX: of the value head, for 'gae'.
-    values_NxJ: Monte-Carlo values before every step, for 'vineppo'; J is a
-      multiple of E, and step j is one of episode j // (J / E).
-    steps_RxX: int32, the step of every token, -1 for none; for 'vineppo'.
-  """
-  num_episodes = verdicts.rewards.shape[1]
-  weights_E = erl2.reward_weights(
-      objective, num_episodes, progress=progress, hold=config.score_hold)
-  rewards_NxE = erl2.discount(
+
+def penalty(evidence: Evidence) -> jax.Array:
+  """Sums beta * k1 over the tokens of every episode, [N, E] float32."""
+  rows = evidence.rows
+  num, num_episodes = evidence.verdicts.rewards.shape
+  k1_RxX = -kl.in_reward(
+      jnp.zeros_like(evidence.log_probs), evidence.log_probs,
+      evidence.reference, rows.is_sampled, coefficient=evidence.kl_coefficient)
+  is_of_RxXxE = rows.episode[..., None] == jnp.arange(num_episodes)[None, None]
+  of_rows_RxE = jnp.sum(k1_RxX[..., None] * is_of_RxXxE, axis=1)
+  return jax.ops.segment_sum(of_rows_RxE, rows.trajectory, num_segments=num)
+
+
+def _discounted(evidence: Evidence) -> jax.Array:
+  """Rewards [N, E] by the tokens before them."""
+  verdicts = evidence.verdicts
+  return erl2.discount(
       verdicts.rewards, verdicts.tokens_before, verdicts.discounts)
-  if config.advantage == 'gae':
-    return _of_values(
-        config, rows, verdicts, rewards_NxE * weights_E[None], weights_E,
-        values_RxX)
-  of_RxX, is_used_NxE = rows.episode, verdicts.is_taken
-  if config.advantage == 'vineppo':
-    # What was an episode is a step from here on.
-    of_RxX = steps_RxX
-    gains_NxE, is_used_NxE = _of_steps(
-        rewards_NxE * weights_E[None], values_NxJ, steps_RxX)
-  else:
-    returns_NxE = erl2.returns_to_go(rewards_NxE, weights_E)
-    if penalty_NxE is not None:
-      returns_NxE -= erl2.returns_to_go(penalty_NxE, jnp.ones_like(weights_E))
-    gains_NxE = _of_groups(config, returns_NxE, verdicts)
+
+
+def _by_comparison(config, evidence, weights_E, *, compare):
+  """Credit by comparison of returns with those of other trajectories."""
+  returns_NxE = erl2.returns_to_go(_discounted(evidence), weights_E)
+  if evidence.penalty is not None:
+    returns_NxE -= erl2.returns_to_go(
+        evidence.penalty, jnp.ones_like(weights_E))
+  group = lambda x: x.reshape(-1, evidence.num_samples, *x.shape[1:])
+  verdicts = evidence.verdicts
+  gains = compare(
+      group(returns_NxE), group(verdicts.is_judged)[..., None],
+      group(verdicts.is_taken))
+  return _of_parts(
+      config, evidence, gains.reshape(returns_NxE.shape),
+      evidence.rows.episode, verdicts.is_taken)
+
+
+def _of_each(returns, judged, taken):
+  """Compares episodes: advantages [Q, G, E]."""
+  return advantages.step_rloo(returns, taken & judged)
+
+
+def _of_parts(config, evidence, gains_NxE, of_RxX, is_used_NxE) -> Credit:
+  """Hands tokens what their episode or step has gained."""
+  rows, verdicts = evidence.rows, evidence.verdicts
   gains_NxE = jnp.where(verdicts.is_judged[:, None], gains_NxE, 0.0)
-  advantages_RxX = erl2.of_tokens(
-      gains_NxE[rows.trajectory], of_RxX)
+  advantages_RxX = erl2.of_tokens(gains_NxE[rows.trajectory], of_RxX)
   if config.whiten:
     advantages_RxX = advantages.whiten(
         advantages_RxX, trained(rows, verdicts))
@@ -95,61 +121,22 @@ def assign(
       is_flat=jnp.all((gains_NxE == 0) | ~is_used_NxE, axis=1))
 
 
-def trained(rows: rows_lib.Rows, verdicts: Verdicts) -> jax.Array:
-  """Tokens that were drawn in trajectories that were judged, [R, X] bool."""
-  return rows.is_sampled & verdicts.is_judged[rows.trajectory][:, None]
-
-
-def penalty(
-    rows: rows_lib.Rows, log_probs_RxX: jax.Array, reference_RxX: jax.Array, *,
-    num_trajectories: int, num_episodes: int, coefficient: jax.Array | float,
-) -> jax.Array:
-  """beta * the sum of k1 over the tokens of every episode, [N, E] float32."""
-  k1_RxX = -kl.in_reward(
-      jnp.zeros_like(log_probs_RxX), log_probs_RxX, reference_RxX,
-      rows.is_sampled, coefficient=coefficient)
-  is_of_RxXxE = rows.episode[..., None] == jnp.arange(num_episodes)[None, None]
-  of_rows_RxE = jnp.sum(k1_RxX[..., None] * is_of_RxXxE, axis=1)
-  return jax.ops.segment_sum(
-      of_rows_RxE, rows.trajectory, num_segments=num_trajectories)
-
-
-def _of_steps(
-    rewards_NxE: jax.Array, values_NxJ: jax.Array, steps_NxX: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Advantages of steps, and which took place, [N, J] each."""
-  num, num_columns = values_NxJ.shape
+def _by_steps(config, evidence, weights_E) -> Credit:
+  """Credit by Monte-Carlo values: what was an episode is a step from here on.
+  """
+  rewards_NxE = _discounted(evidence) * weights_E[None]
+  num, num_columns = evidence.step_values.shape
   is_used_NxJ = jnp.any(
-      steps_NxX[..., None] == jnp.arange(num_columns)[None, None], axis=1)
+      evidence.steps[..., None] == jnp.arange(num_columns)[None, None], axis=1)
   is_used_NxExS = is_used_NxJ.reshape(*rewards_NxE.shape, -1)
   # The steps of an episode are its first ones; the last of them earned it.
   is_last_NxExS = is_used_NxExS & ~jnp.pad(
       is_used_NxExS[..., 1:], ((0, 0), (0, 0), (0, 1)))
   rewards_NxJ = jnp.where(
       is_last_NxExS, rewards_NxE[..., None], 0.0).reshape(num, num_columns)
-  return (
-      advantages.vineppo(values_NxJ, rewards_NxJ, is_used_NxJ), is_used_NxJ)
-
-
-def _of_groups(config, returns_NxE, verdicts) -> jax.Array:
-  """Advantages by comparison with other trajectories, [N, E]."""
-  num, num_episodes = returns_NxE.shape
-  grouped = lambda x: x.reshape(-1, config.num_samples, *x.shape[1:])
-  returns, judged = grouped(returns_NxE), grouped(verdicts.is_judged)[..., None]
-  if config.advantage == 'step_rloo':
-    gains = advantages.step_rloo(returns, grouped(verdicts.is_taken) & judged)
-    return gains.reshape(num, num_episodes)
-  # One that nobody can judge stands where it moves no baseline.
-  returns = jnp.where(judged, returns, _middle(
-      returns, judged, axis=(0, 1) if config.advantage == 'reinforce' else 1))
-  function = {
-      'reinforce': advantages.reinforce,
-      'rloo': advantages.rloo,
-      'grpo': functools.partial(advantages.grpo, use_std=True),
-      'grpo_no_std': functools.partial(advantages.grpo, use_std=False),
-  }[config.advantage]
-  gains_N = function(returns[..., 0]).reshape(num)
-  return jnp.broadcast_to(gains_N[:, None], returns_NxE.shape)
+  gains_NxJ = advantages.vineppo(
+      evidence.step_values, rewards_NxJ, is_used_NxJ)
+  return _of_parts(config, evidence, gains_NxJ, evidence.steps, is_used_NxJ)
 
 
 def _middle(values, mask, axis) -> jax.Array:
@@ -162,17 +149,18 @@ def _middle(values, mask, axis) -> jax.Array:
       mean, some(jnp.min, jnp.inf), some(jnp.max, -jnp.inf)), 0.0)
 
 
-def _of_values(
-    config, rows, verdicts, rewards_NxE, weights_E, values_RxX) -> Credit:
-  """Generalised advantages of the value head; rewards are weighted."""
-  worth_NxE = value_lib.to_unit(rewards_NxE, weights_E)
-  of_episode_RxX = erl2.of_tokens(worth_NxE[rows.trajectory], rows.episode)
+def _by_head(config, evidence, weights_E) -> Credit:
+  """Credit by generalised advantages of the value head."""
+  rows, verdicts = evidence.rows, evidence.verdicts
+  rewards_NxE = value_lib.to_unit(
+      _discounted(evidence) * weights_E[None], weights_E)
+  of_episode_RxX = erl2.of_tokens(rewards_NxE[rows.trajectory], rows.episode)
   next_RxX = jnp.pad(
       rows.episode[:, 1:], ((0, 0), (0, 1)), constant_values=-1)
   is_last_RxX = rows.is_sampled & (next_RxX != rows.episode)
   gains_RxX, targets_RxX = advantages.gae(
-      jnp.where(is_last_RxX, of_episode_RxX, 0.0), values_RxX, rows.is_sampled,
-      gamma=config.gae_gamma, lam=config.gae_lambda)
+      jnp.where(is_last_RxX, of_episode_RxX, 0.0), evidence.values,
+      rows.is_sampled, gamma=config.gae_gamma, lam=config.gae_lambda)
   is_trained_RxX = trained(rows, verdicts)
   gains_RxX = jnp.where(is_trained_RxX, gains_RxX, 0.0)
   if config.whiten:
@@ -182,3 +170,75 @@ def _of_values(
       advantages=gains_RxX, targets=targets_RxX,
       is_flat=jnp.zeros(rewards_NxE.shape[0], bool).at[rows.trajectory].set(
           is_flat_R))
+
+
+@dataclasses.dataclass(frozen=True)
+class Advantage:
+  """One way to give credit."""
+
+  # (settings, evidence, weights [E] of the rewards) -> credit.
+  assign: Callable[..., Credit]
+  # Of `Objective.needs`. Values are probabilities of whole contexts: with any,
+  # no attempt is out of sight and no penalty in the reward.
+  needs: frozenset[str] = frozenset()
+  min_samples: int = 1  # of a question, that are compared
+
+
+def _comparing(compare, min_samples: int = 2) -> Advantage:
+  return Advantage(
+      functools.partial(_by_comparison, compare=compare),
+      min_samples=min_samples)
+
+
+def _of_whole(function, axis=1) -> Callable[..., jax.Array]:
+  """Compares whole trajectories: (returns, judged, taken) -> [Q, G, E]."""
+  def compare(returns, judged, taken):
+    del taken
+    # One that nobody can judge stands where it moves no baseline.
+    returns = jnp.where(judged, returns, _middle(returns, judged, axis))
+    return jnp.broadcast_to(
+        function(returns[..., 0])[..., None], returns.shape)
+
+  return compare
+
+
+ADVANTAGES: dict[str, Advantage] = {
+    'reinforce': _comparing(
+        _of_whole(advantages.reinforce, axis=(0, 1)), min_samples=1),
+    'rloo': _comparing(_of_whole(advantages.rloo)),
+    'step_rloo': _comparing(_of_each),
+    'grpo': _comparing(
+        _of_whole(functools.partial(advantages.grpo, use_std=True))),
+    'grpo_no_std': _comparing(
+        _of_whole(functools.partial(advantages.grpo, use_std=False))),
+    'vineppo': Advantage(_by_steps, needs=frozenset({'continuations'})),
+    'gae': Advantage(_by_head, needs=frozenset({'values'})),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CreditConfig:
+  """Returns and advantages; see `configs/base.py`."""
+
+  score_hold: float = config_lib.setting(low=0.0, high=1.0)
+  discounts: tuple[float, ...] = config_lib.setting(above=0.0, high=1.0)
+  discount_prompts: tuple[str, ...] = config_lib.setting()
+  advantage: str = config_lib.setting(choices=ADVANTAGES)
+  whiten: bool = config_lib.setting()
+  num_rollouts: int = config_lib.setting(low=1)
+  num_steps: int = config_lib.setting(low=1)
+  step_end: str = config_lib.setting()
+  gae_gamma: float = config_lib.setting(low=0.0, high=1.0)
+  gae_lambda: float = config_lib.setting(low=0.0, high=1.0)
+
+  def __post_init__(self):
+    if len(self.discounts) != len(self.discount_prompts):
+      raise config_lib.ConfigError(
+          f'discount_prompts: got {len(self.discount_prompts)} prompts for '
+          f'{len(self.discounts)} discounts; there must be one for each.')
+    if not self.discounts:
+      raise config_lib.ConfigError(
+          'discounts: got none; must be at least one, 1.0 for no discount.')
+    if self.score_hold == 1:
+      raise config_lib.ConfigError(
+          'score_hold: got 1.0; must be less than 1.0.')

@@ -11,6 +11,7 @@ attempts, M tokens of one, X tokens of a prompt with its attempts.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -21,10 +22,14 @@ from meta_cot import sharding
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
 from meta_cot.rollouts import player
-from meta_cot.search import base
 from meta_cot.search import engine
 from meta_cot.search import tree as tree_lib
 from meta_cot.search import values
+from meta_cot.settings import config as config_lib
+from meta_cot.solvers import searching
+from meta_cot.solvers import trees
+from meta_cot.solvers import vocabulary as vocabulary_lib
+from meta_cot.tasks import base
 from meta_cot.types import Params, PRNGKey
 
 
@@ -32,29 +37,47 @@ from meta_cot.types import Params, PRNGKey
 class Search:
   """A search over a model's steps, and what is kept of it."""
 
+  task: base.Task
   model: model_config.ModelConfig
+  settings: searching.SearchConfig
   strategy: engine.Strategy
-  step_fn: base.StepFn  # its `params` are (params, rows)
-  # (params, dict of prompt [Q, P], length [Q], problem None) -> (rows, Root).
-  start: Callable[[Params, dict[str, Any]], tuple[Any, base.Root]]
-  step_length: int  # tokens of a step, at most
+  vocabulary: vocabulary_lib.Vocabulary
   num_attempts: int  # J, at most
   reset_ids: tuple[int, ...]  # behind every attempt
-  pad_id: int
+
+  @property
+  def num_behind(self) -> int:
+    """X - P, tokens of all attempts behind a prompt, at most."""
+    return self.num_attempts * (
+        self.strategy.max_depth * self.settings.step_length
+        + len(self.reset_ids))
 
 
-def num_behind(
-    strategy: engine.Strategy, *, step_length: int, num_attempts: int,
-    num_reset: int,
-) -> int:
-  """X - P, tokens of all attempts behind a prompt, at most."""
-  return num_attempts * (strategy.max_depth * step_length + num_reset)
+def check(
+    settings: searching.SearchConfig, exploration: str,
+    model: model_config.ModelConfig, style: str,
+) -> None:
+  """Raises a ConfigError where no search `exploration` may or can explore."""
+  if settings.outcome != 'value':
+    raise config_lib.ConfigError(
+        f'config.search.outcome: got {settings.outcome!r} with '
+        f"config.rl.episodes.exploration {exploration!r}; must be 'value', as "
+        'no verifier guides an answer to a new question.')
+  if settings.value == 'head' and model.value_head == 'none':
+    raise config_lib.ConfigError(
+        "config.search.value: got 'head'; the model has no value head: set "
+        "config.model.value_head to 'shared'.")
+  if style != trees.STYLE:
+    raise config_lib.ConfigError(
+        f'config.data.style: got {style!r} with config.rl.episodes.exploration '
+        f'{exploration!r}; must be {trees.STYLE!r}, whose solutions have one '
+        'step after another.')
 
 
 def explore(
     search: Search, params: Params, asked: player.Asked, rng: PRNGKey
 ) -> player.Asked:
-  """The questions with attempts behind them.
+  """Puts attempts behind the questions.
 
   Pure; jit it with `search` static. A question's search is the same alone or
   in any batch. With a mesh, questions are split over the batch axes.
@@ -71,12 +94,14 @@ def explore(
     steps of the search cost.
   """
   params = transformer.slice_layers(search.model, params)
-  rows, root = search.start(params, dict(
+  step_fn, start = searching.make_steps(
+      search.task, search.model, search.settings, search.vocabulary)
+  rows, root = start(params, dict(
       prompt=asked.prompts, length=asked.lengths, problem=None))
   rows, root = _split(rows), _split(root.replace(problem_id=asked.ids))
   state = _split(engine.start(search.strategy, root))
   state = _split(engine.advance(
-      search.strategy, (params, rows), rng, state, search.step_fn,
+      search.strategy, (params, rows), rng, state, step_fn,
       num_steps=search.strategy.max_steps))
   attempts_QxJxM, lengths_QxJ = _attempts(search, state.tree)
   prompts_QxX, lengths_Q = _join(
@@ -86,10 +111,12 @@ def explore(
       num_explored=state.tree.num_tokens))
 
 
+@functools.cache  # one program for all objectives and evaluations
 def jit_explore(
-    search: Search
+    search: Search, mesh: jax.sharding.Mesh
 ) -> Callable[[Params, player.Asked, PRNGKey], player.Asked]:
-  """(params, asked, rng) -> asked, jitted."""
+  """Makes (params, asked, rng) -> asked, jitted for one mesh."""
+  del mesh
 
   @jax.jit
   def run(params, asked, rng):
@@ -113,8 +140,8 @@ def _attempts(
   num_steps = search.strategy.max_depth
   tokens, lengths_QxJ = reasoning.texts(
       tree.replace(embeddings=node), nodes_QxJ.astype(jnp.int32),
-      num_path=num_steps + 1, pad_id=search.pad_id)
-  return tokens[..., :num_steps * search.step_length], lengths_QxJ
+      num_path=num_steps + 1, pad_id=search.vocabulary.pad_id)
+  return tokens[..., :num_steps * search.settings.step_length], lengths_QxJ
 
 
 def _join(
@@ -136,7 +163,8 @@ def _join(
           num_questions, -1)], axis=1)
   order_QxX = jnp.argsort(~is_text_QxX, axis=1, stable=True)
   tokens_QxX = jnp.take_along_axis(
-      jnp.where(is_text_QxX, tokens_QxX, search.pad_id), order_QxX, axis=1)
+      jnp.where(is_text_QxX, tokens_QxX, search.vocabulary.pad_id), order_QxX,
+      axis=1)
   return tokens_QxX, jnp.sum(is_text_QxX, axis=1, dtype=jnp.int32)
 
 

@@ -84,7 +84,7 @@ def updated(rows: list[dict[str, Any]], name: str, step: int) -> dict:
         raise FloatingPointError(
             f'{name}: {key} is {row[key]} at update {number}; no checkpoint of '
             'it was written. Lower config.rl.optimizer.learning_rate or '
-            'config.rl.kl_coefficient.')
+            'config.rl.loss.kl_coefficient.')
   first = {k: v for k, v in rows[0].items() if k.startswith('gap_')}
   return {k: sum(r[k] for r in rows) / len(rows) for k in rows[0]} | first | {
       'learning_rate': rows[-1]['learning_rate'],
@@ -106,17 +106,18 @@ def warn(
         f'{row["groups_without_gradient"]:.0%} of the groups carry no gradient '
         f'({row["groups_all_right"]:.0%} all right, '
         f'{row["groups_all_wrong"]:.0%} all wrong): ask harder or easier '
-        'questions, or raise config.rl.num_samples')
+        'questions, or raise config.rl.questions.num_samples')
   if row['entropy'] < _LOW_ENTROPY * first['entropy']:
     words.append(
         f'the entropy fell from {first["entropy"]:.3f} to '
-        f'{row["entropy"]:.3f} nats: raise config.rl.entropy_bonus or the KL '
-        'coefficient')
+        f'{row["entropy"]:.3f} nats: raise config.rl.loss.entropy_bonus or the '
+        'KL coefficient')
   tokens, before = (x['tokens_per_trajectory'] for x in (row, first))
   if not _SHORT * before <= tokens <= _LONG * before:
     words.append(
         f'trajectories went from {before:.0f} to {tokens:.0f} tokens: raise '
-        'the KL coefficient, or set config.rl.token_weights to another kind')
+        'the KL coefficient, or set config.rl.loss.token_weights to another '
+        'kind')
   if row['repeated'] > _REPEATED:
     words.append(
         f'{row["repeated"]:.0%} of the attempts repeat an earlier one of their '
@@ -124,7 +125,7 @@ def warn(
   if row['truncated'] > 0.5:
     words.append(
         f'{row["truncated"]:.0%} of the episodes were cut off: raise '
-        'config.rl.episode_length')
+        'config.rl.episodes.episode_length')
   if row['undecided']:
     words.append(
         f'the verifier could not decide {row["undecided"]:.0f} episodes')

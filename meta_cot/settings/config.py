@@ -7,7 +7,7 @@ wrong keys, types and values with one line that names the field, what was
 received and what is allowed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 import dataclasses
 import difflib
 import math
@@ -26,7 +26,7 @@ class ConfigError(UserError):
 
 def setting(
     *,
-    choices: tuple | None = None,
+    choices: Collection | None = None,
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,

@@ -5,6 +5,9 @@ Leaves `rl/<objective>/seed<n>/`: checkpoints, the best one in `best/`,
 metrics.jsonl, tensorboard, summary.json; and `rl/report.md`.
 """
 
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
 import logging
 import sys
 
@@ -12,16 +15,23 @@ from etils import epath
 import jax
 import tqdm
 
+from data_pipelines import tokenizers
 from meta_cot import sharding
-from meta_cot.rl import learner as learner_lib
+from meta_cot import tasks
+from meta_cot.problem import Problem
+from meta_cot.rl import programs as programs_lib
 from meta_cot.rl import questions as questions_lib
+from meta_cot.rl import setup as setup_lib
+from meta_cot.rollouts import player
 from meta_cot.runtime import files
 from meta_cot.runtime import interruption
 from meta_cot.settings import config as config_lib
+from meta_cot.solvers import vocabulary
 from meta_cot.stages import experiment as experiment_lib
-from meta_cot.stages import rl_material
+from meta_cot.stages import problems as problems_lib
 from meta_cot.stages import rl_report
 from meta_cot.stages import sft
+from meta_cot.tasks import base
 from meta_cot.training import checkpoint
 from meta_cot.training import compilation
 from meta_cot.training import goodput
@@ -30,10 +40,14 @@ from meta_cot.training import metrics as metrics_lib
 from meta_cot.training import progress
 from meta_cot.training import state as state_lib
 
-# Which runs there are: each has a folder of its own.
-_RUNS = ('objectives', 'seeds')
-# What the stage `search` alone has.
-_OF_SEARCH = ('arm', 'strategies', 'num_problems', 'num_samples')
+# Which runs there are, and how they are looked at.
+_FREE = (
+    'rl.objectives', 'rl.seeds', 'rl.eval_every', 'rl.num_eval_problems',
+    'rl.num_eval_samples', 'rl.save_every', 'rl.questions.num_slots',
+    'rl.updates.num_accumulation', 'rl.updates.num_loss_chunks',
+    # What the stage `search` alone has.
+    'search.arm', 'search.strategies', 'search.num_problems',
+    'search.num_slots', 'search.chunk_steps', 'search.num_samples')
 
 
 def run(
@@ -47,13 +61,65 @@ def run(
   """
   mesh = sharding.make_mesh(experiment.mesh)
   with sharding.use_mesh(mesh):
-    material = rl_material.Material.of(experiment, workdir, mesh)
+    setup = make_setup(experiment, workdir, mesh)
     for objective in experiment.rl.objectives:
       for seed in experiment.rl.seeds:
-        directory = rl_material.folder(workdir, objective, seed)
+        directory = rl_report.folder(workdir, objective, seed)
         if not is_trained(experiment, directory):
-          train(experiment, material, objective, seed, directory)
-    rl_report.write(experiment, workdir, material)
+          train(experiment, setup, objective, seed, directory)
+    rl_report.write(setup, workdir, experiment.checkpoint)
+
+
+def make_programs(
+    experiment: experiment_lib.Experiment, task: base.Task,
+    tokenizer: tokenizers.Tokenizer,
+    make_vocabulary: Callable[[], vocabulary.Vocabulary],
+    problems: Sequence[Problem], mesh: jax.sharding.Mesh,
+) -> programs_lib.Programs:
+  """Makes the programs of the start, for these problems at most as long.
+
+  Raises:
+    ConfigError: settings do not go together.
+  """
+  config = experiment.rl
+  if config.start not in experiment.arms:
+    raise config_lib.ConfigError(
+        f'config.rl.start: got {config.start!r}; must be one of config.arms, '
+        f'{", ".join(experiment.arms)}.')
+  width = player.prompt_width(
+      tokenizer, problems, experiment.data.style,
+      config.credit.discount_prompts)
+  depth = lambda: experiment.search.depth(task, experiment_lib.first_problems(
+      experiment.task, experiment.seed))
+  return programs_lib.Programs(
+      task, experiment.model, config, experiment.search, depth, tokenizer,
+      make_vocabulary, mesh, experiment.data.style, width,
+      config.episodes.num_episodes)
+
+
+def make_setup(
+    experiment: experiment_lib.Experiment, workdir: epath.Path,
+    mesh: jax.sharding.Mesh,
+) -> setup_lib.Setup:
+  """Reads what the runs share.
+
+  Raises:
+    ConfigError: the start was not trained, or settings do not go together.
+  """
+  config = experiment.rl
+  tokenizer = tokenizers.load(workdir / 'tokenizer')
+  task = tasks.make(experiment.task.kind)
+  train_problems = problems_lib.read(workdir, base.TRAIN)
+  validation, test = (
+      problems_lib.read(workdir, split, config.num_eval_problems)
+      for split in (base.VALIDATION, tasks.test_splits(task)[0]))
+  programs = make_programs(
+      experiment, task, tokenizer, functools.partial(
+          vocabulary.of, tokenizer, experiment.model.vocab_size),
+      [*train_problems, *validation, *test], mesh)
+  _, start = sft.restore(experiment, workdir / 'sft' / config.start, mesh)
+  return setup_lib.Setup(
+      programs, train_problems, validation, test, start, experiment.seed)
 
 
 def is_trained(experiment, directory: epath.Path) -> bool:
@@ -66,7 +132,7 @@ def is_trained(experiment, directory: epath.Path) -> bool:
   if not path.exists():
     return False
   differences = config_lib.differences(
-      files.read_json(path)['settings'], _of_run(experiment),
+      files.read_json(path)['settings'], _of_run(experiment), free=(),
       where='there')
   if differences:
     raise config_lib.UserError(
@@ -78,15 +144,17 @@ def is_trained(experiment, directory: epath.Path) -> bool:
 
 def _of_run(experiment) -> dict:
   """The settings that a trained policy depends on."""
-  kept = lambda config, others: {
-      k: v for k, v in config_lib.bound(config).items() if k not in others}
-  settings = {'rl': kept(experiment.rl, _RUNS)}
-  if experiment.rl.exploration != 'policy':
-    settings['search'] = kept(experiment.search, _OF_SEARCH)
+  settings = {'rl': dataclasses.asdict(experiment.rl)}
+  if experiment.rl.episodes.has_search:
+    settings['search'] = dataclasses.asdict(experiment.search)
+  for name in _FREE:
+    *groups, key = name.split('.')
+    functools.reduce(lambda group, k: group.get(k, {}), groups, settings).pop(
+        key, None)
   return settings
 
 
-def train(experiment, material: rl_material.Material, objective: str, seed: int,
+def train(experiment, setup: setup_lib.Setup, objective: str, seed: int,
           directory: epath.Path) -> None:
   """Trains one policy, from its newest checkpoint if there is one.
 
@@ -95,26 +163,28 @@ def train(experiment, material: rl_material.Material, objective: str, seed: int,
     FloatingPointError: a loss or gradient is not finite.
   """
   clock, config = goodput.Clock(), experiment.rl
-  name = f'{objective}, seed {seed}'
-  learner, evaluate = make_learner(experiment, material, objective, seed)
+  learner = setup.learner(objective, seed)
+  evaluate = setup_lib.Evaluation(
+      setup, setup.programs.of(objective), setup.validation)
   memory = questions_lib.Memory(
       questions_lib.Questions(
-          len(material.train), seed=seed, min_success=config.min_success,
-          max_success=config.max_success, rest=config.rest),
-      config.kl_coefficient)
+          len(setup.train), seed=seed,
+          min_success=config.questions.min_success,
+          max_success=config.questions.max_success,
+          rest=config.questions.rest),
+      config.loss.kl_coefficient)
   saves = progress.Progress(
       directory, checkpoint.CheckpointConfig(
           save_every_steps=1, max_to_keep=experiment.checkpoint.max_to_keep),
-      memory, settings=config_lib.bound(experiment) | {
+      memory, settings=dataclasses.asdict(experiment) | {
           'of_run': _of_run(experiment)},
-      tokenizer=material.tokenizer.fingerprint)
-  state, pending = saves.restore(
-      rl_material.abstract(experiment, material.mesh))
+      tokenizer=setup.programs.tokenizer.fingerprint)
+  state, pending = saves.restore(setup.programs.state)
   if state is None:
-    state = _begin(experiment, material, seed)
-  first = int(state.step) // config.updates_per_iteration()
+    state = setup.state(seed)
+  first = int(state.step) // config.updates.per_iteration
   if first:
-    logging.info('%s: continues after iteration %d', name, first)
+    logging.info('%s: continues after iteration %d', learner.name, first)
     clock.continues(
         [row for row in metrics_lib.read(directory / 'metrics.jsonl')
          if row['step'] > first], pending.lap)
@@ -123,11 +193,11 @@ def train(experiment, material: rl_material.Material, objective: str, seed: int,
   with interruption.deferred():
     state = _loop(
         learner, evaluate, state, memory, saves, writer, clock, first,
-        interruption.Stop(material.mesh).is_agreed, directory)
+        interruption.Stop(learner.mesh).is_agreed, directory)
     with clock.measure('checkpoint'):
       saves.close()
     writer.close()
-    if int(state.step) < config.num_iterations * config.updates_per_iteration():
+    if int(state.step) < config.num_updates:
       raise interruption.Interrupted
     saves.finish()
     if jax.process_index() == 0:
@@ -169,36 +239,6 @@ def _loop(learner, evaluate, state, memory, saves, writer, clock, first,
   return state
 
 
-def make_learner(
-    experiment, material: rl_material.Material, objective: str, seed: int):
-  """The learner of a run, and what evaluates its policy.
-
-  Returns:
-    (`learner.Learner`, params -> row of metrics).
-
-  Raises:
-    ConfigError: settings that do not go together.
-  """
-  config, mesh = experiment.rl, material.mesh
-  rules = rl_material.make_rules(experiment, objective, material.tokenizer)
-  rl_material.check_split(experiment, rules, mesh)
-  steps = rl_material.make_steps(experiment, material.tokenizer)
-  player = material.player(objective, config.num_samples)
-  learner = learner_lib.Learner(
-      config=config, objective=objective, name=f'{objective}, seed {seed}',
-      problems=material.train, player=player, judge=material.judge,
-      reference=material.start,
-      prepare=learner_lib.jit_prepare(
-          experiment.model, config, objective, material.tokenizer.pad_id,
-          steps),
-      update=rl_material.jit_update(experiment, rules, mesh),
-      vine=rl_material.make_vine(material, player, steps),
-      explore=material.explore(objective),
-      rng=jax.random.fold_in(jax.random.key(experiment.seed), seed), mesh=mesh)
-  return learner, rl_material.Evaluation(
-      material, objective, material.validation)
-
-
 def _open_best(directory: epath.Path) -> checkpoint.Checkpoints:
   """Keeps one checkpoint; of several that a kill left only the newest."""
   if jax.process_index() == 0:
@@ -217,19 +257,12 @@ def _keep_best(best, state, memory, row, done, saves) -> None:
     best.save(state, memory, step=done, **saves.identity)
 
 
-def _begin(experiment, material, seed) -> state_lib.TrainState:
-  """A new state that holds a copy of the start's parameters."""
-  state = state_lib.create(
-      sft.init_fn(experiment), rl_material.update(experiment.rl), material.mesh,
-      jax.random.key(seed))
-  return state.replace(
-      params=jax.tree.map(lambda x: x.copy(), material.start))
-
-
 def _report(name, done, total, row, bar) -> None:
   words = (
-      f'success {row["success"]:.3f}  kl {row["kl_k3"]:.4f}  entropy '
-      f'{row["entropy"]:.3f}  {row["tokens_per_trajectory"]:.0f} tokens')
+      f'success {row["success"]:.3f}  entropy {row["entropy"]:.3f}  '
+      f'{row["tokens_per_trajectory"]:.0f} tokens')
+  if 'kl_k3' in row:
+    words += f'  kl {row["kl_k3"]:.4f}'
   if 'validation/success' in row:
     words += f'  validation {row["validation/success"]:.3f}'
   bar.update()

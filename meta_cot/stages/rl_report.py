@@ -5,29 +5,42 @@ Leaves `rl/summary.json`, `rl/report.md` and plots, and a section in the report
 of the stage `evaluate`, if there is one.
 """
 
+import dataclasses
 import logging
 
 from etils import epath
 import numpy as np
 
-from meta_cot import types
 from meta_cot.evaluation import episodes as episodes_eval
 from meta_cot.evaluation import episodes_report
 from meta_cot.evaluation import report
+from meta_cot.rl import setup as setup_lib
 from meta_cot.rollouts import judge as judge_lib
 from meta_cot.runtime import distributed
 from meta_cot.runtime import files
-from meta_cot.stages import rl_material
 from meta_cot.training import checkpoint
 
 _START = 'sft'
 
 
-def write(experiment, workdir: epath.Path,
-          material: rl_material.Material) -> None:
-  """Plays test problems with all policies and writes the report."""
-  records = list(_records(experiment, workdir, material))
-  samples = _samples(experiment, material)
+def folder(workdir: epath.Path, objective: str, seed: int) -> epath.Path:
+  """Names where a run leaves its files."""
+  return workdir / 'rl' / objective / f'seed{seed}'
+
+
+def write(
+    setup: setup_lib.Setup, workdir: epath.Path,
+    saved: checkpoint.CheckpointConfig,
+) -> None:
+  """Plays test problems with all policies and writes the report.
+
+  Args:
+    setup: of the runs.
+    workdir: theirs.
+    saved: how their checkpoints are kept.
+  """
+  records = [start_record(setup), *_records(setup, workdir, saved)]
+  samples = start_samples(setup)
   if distributed.is_primary():
     summary = episodes_eval.summarise(records, samples)
     files.write_json(workdir / 'rl' / 'summary.json', summary)
@@ -39,34 +52,20 @@ def write(experiment, workdir: epath.Path,
   distributed.wait('rl')
 
 
-def _records(experiment, workdir, material):
-  """What every policy did, the start first."""
-  config = experiment.rl
-  play = lambda objective: rl_material.Evaluation(
-      material, objective, material.test).play
-  yield _record(experiment, _START, 0, play('erl2')(material.start))
-  for objective in config.objectives:
-    of_objective = play(objective)
-    for seed in config.seeds:
-      directory = rl_material.folder(workdir, objective, seed)
-      params = _last(directory, experiment, material)
-      yield _record(experiment, objective, seed, of_objective(params))
+def start_record(setup: setup_lib.Setup) -> episodes_eval.Record:
+  """Plays the start, with all attempts."""
+  evaluation = setup_lib.Evaluation(setup, setup.programs, setup.test)
+  return _record(setup, _START, 0, evaluation.play(setup.start))
 
 
-def _record(experiment, policy, seed, judged: judge_lib.Judged):
-  shape = (-1, experiment.rl.num_eval_samples, judged.rewards.shape[1])
-  return episodes_eval.Record(
-      policy=policy, seed=seed, is_correct=judged.rewards.reshape(shape) > 0,
-      tokens=judged.tokens_spent.reshape(shape),
-      is_finished=judged.is_finished.reshape(shape))
-
-
-def _samples(experiment, material) -> episodes_eval.Samples:
-  """First attempts of the start, as many as the longest trajectory and more."""
-  count = rl_material.num_start_samples(experiment)
-  evaluation = rl_material.Evaluation(
-      material, 'single', material.test, num_samples=count)
-  judged = evaluation.play(material.start)
+def start_samples(setup: setup_lib.Setup) -> episodes_eval.Samples:
+  """Draws first attempts of the start, as many as the longest trajectory has.
+  """
+  count = setup.programs.num_start_samples
+  evaluation = setup_lib.Evaluation(
+      setup, dataclasses.replace(setup.programs, num_episodes=1), setup.test,
+      num_samples=count)
+  judged = evaluation.play(setup.start)
   shape = -1, count
   return episodes_eval.Samples(
       policy=_START, is_correct=judged.rewards.reshape(shape) > 0,
@@ -75,8 +74,23 @@ def _samples(experiment, material) -> episodes_eval.Samples:
           judged.is_finished, judged.answers, -1).reshape(shape))
 
 
-def _last(directory, experiment, material) -> types.Params:
-  """The parameters that a run ended with."""
-  return checkpoint.restore_newest(
-      directory / 'checkpoints', experiment.checkpoint,
-      rl_material.abstract(experiment, material.mesh)).params
+def _records(setup, workdir, saved):
+  """What every trained policy did."""
+  config, state = setup.programs.settings, setup.programs.state
+  for objective in config.objectives:
+    evaluation = setup_lib.Evaluation(
+        setup, setup.programs.of(objective), setup.test)
+    for seed in config.seeds:
+      params = checkpoint.restore_newest(
+          folder(workdir, objective, seed) / 'checkpoints', saved, state
+      ).params
+      yield _record(setup, objective, seed, evaluation.play(params))
+
+
+def _record(setup, policy, seed, judged: judge_lib.Judged):
+  num_samples = setup.programs.settings.num_eval_samples
+  shape = (-1, num_samples, judged.rewards.shape[1])
+  return episodes_eval.Record(
+      policy=policy, seed=seed, is_correct=judged.rewards.reshape(shape) > 0,
+      tokens=judged.tokens_spent.reshape(shape),
+      is_finished=judged.is_finished.reshape(shape))

@@ -27,6 +27,17 @@ def training_flops_per_token(
   return 3 * model.flops_per_token(row_length / 2)
 
 
+def prefill_flops(
+    model: model_config.ModelConfig, num_rows: int, width: int, *,
+    num_readouts: int,
+) -> float:
+  """Counts the forward work on prompts; logits are read at some tokens only.
+  """
+  readout = 2.0 * model.vocab_size * model.embed_dim
+  per_token = model.flops_per_token(width / 2) - readout
+  return num_rows * width * per_token + num_readouts * readout
+
+
 def peak_per_device() -> float:
   """Peak FLOP/s of one device: vendor data, or measured where there is none.
 

@@ -178,4 +178,4 @@ def _prompts(experiment, mesh):
 
 def _prefill_flops(model, prompts) -> float:
   rows, width = prompts.shape
-  return shared.prefill_flops(model, rows, width, num_readouts=rows)
+  return flops.prefill_flops(model, rows, width, num_readouts=rows)

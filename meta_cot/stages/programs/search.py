@@ -31,6 +31,7 @@ from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import search
 from meta_cot.stages.programs import shared
 from meta_cot.stages.programs import stand_in
+from meta_cot.training import flops as flops_lib
 
 NEEDS = (
     "'search' in config.stages and the strategy in config.search.strategies, "
@@ -148,9 +149,9 @@ def _work(
   """FLOPs and tokens of one call at most: full prompts, no step ends early."""
   model, settings = experiment.model, experiment.search
   if part == 'start':
-    flops = shared.prefill_flops(
+    work = flops_lib.prefill_flops(
         model, slots.num_slots, width, num_readouts=0)
-    return flops, slots.num_slots * width
+    return work, slots.num_slots * width
   if part != 'advance':
     return 0.0, 0
   strategy = slots.strategy

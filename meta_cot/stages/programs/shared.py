@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the programs of an experiment share: parameters, steps, FLOPs."""
+"""What the programs of an experiment share: parameters, steps."""
 
 from typing import Any
 
 import jax
 
-from meta_cot.model import config as model_config
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import sft
 from meta_cot.training import optimizer
@@ -30,13 +29,3 @@ def params(
   state, _ = state_lib.shardings(
       sft.init_fn(experiment), update(experiment), mesh)
   return state.params
-
-
-def prefill_flops(
-    model: model_config.ModelConfig, num_rows: int, width: int, *,
-    num_readouts: int,
-) -> float:
-  """Forward work on prompts; logits are read at some tokens only."""
-  readout = 2.0 * model.vocab_size * model.embed_dim
-  per_token = model.flops_per_token(width / 2) - readout
-  return num_rows * width * per_token + num_readouts * readout

@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled programs of reinforcement learning: what runs, and its shapes.
+
+  explore    with a search that explores: one for every question
+  rollout    the trajectories of an iteration
+  prepare    their rows, reference and advantages
+  update     one update of the policy, on a minibatch
+  evaluate   trajectories of validation problems
+  values     where continuations are needed: new trajectories from the questions
+  contexts   the same: what stands before all later steps
+  continue   the same: trajectories from there
+
+Without later steps there is nothing to continue. A run calls the jitted
+functions of `Programs`; PARTS adds what they are called with. Axes as in
+`rollouts.rollout`, `rollouts.rows` and `rollouts.continuations`.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from data_pipelines import tokenizers
+from meta_cot import program as program_lib
+from meta_cot import sharding
+from meta_cot.model import config as model_config
+from meta_cot.model import transformer
+from meta_cot.program import Program
+from meta_cot.rl import credit
+from meta_cot.rl import exploration
+from meta_cot.rl import loss as loss_lib
+from meta_cot.rl import objective as objective_lib
+from meta_cot.rl import settings as settings_lib
+from meta_cot.rl import update as update_lib
+from meta_cot.rollouts import continuations
+from meta_cot.rollouts import episodes
+from meta_cot.rollouts import player
+from meta_cot.rollouts import queue
+from meta_cot.settings import config as config_lib
+from meta_cot.solvers import searching
+from meta_cot.solvers import vocabulary as vocabulary_lib
+from meta_cot.tasks import base
+from meta_cot.training import flops
+from meta_cot.training import optimizer
+from meta_cot.training import state as state_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+  """The programs that play trajectories, and learn by one objective."""
+
+  task: base.Task
+  model: model_config.ModelConfig
+  settings: settings_lib.RlConfig
+  search_settings: searching.SearchConfig
+  depth: Callable[[], int]  # levels of a search
+  tokenizer: tokenizers.Tokenizer
+  make_vocabulary: Callable[[], vocabulary_lib.Vocabulary]  # of a search
+  mesh: jax.sharding.Mesh
+  style: str  # of prompts and answers
+  question_width: int  # of prompts, before a search puts attempts behind them
+  num_episodes: int  # attempts of a trajectory, those of a search included
+  objective: objective_lib.Objective | None = None  # None: only play
+
+  def of(self, name: str) -> 'Programs':
+    """Makes those of the objective `name`."""
+    objective = self.settings.objective(name)
+    return dataclasses.replace(
+        self, objective=objective, num_episodes=objective.num_episodes(
+            self.settings.episodes.num_episodes))
+
+  @functools.cached_property
+  def search(self) -> exploration.Search | None:
+    """The one that writes all attempts but the last; None where none does.
+
+    Raises:
+      ConfigError: no search may or can explore.
+    """
+    config = self.settings.episodes
+    if self.num_episodes == 1 or not config.has_search:
+      return None
+    exploration.check(
+        self.search_settings, config.exploration, self.model, self.style)
+    try:
+      vocabulary = self.make_vocabulary()
+    except ValueError as e:
+      raise config_lib.ConfigError(
+          f'config.rl.episodes.exploration: {e}') from e
+    return exploration.Search(
+        self.task, self.model, self.search_settings, searching.make_strategy(
+            self.search_settings, config.exploration, self.depth()),
+        vocabulary, num_attempts=self.num_episodes - 1,
+        reset_ids=tuple(self.tokenizer.encode(config.reset)))
+
+  @functools.cached_property
+  def rules(self) -> episodes.Episodes:
+    """Those of a trajectory: behind a search there is one episode.
+
+    Raises:
+      ConfigError: no trajectory can follow the settings.
+    """
+    config = self.settings.episodes
+    give_up_id = None
+    try:
+      if config.give_up is not None:
+        give_up_id = player.token_of(self.tokenizer, config.give_up)
+    except ValueError as e:
+      raise config_lib.ConfigError(f'config.rl.episodes.give_up: {e}') from e
+    try:
+      return episodes.Episodes(
+          num_episodes=self.num_episodes if self.search is None else 1,
+          episode_length=config.episode_length, sampling=config.sampling(),
+          stop_ids=self.tokenizer.eos_ids, give_up_id=give_up_id,
+          reset_ids=tuple(self.tokenizer.encode(config.reset)),
+          max_tokens=config.max_tokens, window=config.window)
+    except ValueError as e:
+      raise config_lib.ConfigError(f'config.rl.episodes: {e}') from e
+
+  @functools.cached_property
+  def steps(self) -> continuations.Steps | None:
+    """How episodes are cut where continuations are needed.
+
+    Raises:
+      ConfigError: no token ends a step.
+    """
+    if self.objective is None or 'continuations' not in self.objective.needs:
+      return None
+    config = self.settings.credit
+    end_ids = tuple(
+        np.flatnonzero(self.tokenizer.ending_in(config.step_end)).tolist())
+    if not end_ids:
+      raise config_lib.ConfigError(
+          f'config.rl.credit.step_end: got {config.step_end!r}; must be what a '
+          'token of the tokenizer ends in.')
+    return continuations.Steps(end_ids, config.num_steps)
+
+  @property
+  def width(self) -> int:
+    """P, with the attempts of a search behind the questions."""
+    behind = 0 if self.search is None else self.search.num_behind
+    return self.question_width + behind
+
+  @property
+  def has_later_steps(self) -> bool:
+    return self.steps is not None and (
+        self.rules.num_episodes * self.steps.number > 1)
+
+  @property
+  def num_slots(self) -> int:
+    return sharding.up_to_parts(self.settings.questions.num_slots, self.mesh)
+
+  @functools.cached_property
+  def init(self) -> Callable:
+    """rng -> boxed parameters."""
+    return functools.partial(transformer.init, self.model)
+
+  @functools.cached_property
+  def optimizer(self) -> optax.GradientTransformation:
+    return optimizer.make(self.settings.optimizer, self.settings.num_updates)
+
+  @functools.cached_property
+  def state(self) -> state_lib.TrainState:
+    """Shapes and shardings of a run's state."""
+    return state_lib.shardings(self.init, self.optimizer, self.mesh)[0]
+
+  @property
+  def num_start_samples(self) -> int:
+    """First attempts that take as many tokens as any of these trajectories."""
+    # A search has no more steps than nodes, an attempt has at least one.
+    count = self.settings.num_eval_samples * self.num_episodes
+    return max(count, self.search.strategy.num_nodes if self.search else 0)
+
+  @property
+  def parts(self) -> tuple[str, ...]:
+    """Which of PARTS there are."""
+    later = ('contexts', 'continue') * self.has_later_steps
+    return (
+        *(('explore',) if self.search else ()), 'rollout', 'prepare', 'update',
+        'evaluate', *(('values', *later) if self.steps else ()))
+
+  def check(self) -> None:
+    """Raises a ConfigError where the model cannot do what is asked of it."""
+    if self.model.value_head == 'none' and self.objective and (
+        'values' in self.objective.needs):
+      raise config_lib.ConfigError(
+          f'config.rl.credit.advantage: got {self.settings.credit.advantage!r};'
+          ' the model has no value head: set config.model.value_head to '
+          "'shared'.")
+    largest, rules = self.model.max_length, self.rules
+    number = 2 if self.has_later_steps else 1  # continuations are behind a row
+    if self.width + number * rules.row_length > largest:
+      times = 'twice ' * (number - 1)
+      raise config_lib.ConfigError(
+          f'config.rl.episodes.episode_length: got {rules.episode_length}; '
+          f'{times}{rules.row_length} tokens of a trajectory after prompts of '
+          f'{self.width} must be at most config.model.max_length, {largest}.')
+
+  def check_split(self) -> None:
+    """Raises a ConfigError where an iteration does not divide over devices."""
+    questions, updates = self.settings.questions, self.settings.updates
+    parts = sharding.data_parallelism(self.mesh)
+    if questions.num_questions % parts:
+      raise config_lib.ConfigError(
+          f'config.rl.questions.num_questions: got {questions.num_questions}; '
+          f'must be a multiple of {parts}, the data-parallel devices.')
+    rows = questions.num_trajectories * self.rules.rows_per_trajectory
+    pieces = updates.num_minibatches * updates.num_accumulation * parts
+    if rows % pieces:
+      raise config_lib.ConfigError(
+          'config.rl.updates.num_accumulation: got '
+          f'{updates.num_accumulation}; {rows} rows of an iteration must be '
+          f'divisible by {pieces} = {updates.num_minibatches} minibatches x '
+          f'{updates.num_accumulation} accumulation x {parts} data-parallel '
+          'devices.')
+
+  def explore(self) -> Callable[..., player.Asked] | None:
+    """Makes one program for all runs; None where no search explores."""
+    return self.search and exploration.jit_explore(self.search, self.mesh)
+
+  def prepare(self) -> Callable[..., tuple[loss_lib.Batch, jax.Array]]:
+    """See `update.make_batch`."""
+    return jax.jit(update_lib.make_batch(
+        self.model, self.settings, self.objective, self.tokenizer.pad_id,
+        self.steps))
+
+  def update(self) -> Callable[..., tuple[state_lib.TrainState, dict]]:
+    """(state, batch, minibatch, beta) -> (state, metrics); state is donated."""
+    settings = self.settings
+    step = update_lib.make(
+        self.model, settings, self.objective, self.optimizer,
+        optimizer.schedule(settings.optimizer, settings.num_updates),
+        row_constant=float(self.rules.row_length))
+    placed = jax.tree.map(lambda x: x.sharding, self.state)
+    return jax.jit(
+        step, out_shardings=(placed, sharding.replicated(self.mesh)),
+        donate_argnames=('state',))
+
+  def contexts(self) -> Callable[..., continuations.Contexts]:
+    return continuations.jit_contexts(self.steps, self.rules.episode_length)
+
+  def continue_(self) -> Callable[..., episodes.Rollouts]:
+    return continuations.jit_continue(
+        self.model, rules=self.rules, num_slots=self.num_slots,
+        num_rollouts=self.settings.credit.num_rollouts)
+
+  # What it is called with; see PARTS.
+
+  def play(self, name: str, num_samples: int) -> Program:
+    """Makes the program of trajectories of one batch of questions."""
+    num = self.settings.questions.num_questions
+    rules, width = self.rules, self.width
+    tokens = num * num_samples * rules.num_tokens
+    work = flops.prefill_flops(self.model, num, width, num_readouts=0)
+    work += tokens * self.model.flops_per_token(width + rules.row_length / 2)
+    arguments = (
+        self.state.params, self._ints(num, width), self._ints(num),
+        self._ints(num), self._whole(jax.eval_shape(
+            lambda: jax.random.key(0))))
+    jitted = player.jit_rollout(
+        self.model, rules=rules, num_samples=num_samples,
+        num_slots=self.num_slots)
+    return Program(name, jitted, arguments, {}, work, tokens)
+
+  def _whole(self, tree):
+    return program_lib.placed(tree, self.mesh)
+
+  def _scalar(self, dtype):
+    return self._whole(jax.ShapeDtypeStruct((), dtype))
+
+  def _array(self, dtype, *shape: int) -> jax.ShapeDtypeStruct:
+    return program_lib.rows(shape, dtype, self.mesh)
+
+  def _ints(self, *shape: int) -> jax.ShapeDtypeStruct:
+    return self._array(jnp.int32, *shape)
+
+  def _split(self, program: Program):
+    """Shapes of what a program gives, split by rows."""
+    return program_lib.split(
+        jax.eval_shape(program.jitted, *program.arguments), self.mesh)
+
+
+def _explore(of: Programs, name: str) -> Program:
+  """All searches of an iteration; no step ends early."""
+  num, width = of.settings.questions.num_questions, of.question_width
+  strategy, length = of.search.strategy, of.search.settings.step_length
+  params, *_, rng = of.play(name, 1).arguments
+  asked = player.Asked(of._ints(num, width), of._ints(num), of._ints(num))
+  tokens = num * (strategy.num_nodes - 1) * length
+  work = flops.prefill_flops(of.model, num, width, num_readouts=0)
+  work += tokens * of.model.flops_per_token(
+      width + strategy.max_depth * length / 2)
+  return Program(name, of.explore(), (params, asked, rng), {}, work, tokens)
+
+
+def _rollout(of: Programs, name: str) -> Program:
+  return of.play(name, of.settings.questions.num_samples)
+
+
+def _evaluate(of: Programs, name: str) -> Program:
+  return of.play(name, of.settings.num_eval_samples)
+
+
+def _prepare(of: Programs, name: str) -> Program:
+  """The batch; which part of the work depends on what the objective needs."""
+  played = _rollout(of, name)
+  params, prompts, lengths, *_ = played.arguments
+  num, num_episodes = (
+      of.settings.questions.num_trajectories, of.rules.num_episodes)
+  floats = functools.partial(of._array, jnp.float32)
+  verdicts = credit.Verdicts(
+      rewards=floats(num, num_episodes), discounts=floats(num),
+      is_taken=of._array(bool, num, num_episodes),
+      is_judged=of._array(bool, num), tokens_before=of._ints(num, num_episodes))
+  values = of.steps and floats(num, num_episodes * of.steps.number)
+  scalar, jitted = of._scalar(jnp.float32), of.prepare()
+  arguments = (
+      params, params, prompts, lengths, of._split(played), verdicts, scalar,
+      scalar, values)
+  batch, _ = jax.eval_shape(jitted, *arguments)
+  rows, width = batch.rows.tokens.shape
+  passes = len(of.objective.needs & {'reference', 'values', 'log_probs'})
+  return Program(
+      name, jitted, arguments, {},
+      passes * rows * width * of.model.flops_per_token(width / 2), rows * width)
+
+
+def _update(of: Programs, name: str) -> Program:
+  batch, _ = of._split(_prepare(of, name))
+  rows, width = batch.rows.tokens.shape
+  tokens = rows * width // of.settings.updates.num_minibatches
+  return Program(
+      name, of.update(),
+      (of.state, batch, of._scalar(jnp.int32), of._scalar(jnp.float32)), {},
+      tokens * flops.training_flops_per_token(of.model, width), tokens)
+
+
+def _values(of: Programs, name: str) -> Program:
+  """Trajectories from the questions, for the values of first steps."""
+  num = of.settings.questions.num_questions
+  return _continued(
+      of, name, of._ints(num, of.width),
+      queue.Beginning(of._ints(num), of._ints(num)), num * of.rules.num_tokens)
+
+
+def _contexts(of: Programs, name: str) -> Program:
+  """Nothing is computed: tokens are looked up."""
+  played = _rollout(of, name)
+  _, prompts, lengths, *_ = played.arguments
+  return Program(
+      name, of.contexts(), (prompts, lengths, of._split(played)), {}, 0.0, 0)
+
+
+def _continue(of: Programs, name: str) -> Program:
+  """From everything before the later steps of all trajectories."""
+  contexts, rules = of._split(_contexts(of, name)), of.rules
+  # Of a step only its episode's beginning is known: at most so many are left.
+  left = sum(
+      e * rules.episode_length + (e - 1) * rules.num_between
+      for e in range(1, rules.num_episodes + 1)) * of.steps.number
+  left -= rules.num_tokens  # the first step is not among them
+  return _continued(
+      of, name, contexts.texts, contexts.beginning,
+      of.settings.questions.num_trajectories * left)
+
+
+def _continued(
+    of: Programs, name: str, texts: jax.ShapeDtypeStruct,
+    beginning: queue.Beginning, tokens: int,
+) -> Program:
+  """`num_rollouts` trajectories from each context; at most so many tokens."""
+  params, *_, rng = of.play(name, 1).arguments
+  tokens *= of.settings.credit.num_rollouts
+  work = flops.prefill_flops(of.model, *texts.shape, num_readouts=0)
+  work += tokens * of.model.flops_per_token(of.width + of.rules.row_length / 2)
+  return Program(
+      name, of.continue_(),
+      (params, texts, of._ints(*beginning.episode.shape), beginning, rng), {},
+      work, tokens)
+
+
+PARTS: dict[str, Callable[[Programs, str], Program]] = {
+    'explore': _explore,
+    'rollout': _rollout,
+    'prepare': _prepare,
+    'update': _update,
+    'evaluate': _evaluate,
+    'values': _values,
+    'contexts': _contexts,
+    'continue': _continue,
+}

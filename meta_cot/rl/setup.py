@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the runs of reinforcement learning share, and what is made of it."""
+
+from collections.abc import Sequence
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from meta_cot import sharding
+from meta_cot import types
+from meta_cot.problem import Problem
+from meta_cot.rl import learner as learner_lib
+from meta_cot.rl import programs as programs_lib
+from meta_cot.rollouts import continuations
+from meta_cot.rollouts import judge as judge_lib
+from meta_cot.rollouts import player as player_lib
+from meta_cot.training import state as state_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """Problems, the start, and the programs that play them."""
+
+  programs: programs_lib.Programs  # of the start, with all attempts
+  train: Sequence[Problem]
+  validation: Sequence[Problem]  # policies are chosen by them
+  test: Sequence[Problem]  # only reported
+  start: types.Params
+  seed: int
+
+  @property
+  def judge(self) -> judge_lib.Judge:
+    return judge_lib.Judge(
+        self.programs.task, self.programs.tokenizer, self.programs.style)
+
+  def player(
+      self, programs: programs_lib.Programs, num_samples: int
+  ) -> player_lib.Player:
+    """Makes a player of all questions of an iteration at once.
+
+    Raises:
+      ConfigError: a trajectory does not fit the model.
+    """
+    programs.check()
+    num_questions = programs.settings.questions.num_questions
+    return player_lib.Player(
+        programs.model, programs.tokenizer, programs.mesh,
+        rules=programs.rules, style=programs.style,
+        width=programs.question_width,
+        num_questions=sharding.up_to_parts(num_questions, programs.mesh),
+        num_samples=num_samples, num_slots=programs.num_slots)
+
+  def learner(self, objective: str, seed: int) -> learner_lib.Learner:
+    """Makes the learner of one run.
+
+    Raises:
+      ConfigError: settings that do not go together.
+    """
+    programs = self.programs.of(objective)
+    programs.check_split()
+    config = programs.settings
+    player, vine = self.player(programs, config.questions.num_samples), None
+    if programs.steps is not None:
+      vine = continuations.Vine(
+          steps=programs.steps, player=player, judge=self.judge,
+          num_rollouts=config.credit.num_rollouts, find=programs.contexts(),
+          go_on=programs.continue_())
+    return learner_lib.Learner(
+        config=config, objective=programs.objective,
+        name=f'{objective}, seed {seed}', problems=self.train, player=player,
+        judge=self.judge, reference=self.start, prepare=programs.prepare(),
+        update=programs.update(), vine=vine, explore=programs.explore(),
+        rng=jax.random.fold_in(jax.random.key(self.seed), seed),
+        mesh=programs.mesh)
+
+  def state(self, seed: int) -> state_lib.TrainState:
+    """Makes the first state of a run, with a copy of the start's parameters.
+    """
+    programs = self.programs
+    made = state_lib.create(
+        programs.init, programs.optimizer, programs.mesh, jax.random.key(seed))
+    return made.replace(params=jax.tree.map(jnp.copy, self.start))
+
+
+class Evaluation:
+  """Success on problems of a split, episode by episode."""
+
+  def __init__(
+      self, setup: Setup, programs: programs_lib.Programs,
+      problems: Sequence[Problem], num_samples: int | None = None,
+  ):
+    """Compiles nothing; `num_eval_samples` trajectories a problem by default.
+    """
+    self._setup = setup
+    self._problems = problems
+    self._player = setup.player(
+        programs, num_samples or programs.settings.num_eval_samples)
+    self._explore = programs.explore()
+    self._rng = jax.random.fold_in(jax.random.key(setup.seed), 2**31 - 1)
+    # No question has this number.
+    self._explore_rng = jax.random.fold_in(self._rng, 2**32 - 1)
+
+  def play(self, params: types.Params) -> judge_lib.Judged:
+    """Judges all problems, G trajectories of each in turn."""
+    problems, count = self._problems, self._player.num_questions
+    parts = []
+    for start in range(0, len(problems), count):
+      some = problems[start:start + count]
+      asked = self._player.ask(some, list(range(start, start + len(some))))
+      if self._explore is not None:
+        asked = self._explore(params, asked, self._explore_rng)
+      host, explored_Q = self._player.fetch(
+          (self._player(params, asked, self._rng), asked.num_explored))
+      judged = self._setup.judge(
+          [*some, *some[:1] * (count - len(some))], host).after(explored_Q)
+      rows = len(some) * self._player.num_samples
+      parts.append(jax.tree.map(
+          lambda x, rows=rows: x[:rows], dataclasses.asdict(judged)))
+    return judge_lib.Judged(**jax.tree.map(
+        lambda *x: np.concatenate(x), *parts))
+
+  def __call__(self, params: types.Params) -> dict[str, float]:
+    """Returns metrics of a policy on validation problems."""
+    judged = self.play(params)
+    rewards = judged.rewards
+    return {
+        f'validation/episode_{e + 1}': float(rewards[:, e].mean())
+        for e in range(rewards.shape[1])} | {
+            'validation/success': float(rewards[:, -1].mean()),
+            'validation/tokens': float(judged.tokens_spent.sum(axis=1).mean())}

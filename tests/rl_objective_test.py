@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A new objective is an object and a line in a dict: nothing else knows it."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import erl2 as erl2_config
+from meta_cot import masked
+from meta_cot.rl import credit as credit_lib
+from meta_cot.rl import objective as objective_lib
+from meta_cot.rl import setup as setup_lib
+from meta_cot.stages import experiment as experiment_lib
+from meta_cot.stages import programs
+from tests import small_rl
+
+
+@dataclasses.dataclass(frozen=True)
+class _Imitation:
+  """Likelihood of the trajectories whose first attempt was right."""
+
+  needs = frozenset()  # no reference, no values
+
+  def num_episodes(self, configured):
+    return min(configured, 2)
+
+  def weights(self, num_episodes, progress):
+    del progress
+    return (jnp.arange(num_episodes) == 0).astype(jnp.float32)
+
+  def credit(self, evidence):
+    assert evidence.reference is evidence.values is evidence.log_probs is None
+    rows, first_N = evidence.rows, evidence.verdicts.rewards[:, 0]
+    return credit_lib.Credit(
+        advantages=jnp.where(
+            rows.is_sampled, first_N[rows.trajectory][:, None], 0.0),
+        targets=None, is_flat=first_N == 0)
+
+  def loss(self, scores, batch, kl_coefficient):
+    del kl_coefficient
+    sums = dict(imitated=masked.masked_sum(batch.advantages, batch.is_trained))
+    return -batch.advantages * scores.plain, sums
+
+
+@pytest.fixture
+def imitation(monkeypatch):
+  monkeypatch.setitem(
+      objective_lib.OBJECTIVES, 'imitation', lambda credit, loss: _Imitation())
+
+
+def test_it_learns(imitation):
+  del imitation
+  run = small_rl.Run('imitation', objectives=('imitation',))
+  after, rows = run.iterate(2)
+  calls, batches = jax.device_get((run.calls, run.batches))
+  for row, batch, call in zip(rows, batches, calls, strict=True):
+    first_N, trained = call[5].rewards[:, 0], batch.is_trained
+    assert first_N.shape == (16,) and 0 < first_N.mean() < 1
+    assert {'episode_2/success', 'loss', 'entropy', 'gap_max'} <= row.keys()
+    assert 'kl_k1' not in row and 'episode_3/success' not in row
+    imitated = trained & (first_N > 0)[batch.rows.trajectory][:, None]
+    np.testing.assert_allclose(
+        row['imitated'], imitated.sum() / trained.sum(), rtol=1e-6)
+    assert row['grad_norm'] > 1e-4
+  # What is imitated becomes likelier.
+  score = jax.jit(lambda params: setup_lib.programs_lib.update_lib.loss(
+      run.experiment.model, run.experiment.rl, _Imitation(), params,
+      run.batches[0], run.batches[0].is_trained.astype(jnp.float32),
+      jnp.arange(16), jnp.float32(0), num_rows=16)[0])
+  assert score(after.params) < score(run.setup.start) - 0.1
+
+
+def test_it_is_played_and_compiled_too(imitation):
+  del imitation
+  run = small_rl.Run('imitation', objectives=('imitation',))
+  with run.mesh:
+    row = run.evaluate(run.setup.start)
+  assert {'validation/episode_1', 'validation/episode_2'} <= row.keys()
+  config = erl2_config.get_config('tiny')
+  config.rl.objectives = ('imitation',)
+  assert programs.names(experiment_lib.parse(config))[-4:] == tuple(
+      f'rl_imitation_{part}'
+      for part in ('rollout', 'prepare', 'update', 'evaluate'))
+
+
+def test_one_step_behind_it_learns_from_what_the_policy_before_did():
+  """The next trajectories are collected before the update."""
+  run = small_rl.Run()
+  memory, state = run.memory(), run.state()
+  with run.mesh:
+    experience = run.learner.collect(state.params, memory, 0)
+    following = run.learner.collect(state.params, memory, 1)
+    state, row = run.learner.learn(state, experience)
+    run.learner.remember(memory, experience, row)
+    state, later = run.learner.learn(state, following)
+  assert row['gap_max'] < 1e-4 < later['gap_max']
+  assert experience.questions != following.questions
+  assert int(state.step) == 2
+  # The first is what an iteration does.
+  other = small_rl.Run()
+  _, (expected,) = other.iterate()
+  same = lambda row: {
+      k: v for k, v in row.items() if not k.startswith('time/')}
+  assert same(row) == same(expected) | dict(
+      questions_resting=row['questions_resting'])
+
+
+@pytest.mark.parametrize('name, needs', [
+    ('rloo', {'reference'}), ('gae', {'reference', 'values'}),
+    ('vineppo', {'reference', 'continuations'})])
+def test_needs_are_those_of_the_advantage(name, needs):
+  for objective in objective_lib.OBJECTIVES:
+    assert small_rl.settings(advantage=name).objective(objective).needs == needs
+  penalised = small_rl.settings(kl_in='reward', kl_estimator='k1')
+  assert penalised.objective('erl2').needs == {'reference', 'log_probs'}
