@@ -90,7 +90,12 @@ def add_split(
   """Adds a finished split to the manifest, atomically, and returns it."""
   splits = {}
   if (directory / NAME).is_file():
-    splits = dict(read(directory).splits)
+    there = read(directory)
+    if there.kind != kind:
+      raise config_lib.UserError(
+          f'{directory / NAME}: is of records of kind {there.kind!r}, now '
+          f'asked for {kind!r}; use another directory.')
+    splits = dict(there.splits)
   counts = collections.Counter()
   for shard in shards:
     counts.update(shard.counts)  # `+` would leave out what is 0

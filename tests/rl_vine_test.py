@@ -122,7 +122,7 @@ def test_a_greedy_continuation_is_what_came_next(axes):
         run.experiment.model, rules=rules, num_rollouts=1, num_slots=16)
     zeros = sharding.split_batch(
         np.zeros(len(lengths), np.int32), run.devices)
-    beginning = continuations.slots_lib.Beginning(zeros, zeros)
+    beginning = continuations.queue.Beginning(zeros, zeros)
     rng = jax.random.key(0)
     whole = play(run.setup.start, prompts, lengths, beginning, rng)
     steps = continuations.Steps((_frequent(run, asked.fetch(whole)),), 3)
@@ -227,4 +227,4 @@ def test_earlier_attempts_must_be_in_the_prompt():
         run.experiment.model, rules=run.learner.player.rules, num_rollouts=1,
         num_slots=4)(
             run.setup.start, jnp.ones((4, 6), jnp.int32), zeros + 6,
-            continuations.slots_lib.Beginning(zeros, zeros), jax.random.key(0))
+            continuations.queue.Beginning(zeros, zeros), jax.random.key(0))

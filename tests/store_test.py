@@ -97,6 +97,24 @@ def test_splits_share_a_manifest(tmp_path):
     store.read(tmp_path, 'test')
 
 
+def test_a_directory_holds_records_of_one_kind(tmp_path):
+  records.generate(tmp_path, num_records=2)
+  problems = [records.make_record(i).problem for i in range(3)]
+  make = functools.partial(_slice, problems)
+  with pytest.raises(ValueError, match="kind 'trace', now asked for 'problem'"):
+    records.generate(
+        tmp_path, make, kind='problem', split='other', num_records=3)
+  manifest = records.generate(
+      tmp_path / 'p', make, kind='problem', num_records=3)
+  assert (manifest.kind, manifest.splits['train'].counts) == ('problem', {})
+  source = store.read(tmp_path / 'p', 'train')
+  assert [source[i] for i in range(3)] == problems
+
+
+def _slice(items, start, stop):
+  return items[start:stop]
+
+
 @pytest.mark.parametrize('seconds', [0.0, 0.15, 0.4, 0.9])
 def test_killed_at_any_moment_then_rerun_gives_the_same_files(
     tmp_path, seconds):
