@@ -19,9 +19,9 @@ from meta_cot.rl import questions as questions_lib
 from meta_cot.runtime import files
 from meta_cot.runtime import interruption
 from meta_cot.settings import config as config_lib
+from meta_cot.stages import evaluate
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import rl_material
-from meta_cot.stages import rl_report
 from meta_cot.stages import sft
 from meta_cot.training import checkpoint
 from meta_cot.training import compilation
@@ -58,7 +58,7 @@ def run(
         directory = rl_material.folder(workdir, objective, seed)
         if not is_trained(experiment, directory):
           train(experiment, material, objective, seed, directory)
-    rl_report.write(experiment, workdir, material)
+    evaluate.run_episodes(experiment, workdir, material)
 
 
 def is_trained(experiment, directory: epath.Path) -> bool:

@@ -13,7 +13,6 @@ from meta_cot.rollouts import player
 from meta_cot.search import engine
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import searching
-from meta_cot.solvers import trees
 from meta_cot.solvers import vocabulary as vocabulary_lib
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.tasks import base
@@ -33,11 +32,6 @@ def check(experiment: experiment_lib.Experiment) -> None:
     raise config_lib.ConfigError(
         "config.search.value: got 'head'; the model has no value head: set "
         "config.model.value_head to 'shared'.")
-  if experiment.data.style != trees.STYLE:
-    raise config_lib.ConfigError(
-        f'config.data.style: got {experiment.data.style!r} with '
-        f'config.rl.exploration {name!r}; must be {trees.STYLE!r}, whose '
-        'solutions have one step after another.')
   strategy(experiment)
 
 
@@ -76,7 +70,9 @@ def vocabulary(
     ConfigError: no token ends a step.
   """
   try:
-    return vocabulary_lib.of(tokenizer, experiment.model.vocab_size)
+    return vocabulary_lib.of(
+        tokenizer, experiment.model.vocab_size, experiment.data.style,
+        experiment.search.step)
   except ValueError as e:
     raise config_lib.ConfigError(f'config.rl.exploration: {e}') from e
 

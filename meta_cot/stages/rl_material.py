@@ -7,7 +7,6 @@ import functools
 
 from etils import epath
 import jax
-import numpy as np
 import optax
 
 from data_pipelines import tokenizers
@@ -22,6 +21,7 @@ from meta_cot.rollouts import episodes
 from meta_cot.rollouts import judge as judge_lib
 from meta_cot.rollouts import player as player_lib
 from meta_cot.settings import config as config_lib
+from meta_cot.solvers import revising
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import problems as problems_lib
 from meta_cot.stages import rl_exploration
@@ -119,27 +119,12 @@ class Evaluation:
     self._explore = material.explore(objective)
     self._rng = jax.random.fold_in(
         jax.random.key(material.experiment.seed), 2**31 - 1)
-    # No question has this number.
-    self._explore_rng = jax.random.fold_in(self._rng, 2**32 - 1)
 
   def play(self, params: types.Params) -> judge_lib.Judged:
     """Verdicts on all problems, G trajectories of each in turn."""
-    problems, count = self._problems, self._player.num_questions
-    parts = []
-    for start in range(0, len(problems), count):
-      some = problems[start:start + count]
-      asked = self._player.ask(some, list(range(start, start + len(some))))
-      if self._explore is not None:
-        asked = self._explore(params, asked, self._explore_rng)
-      host, explored_Q = self._player.fetch(
-          (self._player(params, asked, self._rng), asked.num_explored))
-      judged = self._material.judge(
-          [*some, *some[:1] * (count - len(some))], host).after(explored_Q)
-      rows = len(some) * self._player.num_samples
-      parts.append(jax.tree.map(
-          lambda x, rows=rows: x[:rows], dataclasses.asdict(judged)))
-    return judge_lib.Judged(**jax.tree.map(
-        lambda *x: np.concatenate(x), *parts))
+    return revising.play(
+        self._player, self._material.judge, params, self._problems, self._rng,
+        explore=self._explore)[0]
 
   def __call__(self, params: types.Params) -> dict[str, float]:
     """Returns metrics of a policy on validation problems."""
