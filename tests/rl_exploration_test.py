@@ -13,11 +13,12 @@ from meta_cot import sharding
 from meta_cot.rl import settings as settings_lib
 from meta_cot.search import batching
 from meta_cot.settings import config as config_lib
+from meta_cot.solvers import base
 from meta_cot.solvers import searching
+from meta_cot.stages import evaluate
 from meta_cot.stages import rl
 from meta_cot.stages import rl_exploration
 from meta_cot.stages import rl_material
-from meta_cot.stages import rl_report
 from meta_cot.stages import workdir
 from meta_cot.training import compilation
 from tests import small_rl
@@ -205,13 +206,20 @@ def test_held_out_problems_are_explored_too():
   np.testing.assert_array_equal(judged.num_explored[::2],
                                 judged.num_explored[1::2])
   assert row['validation/tokens'] == spent.mean()
-  with run.mesh:  # the start is the first policy of the report
-    start = next(rl_report._records(run.experiment, None, run.material))
-    samples = rl_report._samples(run.experiment, run.material)
-  np.testing.assert_array_equal(start.tokens.reshape(-1), spent)
+  policy = base.Policy(
+      'sft', run.experiment.model, run.material.start, small_rl.tokenizer(),
+      run.experiment.data.style)
+  key = jax.random.fold_in(jax.random.key(run.experiment.seed), 2**31 - 1)
+  play = lambda objective, number: evaluate.playing(
+      run.material, objective, number).solver(
+          policy, run.material.validation, key)
+  with run.mesh:  # as the report has them
+    start = play('erl2', 2)
+    samples = play('single', rl_material.num_start_samples(run.experiment))
+  np.testing.assert_array_equal(start.num_tokens.reshape(-1), spent)
   # As many first attempts as a tree has nodes, to compare with.
-  assert samples.tokens.shape == (4, 1 + 8 * 3)
-  assert (samples.tokens <= run.experiment.rl.episode_length).all()
+  assert samples.num_tokens.shape == (4, 1 + 8 * 3)
+  assert (samples.num_tokens <= run.experiment.rl.episode_length).all()
 
 
 def test_single_explores_nothing():
@@ -265,13 +273,11 @@ def test_errors(changes, message):
   assert '\n' not in str(e.value)
 
 
-def test_a_search_by_values_needs_a_head_and_steps():
+def test_a_search_by_values_needs_a_head():
   experiment = small_rl.experiment(**_settings())
   search = dataclasses.replace(experiment.search, value='head')
   model = dataclasses.replace(experiment.model, value_head='none')
-  data = dataclasses.replace(experiment.data, style='stream_of_search')
-  for changes, message in (
-      (dict(search=search, model=model), "config.search.value: got 'head'"),
-      (dict(data=data), "config.data.style: got 'stream_of_search'")):
-    with pytest.raises(config_lib.ConfigError, match=message):
-      rl_exploration.check(dataclasses.replace(experiment, **changes))
+  with pytest.raises(
+      config_lib.ConfigError, match="config.search.value: got 'head'"):
+    rl_exploration.check(dataclasses.replace(
+        experiment, search=search, model=model))

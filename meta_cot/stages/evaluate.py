@@ -165,6 +165,7 @@ def run_search(
   if distributed.is_primary():
     # A run that is killed in here must not look finished, with any settings.
     workdir_lib.forget(workdir, 'search')
+    _forget(directory)
     for name in settings.strategies:
       _store(directory, policy, name, split, experiment)
     texts = {
@@ -218,13 +219,18 @@ def _newest(experiment, workdir, mesh, problems, made) -> base.Policy:
   return dataclasses.replace(policy, params=params, step=step)
 
 
+def _forget(directory: epath.Path) -> None:
+  """Removes searches of earlier settings; rows know theirs."""
+  for path in directory.iterdir():
+    if path.is_dir() and path.name != 'rows':
+      path.rmtree()
+
+
 def _store(directory, policy, name: str, split: str, experiment) -> None:
   """The searches of a strategy, to be read as traces are."""
   found = list(rows_lib.records(
       bench.folder(directory / 'rows', policy, name, split)))
   found = found[:experiment.search.num_problems]
-  if (directory / name).exists():
-    (directory / name).rmtree()
   store.generate(
       directory / name, functools.partial(_slice, found),
       kind=record_lib.KIND, split=split,
