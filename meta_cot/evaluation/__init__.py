@@ -4,8 +4,8 @@
 import os
 
 from meta_cot.evaluation.statistics import difference_interval
-from meta_cot.evaluation.statistics import pass_at_k
 from meta_cot.evaluation.statistics import wilson
+from meta_cot.solvers.choosing import pass_at_k
 
 os.environ['MPLBACKEND'] = 'agg'  # figures are files, whatever the shell says
 

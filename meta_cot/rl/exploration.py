@@ -27,7 +27,7 @@ from meta_cot.search import tree as tree_lib
 from meta_cot.search import values
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import searching
-from meta_cot.solvers import trees
+from meta_cot.solvers import steps as steps_lib
 from meta_cot.solvers import vocabulary as vocabulary_lib
 from meta_cot.tasks import base
 from meta_cot.types import Params, PRNGKey
@@ -39,7 +39,7 @@ class Search:
 
   task: base.Task
   model: model_config.ModelConfig
-  settings: searching.SearchConfig
+  settings: searching.Settings
   strategy: engine.Strategy
   vocabulary: vocabulary_lib.Vocabulary
   num_attempts: int  # J, at most
@@ -54,24 +54,20 @@ class Search:
 
 
 def check(
-    settings: searching.SearchConfig, exploration: str,
+    settings: searching.Settings, exploration: str,
     model: model_config.ModelConfig, style: str,
 ) -> None:
   """Raises a ConfigError where no search `exploration` may or can explore."""
   if settings.outcome != 'value':
     raise config_lib.ConfigError(
-        f'config.search.outcome: got {settings.outcome!r} with '
+        f'config.rl.search.outcome: got {settings.outcome!r} with '
         f"config.rl.episodes.exploration {exploration!r}; must be 'value', as "
         'no verifier guides an answer to a new question.')
   if settings.value == 'head' and model.value_head == 'none':
     raise config_lib.ConfigError(
-        "config.search.value: got 'head'; the model has no value head: set "
+        "config.rl.search.value: got 'head'; the model has no value head: set "
         "config.model.value_head to 'shared'.")
-  if style != trees.STYLE:
-    raise config_lib.ConfigError(
-        f'config.data.style: got {style!r} with config.rl.episodes.exploration '
-        f'{exploration!r}; must be {trees.STYLE!r}, whose solutions have one '
-        'step after another.')
+  steps_lib.marks(style, settings.step)
 
 
 def explore(

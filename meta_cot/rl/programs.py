@@ -56,7 +56,7 @@ class Programs:
   task: base.Task
   model: model_config.ModelConfig
   settings: settings_lib.RlConfig
-  search_settings: searching.SearchConfig
+  search_settings: searching.Settings
   depth: Callable[[], int]  # levels of a search
   tokenizer: tokenizers.Tokenizer
   make_vocabulary: Callable[[], vocabulary_lib.Vocabulary]  # of a search
