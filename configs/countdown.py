@@ -45,7 +45,8 @@ def pipeline() -> ml_collections.ConfigDict:
   c.traces = kinds.traces()
   c.tokenizer = kinds.tokenizer()
   c.sft = kinds.train(arms=('traces', 'solution_only'))
-  c.evaluate = kinds.evaluate(policies=('sft',))
+  c.evaluate = kinds.evaluate(
+      reference='sft/traces', teacher='compact', sample_tokens=512)
   c.stages = ('problems', 'traces', 'tokenizer', 'sft', 'evaluate')
   return c
 
@@ -115,7 +116,7 @@ def _pod(c: ml_collections.ConfigDict) -> None:
 
 def stream_of_search(c: ml_collections.ConfigDict) -> None:
   """Takes traces of all strategies in the original text, digits split."""
-  c.style = c.traces.strategies = 'stream_of_search'
+  c.style = c.traces.strategies = c.evaluate.teacher = 'stream_of_search'
   c.tokenizer.vocabulary.vocab_size = c.model.vocab_size
 
 

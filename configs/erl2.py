@@ -5,7 +5,7 @@
 
 The experiments of `configs/countdown.py` with one more arm, `revisions` (wrong
 attempts, then the right one) or `revisions_kept` (the right one again and
-again), and one more stage, `rl`, which tunes it.
+again), and two more stages: `rl`, which tunes it, and `episodes`, its report.
 
 Variants:
   tiny    continues countdown.py:tiny: in the workdir of a finished one only
@@ -21,20 +21,39 @@ import ml_collections
 
 from configs import base
 from configs import countdown
+from configs import kinds
+
+# What episodes of the report have in common with those that are trained.
+_PLAYED = (
+    'num_episodes', 'episode_length', 'max_tokens', 'window', 'reset',
+    'give_up', 'temperature', 'top_k', 'top_p')
 
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
-  """The experiment of one variant.
+  """Makes the experiment of one variant.
 
   Raises:
     ValueError: no such variant; lists them.
   """
   change = base.choose(VARIANTS, variant)
-  config = countdown.get_config(variant)
-  config.stages += ('rl',)
-  change(config)
-  config.arms += (config.rl.start,)
-  return config
+  c = countdown.get_config(variant)
+  c.rl = kinds.rl()
+  change(c)
+  c.sft.arms += (c.rl.start.rpartition('/')[2],)
+  c.episodes = kinds.evaluate(
+      policies=(c.rl.start, 'rl'), start=c.rl.start,
+      solvers=('samples', 'revisions'), num_curve_problems=0,
+      num_problems=c.rl.num_eval_problems)
+  c.episodes.episodes.update({key: c.rl.episodes[key] for key in _PLAYED})
+  c.episodes.episodes.update(dict(
+      num_samples=c.rl.num_eval_samples,
+      num_questions=c.rl.questions.num_questions,
+      num_slots=c.rl.questions.num_slots))
+  c.episodes.samples.update(dict(
+      max_new_tokens=c.rl.episodes.episode_length,
+      num_samples=c.rl.num_eval_samples * c.rl.episodes.num_episodes))
+  c.stages += ('rl', 'episodes')
+  return c
 
 
 def _tiny(c: ml_collections.ConfigDict) -> None:
@@ -45,7 +64,7 @@ def _tiny(c: ml_collections.ConfigDict) -> None:
 
 def _laptop(c: ml_collections.ConfigDict) -> None:
   c.rl.update(dict(
-      start='revisions_kept', num_iterations=120, num_eval_problems=512,
+      start='sft/revisions_kept', num_iterations=120, num_eval_problems=512,
       eval_every=30, save_every=30))
   c.rl.questions.update(dict(num_questions=64, num_slots=512))
   c.rl.episodes.update(dict(num_episodes=2, episode_length=16))
@@ -56,9 +75,9 @@ def _laptop(c: ml_collections.ConfigDict) -> None:
 def _gpu(c: ml_collections.ConfigDict) -> None:
   _compact(c, largest=99)
   c.task.num_train = 200_000
-  c.data.sequence_length = 512
-  c.train.update(dict(num_tokens=50_000_000, batch_size=128))
-  c.evaluation.update(dict(batch_size=1024, max_new_tokens=32))
+  c.sft.update(dict(num_tokens=50_000_000, batch_size=128))
+  c.sft.data.sequence_length = 512
+  c.evaluate.samples.update(dict(batch_size=1024, max_new_tokens=32))
   c.rl.num_iterations = 300
   c.rl.questions.update(dict(
       num_questions=128, num_samples=8, num_slots=1024))
@@ -67,9 +86,9 @@ def _gpu(c: ml_collections.ConfigDict) -> None:
 def _pod(c: ml_collections.ConfigDict) -> None:
   # Eight v5e chips; docs/pods.md has what the programs take of them.
   _compact(c, largest=500)
-  c.data.sequence_length = 1024
-  c.train.update(dict(num_tokens=1_000_000_000, batch_size=512))
-  c.evaluation.update(dict(batch_size=1024, max_new_tokens=32))
+  c.sft.update(dict(num_tokens=1_000_000_000, batch_size=512))
+  c.sft.data.sequence_length = 1024
+  c.evaluate.samples.update(dict(batch_size=1024, max_new_tokens=32))
   c.rl.num_iterations = 500
   c.rl.questions.update(dict(
       num_questions=256, num_samples=16, num_slots=2048))
@@ -80,11 +99,11 @@ def _pod(c: ml_collections.ConfigDict) -> None:
 
 
 def _compact(c: ml_collections.ConfigDict, largest: int) -> None:
-  """One arm, in compact style; numbers up to `largest` are one token each."""
-  c.arms = ()
-  c.traces.strategies = c.data.style = 'compact'
-  c.task.operands = 'descending'
-  c.task.max_value = c.tokenizer.number_tokens = largest
+  """One arm, in style compact; numbers up to `largest` are one token each."""
+  c.sft.arms = ()
+  c.evaluate.update(dict(reference=None, teacher='compact'))
+  c.style = c.traces.strategies = 'compact'
+  c.task.max_value = c.tokenizer.vocabulary.number_tokens = largest
 
 
 VARIANTS = {'tiny': _tiny, 'laptop': _laptop, 'gpu': _gpu, 'pod': _pod}

@@ -34,8 +34,12 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
   c.tokenizer = kinds.tokenizer()
   c.tokenizer.vocabulary.number_tokens = 100  # 0..100 are one token each
   c.sft = kinds.train()
-  c.evaluate = kinds.evaluate(policies=('sft',))
-  c.search = kinds.searches(policies=('sft/solution_only',), num_problems=100)
+  c.evaluate = kinds.evaluate(
+      reference='sft/solution_only', teacher='compact', sample_tokens=512)
+  c.search = kinds.evaluate(
+      policies=('sft/solution_only',), reference='sft/solution_only',
+      solvers=('greedy', 'samples', 'beam', 'best_first', 'mcts'),
+      num_problems=100, num_curve_problems=0)
   c.search.search.update(dict(
       branching=8, num_expansions=16, num_simulations=16, step_length=8,
       temperature=1.5))
@@ -59,6 +63,7 @@ def _laptop(c: ml_collections.ConfigDict) -> None:
   c.sft.update(dict(
       arms=('traces', 'solution_only', 'solution_only_permuted'),
       num_tokens=6_000_000, batch_size=4, save_every_steps=400))
+  c.evaluate.reference = 'sft/traces'
   c.sft.data.sequence_length = 1024  # longer searches are left out
   c.sft.optimizer.learning_rate = 2e-3
   c.evaluate.samples.max_new_tokens = 768

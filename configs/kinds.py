@@ -111,26 +111,23 @@ def _optimizer():
   return o
 
 
-def _evaluation():
-  e = ml_collections.ConfigDict()
-  e.num_problems = 1_000  # at most so many of each held-out split
-  e.num_curve_problems = 256  # for the points of the learning curve
-  e.batch_size = 256  # sequences decoded together
-  e.max_new_tokens = 192
-  e.num_samples = 64  # N of best-of-N for the solution-only arms
-  e.num_trace_samples = 4  # the same for traces, on num_curve_problems
-  e.temperature = 1.0  # of those samples
-  e.top_k = placeholder(int)  # None: off
-  e.top_p = placeholder(float)  # None: off
-  return e
-
-
-def _search():
+def _samples(**changes):
   s = ml_collections.ConfigDict()
-  s.arm = 'solution_only'  # whose newest checkpoint proposes the steps
-  # beam | dvts | breadth_first | best_first | depth_first | mcts.
-  s.strategies = ('beam', 'best_first', 'mcts')
-  s.num_problems = 200  # at most so many of the first held-out split
+  s.batch_size = 256  # texts written together
+  s.max_new_tokens = 192  # at most; and twice the longest text it was taught
+  s.num_samples = 64  # of every problem, in a round
+  s.temperature = 1.0  # of samples; greedy texts are another solver
+  s.top_k = placeholder(int)  # None: off
+  s.top_p = placeholder(float)  # None: off
+  s.update(changes)
+  return s
+
+
+def _search(**changes):
+  s = ml_collections.ConfigDict()
+  # What a step is: solution (an operation of a solution) | event (of a trace,
+  # for policies that write whole searches; needs max_depth).
+  s.step = 'solution'
   s.num_slots = 32  # problems searched together
   s.chunk_steps = 2  # steps between two looks at what is finished
   # What guides a search: likelihood (of the path, per token) | head.
@@ -146,28 +143,64 @@ def _search():
   s.num_simulations = 16  # mcts
   s.rule = 'uct'  # of mcts: uct | uct_paper | puct | gumbel
   s.exploration = 1.0  # c of the mcts rule
-  s.temperature = 1.0  # of steps, and of the samples beside them
+  s.temperature = 1.0
   s.top_k = placeholder(int)  # None: off
   s.top_p = placeholder(float)  # None: off
-  s.num_samples = 64  # whole solutions drawn per problem, for best of N
+  s.update(changes)
   return s
 
 
-def _rl():
+def search(**changes: Any) -> ml_collections.ConfigDict:
+  """Makes a stage that leaves a policy's answers as records."""
+  s = ml_collections.ConfigDict()
+  s.kind = 'search'
+  s.policy = 'sft/solution_only'
+  s.problems = 'problems'
+  # greedy | samples | beam | dvts | breadth_first | best_first | depth_first |
+  # mcts.
+  s.solver = 'samples'
+  s.num_train = 1_000  # problems of the split train
+  s.num_validation = 200
+  s.samples = _samples(num_samples=4)
+  s.search = _search()
+  s.update(changes)
+  return s
+
+
+def evaluate(**changes: Any) -> ml_collections.ConfigDict:
+  """Makes a stage that asks policies test problems, and reports."""
+  e = ml_collections.ConfigDict()
+  e.kind = 'evaluate'
+  e.policies = ('sft',)  # a whole stage stands for all that it leaves
+  e.problems = 'problems'
+  e.splits = ()  # test splits; (): all of the task
+  # greedy | samples | revisions | beam | dvts | breadth_first | best_first |
+  # depth_first | mcts; all but greedy see the first split only.
+  e.solvers = ('greedy', 'samples')
+  e.reference = placeholder(str)  # the policy that others are compared with
+  e.start = placeholder(str)  # where reinforcement learning started
+  e.teacher = placeholder(str)  # strategies of the teacher, shown beside
+  e.num_problems = 1_000  # at most so many of each split
+  e.num_curve_problems = 256  # of validation, at every checkpoint; 0: none
+  e.num_rounds = 1  # of samples; more add to those there are
+  # What samples of a problem may cost on average: a policy with long texts has
+  # fewer. None: any.
+  e.sample_tokens = placeholder(int)
+  # Who writes all but the last episode of `revisions`: policy, or a search.
+  e.exploration = 'policy'
+  e.samples = _samples()
+  e.search = _search()
+  e.episodes = _revisions()
+  e.update(changes)
+  return e
+
+
+def _revisions():
   r = ml_collections.ConfigDict()
-  r.start = 'revisions'  # the arm whose newest checkpoint is tuned
-  # erl2 (the last episode) | rl2 (all) | single (one) | score (erl2, then rl2).
-  r.objectives = ('erl2', 'rl2', 'single')  # each is trained
-  r.seeds = (0,)  # and each with each of them
-  r.num_iterations = 100
-  r.num_questions = 32  # of an iteration
-  r.num_samples = 8  # trajectories of a question
+  r.num_questions = 32  # played together
+  r.num_samples = 4  # trajectories of a question
   r.num_slots = 256  # trajectories written together
-  r.num_episodes = 3  # attempts of a trajectory; `single` has one
-  # Who writes all but the last: policy, or a search by config.search, which has
-  # outcome value then (beam | dvts | breadth_first | best_first | depth_first |
-  # mcts).
-  r.exploration = 'policy'
+  r.num_episodes = 3  # attempts of a trajectory, at most those it was tuned on
   r.episode_length = 24  # tokens of an attempt, at most
   r.max_tokens = placeholder(int)  # of a trajectory; None: any
   r.window = placeholder(int)  # earlier attempts in sight; None: all
@@ -176,53 +209,104 @@ def _rl():
   r.temperature = 1.0
   r.top_k = placeholder(int)  # None: off
   r.top_p = placeholder(float)  # None: off
-  _credit(r)
-  _updates(r)
-  # A question solved as rarely, or as often, rests for some passes.
-  r.min_success = 0.0
-  r.max_success = 1.0
-  r.rest = 1  # passes; 0: all questions in every pass
+  return r
+
+
+def rl(**changes: Any) -> ml_collections.ConfigDict:
+  """Makes a stage that tunes a policy on episodes of its own."""
+  r = ml_collections.ConfigDict()
+  r.kind = 'rl'
+  r.start = 'sft/revisions'  # the policy that is tuned
+  r.problems = 'problems'
+  # erl2 (the last episode) | rl2 (all) | single (one) | score (erl2, then rl2).
+  r.objectives = ('erl2', 'rl2', 'single')  # each is trained
+  r.seeds = (0,)  # and each with each of them
+  r.num_iterations = 100
   r.eval_every = 20  # iterations
   r.num_eval_problems = 256
   r.num_eval_samples = 4  # trajectories of each
   r.save_every = 20  # iterations
-  return r
-
-
-def _credit(r):
-  """Returns and advantages."""
-  r.score_hold = 0.5  # share of the run before score turns to rl2
-  r.discounts = (1.0,)  # gamma; every question is asked with one of them
-  r.discount_prompts = ('',)  # what stands before the question then
-  # reinforce | rloo | step_rloo | grpo | grpo_no_std | vineppo | gae.
-  r.advantage = 'rloo'
-  r.whiten = False  # advantages to mean 0 and deviation 1
-  r.num_rollouts = 4  # of vineppo, for every value
-  r.num_steps = 2  # of an episode, that have values of their own in vineppo
-  r.step_end = ','  # the token that ends a step
-  r.gae_gamma = 1.0
-  r.gae_lambda = 0.95
-
-
-def _updates(r):
-  """The loss and the updates."""
-  r.ratio_level = 'token'  # token | sequence
-  r.clip_low = 0.2
-  r.clip_high = 0.2
-  # A mean over tokens | over each sequence first | a sum over a constant.
-  r.token_weights = 'token'  # token | sequence | constant
-  r.kl_in = 'loss'  # none | loss | reward
-  r.kl_estimator = 'k3'  # k2, k3 in the loss; k1 in the reward
-  r.kl_coefficient = 0.001
-  r.kl_target = placeholder(float)  # nats a token; None: fixed coefficient
-  r.kl_horizon = 10_000  # trajectories over which the coefficient adapts
-  r.entropy_bonus = 0.0
-  r.value_coefficient = 0.5  # of gae
-  r.value_clip = placeholder(float)  # None: off
-  r.num_epochs = 1  # over the trajectories of an iteration
-  r.num_minibatches = 1  # of an epoch
-  r.num_accumulation = 1  # micro-batches of a minibatch
-  r.num_loss_chunks = 1  # pieces of a row whose logits exist one at a time
+  r.max_to_keep = placeholder(int)  # checkpoints; None: all
+  r.search = _search(outcome='value')  # that explores, if one does
+  r.questions = _rl_questions()
+  r.episodes = _rl_episodes()
+  r.credit = _rl_credit()
+  r.loss = _rl_loss()
+  r.updates = _rl_updates()
   r.optimizer = _optimizer()
   r.optimizer.update(dict(
       learning_rate=1e-4, final_fraction=0.1, warmup_steps=5, weight_decay=0.0))
+  r.update(changes)
+  return r
+
+
+def _rl_questions():
+  q = ml_collections.ConfigDict()
+  q.num_questions = 32  # of an iteration
+  q.num_samples = 8  # trajectories of a question
+  q.num_slots = 256  # trajectories written together
+  # A question solved as rarely, or as often, rests for some passes.
+  q.min_success = 0.0
+  q.max_success = 1.0
+  q.rest = 1  # passes; 0: all questions in every pass
+  return q
+
+
+def _rl_episodes():
+  e = ml_collections.ConfigDict()
+  e.num_episodes = 3  # attempts of a trajectory; `single` has one
+  # Who writes all but the last: policy, or a search (beam | dvts |
+  # breadth_first | best_first | depth_first | mcts).
+  e.exploration = 'policy'
+  e.episode_length = 24  # tokens of an attempt, at most
+  e.max_tokens = placeholder(int)  # of a trajectory; None: any
+  e.window = placeholder(int)  # earlier attempts in sight; None: all
+  e.reset = ''  # text between two attempts
+  e.give_up = placeholder(str)  # a token that ends an attempt; None: none
+  e.temperature = 1.0
+  e.top_k = placeholder(int)  # None: off
+  e.top_p = placeholder(float)  # None: off
+  return e
+
+
+def _rl_credit():
+  c = ml_collections.ConfigDict()
+  c.score_hold = 0.5  # share of the run before score turns to rl2
+  c.discounts = (1.0,)  # gamma; every question is asked with one of them
+  c.discount_prompts = ('',)  # what stands before the question then
+  # reinforce | rloo | step_rloo | grpo | grpo_no_std | vineppo | gae.
+  c.advantage = 'rloo'
+  c.whiten = False  # advantages to mean 0 and deviation 1
+  c.num_rollouts = 4  # of vineppo, for every value
+  c.num_steps = 2  # of an episode, that have values of their own in vineppo
+  c.step_end = ','  # a token whose text ends so ends a step
+  c.gae_gamma = 1.0
+  c.gae_lambda = 0.95
+  return c
+
+
+def _rl_loss():
+  o = ml_collections.ConfigDict()
+  o.ratio_level = 'token'  # token | sequence
+  o.clip_low = 0.2
+  o.clip_high = 0.2
+  # A mean over tokens | over each sequence first | a sum over a constant.
+  o.token_weights = 'token'  # token | sequence | constant
+  o.kl_in = 'loss'  # none | loss | reward
+  o.kl_estimator = 'k3'  # k2, k3 in the loss; k1 in the reward
+  o.kl_coefficient = 0.001
+  o.kl_target = placeholder(float)  # nats a token; None: fixed coefficient
+  o.kl_horizon = 10_000  # trajectories over which the coefficient adapts
+  o.entropy_bonus = 0.0
+  o.value_coefficient = 0.5  # of gae
+  o.value_clip = placeholder(float)  # None: off
+  return o
+
+
+def _rl_updates():
+  u = ml_collections.ConfigDict()
+  u.num_epochs = 1  # over the trajectories of an iteration
+  u.num_minibatches = 1  # of an epoch
+  u.num_accumulation = 1  # micro-batches of a minibatch
+  u.num_loss_chunks = 1  # pieces of a row whose logits exist one at a time
+  return u

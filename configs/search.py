@@ -15,30 +15,36 @@ import ml_collections
 
 from configs import base
 from configs import countdown
+from configs import kinds
 
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
-  """The experiment of one variant.
+  """Makes the experiment of one variant.
 
   Raises:
     ValueError: no such variant; lists them.
   """
   change = base.choose(VARIANTS, variant)
-  config = countdown.get_config(variant)
-  config.stages += ('search',)
-  change(config)
-  return config
+  c = countdown.get_config(variant)
+  change(c)
+  c.stages += ('search',)
+  return c
 
 
 def _small(c: ml_collections.ConfigDict) -> None:
-  c.search.strategies = ('beam', 'dvts', 'best_first', 'mcts')
-  c.search.num_problems = 500
-  c.search.chunk_steps = 1  # best_first stops after anything from two to eight
-  c.search.branching = 8
-  c.search.num_expansions = 8  # the root and its children have 9
-  c.search.num_simulations = 8
-  c.search.step_length = 8  # S, two numbers, their sign, =, a result, a comma
-  c.search.temperature = 1.5  # at 1 most steps of a node are the same
+  policy = 'sft/solution_only'
+  c.search = kinds.evaluate(
+      policies=(policy,), reference=policy, num_problems=500,
+      num_curve_problems=0,
+      solvers=('greedy', 'samples', 'beam', 'dvts', 'best_first', 'mcts'))
+  # At temperature 1 most steps of a node are the same.
+  c.search.samples.temperature = c.search.search.temperature = 1.5
+  c.search.search.update(dict(
+      chunk_steps=1,  # best_first stops after anything from two to eight
+      branching=8,
+      num_expansions=8,  # the root and its children have 9
+      num_simulations=8,
+      step_length=8))  # S, two numbers, their sign, =, a result, a comma
 
 
 VARIANTS = {'tiny': _small, 'laptop': _small}

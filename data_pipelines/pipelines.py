@@ -170,6 +170,17 @@ def measure(
       num_without_text=dropped['without text'])
 
 
+def longest(
+    source: store.Source | Sequence, example: Example) -> int | None:
+  """Counts the tokens of the longest trained part, None without any."""
+  rng, lengths = np.random.default_rng(0), []
+  for index in range(len(source)):
+    made = example(source[index], rng)
+    if made is not None and made['weights'].any():
+      lengths.append(len(made) - int(np.argmax(made['weights'] > 0)))
+  return max(lengths, default=None)
+
+
 class _Examples:
   """Record index -> POSITION array [n], or None for a dropped record."""
 

@@ -27,7 +27,6 @@ from meta_cot.search import tree as tree_lib
 from meta_cot.search import values
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import searching
-from meta_cot.solvers import steps as steps_lib
 from meta_cot.solvers import vocabulary as vocabulary_lib
 from meta_cot.tasks import base
 from meta_cot.types import Params, PRNGKey
@@ -55,7 +54,7 @@ class Search:
 
 def check(
     settings: searching.Settings, exploration: str,
-    model: model_config.ModelConfig, style: str,
+    model: model_config.ModelConfig,
 ) -> None:
   """Raises a ConfigError where no search `exploration` may or can explore."""
   if settings.outcome != 'value':
@@ -67,7 +66,6 @@ def check(
     raise config_lib.ConfigError(
         "config.rl.search.value: got 'head'; the model has no value head: set "
         "config.model.value_head to 'shared'.")
-  steps_lib.marks(style, settings.step)
 
 
 def explore(

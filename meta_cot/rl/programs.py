@@ -56,7 +56,6 @@ class Programs:
   task: base.Task
   model: model_config.ModelConfig
   settings: settings_lib.RlConfig
-  search_settings: searching.Settings
   depth: Callable[[], int]  # levels of a search
   tokenizer: tokenizers.Tokenizer
   make_vocabulary: Callable[[], vocabulary_lib.Vocabulary]  # of a search
@@ -84,15 +83,15 @@ class Programs:
     if self.num_episodes == 1 or not config.has_search:
       return None
     exploration.check(
-        self.search_settings, config.exploration, self.model, self.style)
+        self.settings.search, config.exploration, self.model)
     try:
       vocabulary = self.make_vocabulary()
     except ValueError as e:
       raise config_lib.ConfigError(
           f'config.rl.episodes.exploration: {e}') from e
     return exploration.Search(
-        self.task, self.model, self.search_settings, searching.make_strategy(
-            self.search_settings, config.exploration, self.depth()),
+        self.task, self.model, self.settings.search, searching.make_strategy(
+            self.settings.search, config.exploration, self.depth()),
         vocabulary, num_attempts=self.num_episodes - 1,
         reset_ids=tuple(self.tokenizer.encode(config.reset)))
 

@@ -93,7 +93,8 @@ class UpdatesConfig:
 class RlConfig:
   """Which policies are trained, and how."""
 
-  start: str = config_lib.setting()  # the arm whose checkpoint is tuned
+  start: str = config_lib.setting()  # the policy that is tuned
+  problems: str = config_lib.setting()
   objectives: tuple[str, ...] = config_lib.setting(
       choices=objective_lib.OBJECTIVES, min_items=1, is_unique=True,
       is_free=True)
@@ -104,6 +105,8 @@ class RlConfig:
   num_eval_problems: int = config_lib.setting(is_free=True, low=1)
   num_eval_samples: int = config_lib.setting(is_free=True, low=1)
   save_every: int = config_lib.setting(is_free=True, low=1)
+  max_to_keep: int | None = config_lib.setting(low=1, is_free=True)
+  search: searching.Settings  # that explores, by `episodes.exploration`
   questions: QuestionsConfig
   episodes: EpisodesConfig
   credit: credit.CreditConfig

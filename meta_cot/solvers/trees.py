@@ -106,6 +106,42 @@ class Reader:
     return self.task.states.first(problem)
 
 
+def of_answers(
+    task: base.Task, problem: Problem, answers: Sequence[str | None],
+    is_correct: Sequence[bool], *, strategy: str,
+    arguments: Mapping[str, Any], seed: int, model: str,
+) -> traces.TraceRecord:
+  """Makes a record of whole answers: a chain of steps for each, in order.
+
+  Args:
+    task: that has states; a step that it does not allow has none.
+    problem: that was answered.
+    answers: one step per line; None: none was claimed.
+    is_correct: of the same; the first right one is the solution.
+    strategy: name of the solver.
+    arguments: of the solver, JSON values.
+    seed: of its random draws.
+    model: who answered.
+  """
+  nodes, solution = [traces.Node(-1, '', task.states.first(problem), 0)], ()
+  for answer, is_right in zip(answers, is_correct, strict=True):
+    steps = answer.split('\n') if answer else ()
+    parent, state, order = 0, nodes[0].state, len(nodes)
+    for i, step in enumerate(steps, 1):
+      state = state and task.states.after(state, step)
+      is_last = i == len(steps)
+      nodes.append(traces.Node(
+          parent, step, state or '', order=-1 if is_last else order,
+          is_terminal=is_last, is_correct=is_last and bool(is_right)))
+      parent, order = len(nodes) - 1, order + 1
+    if is_right and not solution:
+      solution = from_tree.path(nodes, parent)
+  return traces.TraceRecord(
+      problem=problem, strategy=strategy, arguments=arguments, seed=seed,
+      model=model, nodes=tuple(nodes), solution=solution,
+      traversal='depth_first')
+
+
 def told(record: traces.TraceRecord, style: str) -> tuple[str, int]:
   """The search as text, as far as the style can write it.
 

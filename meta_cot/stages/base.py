@@ -18,9 +18,12 @@ from meta_cot import program
 from meta_cot import sharding
 from meta_cot import tasks
 from meta_cot.model import config as model_config
+from meta_cot.problem import Problem
 from meta_cot.runtime import distributed
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
+
+_NUM_FIRST = 64  # problems
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Context:
 
   shared: Shared
   groups: Mapping[str, 'Group']
-  mesh: jax.sharding.Mesh
-  workdir: epath.Path | None = None  # None: programs are made, nothing runs
+  mesh: jax.sharding.Mesh | None = None
+  workdir: epath.Path | None = None  # None: nothing runs
 
   @property
   def seed(self) -> int:
@@ -72,6 +75,13 @@ class Context:
     return tuple(
         f'{reference}/{part}' for part in group.stage.leaves(group.settings)
     ) or (reference,)
+
+  @functools.cached_property
+  def first_problems(self) -> tuple[Problem, ...]:
+    """The first problems of every split, for shapes, before any are stored."""
+    return tuple(
+        problem for split in self.task.splits
+        for problem in self.task.problems(split, 0, _NUM_FIRST))
 
   def folder(self, reference: str) -> epath.Path:
     """The folder that a reference names: of this workdir, or anywhere."""
@@ -112,8 +122,8 @@ class Stage:
       on, and what stands on it runs again.
     leaves: settings -> parts of its folder that others may read; () for one
       that is read whole.
-    check: (shared, settings, name) raises a ConfigError for what `run` would
-      refuse, as far as settings tell.
+    check: (context, settings, name) raises a ConfigError for what `run` would
+      refuse, as far as settings tell; the context has no mesh and no workdir.
     check_devices: (settings, name, mesh) raises a ConfigError where the work
       does not divide over the devices.
     num_bytes: (shared, settings) -> what its checkpoints need on disk, roughly.
@@ -127,7 +137,7 @@ class Stage:
   reads: Callable[[Any], tuple[str, ...]] = _nothing
   grown: Callable[[Any], dict[str, Any]] = lambda settings: {}
   leaves: Callable[[Any], tuple[str, ...]] = _nothing
-  check: Callable[[Shared, Any, str], None] = _nothing
+  check: Callable[['Context', Any, str], Any] = _nothing
   check_devices: Callable[[Any, str, jax.sharding.Mesh], Any] = _nothing
   num_bytes: Callable[[Shared, Any], int] = lambda shared, settings: 0
   is_whole: Callable[[Context, Any, epath.Path], bool] = _always

@@ -1,364 +1,242 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bench on what was trained: arms, searches over them, policies of RL.
+"""Stage `evaluate`: the one bench, policies x solvers on test problems.
 
-Leaves `eval/`, `search/` and `rl/`: `rows/` (docs/evaluation.md), summary.json,
-report.md and PNG plots made of them; `search/<strategy>/` has the searches, to
-be read as `traces/` is. All hosts answer and judge; the first one writes.
+Leaves `rows/` (docs/evaluation.md), and summary.json, report.md and PNG plots
+made of them. Rows that are there are not computed again. All hosts answer and
+judge; the first one writes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import dataclasses
 import functools
 import logging
+from typing import Any
 
 from etils import epath
 import jax
 
-from data_pipelines import arms
-from data_pipelines import store
-from data_pipelines import tokenizers
-from meta_cot import sharding
-from meta_cot import tasks
-from meta_cot import traces
 from meta_cot.evaluation import bench
-from meta_cot.evaluation import episodes_report
 from meta_cot.evaluation import report
 from meta_cot.evaluation import rows as rows_lib
 from meta_cot.evaluation import summary as summary_lib
 from meta_cot.evaluation import symbolic
 from meta_cot.evaluation import trees
+from meta_cot.problem import Problem
 from meta_cot.runtime import distributed
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
-from meta_cot.solvers import base
+from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
-from meta_cot.stages import experiment as experiment_lib
-from meta_cot.stages import generate_traces
-from meta_cot.stages import problems as problems_lib
-from meta_cot.stages import rl_material
-from meta_cot.stages import sft
-from meta_cot.stages import workdir as workdir_lib
-from meta_cot.tasks import base as base_task
-from meta_cot.traces import record as record_lib
-from meta_cot.training import checkpoint
+from meta_cot.solvers import searching
+from meta_cot.solvers import table
+from meta_cot.stages import artifacts
+from meta_cot.stages import base
+from meta_cot.stages import solving
+from meta_cot.stages import traces
+from meta_cot.tasks import base as tasks
 from meta_cot.training import metrics as metrics_lib
-from meta_cot.training import optimizer
-from meta_cot.training import state as state_lib
+from meta_cot.training import policy as policy_lib
 
-_START = 'sft'  # the policy that reinforcement learning started from
+_setting = functools.partial(config_lib.setting, is_free=True)
 
 
-def run(experiment: experiment_lib.Experiment, workdir: epath.Path) -> None:
-  """Evaluates every arm on the test splits and writes the report.
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Who is asked what, and how; rows of other settings are made anew."""
 
-  What chooses (the learning curve, how long an answer may be) looks at the
-  validation split.
+  policies: tuple[str, ...] = _setting(min_items=1, is_unique=True)
+  problems: str = _setting()
+  splits: tuple[str, ...] = _setting(is_unique=True)
+  solvers: tuple[str, ...] = _setting(
+      choices=tuple(table.SOLVERS), min_items=1, is_unique=True)
+  reference: str | None = _setting()
+  start: str | None = _setting()
+  teacher: str | None = _setting()
+  num_problems: int = _setting(low=1)
+  num_curve_problems: int = _setting(low=0)
+  num_rounds: int = _setting(low=1)
+  sample_tokens: int | None = _setting(low=1)
+  exploration: str = _setting(choices=('policy', *searching.STRATEGIES))
+  samples: sampling.Settings = _setting()
+  search: searching.Settings = _setting()
+  episodes: revising.Settings = _setting()
+
+
+def check(context: base.Context, settings: Settings, name: str) -> None:
+  """Raises a ConfigError for what the bench would refuse."""
+  parts = [p for r in settings.policies for p in context.parts(r)]
+  for field in ('reference', 'start'):
+    value = getattr(settings, field)
+    if value is not None and value not in parts:
+      raise base.wrong(
+          name, field, f'got {value!r}; '
+          f'{config_lib.nearest(value, parts)}, the policies.')
+  allowed = tasks.test_splits(context.task)
+  for i, split in enumerate(settings.splits):
+    if split not in allowed:
+      raise base.wrong(
+          name, f'splits[{i}]', f'got {split!r}; must be one of '
+          f'{", ".join(allowed)}: those that are only reported.')
+  teacher = context.task.teacher
+  if settings.teacher is not None and (
+      teacher is None or settings.teacher not in teacher.strategies):
+    raise base.wrong(
+        name, 'teacher', f'got {settings.teacher!r}; must be None or one of '
+        f'{", ".join(teacher.strategies) if teacher else "none"}.')
+  for reference in parts:
+    solving.check(context, settings, name, reference)
+
+
+def run(
+    context: base.Context, settings: Settings, directory: epath.Path) -> None:
+  """Asks all policies, and writes the report.
+
+  Raises:
+    UserError: what it reads is missing, or settings do not go together.
+    Interrupted: a signal came; whole pieces of rows are saved.
   """
-  mesh = sharding.make_mesh(experiment.mesh)
-  task = experiment.task.make(experiment.seed)
-  problems = {
-      split: problems_lib.read(
-          workdir, split, experiment.evaluation.num_problems)
-      for split in (base_task.VALIDATION, *tasks.test_splits(task))
-      if task.size(split)}
-  validation = problems.pop(base_task.VALIDATION)
-  taught = functools.partial(_taught, experiment, task)
-  rows, training = [], {}
-  with sharding.use_mesh(mesh):
-    for arm in experiment.arms:
-      saved = _Saved(experiment, workdir, arm, mesh)
-      longest = max(map(saved.reference_length, taught(validation)), default=0)
-      rows += _of_arm(
-          experiment, saved, task, longest, problems, validation,
-          workdir / 'eval' / 'rows')
-      training[arm] = saved.training()
-      saved.close()
+  read = functools.partial(artifacts.problems, context, settings.problems)
+  splits = settings.splits or tuple(
+      s for s in tasks.test_splits(context.task) if context.task.size(s))
+  problems = {split: read(split, settings.num_problems) for split in splits}
+  validation = settings.num_curve_problems and read(
+      tasks.VALIDATION, settings.num_curve_problems)
+  rows, training, policies = [], {}, {}
+  for reference in (
+      p for r in settings.policies for p in context.parts(r)):
+    asked = _Asked(context, settings, reference, directory / 'rows')
+    policies[reference] = asked.label
+    rows += asked.rows(problems, validation or [])
+    training |= asked.training()
   if distributed.is_primary():
-    directory = workdir / 'eval'
-    searches = {split: taught(some) for split, some in problems.items()}
-    if task.teacher is not None:
-      rows += symbolic.write(
-          directory / 'rows', task.teacher, searches, _tokenizer(workdir),
-          experiment.data.style, seed=experiment.seed)
-    report.write(
-        directory, 'What the models learned', summary_lib.of_rows(
-            rows, reference=('traces', 'greedy')), training=training,
-        drawn=_drawn(
-            rows, *next(iter(searches.items())), experiment.data.style))
-    logging.info('report: %s', directory / 'report.md')
-  distributed.wait('evaluate')
+    _write(context, settings, directory, rows, training, policies, problems)
+  distributed.wait(f'{directory.name}: report')
 
 
-def _taught(experiment, task, problems) -> list[traces.TraceRecord]:
-  """The teacher's searches of problems; none without a teacher."""
-  if task.teacher is None:
-    return []
-  return list(generate_traces.search(
-      task.teacher, experiment.traces.strategies, experiment.seed, problems, 0,
-      len(problems)))
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+  """One policy, asked by all solvers."""
+
+  context: base.Context
+  settings: Settings
+  reference: str
+  directory: epath.Path  # of rows
+
+  @functools.cached_property
+  def folder(self) -> policy_lib.Policy:
+    return artifacts.policy(self.context, self.reference)
+
+  @property
+  def label(self) -> str:
+    """The reference, without the seed of a run."""
+    return solving.label(self.folder, self.reference)
+
+  @functools.cached_property
+  def metrics(self) -> list[dict[str, Any]]:
+    path = self.folder.directory / 'metrics.jsonl'
+    return metrics_lib.read(path) if path.exists() else []
+
+  def policy(self, step: int) -> solvers_base.Policy:
+    tokens = sum(r['tokens'] for r in self.metrics if r['step'] <= step)
+    return solving.policy(
+        self.context, self.folder, self.reference, step,
+        tokens if self.metrics else None)
+
+  def rows(
+      self, problems: dict[str, list[Problem]], validation: list[Problem]
+  ) -> list[rows_lib.Row]:
+    """Answers of the newest step, and the learning curve."""
+    steps, curve = self.folder.steps(), []
+    if not steps:
+      self.folder.params(self.context.mesh)  # says what is missing
+    if validation and 'greedy' in self.settings.solvers and (
+        'episodes' not in self.folder.about):
+      curve = self._ask(steps, 'greedy', {tasks.VALIDATION: validation})
+    last = [r for r in curve if r['step'] == steps[-1]]
+    tokens = sum(r['num_tokens'] for r in last) / len(last) if last else None
+    rows = []
+    for name in self.settings.solvers:
+      if not solving.is_for(name, self.folder):
+        continue
+      some = problems if name == 'greedy' else dict([*problems.items()][:1])
+      rows += self._ask(steps[-1:], name, some, tokens)
+    return rows + curve
+
+  def _ask(self, steps: Sequence[int], name: str, problems, tokens=None):
+    procedure = solving.procedure(
+        self.context, self.settings, self.folder, name, tokens)
+    return bench.run(
+        map(self.policy, steps), {name: procedure}, problems, self.directory,
+        rng=jax.random.key(self.context.seed),
+        num_rounds=self.settings.num_rounds if name == 'samples' else 1)
+
+  def training(self) -> dict[str, dict]:
+    """What supervised training left: summary, and loss by tokens seen."""
+    path = self.folder.directory / 'summary.json'
+    if 'arm' not in self.folder.about or not path.exists():
+      return {}
+    total, losses = 0.0, []
+    for row in self.metrics:
+      total += row['tokens']
+      if 'eval_loss' in row:
+        losses.append([total, row['eval_loss']])
+    return {self.label: dict(files.read_json(path), losses=losses)}
 
 
-def _of_arm(experiment, saved: '_Saved', task, longest, problems, validation,
-            directory) -> list:
-  """Greedy success per split, samples, and the learning curve."""
-  evaluation = experiment.evaluation
-  settings = sampling.Settings(
-      batch_size=evaluation.batch_size,
-      max_new_tokens=min(
-          2 * longest or evaluation.max_new_tokens, evaluation.max_new_tokens),
-      num_samples=evaluation.num_samples, temperature=evaluation.temperature,
-      top_k=evaluation.top_k, top_p=evaluation.top_p)
-  split, sampled = next(iter(problems.items()))
-  if saved.arm == 'traces':  # a few long traces
-    settings = dataclasses.replace(
-        settings, num_samples=evaluation.num_trace_samples)
-    sampled = sampled[:evaluation.num_curve_problems]
-  made = {name: bench.make(name, settings, task, saved.mesh)
-          for name in ('greedy', 'samples')}
-  ask = lambda steps, name, problems: bench.run(
-      map(saved.policy, steps), {name: made[name]}, problems, directory,
-      rng=jax.random.key(experiment.seed))
-  steps = saved.steps()
-  return (
-      ask(steps[-1:], 'greedy', problems)
-      + ask(steps[-1:], 'samples', {split: sampled})
-      + ask(steps, 'greedy', {
-          base_task.VALIDATION: validation[:evaluation.num_curve_problems]}))
+def _write(context, settings, directory, rows, training, policies, problems):
+  """The report; on the first host."""
+  first, some = next(iter(problems.items()))
+  style = artifacts.policy(context, next(iter(policies))).style
+  taught = {}
+  if settings.teacher is not None:
+    taught = {
+        split: list(traces.search(
+            context.task.teacher, settings.teacher, context.seed, mine, 0,
+            len(mine)))
+        for split, mine in problems.items()}
+    rows = rows + symbolic.write(
+        directory / 'rows', context.task.teacher, taught,
+        artifacts.policy(context, next(iter(policies))).tokenizer(), style,
+        seed=context.seed)
+  of = lambda reference: reference and policies[reference]
+  summary = summary_lib.of_rows(
+      rows, start=of(settings.start), reference=settings.reference and (
+          of(settings.reference), 'greedy'))
+  report.write(
+      directory, f'Evaluation: {directory.name}', summary, training=training,
+      drawn=_drawn(
+          rows, of(settings.reference), first, taught.get(first, ()), style),
+      texts=_texts(rows))
+  logging.info('report: %s', directory / 'report.md')
 
 
-def _drawn(rows, split: str, taught, style: str) -> list[trees.Tree]:
+def _drawn(rows, label, split: str, taught, style: str) -> list[trees.Tree]:
   """Two searches to draw, a short and a longer one.
 
-  They are the trace model's own; the teacher's where it wrote none well.
+  They are the reference's own; the teacher's where it wrote none well.
   """
-  told = [
+  rendered = (
       trees.from_text(row['details']['text'], style) for row in rows
       if (row['policy'], row['solver'], row['split']) == (
-          'traces', 'greedy', split) and row['is_correct']]
-  drawn = [tree for tree in told if tree is not None] or [
+          label, 'greedy', split) and row['is_correct'])
+  drawn = [t for t in rendered if t is not None and len(t.nodes) > 1] or [
       trees.from_record(r) for r in taught if r.is_solved]
   drawn.sort(key=lambda tree: len(tree.nodes))
   return drawn and [drawn[len(drawn) // 4], drawn[len(drawn) * 3 // 4]]
 
 
-def run_search(
-    experiment: experiment_lib.Experiment, workdir: epath.Path
-) -> None:
-  """Searches test problems with every strategy and writes the report.
-
-  Raises:
-    ConfigError: the arm was not trained, task or style have no such steps, or
-      the settings allow no search.
-  """
-  check_search(experiment)
-  mesh, settings = sharding.make_mesh(experiment.mesh), experiment.search
-  task, directory = tasks.make(experiment.task.kind), workdir / 'search'
-  split = tasks.test_splits(task)[0]
-  problems = problems_lib.read(workdir, split, settings.num_problems)
-  with sharding.use_mesh(mesh):
-    made = _searches(experiment, task, mesh, problems)
-    policy = _newest(experiment, workdir, mesh, problems, made)
-    rows = bench.run(
-        [policy], made, {split: problems}, directory / 'rows',
-        rng=jax.random.key(experiment.seed))
-  if distributed.is_primary():
-    # A run that is killed in here must not look finished, with any settings.
-    workdir_lib.forget(workdir, 'search')
-    _forget(directory)
-    for name in settings.strategies:
-      _store(directory, policy, name, split, experiment)
-    texts = {
-        row['solver']: row['details']['text'] for row in reversed(rows)
-        if row['solver'] in settings.strategies and row['is_correct']}
-    report.write(
-        directory, 'Searching over steps', summary_lib.of_rows(
-            rows, reference=(settings.arm, 'greedy')), texts=texts)
-    logging.info('report: %s', directory / 'report.md')
-  distributed.wait('search')
-
-
-def check_search(experiment: experiment_lib.Experiment) -> None:
-  """Raises a ConfigError where no arm can be searched with these settings."""
-  if experiment.search.arm not in experiment.arms:
-    raise config_lib.ConfigError(
-        f'config.search.arm: got {experiment.search.arm!r}; must be one of '
-        f'config.arms, {", ".join(experiment.arms)}.')
-  if experiment.search.step == 'solution' and tasks.make(
-      experiment.task.kind).states is None:
-    raise config_lib.ConfigError(
-        f'config.task.kind: got {experiment.task.kind!r}; the stage search '
-        'needs a task that has states where config.search.step is solution.')
-
-
-def _searches(experiment, task, mesh, problems) -> dict[str, bench.Procedure]:
-  """Greedy decoding, samples of whole texts, and every strategy."""
-  settings = experiment.search
-  depth = settings.depth(task, problems)
-  whole = sampling.Settings(
-      batch_size=experiment.evaluation.batch_size,
-      max_new_tokens=depth * settings.step_length,
-      num_samples=settings.num_samples, temperature=settings.temperature,
-      top_k=settings.top_k, top_p=settings.top_p)
+def _texts(rows) -> dict[str, str]:
+  """A solved search of every strategy, as text."""
   return {
-      name: bench.make(name, whole, task, mesh)
-      for name in ('greedy', 'samples')} | {
-          name: bench.make(name, settings.of_trees(), task, mesh)
-          for name in settings.strategies}
+      row['solver']: row['details']['text'] for row in reversed(rows)
+      if row['solver'] in searching.STRATEGIES and row['is_correct']}
 
 
-def _newest(experiment, workdir, mesh, problems, made) -> base.Policy:
-  """The arm that is searched, when all strategies can."""
-  policy = base.Policy(
-      experiment.search.arm, experiment.model, None, _tokenizer(workdir),
-      experiment.data.style)
-  for name in experiment.search.strategies:
-    made[name].solver.check(policy, problems)
-  step, params = sft.restore(
-      experiment, workdir / 'sft' / experiment.search.arm, mesh)
-  return dataclasses.replace(policy, params=params, step=step)
-
-
-def _forget(directory: epath.Path) -> None:
-  """Removes searches of earlier settings; rows know theirs."""
-  for path in directory.iterdir():
-    if path.is_dir() and path.name != 'rows':
-      path.rmtree()
-
-
-def _store(directory, policy, name: str, split: str, experiment) -> None:
-  """The searches of a strategy, to be read as traces are."""
-  found = list(rows_lib.records(
-      bench.folder(directory / 'rows', policy, name, split)))
-  found = found[:experiment.search.num_problems]
-  store.generate(
-      directory / name, functools.partial(_slice, found),
-      kind=record_lib.KIND, split=split,
-      num_records=len(found), num_shards=1, num_processes=1, arguments=dict(
-          seed=experiment.seed, strategy=name,
-          **dataclasses.asdict(experiment.search)))
-
-
-def _slice(
-    records: Sequence[traces.TraceRecord], start: int, stop: int
-) -> Iterator[traces.TraceRecord]:
-  yield from records[start:stop]
-
-
-def run_episodes(
-    experiment: experiment_lib.Experiment, workdir: epath.Path,
-    material: rl_material.Material,
-) -> None:
-  """Plays test problems with all policies of RL and writes the report."""
-  rows = _of_episodes(experiment, workdir, material)
-  directory = workdir / 'rl'
-  if distributed.is_primary():
-    summary = summary_lib.of_rows(rows, start=_START)
-    report.write(directory, 'Reinforcement learning', summary)
-    report.add_section(
-        workdir / 'eval' / 'report.md', 'Reinforcement learning',
-        episodes_report.section(summary['episodes'], folder='../rl'))
-    logging.info('report: %s', directory / 'report.md')
-  distributed.wait('rl')
-
-
-def _of_episodes(experiment, workdir, material) -> list:
-  """Samples of the start, its episodes, and those of every policy."""
-  config = experiment.rl
-  policy = functools.partial(
-      base.Policy, model=experiment.model, tokenizer=material.tokenizer,
-      style=experiment.data.style)
-  rng = jax.random.fold_in(jax.random.key(experiment.seed), 2**31 - 1)
-  problems = {tasks.test_splits(material.task)[0]: material.test}
-  ask = lambda policies, name, procedure: bench.run(
-      policies, {name: procedure}, problems, workdir / 'rl' / 'rows', rng=rng)
-  start = policy(_START, params=material.start)
-  rows = ask([start], 'samples', playing(
-      material, 'single', rl_material.num_start_samples(experiment)))
-  rows += ask([start], 'revisions', playing(
-      material, 'erl2', config.num_eval_samples))
-  for objective in config.objectives:
-    trained = (
-        policy(objective, seed=seed, params=state.params, step=int(state.step))
-        for seed in config.seeds
-        for state in [checkpoint.restore_newest(
-            rl_material.folder(workdir, objective, seed) / 'checkpoints',
-            experiment.checkpoint,
-            rl_material.abstract(experiment, material.mesh))])
-    rows += ask(trained, 'revisions', playing(
-        material, objective, config.num_eval_samples))
-  return rows
-
-
-def playing(
-    material: rl_material.Material, objective: str, num_samples: int
-) -> bench.Procedure:
-  """Episodes as an objective is trained on them."""
-  config, search = material.experiment.rl, material.experiment.search
-  settings = revising.Settings(
-      num_questions=config.num_questions, num_samples=num_samples,
-      num_slots=config.num_slots, num_episodes=config.episodes(objective),
-      episode_length=config.episode_length, max_tokens=config.max_tokens,
-      window=config.window, reset=config.reset, give_up=config.give_up,
-      temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
-  explore = material.explore(objective)
-  return bench.Procedure(
-      dict(dataclasses.asdict(settings), exploration=explore and (
-          config.exploration, dataclasses.asdict(search.of_trees()))),
-      revising.Reviser(
-          settings, material.task, material.mesh, explore=explore,
-          width=material.width))
-
-
-def _tokenizer(workdir) -> tokenizers.Tokenizer:
-  return tokenizers.load(workdir / 'tokenizer')
-
-
-class _Saved:
-  """The checkpoints and metrics that an arm's training left."""
-
-  def __init__(self, experiment, workdir, arm: str, mesh):
-    directory = workdir / 'sft' / arm
-    self.arm, self.mesh = arm, mesh
-    self._experiment = experiment
-    self._tokenizer = _tokenizer(workdir)
-    self._checkpoints = checkpoint.Checkpoints(
-        directory / 'checkpoints', experiment.checkpoint)
-    self._summary = files.read_json(directory / 'summary.json')
-    self._rows = metrics_lib.read(directory / 'metrics.jsonl')
-    self._abstract, _ = state_lib.shardings(
-        sft.init_fn(experiment),
-        optimizer.make(experiment.optimizer, self._summary['num_steps']), mesh)
-
-  def steps(self) -> list[int]:
-    return self._checkpoints.steps()
-
-  def policy(self, step: int) -> base.Policy:
-    return base.Policy(
-        self.arm, self._experiment.model,
-        self._checkpoints.restore_state(self._abstract, step).params,
-        self._tokenizer, self._experiment.data.style, step=step,
-        trained_tokens=sum(
-            row['tokens'] for row in self._rows if row['step'] <= step))
-
-  def reference_length(self, record: traces.TraceRecord) -> int:
-    """Tokens of what the arm would be taught to write for a search."""
-    events = arms.reference(self.arm, record)
-    if events is None:
-      return 1
-    style = self._experiment.data.style
-    text = traces.render(events, style=style)
-    prompt = traces.prompt(record.problem, style=style)
-    return len(self._tokenizer.encode(text[len(prompt):])) + 1
-
-  def training(self) -> dict:
-    """Its summary, and the validation loss by tokens seen."""
-    total, losses = 0.0, []
-    for row in self._rows:
-      total += row['tokens']
-      if 'eval_loss' in row:
-        losses.append([total, row['eval_loss']])
-    return dict(self._summary, losses=losses)
-
-  def close(self) -> None:
-    self._checkpoints.close()
+STAGE = base.Stage(
+    Settings=Settings, run=run,
+    reads=lambda settings: (*settings.policies, settings.problems),
+    grown=lambda settings: dataclasses.asdict(settings), check=check,
+    is_whole=lambda context, settings, directory: all(
+        (directory / name).exists() for name in ('summary.json', 'report.md')),
+    programs=solving.programs)

@@ -152,11 +152,11 @@ def _group(name: str, values: Any) -> base.Group:
 
 def _check(experiment: Experiment) -> None:
   """Lets every stage refuse what it could not do, over the whole list."""
-  before = []
+  before, context = [], base.Context(experiment.shared, experiment.groups)
   for group in experiment.chosen():
     for reference in group.stage.reads(group.settings):
       _check_reference(experiment, group.name, reference, before)
-    group.stage.check(experiment.shared, group.settings, group.name)
+    group.stage.check(context, group.settings, group.name)
     before.append(group.name)
 
 

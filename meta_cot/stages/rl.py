@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 7: reinforcement learning over episodes, run by run.
+"""Stage `rl`: reinforcement learning over episodes, run by run.
 
-Leaves `rl/<objective>/seed<n>/`: checkpoints, the best one in `best/`,
-metrics.jsonl, tensorboard, summary.json; and `rl/report.md`.
+Leaves a policy folder for each run, `<objective>/seed<n>/`: checkpoints, the
+best one on validation problems in `best/`, metrics.jsonl, tensorboard,
+summary.json.
 """
 
-from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import logging
@@ -15,174 +15,137 @@ from etils import epath
 import jax
 import tqdm
 
-from data_pipelines import tokenizers
-from meta_cot import sharding
-from meta_cot import tasks
-from meta_cot.problem import Problem
+from meta_cot.model import config as model_config
 from meta_cot.rl import programs as programs_lib
 from meta_cot.rl import questions as questions_lib
+from meta_cot.rl import settings as settings_lib
 from meta_cot.rl import setup as setup_lib
 from meta_cot.rollouts import player
 from meta_cot.runtime import files
 from meta_cot.runtime import interruption
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import vocabulary
-from meta_cot.stages import experiment as experiment_lib
-from meta_cot.stages import problems as problems_lib
-from meta_cot.stages import rl_report
-from meta_cot.stages import sft
-from meta_cot.tasks import base
+from meta_cot.stages import artifacts
+from meta_cot.stages import base
+from meta_cot.tasks import base as tasks
 from meta_cot.training import checkpoint
 from meta_cot.training import compilation
 from meta_cot.training import goodput
 from meta_cot.training import integrity
 from meta_cot.training import metrics as metrics_lib
+from meta_cot.training import policy as policy_lib
 from meta_cot.training import progress
 from meta_cot.training import state as state_lib
 
-# Which runs there are, and how they are looked at.
-_FREE = (
-    'rl.objectives', 'rl.seeds', 'rl.eval_every', 'rl.num_eval_problems',
-    'rl.num_eval_samples', 'rl.save_every', 'rl.questions.num_slots',
-    'rl.updates.num_accumulation', 'rl.updates.num_loss_chunks',
-    # What the stage `search` alone has.
-    'search.arm', 'search.strategies', 'search.num_problems',
-    'search.num_slots', 'search.chunk_steps', 'search.num_samples')
+_DELIMITER_ID = 2  # of a placeholder's searches
+
+Settings = settings_lib.RlConfig
+
+
+def leaves(settings: Settings) -> tuple[str, ...]:
+  """Lists the policies: `OBJECTIVE/seedN`."""
+  return tuple(
+      f'{objective}/seed{seed}' for objective in settings.objectives
+      for seed in settings.seeds)
+
+
+def check(context: base.Context, settings: Settings, name: str) -> None:
+  """Raises a ConfigError for what training would refuse."""
+  del name
+  programs = plan(context, settings)
+  for objective in settings.objectives:
+    programs.of(objective).check()
 
 
 def run(
-    experiment: experiment_lib.Experiment, workdir: epath.Path
-) -> None:
-  """Trains every policy that has no summary yet, and writes the report.
+    context: base.Context, settings: Settings, directory: epath.Path) -> None:
+  """Trains every policy that has no summary yet.
 
   Raises:
-    ConfigError: the start was not trained, or settings do not go together.
+    UserError: what it reads is missing, or settings do not go together.
     Interrupted: a signal came; what is needed to continue is saved.
   """
-  mesh = sharding.make_mesh(experiment.mesh)
-  with sharding.use_mesh(mesh):
-    setup = make_setup(experiment, workdir, mesh)
-    for objective in experiment.rl.objectives:
-      for seed in experiment.rl.seeds:
-        directory = rl_report.folder(workdir, objective, seed)
-        if not is_trained(experiment, directory):
-          train(experiment, setup, objective, seed, directory)
-    rl_report.write(setup, workdir, experiment.checkpoint)
+  setup = None
+  for part in leaves(settings):
+    if not (directory / part / 'summary.json').exists():
+      setup = setup or make_setup(context, settings)
+      objective, _, seed = part.partition('/seed')
+      train(context, settings, setup, objective, int(seed), directory / part)
 
 
-def make_programs(
-    experiment: experiment_lib.Experiment, task: base.Task,
-    tokenizer: tokenizers.Tokenizer,
-    make_vocabulary: Callable[[], vocabulary.Vocabulary],
-    problems: Sequence[Problem], mesh: jax.sharding.Mesh,
-) -> programs_lib.Programs:
-  """Makes the programs of the start, for these problems at most as long.
+def plan(
+    context: base.Context, settings: Settings) -> programs_lib.Programs:
+  """Describes the programs of the start, before there is a tokenizer."""
+  start = artifacts.planned(context, settings.start)
+  words = vocabulary.Vocabulary(
+      pad_id=start.tokenizer.pad_id, eos_ids=start.tokenizer.eos_ids,
+      delimiter_ids=(_DELIMITER_ID,), texts=())
+  return _programs(
+      context, settings, start.model, start.style, start.tokenizer,
+      lambda: words, context.first_problems)
 
-  Raises:
-    ConfigError: settings do not go together.
-  """
-  config = experiment.rl
-  if config.start not in experiment.arms:
-    raise config_lib.ConfigError(
-        f'config.rl.start: got {config.start!r}; must be one of config.arms, '
-        f'{", ".join(experiment.arms)}.')
+
+def _programs(context, settings, model: model_config.ModelConfig, style,
+              tokenizer, make_vocabulary, problems) -> programs_lib.Programs:
   width = player.prompt_width(
-      tokenizer, problems, experiment.data.style,
-      config.credit.discount_prompts)
-  depth = lambda: experiment.search.depth(task, experiment_lib.first_problems(
-      experiment.task, experiment.seed))
+      tokenizer, problems, style, settings.credit.discount_prompts)
   return programs_lib.Programs(
-      task, experiment.model, config, experiment.search, depth, tokenizer,
-      make_vocabulary, mesh, experiment.data.style, width,
-      config.episodes.num_episodes)
+      context.task, model, settings,
+      lambda: settings.search.depth(context.task, problems), tokenizer,
+      make_vocabulary, context.mesh, style, width,
+      settings.episodes.num_episodes)
 
 
-def make_setup(
-    experiment: experiment_lib.Experiment, workdir: epath.Path,
-    mesh: jax.sharding.Mesh,
-) -> setup_lib.Setup:
+def make_setup(context: base.Context, settings: Settings) -> setup_lib.Setup:
   """Reads what the runs share.
 
   Raises:
-    ConfigError: the start was not trained, or settings do not go together.
+    UserError: the start or problems are missing, or settings do not go
+      together.
   """
-  config = experiment.rl
-  tokenizer = tokenizers.load(workdir / 'tokenizer')
-  task = tasks.make(experiment.task.kind)
-  train_problems = problems_lib.read(workdir, base.TRAIN)
-  validation, test = (
-      problems_lib.read(workdir, split, config.num_eval_problems)
-      for split in (base.VALIDATION, tasks.test_splits(task)[0]))
-  programs = make_programs(
-      experiment, task, tokenizer, functools.partial(
-          vocabulary.of, tokenizer, experiment.model.vocab_size),
-      [*train_problems, *validation, *test], mesh)
-  _, start = sft.restore(experiment, workdir / 'sft' / config.start, mesh)
+  start = artifacts.policy(context, settings.start)
+  read = functools.partial(artifacts.problems, context, settings.problems)
+  train_problems = read(tasks.TRAIN)
+  validation = read(tasks.VALIDATION, settings.num_eval_problems)
+  tokenizer = start.tokenizer()
+  programs = _programs(
+      context, settings, start.model, start.style, tokenizer,
+      functools.partial(
+          vocabulary.of, tokenizer, start.model.vocab_size, start.style,
+          settings.search.step), [*train_problems, *validation])
   return setup_lib.Setup(
-      programs, train_problems, validation, test, start, experiment.seed)
+      programs, train_problems, validation, start.params(context.mesh),
+      context.seed)
 
 
-def is_trained(experiment, directory: epath.Path) -> bool:
-  """Whether a run has finished there, with these settings.
-
-  Raises:
-    UserError: one has, with others.
-  """
-  path = directory / 'summary.json'
-  if not path.exists():
-    return False
-  differences = config_lib.differences(
-      files.read_json(path)['settings'], _of_run(experiment), free=(),
-      where='there')
-  if differences:
-    raise config_lib.UserError(
-        f'{directory}: this policy was trained with other settings '
-        f'({"; ".join(differences[:3])}); remove the folder or use another '
-        '--workdir.')
-  return True
-
-
-def _of_run(experiment) -> dict:
-  """The settings that a trained policy depends on."""
-  settings = {'rl': dataclasses.asdict(experiment.rl)}
-  if experiment.rl.episodes.has_search:
-    settings['search'] = dataclasses.asdict(experiment.search)
-  for name in _FREE:
-    *groups, key = name.split('.')
-    functools.reduce(lambda group, k: group.get(k, {}), groups, settings).pop(
-        key, None)
-  return settings
-
-
-def train(experiment, setup: setup_lib.Setup, objective: str, seed: int,
-          directory: epath.Path) -> None:
+def train(
+    context: base.Context, settings: Settings, setup: setup_lib.Setup,
+    objective: str, seed: int, directory: epath.Path) -> None:
   """Trains one policy, from its newest checkpoint if there is one.
 
   Raises:
     Interrupted: a signal came; what is needed to continue is saved.
     FloatingPointError: a loss or gradient is not finite.
   """
-  clock, config = goodput.Clock(), experiment.rl
-  learner = setup.learner(objective, seed)
-  evaluate = setup_lib.Evaluation(
-      setup, setup.programs.of(objective), setup.validation)
-  memory = questions_lib.Memory(
-      questions_lib.Questions(
-          len(setup.train), seed=seed,
-          min_success=config.questions.min_success,
-          max_success=config.questions.max_success,
-          rest=config.questions.rest),
-      config.loss.kl_coefficient)
+  clock, learner = goodput.Clock(), setup.learner(objective, seed)
+  programs = setup.programs.of(objective)
+  evaluate = setup_lib.Evaluation(setup, programs)
+  if jax.process_index() == 0:
+    policy_lib.write(
+        directory, programs.model, programs.tokenizer, programs.style, dict(
+            objective=objective, seed=seed, num_episodes=programs.num_episodes,
+            episodes=dataclasses.asdict(settings.episodes),
+            search=dataclasses.asdict(settings.search)))
+  memory = _memory(settings, setup, seed)
   saves = progress.Progress(
       directory, checkpoint.CheckpointConfig(
-          save_every_steps=1, max_to_keep=experiment.checkpoint.max_to_keep),
-      memory, settings=dataclasses.asdict(experiment) | {
-          'of_run': _of_run(experiment)},
-      tokenizer=setup.programs.tokenizer.fingerprint)
+          save_every_steps=1, max_to_keep=settings.max_to_keep), memory,
+      settings=config_lib.bound(settings),
+      tokenizer=programs.tokenizer.fingerprint)
   state, pending = saves.restore(setup.programs.state)
   if state is None:
     state = setup.state(seed)
-  first = int(state.step) // config.updates.per_iteration
+  first = int(state.step) // settings.updates.per_iteration
   if first:
     logging.info('%s: continues after iteration %d', learner.name, first)
     clock.continues(
@@ -197,11 +160,20 @@ def train(experiment, setup: setup_lib.Setup, objective: str, seed: int,
     with clock.measure('checkpoint'):
       saves.close()
     writer.close()
-    if int(state.step) < config.num_updates:
+    if int(state.step) < settings.num_updates:
       raise interruption.Interrupted
     saves.finish()
     if jax.process_index() == 0:
-      _finish(directory, objective, seed, memory, clock, experiment)
+      _finish(directory, objective, seed, memory, clock)
+
+
+def _memory(settings, setup, seed) -> questions_lib.Memory:
+  asked = settings.questions
+  return questions_lib.Memory(
+      questions_lib.Questions(
+          len(setup.train), seed=seed, min_success=asked.min_success,
+          max_success=asked.max_success, rest=asked.rest),
+      settings.loss.kl_coefficient)
 
 
 def _loop(learner, evaluate, state, memory, saves, writer, clock, first,
@@ -271,12 +243,38 @@ def _report(name, done, total, row, bar) -> None:
     logging.info('%s iteration %d/%d  %s', name, done, total, words)
 
 
-def _finish(directory, objective, seed, memory, clock, experiment) -> None:
+def _finish(directory, objective, seed, memory, clock) -> None:
   """Writes the summary of a finished run."""
   rows = metrics_lib.read(directory / 'metrics.jsonl')
   files.write_json(directory / 'summary.json', dict(
-      objective=objective, seed=seed, settings=_of_run(experiment),
-      num_iterations=rows[-1]['step'],
+      objective=objective, seed=seed, num_iterations=rows[-1]['step'],
       tokens=sum(row['tokens'] for row in rows), best=memory.best,
       last={k: v for k, v in rows[-1].items() if k.startswith('validation/')},
       seconds=goodput.summarise([*rows, clock.lap()])))
+
+
+def programs(context: base.Context, settings: Settings) -> base.Programs:
+  """Lists what training compiles: `OBJECTIVE/PART`."""
+  start = plan(context, settings)
+  found = {}
+  for objective in settings.objectives:
+    learned = start.of(objective)
+    for part in learned.parts:
+      found[f'{objective}/{part}'] = functools.partial(
+          _build, learned, part, f'{objective}/{part}')
+  return found
+
+
+def _build(learned: programs_lib.Programs, part: str, name: str):
+  learned.check()
+  learned.check_split()
+  return programs_lib.PARTS[part](learned, name)
+
+
+STAGE = base.Stage(
+    Settings=Settings, run=run,
+    reads=lambda settings: (settings.start, settings.problems), leaves=leaves,
+    check=check, is_whole=lambda context, settings, directory: all(
+        (directory / part / 'summary.json').exists()
+        for part in leaves(settings)),
+    programs=programs)

@@ -26,9 +26,9 @@ class Settings:
       name: kind.Settings for name, kind in tokenizers.KINDS.items()})
 
 
-def check(shared: base.Shared, settings: Settings, name: str) -> None:
+def check(context: base.Context, settings: Settings, name: str) -> None:
   """Raises a ConfigError where the model has no room for the vocabulary."""
-  size, room = settings.vocabulary.vocab_size, shared.model.vocab_size
+  size, room = settings.vocabulary.vocab_size, context.shared.model.vocab_size
   if size is not None and size > room:
     raise base.wrong(
         name, 'vocabulary.vocab_size', f'got {size}; must be at most '

@@ -31,12 +31,12 @@ class Settings:
   num_processes: int = config_lib.setting(low=1, is_free=True)
 
 
-def check(shared: base.Shared, settings: Settings, name: str) -> None:
+def check(context: base.Context, settings: Settings, name: str) -> None:
   """Raises a ConfigError where the task has no such teacher."""
-  teacher = shared.task.teacher
+  teacher = context.shared.task.teacher
   if teacher is None:
     raise base.wrong(
-        name, 'kind', f"got 'traces'; the task {shared.task_kind} has no "
+        name, 'kind', f"got 'traces'; task {context.shared.task_kind} has no "
         'teacher that could solve problems: leave the stage out.')
   if settings.strategies not in teacher.strategies:
     raise base.wrong(

@@ -64,14 +64,9 @@ class Run:
       raise config_lib.UserError(
           f'config.model.vocab_size: got {model.vocab_size}; must be at least '
           f'{tokenizer.vocab_size}, the pieces of the tokenizer.')
-    if jax.process_index() == 0:
-      policy_lib.write(
-          directory, model, tokenizer, style,
-          dict(stage=directory.parent.name, arm=arm,
-               objective=settings.objective))
     records = context.folder(settings.records)
     objective = objective_lib.OBJECTIVES[settings.objective]
-    return cls(
+    made = cls(
         context, settings, arm, directory, model, start, tokenizer,
         {split: store.read(records, split)
          for split in (tasks.TRAIN, tasks.VALIDATION)},
@@ -79,6 +74,11 @@ class Run:
             arms.make(arm, context.task), settings.data, tokenizer, style,
             is_training=split == tasks.TRAIN)
          for split in (tasks.TRAIN, tasks.VALIDATION)})
+    if jax.process_index() == 0:
+      policy_lib.write(directory, model, tokenizer, style, dict(
+          arm=arm, objective=settings.objective, longest=pipelines.longest(
+              made.source[tasks.VALIDATION], made.examples[tasks.VALIDATION])))
+    return made
 
   @property
   def mesh(self) -> jax.sharding.Mesh:

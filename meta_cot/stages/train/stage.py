@@ -18,19 +18,20 @@ from meta_cot.stages.train import settings as settings_lib
 from meta_cot.stages.train.settings import Settings
 
 
-def check(shared: base.Shared, settings: Settings, name: str) -> None:
+def check(context: base.Context, settings: Settings, name: str) -> None:
   """Raises a ConfigError for what training would refuse."""
   if settings.start is None and (
-      settings.data.sequence_length > shared.model.max_length):
+      settings.data.sequence_length > context.shared.model.max_length):
     raise base.wrong(
         name, 'data.sequence_length',
         f'got {settings.data.sequence_length}; must be at most '
-        f'config.model.max_length, {shared.model.max_length}.')
+        f'config.model.max_length, {context.shared.model.max_length}.')
   for arm in settings.arms:
-    if shared.style not in arms.ARMS[arm].styles:
+    style, styles = context.shared.style, arms.ARMS[arm].styles
+    if style not in styles:
       raise base.wrong(
-          name, 'arms', f'got {arm!r} with config.style {shared.style!r}; it '
-          f'is written in {" or ".join(arms.ARMS[arm].styles)}.')
+          name, 'arms', f'got {arm!r} with config.style {style!r}; it is '
+          f'written in {" or ".join(styles)}.')
 
 
 def is_whole(
