@@ -216,6 +216,9 @@ def _search():
   s.arm = 'solution_only'  # whose newest checkpoint proposes the steps
   # beam | dvts | breadth_first | best_first | depth_first | mcts.
   s.strategies = ('beam', 'best_first', 'mcts')
+  # What a step is: solution (an operation of a solution) | event (of a trace,
+  # for arms that write whole searches; needs max_depth).
+  s.step = 'solution'
   s.num_problems = 200  # at most so many of the first test split
   s.num_slots = 32  # problems searched together
   s.chunk_steps = 2  # steps between two looks at what is finished

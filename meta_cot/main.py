@@ -24,7 +24,6 @@ from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import generate_traces
 from meta_cot.stages import problems
 from meta_cot.stages import rl
-from meta_cot.stages import search
 from meta_cot.stages import sft
 from meta_cot.stages import train_tokenizer
 from meta_cot.stages import workdir as workdir_lib
@@ -35,7 +34,7 @@ STAGES = {
     'train_tokenizer': train_tokenizer.run,
     'sft': sft.run,
     'evaluate': evaluate.run,
-    'search': search.run,
+    'search': evaluate.run_search,
     'rl': rl.run,
 }
 

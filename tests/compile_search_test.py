@@ -201,8 +201,6 @@ def test_names():
      "--programs: got 'search_depth_first'; it belongs to experiments with"),
     ([TINY, '--programs=search_bean'],
      "--programs: got 'search_bean'; did you mean 'search_beam'"),
-    ([TINY, '--programs=init', '--config.data.style=stream_of_search'],
-     "config.data.style: got 'stream_of_search'; the stage search needs"),
     ([TINY, '--programs=search_beam', '--config.search.step_length=400'],
      'config.search.step_length: got 400; 2 steps after prompts of 8 tokens '
      'must be at most config.model.max_length, 512'),

@@ -13,29 +13,45 @@ import pytest
 
 from meta_cot.evaluation import episodes
 from meta_cot.evaluation import episodes_report
+from meta_cot.solvers import base
+from meta_cot.solvers import choosing
 
 
-def _record(policy, seed, is_correct, tokens=10):
+def _run(is_correct, tokens=10, is_finished=True):
+  """Trajectories of episodes, [B, G, E]."""
   is_correct = np.array(is_correct, bool)
-  return episodes.Record(
-      policy=policy, seed=seed, is_correct=is_correct,
-      tokens=np.broadcast_to(np.array(tokens), is_correct.shape),
-      is_finished=np.ones(is_correct.shape, bool))
+  num_problems, _, num_episodes = is_correct.shape
+  rows = lambda x, dtype: np.broadcast_to(
+      np.array(x, dtype), is_correct.shape).reshape(num_problems, -1)
+  return base.Outcomes(
+      is_correct=rows(is_correct, bool), num_tokens=rows(tokens, float),
+      is_finished=rows(is_finished, bool), answers=rows(None, object),
+      num_episodes=num_episodes)
+
+
+def _samples(answers, right=()):
+  answers = np.array(answers, object)
+  return base.Outcomes(
+      is_correct=np.isin(answers, right), num_tokens=np.full(
+          answers.shape, 10.0), is_finished=np.ones(answers.shape, bool),
+      answers=answers)
+
+
+def _one(*runs, samples=None):
+  """The summary of one policy with seeds 0, 1, ..."""
+  return episodes.summarise(
+      {'a': list(enumerate(runs))}, samples or SAMPLES, 'sft')['policies']['a']
 
 
 # Two problems, two trajectories of each, three episodes.
 CORRECT = [[[1, 0, 1], [0, 0, 1]], [[0, 1, 0], [0, 0, 0]]]
-SAMPLES = episodes.Samples(
-    policy='sft',
-    is_correct=np.array([[1, 0, 0, 1], [0, 0, 0, 0]], bool),
-    tokens=np.full((2, 4), 10),
-    answers=np.array([[7, 8, 8, 7], [1, 2, 3, -1]]))
+SAMPLES = _samples(
+    [['7', '8', '8', '7'], ['1', '2', '3', None]], right=['7'])
 
 
 def test_rates_tokens_and_intervals_of_one_run():
-  summary = episodes.summarise(
-      [_record('erl2', 0, CORRECT, [10, 12, 8])], SAMPLES)
-  rows = summary['policies']['erl2']['episodes']
+  summary = _one(_run(CORRECT, [10, 12, 8]))
+  rows = summary['episodes']
   assert [r['episode'] for r in rows] == [1, 2, 3]
   assert [r['tokens'] for r in rows] == [10, 22, 30]
   assert [r['this']['success'] for r in rows] == [1/4, 1/4, 1/2]
@@ -48,35 +64,25 @@ def test_rates_tokens_and_intervals_of_one_run():
   assert rows[2]['this']['ci95'] == pytest.approx([0.0, 1.0])
   assert rows[0]['this']['seeds_ci95'] is None
   assert rows[0]['this']['by_seed'] == [1/4]
-  assert summary['policies']['erl2']['minus_start'] is None
+  assert summary['minus_start'] is None
   assert json.loads(json.dumps(summary)) == summary
 
 
 def test_intervals_cluster_by_problem_not_by_trajectory():
   values = np.zeros((8, 1, 1), bool)
   values[:4] = True
-  once = episodes.summarise([_record('a', 0, values)], _samples(8))
-  often = episodes.summarise(
-      [_record('a', 0, np.repeat(values, 50, axis=1))], _samples(8))
-  rate = lambda s: s['policies']['a']['episodes'][0]['this']
+  samples = _samples([[None]] * 8)
+  once = _one(_run(values), samples=samples)
+  often = _one(_run(np.repeat(values, 50, axis=1)), samples=samples)
+  rate = lambda s: s['episodes'][0]['this']
   assert rate(once)['ci95'] == rate(often)['ci95'] == pytest.approx(
       [1/2 - 1.96 * (2/7)**0.5 / 8**0.5, 1/2 + 1.96 * (2/7)**0.5 / 8**0.5])
 
 
-def _samples(num_problems):
-  return episodes.Samples(
-      policy='sft', is_correct=np.zeros((num_problems, 2), bool),
-      tokens=np.full((num_problems, 2), 10),
-      answers=np.full((num_problems, 2), -1))
-
-
 def test_seeds_have_an_interval_of_their_own():
   shares = (2, 4, 6)  # of ten problems
-  runs = [
-      _record('a', seed, [[[i < n]] for i in range(10)])
-      for seed, n in enumerate(shares)]
-  rate = episodes.summarise(runs, _samples(10))[
-      'policies']['a']['episodes'][0]['this']
+  runs = [_run([[[i < n]] for i in range(10)]) for n in shares]
+  rate = _one(*runs, samples=_samples([[None]] * 10))['episodes'][0]['this']
   assert rate['by_seed'] == pytest.approx([0.2, 0.4, 0.6])
   assert rate['success'] == pytest.approx(0.4)
   # Deviation 0.2, over sqrt(3), times t(2) = 4.303: below 0 is cut off.
@@ -89,35 +95,28 @@ def test_seeds_have_an_interval_of_their_own():
 
 
 def test_differences_from_the_start_are_paired():
-  start = [_record('sft', s, [[[0, s]], [[1, 0]]]) for s in (0, 1)]
-  mine = [_record('erl2', s, [[[0, s]], [[0, 1]]]) for s in (0, 1)]
-  gap = episodes.summarise([*start, *mine], SAMPLES)[
-      'policies']['erl2']['minus_start']
+  start = [(s, _run([[[0, s]], [[1, 0]]])) for s in (0, 1)]
+  mine = [(s, _run([[[0, s]], [[0, 1]]])) for s in (0, 1)]
+  gap_of = lambda runs, of='erl2': episodes.summarise(
+      dict(sft=start) | {of: runs}, SAMPLES, 'sft')['policies'][of][
+          'minus_start']
+  gap = gap_of(mine)
   # By seed: the first problem never differs, the second one always.
   assert gap['by_seed'] == [1/2, 1/2]
   assert gap['seeds_ci95'] == [1/2, 1/2]
   half = 1.96 * (1/2)**0.5 / 2**0.5
   assert gap['ci95'] == pytest.approx([1/2 - half, 1.0])
   # Seeds that the start has not: its mean takes their place.
-  other = [dataclasses.replace(r, seed=r.seed + 5) for r in mine]
-  gap = episodes.summarise([*start, *other], SAMPLES)[
-      'policies']['erl2']['minus_start']
-  assert gap['by_seed'] == [1/4, 3/4]
-  worse = _record('single', 0, [[[0]], [[0]]])
-  gap = episodes.summarise([*start, worse], SAMPLES)[
-      'policies']['single']['minus_start']
+  assert gap_of([(s + 5, run) for s, run in mine])['by_seed'] == [1/4, 3/4]
+  gap = gap_of([(0, _run([[[0]], [[0]]]))])
   assert gap['success'] == 0.0 and gap['ci95'] == [0.0, 0.0]
-  assert episodes.summarise(start, SAMPLES)[
-      'policies']['sft']['minus_start'] is None
+  assert gap_of(start, of='sft') is None
 
 
 def test_missing_episodes_count_as_failed_and_not_as_unfinished():
-  record = episodes.Record(
-      policy='a', seed=0, is_correct=np.array([[[True, False]] * 2] * 2),
-      tokens=np.array([[[5, 0], [5, 3]]] * 2),
-      is_finished=np.array([[[True, False], [False, True]]] * 2))
-  first, second = episodes.summarise([record], SAMPLES)[
-      'policies']['a']['episodes']
+  first, second = _one(_run(
+      [[[True, False]] * 2] * 2, [[[5, 0], [5, 3]]] * 2,
+      [[[True, False], [False, True]]] * 2))['episodes']
   assert (first['taken'], second['taken']) == (1.0, 0.5)
   assert (first['finished'], second['finished']) == (0.5, 1.0)
   assert (first['tokens'], second['tokens']) == (5.0, 6.5)
@@ -133,20 +132,19 @@ def test_missing_episodes_count_as_failed_and_not_as_unfinished():
     (40, 4, 1/2, 1/2),  # 7,8,8,7: a tie, the first
     (3, 1, 1/4, 1/4), (900, 4, 1/2, 1/2)])
 def test_samples_of_as_many_tokens(tokens, n, best, majority):
-  record = _record('a', 0, [[[1]], [[0]]], tokens)
-  equal = episodes.summarise([record], SAMPLES)[
-      'policies']['a']['episodes'][0]['equal_tokens']
+  equal = _one(_run([[[1]], [[0]]], tokens))['episodes'][0]['equal_tokens']
   assert equal['n'] == n
   assert equal['tokens'] == 10 * n
-  assert equal['best']['success'] == pytest.approx(best)
+  assert equal['oracle']['success'] == pytest.approx(best)
   assert equal['majority']['success'] == pytest.approx(majority)
 
 
 def test_the_curve_of_samples():
-  values = episodes.summarise([_record('a', 0, CORRECT)], SAMPLES)['best_of_n']
+  values = episodes.summarise(
+      dict(a=[(0, _run(CORRECT))]), SAMPLES, 'sft')['samples']
   assert (values['num_samples'], values['mean_tokens']) == (4, 10.0)
-  assert [p['k'] for p in values['curve']] == [1, 2, 4]
-  assert [p['success'] for p in values['curve']] == pytest.approx(
+  assert [p['n'] for p in values['curve']] == [1, 2, 4]
+  assert [p['oracle']['success'] for p in values['curve']] == pytest.approx(
       [1/4, 5/12, 1/2])
   assert [p['majority']['success'] for p in values['curve']] == [1/4, 1/4, 1/2]
 
@@ -155,39 +153,35 @@ def test_the_curve_of_samples():
 @hypothesis.given(st.lists(st.integers(-1, 2), min_size=4, max_size=4),
                   st.integers(1, 4))
 def test_majority_is_the_vote_written_out(answers, k):
-  is_correct = np.array([[a == 1 for a in answers]])
-  samples = episodes.Samples(
-      policy='sft', is_correct=is_correct, tokens=np.ones((1, 4), int),
-      answers=np.array([answers]))
+  outcomes = _samples([[None if a < 0 else str(a) for a in answers]], ['1'])
   groups = [answers[i:i + k] for i in range(0, 4 - k + 1, k)]
   votes = [
       collections.Counter(a for a in group if a >= 0).most_common(1)
       for group in groups]
   wanted = np.mean([bool(vote) and vote[0][0] == 1 for vote in votes])
-  assert episodes.majority_success(samples, k).tolist() == [wanted]
+  assert choosing.majority(outcomes, k).tolist() == [wanted]
 
 
 def test_any_of_first_never_falls_and_covers_every_episode():
   rng = np.random.default_rng(0)
-  record = _record('a', 0, rng.random((5, 3, 6)) < 0.3)
-  rows = episodes.summarise([record], _samples(5))['policies']['a']['episodes']
+  is_correct = rng.random((5, 3, 6)) < 0.3
+  rows = _one(_run(is_correct), samples=_samples([[None]] * 5))['episodes']
   anyhow = [r['any']['success'] for r in rows]
   assert all(a <= b for a, b in itertools.pairwise(anyhow))
   assert all(r['this']['success'] <= r['any']['success'] for r in rows)
-  assert anyhow[-1] == record.is_correct.any(axis=-1).mean()
+  assert anyhow[-1] == is_correct.any(axis=-1).mean()
 
 
 def _summary():
+  run = _run(CORRECT)
   return episodes.summarise(
-      [_record('sft', 0, CORRECT), _record('sft', 1, CORRECT),
-       _record('erl2', 0, CORRECT), _record('single', 0, [[[1]], [[0]]])],
-      SAMPLES)
+      dict(sft=[(0, run), (1, run)], erl2=[(0, run)],
+           single=[(0, _run([[[1]], [[0]]]))]), SAMPLES, 'sft')
 
 
 def test_report_has_every_policy_and_both_rivals(tmp_path):
   summary = json.loads(json.dumps(_summary()))
-  episodes_report.write(tmp_path / 'a', summary)
-  text = (tmp_path / 'a' / 'report.md').read_text()
+  text = episodes_report.write(tmp_path / 'a', summary)
   lines = text.splitlines()
   assert '| single | 0 | 1 | 10.0 | 50.0 [0.0, 100.0] | - ' in text
   assert '| sft | 0, 1 | 3 | 30.0 | 50.0 [0.0, 100.0] | [50.0, 50.0] | - ' in (
@@ -217,21 +211,18 @@ def test_every_plot_has_the_rivals():
 
 
 @pytest.mark.parametrize('make, words', [
-    (lambda: _record('a', 3, [[1, 0]]), "'a', seed 3: shapes .* of 3 axes"),
-    (lambda: _record('a', 0, [[[1, 1]]], [4, 0]), 'episode of 0 tokens'),
-    (lambda: _record('a', 0, [[[0, 0]]], [0, 4]), 'must be at least 1'),
     (lambda: dataclasses.replace(SAMPLES, answers=np.zeros((2, 3))),
-     "samples of 'sft': shapes"),
-    (lambda: dataclasses.replace(SAMPLES, tokens=np.zeros((2, 4))),
-     'tokens has 0.0; must be at least 1'),
-    (lambda: episodes.summarise([], SAMPLES), 'records: none'),
-    (lambda: episodes.summarise([_record('a', 0, CORRECT)] * 2, SAMPLES),
-     r"policy 'a': seeds=\[0, 0\]; must differ"),
+     'outcomes: shapes .* of 2 axes'),
+    (lambda: _run([[[1, 1]]], [4, 0]), 'attempt of 0 tokens'),
+    (lambda: _run([[[0, 0]]], [0, 4]), 'first episode is less than 1'),
+    (lambda: dataclasses.replace(SAMPLES, num_episodes=3), 'must divide the 4'),
+    (lambda: episodes.summarise({}, SAMPLES, 'sft'), 'runs: none'),
     (lambda: episodes.summarise(
-        [_record('a', 0, CORRECT), _record('a', 1, [[[1]], [[0]]])], SAMPLES),
-     r"policy 'a': is_correct has shapes \[\(2, 1, 1\), \(2, 2, 3\)\]"),
-    (lambda: episodes.summarise([_record('a', 0, [[[1]]])], SAMPLES),
-     'of the 2 problems')])
+        dict(a=[(0, _run(CORRECT))] * 2), SAMPLES, 'sft'),
+     r"policy 'a': seeds=\[0, 0\]; must differ"),
+    (lambda: _one(_run(CORRECT), _run([[[1]], [[0]]])),
+     r"policy 'a': is_correct has shapes \[\(2, 1, 1\), \(2, 6, 3\)\]"),
+    (lambda: _one(_run([[[1]]])), 'of the 2 problems')])
 def test_refusals(make, words):
   with pytest.raises(ValueError, match=words):
     make()

@@ -7,6 +7,7 @@ import itertools
 
 from flax.linen import meta
 import jax
+import numpy as np
 import pytest
 
 from configs import models
@@ -15,28 +16,23 @@ from meta_cot import decode
 from meta_cot import sharding
 from meta_cot import tasks
 from meta_cot import traces
-from meta_cot.evaluation import best_of_n
-from meta_cot.evaluation import summaries
+from meta_cot.evaluation import budgets
 from meta_cot.evaluation import symbolic
 from meta_cot.evaluation import trees
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
+from meta_cot.rollouts import verdicts
 from meta_cot.settings import config as config_lib
+from meta_cot.solvers import base
 from meta_cot.solvers import sampling as sampling_lib
-from meta_cot.solvers import verdicts
 from meta_cot.tasks import countdown
+from meta_cot.traces.arithmetic import analysis
 from meta_cot.traces.arithmetic import teacher
 
 PROBLEM = countdown.make_problem([5, 17, 1], 23)
 STRATEGY = dataclasses.replace(teacher.COMPACT, max_value=60)
 RECORD = teacher.search(PROBLEM, STRATEGY, 0)
 TEXT = traces.render(traces.linearize(RECORD), style='compact')
-
-
-def _judge(text, *, is_finished=True, num_tokens=10):
-  completion = sampling_lib.Completion(text, num_tokens, is_finished)
-  return verdicts.judge(
-      tasks.make('countdown'), PROBLEM, completion, 'compact')
 
 
 @pytest.mark.parametrize('text, is_finished, error', [
@@ -50,22 +46,14 @@ def _judge(text, *, is_finished=True, num_tokens=10):
     ('5,17,1>23:S5+1=6,17+6=23 really', True, 'format'),
 ])
 def test_verdicts_and_kinds_of_error(text, is_finished, error):
-  result = _judge(text, is_finished=is_finished)
-  assert result.verdict.is_correct == (error == 'none')
-  assert result.analysis.primary_error == error
-
-
-def test_summary_counts():
-  results = [
-      _judge(TEXT, num_tokens=30), _judge('5,17,1>23:S5+1=6,17+6=24'),
-      _judge('5,17,1>23:', is_finished=False, num_tokens=20)]
-  summary = summaries.of_completions(results)
-  assert summary['num_solved'] == 1 and summary['num_problems'] == 3
-  assert summary['success'] == pytest.approx(1 / 3)
-  assert summary['ci95'] == pytest.approx([0.0615, 0.7923], abs=1e-3)
-  assert summary['mean_tokens'] == 20
-  assert summary['errors'] == {'arithmetic': 1, 'unfinished': 1}
-  assert summary['unfinished'] == 1
+  answer, verdict = verdicts.of_text(
+      tasks.make('countdown'), PROBLEM, text, 'compact',
+      is_finished=is_finished)
+  assert verdict.is_correct == (error == 'none')
+  assert (answer is not None) == (
+      error not in ('unfinished', 'no_answer', 'format'))
+  told = analysis.analyze(PROBLEM, text, 'compact', is_finished)
+  assert told.primary_error == error
 
 
 def _exhaustive_pass_at_k(num_correct, num_samples, k):
@@ -75,39 +63,60 @@ def _exhaustive_pass_at_k(num_correct, num_samples, k):
   return sum(map(any, subsets)) / len(subsets)
 
 
-def test_best_of_n_curve_is_unbiased_pass_at_k():
+def _attempts(num_correct, num_samples, tokens):
+  """Problems of which so many of the attempts are right."""
+  is_correct = np.array([
+      [i < c for i in range(num_samples)] for c in num_correct])
+  return base.Outcomes(
+      is_correct=is_correct, is_finished=np.ones_like(is_correct),
+      num_tokens=np.full(is_correct.shape, tokens),
+      answers=np.full(is_correct.shape, None))
+
+
+def test_the_curve_of_the_oracle_is_unbiased_pass_at_k():
   correct, n = [0, 1, 3, 5], 5
-  points = best_of_n.curve(correct, n, mean_tokens=7.0)
-  assert [p.k for p in points] == [1, 2, 4, 5]
+  points = budgets.curve(_attempts(correct, n, 7.0), ('oracle',))
+  assert [p['n'] for p in points] == [1, 2, 4, 5]
   for p in points:
-    expected = sum(_exhaustive_pass_at_k(c, n, p.k) for c in correct) / 4
-    assert p.success == pytest.approx(expected)
-    assert p.tokens == 7.0 * p.k
-    assert p.low <= p.success <= p.high
+    expected = sum(_exhaustive_pass_at_k(c, n, p['n']) for c in correct) / 4
+    assert p['oracle']['success'] == pytest.approx(expected)
+    assert p['tokens'] == 7.0 * p['n']
+    low, high = p['oracle']['ci95']
+    assert low <= p['oracle']['success'] <= high
 
 
 def test_equal_tokens_and_catching_up():
-  arguments = [0, 1, 3, 5], 5, 7.0
-  assert best_of_n.at_tokens(*arguments, budget=20.9).k == 2
-  assert best_of_n.at_tokens(*arguments, budget=1.0).k == 1
-  point = best_of_n.catch_up(*arguments, success=0.6)
-  before = best_of_n.at_tokens(*arguments, budget=7.0 * (point.k - 1))
-  assert before.success < 0.6 <= point.success
-  assert best_of_n.catch_up(*arguments, success=0.9) is None
+  outcomes = _attempts([0, 1, 3, 5], 5, 7.0)
+  at = lambda budget, **kw: budgets.at_tokens(
+      outcomes, budget, ('oracle',), **kw)
+  assert at(20.9)['n'] == 2 and at(1.0)['n'] == 1 and at(99.0)['n'] == 5
+  point = budgets.catch_up(outcomes, 0.6)
+  before = at(7.0 * (point['n'] - 1))
+  assert before['oracle']['success'] < 0.6 <= point['oracle']['success']
+  assert budgets.catch_up(outcomes, 0.9) is None
+  # A part of an attempt lies between its neighbours.
+  part = at(17.5, is_whole=False)
+  assert part['n'] == 2.5 and part['tokens'] == pytest.approx(17.5)
+  assert part['oracle']['success'] == pytest.approx(
+      (at(14.0)['oracle']['success'] + at(21.0)['oracle']['success']) / 2)
 
 
-def test_symbolic_summary_and_tokens():
-  count = symbolic.token_counter(list, 'compact')  # one token a character
-  summary = symbolic.summarise([RECORD], count)
+def test_symbolic_searches_and_their_tokens():
+  class Characters:
+    """One token a character."""
+
+    encode = staticmethod(list)
+
+  outcomes = symbolic.outcomes([RECORD], Characters(), 'compact')
   prompt = traces.prompt(PROBLEM, style='compact')
-  assert summary['mean_tokens'] == len(TEXT) - len(prompt) + 1
-  assert summary['success'] == 1.0
+  assert outcomes.num_tokens == [[len(TEXT) - len(prompt) + 1]]
+  assert outcomes.is_correct.all()
+  assert tasks.make('countdown').verify(
+      PROBLEM, outcomes.answers[0, 0]).is_correct
   hard = countdown.make_problem([20, 1, 9], 28)
-  runs = symbolic.run_all(
-      teacher.Teacher(60, 'descending'), [hard], 0)
-  assert set(runs) == {
-      'compact', 'stream_of_search', *teacher.STREAM_OF_SEARCH}
-  assert runs['dfs_sum'][0].is_solved and not runs['bfs_sum_1'][0].is_solved
+  run = lambda name: symbolic.run_all(
+      teacher.Teacher(60, 'descending'), name, [hard], 0)
+  assert run('dfs_sum')[0].is_solved and not run('bfs_sum_1')[0].is_solved
 
 
 @pytest.mark.parametrize('style', ['compact', 'stream_of_search'])
@@ -147,8 +156,12 @@ def _complete(prompts, batch_size, num_devices, temperature):
 def test_completions_do_not_depend_on_batches_or_devices(temperature):
   prompts = ['5,17,1>23:', '1>2:', '20,1,9>28:', '5,17,1>23:', '7,7,7>14:']
   expected = _complete(prompts, 5, 1, temperature)
+  bare = lambda found: [dataclasses.replace(c, log_prob=0.0) for c in found]
   for batch_size, num_devices in ((2, 1), (3, 8)):
-    assert _complete(prompts, batch_size, num_devices, temperature) == expected
+    found = _complete(prompts, batch_size, num_devices, temperature)
+    assert bare(found) == bare(expected)
+    assert [c.log_prob for c in found] == pytest.approx(
+        [c.log_prob for c in expected], abs=1e-4)
   for prompt, completion in zip(prompts, expected):
     assert completion.text.startswith(prompt)
     assert 1 <= completion.num_tokens <= 12

@@ -13,8 +13,8 @@ from meta_cot import sharding
 from meta_cot.search import batching
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import searching
+from meta_cot.stages import evaluate
 from meta_cot.stages import rl
-from meta_cot.stages import rl_report
 from meta_cot.stages import workdir
 from meta_cot.training import compilation
 from tests import small_rl
@@ -204,12 +204,18 @@ def test_held_out_problems_are_explored_too():
                                 judged.num_explored[1::2])
   assert row['validation/tokens'] == spent.mean()
   with run.mesh:  # the start is the first policy of the report
-    start = rl_report.start_record(run.setup)
-    samples = rl_report.start_samples(run.setup)
-  np.testing.assert_array_equal(start.tokens.reshape(-1), spent)
+    programs = run.setup.programs
+    start, samples = (
+        evaluate.playing(playing, number).solver(
+            evaluate.policy_of(run.setup, 'sft', run.setup.start),
+            run.setup.test, run.setup.evaluation_rng)
+        for playing, number in (
+            (programs, 2), (dataclasses.replace(programs, num_episodes=1),
+                            programs.num_start_samples)))
+  np.testing.assert_array_equal(start.num_tokens.reshape(-1), spent)
   # As many first attempts as a tree has nodes, to compare with.
-  assert samples.tokens.shape == (4, 1 + 8 * 3)
-  assert (samples.tokens <= run.experiment.rl.episodes.episode_length).all()
+  assert samples.num_tokens.shape == (4, 1 + 8 * 3)
+  assert samples.num_tokens.max() <= run.experiment.rl.episodes.episode_length
 
 
 def test_single_explores_nothing():
@@ -262,14 +268,11 @@ def test_errors(changes, message):
   assert '\n' not in str(e.value)
 
 
-def test_a_search_by_values_needs_a_head_and_steps():
+def test_a_search_by_values_needs_a_head():
   experiment = small_rl.experiment(**_settings())
   search = dataclasses.replace(experiment.search, value='head')
   model = dataclasses.replace(experiment.model, value_head='none')
-  data = dataclasses.replace(experiment.data, style='stream_of_search')
-  for changes, message in (
-      (dict(search=search, model=model), "config.search.value: got 'head'"),
-      (dict(data=data), "config.data.style: got 'stream_of_search'")):
-    with pytest.raises(config_lib.ConfigError, match=message):
-      changed = dataclasses.replace(experiment, **changes)
-      small_rl.setup(changed, (1, 1, 1)).programs.of('erl2').check()
+  changed = dataclasses.replace(experiment, search=search, model=model)
+  with pytest.raises(
+      config_lib.ConfigError, match="config.search.value: got 'head'"):
+    small_rl.setup(changed, (1, 1, 1)).programs.of('erl2').check()

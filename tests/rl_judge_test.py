@@ -13,8 +13,7 @@ from meta_cot import traces
 from meta_cot.problem import Problem, Verdict
 from meta_cot.rollouts import episodes
 from meta_cot.rollouts import judge as judge_lib
-from meta_cot.solvers import sampling as sampling_lib
-from meta_cot.solvers import verdicts
+from meta_cot.rollouts import verdicts
 from meta_cot.tasks import base
 from tests import small_rl
 
@@ -60,12 +59,6 @@ def _rollouts(played, is_windowed=False) -> episodes.Rollouts:
       has_given_up=has_given_up, num_steps=1, num_live=1)
 
 
-def _completion(problem, text, is_finished):
-  return sampling_lib.Completion(
-      text=traces.prompt(problem, style=_STYLE) + text,
-      num_tokens=len(_ENCODED[text]), is_finished=is_finished)
-
-
 def _judge(task=None) -> judge_lib.Judge:
   return judge_lib.Judge(task or tasks.make('countdown'), _TOKENIZER, _STYLE)
 
@@ -81,9 +74,10 @@ def test_verdicts_are_those_on_the_texts(is_windowed, played):
   for n, trajectory in enumerate(played):
     problem = _PROBLEMS[n // _G]
     for e, (text, end) in enumerate(trajectory):
-      verdict = verdicts.verify(
+      _, verdict = verdicts.of_text(
           tasks.make('countdown'), problem,
-          _completion(problem, text, end == 'stop'), _STYLE)
+          traces.prompt(problem, style=_STYLE) + text, _STYLE,
+          is_finished=end == 'stop')
       assert judged.rewards[n, e] == verdict.is_correct
       assert judged.num_tokens[n, e] == _drawn(text, end)
       assert judged.is_finished[n, e] == (end == 'stop')
@@ -101,7 +95,6 @@ def test_verdicts_are_those_on_the_texts(is_windowed, played):
 @hypothesis.given(_PLAYED)
 def test_repetitions_and_answers(played):
   judged = _judge()(_PROBLEMS, _rollouts(played))
-  answers = {}
   for n, trajectory in enumerate(played):
     for e, (text, end) in enumerate(trajectory):
       drawn = lambda x: (_ENCODED[x[0]] or _ENCODED['@'][:1] * (
@@ -111,13 +104,9 @@ def test_repetitions_and_answers(played):
       problem = _PROBLEMS[n // _G]
       answer = traces.extract_answer(
           traces.prompt(problem, style=_STYLE) + text, _STYLE)
-      if end != 'stop' or answer is None:
-        assert judged.answers[n, e] == -1
-      else:
-        answers.setdefault((n // _G, answer), set()).add(judged.answers[n, e])
-  ids = [i for found in answers.values() for i in found]
-  assert all(len(found) == 1 for found in answers.values())
-  assert len(set(ids)) == len(ids) and -1 not in ids
+      assert judged.answers[n, e] == (answer if end == 'stop' else None)
+    assert judged.answers[n, len(trajectory):].tolist() == (
+        [None] * (3 - len(trajectory)))
 
 
 def test_right_answers_are_among_the_texts():

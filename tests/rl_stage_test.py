@@ -50,6 +50,11 @@ def _rows(directory):
   return [json.loads(line) for line in lines]
 
 
+def _episodes(workdir):
+  summary = json.loads((workdir / 'rl' / 'summary.json').read_text())
+  return summary['episodes']
+
+
 def _seen(workdir):
   """Files with the times of their last change."""
   return {
@@ -102,15 +107,15 @@ def test_later_iterations_compile_nothing(finished):
 
 def test_reports(finished):
   workdir, _ = finished
-  summary = json.loads((workdir / 'rl' / 'summary.json').read_text())
+  summary = _episodes(workdir)
   num_episodes = {
       name: len(p['episodes']) for name, p in summary['policies'].items()}
   assert num_episodes == dict(sft=2, erl2=2, single=1)
   assert summary['num_problems'] == 6
-  assert summary['best_of_n']['num_samples'] == 4
+  assert summary['samples']['num_samples'] == 4
   readable = (workdir / 'rl' / 'report.md').read_text()
   images = re.findall(r'\]\((\w+\.png)\)', readable)
-  assert len(images) == 2
+  assert len(images) == 3
   assert all((workdir / 'rl' / image).stat().st_size > 1000 for image in images)
   whole = (workdir / 'eval' / 'report.md').read_text()
   assert whole.count('\n# Reinforcement learning\n') == 1
@@ -126,7 +131,8 @@ def test_evaluating_again_keeps_the_section(finished, tmp_path):
   whole = (workdir / 'eval' / 'report.md').read_text()
   (tmp_path / 'report.md').write_text(whole)
   summary = json.loads((workdir / 'eval' / 'summary.json').read_text())
-  report.write(epath.Path(tmp_path), summary, [])
+  training = summary.pop('training')
+  report.write(epath.Path(tmp_path), 'Again', summary, training=training)
   again = (tmp_path / 'report.md').read_text()
   section = '\n# Reinforcement learning\n'
   assert again.count('\n# ') == 1
@@ -156,7 +162,7 @@ def test_another_seed_is_trained_alone(copy):
   log = _run(copy, '--config.rl.seeds=0,1', '--config.rl.objectives=erl2')
   assert 'erl2, seed 1 iteration 4/4' in log
   assert 'erl2, seed 0 iteration' not in log and 'single, seed' not in log
-  summary = json.loads((copy / 'rl' / 'summary.json').read_text())
+  summary = _episodes(copy)
   assert summary['policies']['erl2']['seeds'] == [0, 1]
   last = summary['policies']['erl2']['episodes'][-1]['this']
   assert len(last['by_seed']) == 2 and last['seeds_ci95'] is not None
@@ -177,7 +183,7 @@ def test_a_search_may_write_the_first_attempts(copy):
   assert all(row['explored_tokens'] > 0 for row in rows)
   assert all(row['gap_max'] < 1e-4 for row in rows)
   assert len({row['programs_compiled'] for row in rows}) == 1
-  summary = json.loads((copy / 'rl' / 'summary.json').read_text())
+  summary = _episodes(copy)
   for policy in ('sft', 'erl2'):
     (final,) = summary['policies'][policy]['episodes']
     assert final['tokens'] > 10  # more than an attempt may have

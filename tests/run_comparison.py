@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing import event_file_loader
 TIMING_COLUMNS = re.compile(
     r'tokens_per_second|model_flops_utilization|programs_compiled|seconds/.+|'
     r'time/.+')
-# Keys of summary.json, at any depth.
+# Keys of summary.json, at any depth, and of the rows of a bench.
 TIMING_KEYS = ('seconds',)
 # Columns of the tables of report.md begin so; in one table all behind, too.
 TIMING_HEADER, TIMING_TABLE = 'seconds', '## Training'
@@ -84,6 +84,11 @@ def _difference(expected: pathlib.Path, actual: pathlib.Path) -> str | None:
   """How two files differ, apart from times."""
   if expected.name == 'metrics.jsonl':
     return _row_difference(_rows(expected), _rows(actual))
+  if expected.suffix == '.jsonl':  # of a bench
+    there, here = (
+        [_without_times(json.loads(line))
+         for line in p.read_text().splitlines()] for p in (expected, actual))
+    return None if there == here else 'content differs'
   if expected.name == 'summary.json':
     there, here = (
         _without_times(json.loads(p.read_text())) for p in (expected, actual))
@@ -120,6 +125,8 @@ def _without_times(value: Any) -> Any:
     return {
         k: _without_times(v) for k, v in value.items()
         if k not in TIMING_KEYS}
+  if isinstance(value, list):
+    return [_without_times(x) for x in value]
   return value
 
 

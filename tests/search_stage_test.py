@@ -11,13 +11,13 @@ from configs import search as search_config
 from data_pipelines import store
 from meta_cot import tasks
 from meta_cot import traces
+from meta_cot.evaluation import summary as summary_lib
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
-from meta_cot.solvers import trees
+from meta_cot.stages import evaluate
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import generate_traces
 from meta_cot.stages import problems
-from meta_cot.stages import search
 from meta_cot.stages import sft
 from meta_cot.stages import train_tokenizer
 from meta_cot.stages import workdir as workdir_lib
@@ -52,8 +52,9 @@ def searched(tmp_path_factory):
   """A workdir with the stage's files, and the experiment."""
   workdir = files.path(tmp_path_factory.mktemp('search') / 'w')
   experiment = _experiment()
-  for stage in (problems, generate_traces, train_tokenizer, sft, search):
+  for stage in (problems, generate_traces, train_tokenizer, sft):
     stage.run(experiment, workdir)
+  evaluate.run_search(experiment, workdir)
   return workdir, experiment
 
 
@@ -65,21 +66,24 @@ def _records(workdir, name):
 def test_summary_and_report(searched):
   workdir, _ = searched
   summary = files.read_json(workdir / 'search' / 'summary.json')
-  assert summary['num_problems'] == 16
-  assert list(summary['strategies']) == list(STRATEGIES)
-  for name, values in summary['strategies'].items():
+  assert [e['solver'] for e in summary['success']] == [
+      'greedy', 'samples', *STRATEGIES]
+  for name in STRATEGIES:
+    values = summary_lib.find(summary['success'], solver=name)
     records = _records(workdir, name)
-    assert values['num_solved'] == sum(r.is_solved for r in records)
-    assert values['success'] <= values['found'] <= 1
-    assert 0 < values['occupancy'] <= 1
+    assert values['num_problems'] == 16
+    assert values['success'] == sum(r.is_solved for r in records) / 16
+    assert values['success'] <= values['means']['is_found'] <= 1
+    assert 0 < values['occupancy'] <= 1 and values['minus'] is not None
     assert values['seconds'] > 0 and values['mean_tokens'] > 1
-    equal = values['equal_tokens']
-    assert equal['k'] == 1 or equal['tokens'] <= values['mean_tokens']
-    assert 0 <= equal['majority'] <= 1
-  assert 0 < summary['greedy']['occupancy'] <= 1
-  assert [p['k'] for p in summary['best_of_n']['curve']] == [1, 2, 4]
+    equal = summary_lib.find(
+        summary['equal_tokens'], beside=['solution_only', name])
+    assert equal['n'] == 1 or equal['tokens'] <= values['mean_tokens']
+    assert 0 <= equal['majority']['success'] <= 1
+  assert 0 < summary['success'][0]['occupancy'] <= 1
+  assert [p['n'] for p in summary['samples']] == [1, 2, 4]
   report = (workdir / 'search' / 'report.md').read_text()
-  for words in ('greedy', 'occupancy %', 'best of N %', *STRATEGIES):
+  for words in ('greedy', 'occupancy %', 'oracle %', *STRATEGIES):
     assert words in report
 
 
@@ -113,14 +117,14 @@ def test_records_hold_the_searches(searched, name):
 @pytest.mark.parametrize('name', STRATEGIES)
 def test_texts_read_back(searched, name):
   workdir, _ = searched
-  text = (workdir / 'search' / 'samples' / f'{name}.jsonl').read_text()
-  rows = [json.loads(line) for line in text.splitlines()]
+  (path,) = workdir.glob(f'search/rows/*/*/{name}/{SPLIT}/*.jsonl')
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
   num_steps = 0
   for row, record in zip(rows, _records(workdir, name), strict=True):
-    assert row['id'] == record.problem.id
+    assert row['problem'] == record.problem.id
     assert row['is_correct'] == record.is_solved
-    events = traces.parse(row['text'], style=trees.STYLE)
-    assert traces.render(events, style=trees.STYLE) == row['text']
+    events = traces.parse(row['details']['text'], style='compact')
+    assert traces.render(events, style='compact') == row['details']['text']
     num_steps += sum(isinstance(e, traces.Step) for e in events)
   assert num_steps > 16
 
@@ -134,13 +138,10 @@ def test_slots_change_no_tree(searched, tmp_path):
   for name in ('tokenizer', 'problems', 'sft'):
     (tmp_path / 'w' / name).symlink_to(str(workdir / name))
   # Of an earlier run with other settings nothing is left, its mark neither.
-  for name in ('search/dvts/manifest.json', 'search/samples/dvts.jsonl',
-               'done/search'):
+  for name in ('search/dvts/manifest.json', 'done/search'):
     files.write_atomic(copy / name, 'old')
-  search.run(other, copy)
+  evaluate.run_search(other, copy)
   assert not (copy / 'search' / 'dvts').exists()
-  assert [p.name for p in (copy / 'search' / 'samples').iterdir()] == [
-      'best_first.jsonl']
   assert not (copy / 'done' / 'search').exists()
   expected = _records(workdir, 'best_first')
   for a, b in zip(expected, _records(copy, 'best_first'), strict=True):
@@ -176,7 +177,7 @@ def test_a_stage_is_done_with_its_settings(searched):
 def test_wrong_settings_are_named(searched, changes, words):
   workdir, _ = searched
   with pytest.raises(config_lib.ConfigError, match=words):
-    search.run(_experiment(**changes), workdir)
+    evaluate.run_search(_experiment(**changes), workdir)
 
 
 def test_needs_a_trained_arm(tmp_path):
@@ -186,7 +187,7 @@ def test_needs_a_trained_arm(tmp_path):
   generate_traces.run(experiment, workdir)
   train_tokenizer.run(experiment, workdir)
   with pytest.raises(config_lib.UserError, match='run the stage sft first'):
-    search.run(experiment, workdir)
+    evaluate.run_search(experiment, workdir)
 
 
 def test_needs_problems(tmp_path):

@@ -14,18 +14,18 @@ import pytest
 from data_pipelines.tokenizers import sentencepiece
 from meta_cot import tasks
 from meta_cot import traces
-from meta_cot.evaluation import summaries
-from meta_cot.solvers import sampling as sampling_lib
+from meta_cot.rollouts import verdicts
+from meta_cot.solvers import steps
 from meta_cot.solvers import trees
-from meta_cot.solvers import verdicts
 from meta_cot.solvers import vocabulary
 from meta_cot.tasks import countdown
 from meta_cot.traces import from_tree
 from meta_cot.traces import record as record_lib
 
 PROBLEM = countdown.make_problem([5, 17, 1], 23)
-TEXT = '5,17,1>23:5-1=4,17;+21@0;S5+1=6,17+6=23*/'
+TEXT = '5,17,1>23:5-1=4,17;+21@0;S5+1=6,17+6=23*/!x'
 EOS = sentencepiece.EOS
+STYLE = 'compact'
 
 
 @functools.cache
@@ -59,7 +59,8 @@ def _tree(nodes, order):
 
 def _read(nodes, order, solution):
   read = trees.Reader(
-      tasks.make('countdown'), _tokenizer(), strategy='best_first',
+      tasks.make('countdown'), _tokenizer(), STYLE, 'solution',
+      strategy='best_first',
       arguments={'branching': 2}, seed=3, model='tiny')
   return read(PROBLEM, *_tree(nodes, order), solution, 2)
 
@@ -97,7 +98,7 @@ def test_a_wrong_answer_is_no_solution():
 
 
 def test_the_text_of_a_search():
-  text, left_out = trees.told(_read(NODES, ORDER, 6).record)
+  text, left_out = trees.told(_read(NODES, ORDER, 6).record, STYLE)
   # 17-4=13 does not end although one number is left; 17+5=22 is illegal.
   assert left_out == 2
   assert text == '5,17,1>23:5+1=6,17;5-1=4,17;+21x@1;+23!S5+1=6,17+6=23'
@@ -111,7 +112,7 @@ def test_steps_without_words_are_left_out_with_what_is_below(step):
       (-1, ''), (0, step), (0, 'S17-1=16,'), (1, f'17+6=23{EOS}'),
       (2, f'16+5=21{EOS}')]
   found = _read(nodes, {0: 0, 2: 1, 1: 2}, 4)
-  text, left_out = trees.told(found.record)
+  text, left_out = trees.told(found.record, STYLE)
   assert left_out == 2
   assert text == '5,17,1>23:17-1=16,5;+21x'
 
@@ -128,11 +129,16 @@ def test_a_parent_that_is_no_node_is_refused():
 
 
 def test_delimiters():
-  ids = trees.delimiter_ids(_tokenizer())
-  assert [_tokenizer().decode([i]) for i in ids] == [',']
+  ends = lambda *kind: [
+      _tokenizer().decode([i]) for i in steps.end_ids(_tokenizer(), *kind)]
+  assert ends(STYLE, 'solution') == [',']
+  assert set(ends(STYLE, 'event')) <= {';', 'x', '!'} and ';' in ends(
+      STYLE, 'event')
   other = sentencepiece.train(['5+1=6'], 128, 60)
   with pytest.raises(ValueError, match="no token ends with ','"):
-    trees.delimiter_ids(other)
+    steps.end_ids(other, STYLE, 'solution')
+  with pytest.raises(ValueError, match="no token ends with ';' or 'x' or '!'"):
+    steps.end_ids(other, STYLE, 'event')
 
 
 _pieces = st.lists(st.sampled_from(
@@ -143,7 +149,7 @@ _pieces = st.lists(st.sampled_from(
 @functools.cache
 def _verdict():
   return jax.jit(tasks.make('countdown').in_graph.outcome(
-      vocabulary.of(_tokenizer(), 200).texts))
+      vocabulary.of(_tokenizer(), 200, STYLE).texts))
 
 
 @hypothesis.settings(max_examples=400)
@@ -157,17 +163,39 @@ def test_the_verdict_on_tokens_is_that_on_text(pieces):
   right = _verdict()(
       dict(numbers=jnp.array([5, 17, 1]), target=jnp.int32(23)), row,
       len(tokens))
-  text = traces.prompt(PROBLEM, style=trees.STYLE) + _tokenizer().decode(
-      tokens)
-  expected = verdicts.verify(
-      tasks.make('countdown'), PROBLEM,
-      sampling_lib.Completion(text, len(tokens), True), trees.STYLE)
-  assert float(right) == expected.is_correct
+  for claim in (
+      verdicts.of_tokens(
+          tasks.make('countdown'), _tokenizer(), PROBLEM, tokens, STYLE),
+      verdicts.of_text(
+          tasks.make('countdown'), PROBLEM,
+          traces.prompt(PROBLEM, style=STYLE) + _tokenizer().decode(tokens),
+          STYLE)):
+    assert float(right) == claim.verdict.is_correct
 
 
-def test_summary():
-  found = [_read(NODES, ORDER, 6), _read(NODES, ORDER, 4)]
-  summary = summaries.of_searches(found)
-  assert summary['success'] == 0.5 and summary['found'] == 1.0
-  assert summary['mean_nodes'] == 6 and summary['mean_tokens'] == 40
-  assert summary['share_told'] == pytest.approx(1 - 4 / 12)
+def test_an_event_of_a_trace_is_a_step_without_a_state():
+  read = trees.Reader(
+      tasks.make('countdown'), _tokenizer(), STYLE, 'event',
+      strategy='beam', arguments={}, seed=0, model='')
+  nodes = [(-1, ''), (0, '5-1=4,17;'), (1, '+21@0;'), (1, '5+1=6,17;'),
+           (3, '+23!'), (4, f'S5+1=6,17+6=23{EOS}')]
+  found = read(PROBLEM, *_tree(nodes, {0: 0, 1: 1, 3: 2, 4: 3}), 5, 4)
+  assert [n.step for n in found.record.nodes] == [
+      text.removesuffix(EOS) for _, text in nodes]
+  assert not any(n.state for n in found.record.nodes)
+  assert found.is_solved and found.record.solution == (0, 1, 3, 4, 5)
+  assert found.text == (
+      '5,17,1>23:5-1=4,17;5+1=6,17;+23!S5+1=6,17+6=23')
+
+
+def test_the_verdict_on_the_host_is_that_on_text():
+  judge = vocabulary.HostVerdict(
+      tasks.make('countdown'), _tokenizer(), STYLE, {7: PROBLEM})
+  texts = [f'S5+1=6,17+6=23{EOS}', 'S5+1=6,17+6=23', f'S5+1=6{EOS}', EOS, '']
+  rows = np.zeros((len(texts), 16), np.int32)
+  lengths = [len(_tokens(text)) for text in texts]
+  for row, text in zip(rows, texts):
+    row[:len(_tokens(text))] = _tokens(text)
+  found = jax.jit(jax.vmap(judge, (None, 0, 0)))(
+      dict(index=jnp.int32(7)), rows, jnp.array(lengths))
+  assert found.tolist() == [1, 0, 0, 0, 0]

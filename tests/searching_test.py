@@ -13,10 +13,10 @@ from configs import models
 from data_pipelines.tokenizers import sentencepiece
 from meta_cot import sharding
 from meta_cot import tasks
-from meta_cot.evaluation import summaries
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
 from meta_cot.settings import config as config_lib
+from meta_cot.solvers import base
 from meta_cot.solvers import searching
 from meta_cot.solvers import trees
 from meta_cot.tasks import countdown
@@ -25,12 +25,12 @@ from meta_cot.tasks import countdown
 PROBLEMS = (countdown.make_problem([5, 17, 1], 23),
             countdown.make_problem([1, 1, 1], 60))
 LONG = countdown.make_problem([5, 17, 1] * 2, 23)
-SETTINGS = searching.SearchConfig(
-    arm='solution_only', strategies=('best_first',), num_problems=2,
-    num_slots=2, chunk_steps=2, value='likelihood', outcome='verifier',
-    branching=3, max_depth=None, step_length=4, max_tokens=None, beam_width=2,
+SETTINGS = searching.Settings(
+    step='solution', num_slots=2, chunk_steps=2, value='likelihood',
+    outcome='verifier', branching=3, max_depth=None, step_length=4,
+    max_tokens=None, beam_width=2,
     num_expansions=4, num_simulations=6, rule='uct', exploration=1.0,
-    temperature=1.0, top_k=None, top_p=None, num_samples=1)
+    temperature=1.0, top_k=None, top_p=None)
 
 
 @functools.cache
@@ -48,26 +48,31 @@ def model():
   return config, meta.unbox(transformer.init(config, jax.random.key(0)))
 
 
+def policy(style='compact'):
+  return base.Policy('random', *model(), tokenizer(), style)
+
+
 @functools.cache
-def searcher(**changes):
+def searcher(name='best_first', **changes):
   mesh = sharding.make_mesh(
       sharding.MeshConfig(-1, 1, 1), jax.devices()[:1])
   return searching.Searcher(
-      tasks.make('countdown'), model()[0], tokenizer(), mesh,
-      dataclasses.replace(SETTINGS, **changes))
+      name, dataclasses.replace(SETTINGS, **changes), tasks.make('countdown'),
+      mesh)
 
 
 def search(name, problems=PROBLEMS, **changes):
   """Finished searches and what is read of them."""
-  run = searcher(**changes)(name, model()[1], problems, jax.random.key(0))
+  finished, _, _ = searcher(name, **changes).run(
+      policy(), problems, jax.random.key(0))
   read = trees.Reader(
-      tasks.make('countdown'), tokenizer(), strategy=name, arguments={},
-      seed=0, model='')
+      tasks.make('countdown'), tokenizer(), 'compact', 'solution',
+      strategy=name, arguments={}, seed=0, model='')
   return [
       (f.result.output, read(
           problem, f.result.output.tree, f.result.tokens, f.result.lengths,
           int(f.result.output.solution_index), f.num_steps))
-      for problem, f in zip(problems, run.finished, strict=True)]
+      for problem, f in zip(problems, finished, strict=True)]
 
 
 @pytest.mark.parametrize('name', ['best_first', 'mcts'])
@@ -83,8 +88,14 @@ def test_a_problem_without_solution_ends_without_one(name):
       assert searched.record.solution == () and output.solution_value == 0
     if output.solution_index == -1:
       assert not (output.tree.is_terminal & output.tree.is_valid).any()
-    assert trees.told(searched.record)[0]
-  assert not summaries.of_searches([s for _, s in found[::2]])['success']
+    assert trees.told(searched.record, 'compact')[0]
+  outcomes = searcher(name)(policy(), problems, jax.random.key(0))
+  assert not outcomes.is_correct[::2].any()
+  for (output, searched), record, tokens, value in zip(
+      found, outcomes.records[:, 0], outcomes.num_tokens[:, 0],
+      outcomes.values[:, 0], strict=True):
+    assert record.nodes == searched.record.nodes
+    assert (tokens, value) == (searched.num_tokens, output.solution_value)
 
 
 def test_a_budget_smaller_than_one_expansion_pays_for_one():
@@ -97,13 +108,12 @@ def test_a_budget_smaller_than_one_expansion_pays_for_one():
 
 @pytest.mark.parametrize('field', [
     'branching', 'max_depth', 'step_length', 'max_tokens', 'beam_width',
-    'num_expansions', 'num_simulations', 'num_slots', 'chunk_steps',
-    'num_problems', 'num_samples'])
+    'num_expansions', 'num_simulations', 'num_slots', 'chunk_steps'])
 @pytest.mark.parametrize('value', [0, -1])
 def test_impossible_budgets_are_named(field, value):
   settings = dataclasses.asdict(SETTINGS) | {field: value}
   with pytest.raises(config_lib.ConfigError) as error:
-    config_lib.parse(searching.SearchConfig, settings, 'config.search')
+    config_lib.parse(searching.Settings, settings, 'config.search')
   message = str(error.value)
   assert message.startswith(f'config.search.{field}: got {value}')
   assert 'at least 1' in message and '\n' not in message
@@ -129,24 +139,48 @@ def test_impossible_budgets_are_named(field, value):
 def test_what_cannot_be_searched_is_refused(changes, problems, message):
   """By the searcher itself, whose settings nobody has parsed."""
   with pytest.raises(ValueError, match=message) as error:
-    searcher(**changes)('best_first', model()[1], problems, jax.random.key(0))
+    searcher(**changes)(policy(), problems, jax.random.key(0))
   assert '\n' not in str(error.value)
 
 
 def test_settings_that_do_not_go_together_are_found_before_a_search():
-  made = searcher(strategies=('beam', 'dvts'), beam_width=4)
   with pytest.raises(config_lib.ConfigError) as error:
-    made.check(PROBLEMS)
+    searcher('dvts', beam_width=4).check(policy(), PROBLEMS)
   assert str(error.value) == (
       'config.search: dvts: num_groups: got 4; must be at most branching, 3: '
       'every group begins with a child of the root.')
-  searcher(strategies=tuple(searching.STRATEGIES)).check(PROBLEMS)
+  for name in searching.STRATEGIES:
+    searcher(name).check(policy(), PROBLEMS)
 
 
 def test_several_runs_of_one_searcher_give_the_same_bits():
   made = searcher()
   first, again = (
-      made('best_first', model()[1], PROBLEMS, jax.random.key(5)).finished
-      for _ in range(2))
+      made.run(policy(), PROBLEMS, jax.random.key(5))[0] for _ in range(2))
   for x, y in zip(first, again, strict=True):
     jax.tree.map(np.testing.assert_array_equal, x.result, y.result)
+
+
+def test_a_problem_is_searched_the_same_at_its_place():
+  problems = [*PROBLEMS, countdown.make_problem([2, 17, 1], 23)]
+  whole = searcher()(policy(), problems, jax.random.key(2))
+  alone = searcher()(policy(), problems[2:], jax.random.key(2), first=2)
+  assert alone.records[0, 0].nodes == whole.records[2, 0].nodes
+  other = searcher()(policy(), problems[2:], jax.random.key(2))
+  assert other.records[0, 0].nodes != whole.records[2, 0].nodes
+
+
+@pytest.mark.parametrize('style', ['compact', 'stream_of_search'])
+def test_events_of_traces_are_searched(style):
+  """With the verdict in the graph, and on the host."""
+  made = searcher(
+      'best_first', step='event', max_depth=3, step_length=6, branching=8,
+      num_expansions=8, value='likelihood')
+  outcomes = made(policy(style), PROBLEMS, jax.random.key(1))
+  nodes = [n for record in outcomes.records[:, 0] for n in record.nodes]
+  ends = [n for n in nodes if n.is_terminal]
+  assert ends and len(nodes) > 20 and not any(n.state for n in nodes)
+  assert all(n.value == float(n.is_correct) for n in ends)
+  with pytest.raises(
+      config_lib.ConfigError, match='config.search.max_depth: got None'):
+    searcher(step='event').check(policy(style), PROBLEMS)

@@ -2,7 +2,7 @@
 """Measuring solvers: estimates with intervals, and figures."""
 
 from meta_cot.evaluation.statistics import difference_interval
-from meta_cot.evaluation.statistics import pass_at_k
 from meta_cot.evaluation.statistics import wilson
+from meta_cot.solvers.choosing import pass_at_k
 
 __all__ = ['difference_interval', 'pass_at_k', 'wilson']

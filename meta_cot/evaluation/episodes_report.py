@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Episodes against samples of as many tokens, to be read: report.md, plots."""
+"""Episodes against samples of as many tokens, to be read: tables and plots."""
 
 from etils import epath
 
 from meta_cot.evaluation import plots
-from meta_cot.runtime import files
+from meta_cot.evaluation import tables
 
 _FIGURES = {  # key of a row -> file, what it shows
     'this': ('episodes.png', 'success of every episode'),
     'any': ('any_episode.png', 'success of the best episode so far')}
 
 
-def write(directory: epath.Path, summary: dict) -> None:
-  """Writes `report.md` and the PNG plots it shows.
+def write(directory: epath.Path, summary: dict) -> str:
+  """Writes the PNG plots, and returns the text that shows them.
 
   Args:
     directory: local or in a bucket; made if missing.
@@ -20,9 +20,7 @@ def write(directory: epath.Path, summary: dict) -> None:
   """
   for key, (name, title) in _FIGURES.items():
     _plot(directory / name, summary, key, title)
-  parts = [_headline(summary), _final(summary), _episodes(summary),
-           _best_of_n(summary)]
-  files.write_atomic(directory / 'report.md', '\n'.join(parts))
+  return '\n'.join([_headline(summary), _final(summary), _episodes(summary)])
 
 
 def section(summary: dict, *, folder: str) -> str:
@@ -52,11 +50,11 @@ def curves(summary: dict, key: str) -> dict[str, list[plots.Point]]:
   lines = {
       policy: [_point(row['tokens'], row[key]) for row in values['episodes']]
       for policy, values in summary['policies'].items()}
-  start, points = summary['start'], summary['best_of_n']['curve']
-  lines[f'{start}, best of N'] = [
-      (p['tokens'], p['success'], p['low'], p['high']) for p in points]
-  lines[f'{start}, majority of N'] = [
-      _point(p['tokens'], p['majority']) for p in points]
+  start, points = summary['start'], summary['samples']['curve']
+  for name, chooser in (('best', 'oracle'), ('majority', 'majority')):
+    lines[f'{start}, {name} of N'] = [
+        (p['tokens'], p[chooser]['success'], *p[chooser]['ci95'])
+        for p in points]
   return lines
 
 
@@ -72,26 +70,9 @@ def _point(tokens: float, rate: dict) -> plots.Point:
   return tokens, rate['success'], *(rate['seeds_ci95'] or rate['ci95'])
 
 
-def _percent(rate: dict) -> str:
-  low, high = rate['ci95']
-  return f'{100 * rate["success"]:.1f} [{100 * low:.1f}, {100 * high:.1f}]'
-
-
-def _seeds(rate: dict) -> str:
-  if rate['seeds_ci95'] is None:
-    return '-'
-  low, high = rate['seeds_ci95']
-  return f'[{100 * low:.1f}, {100 * high:.1f}]'
-
-
-def _rows(header: list[str], rows: list[list[str]]) -> str:
-  lines = [header, ['---'] * len(header), *rows]
-  return ''.join('| ' + ' | '.join(line) + ' |\n' for line in lines)
-
-
 def _headline(summary: dict) -> str:
   return (
-      '# Episode after episode\n\n'
+      '## Episode after episode\n\n'
       f'{summary["num_problems"]} problems. A trajectory is several episodes, '
       'attempts at one question in one context. Brackets are 95% intervals: '
       'over problems, with all trajectories and seeds of a problem as one '
@@ -105,16 +86,17 @@ def _final(summary: dict) -> str:
     last, gap = values['episodes'][-1], values['minus_start']
     rows.append([
         policy, ', '.join(map(str, values['seeds'])), str(last['episode']),
-        f'{last["tokens"]:.1f}', _percent(last['this']), _seeds(last['this']),
-        '-' if gap is None else _percent(gap),
-        '-' if gap is None else _seeds(gap)])
+        f'{last["tokens"]:.1f}', tables.percent(last['this']),
+        tables.interval(last['this']['seeds_ci95']),
+        '-' if gap is None else tables.percent(gap),
+        '-' if gap is None else tables.interval(gap['seeds_ci95'])])
   header = [
       'policy', 'seeds', 'episodes', 'tokens', 'solved %', 'over seeds',
       f'minus {summary["start"]}', 'over seeds']
   return (
-      '## The final episode\n\nTokens are those of the whole trajectory; the '
+      '### The final episode\n\nTokens are those of the whole trajectory; the '
       'difference is of final episodes, paired by problem.\n\n'
-      + _rows(header, rows))
+      + tables.table(header, rows))
 
 
 def _episodes(summary: dict) -> str:
@@ -124,33 +106,23 @@ def _episodes(summary: dict) -> str:
       equal = row['equal_tokens']
       rows.append([
           policy, str(row['episode']), f'{row["tokens"]:.1f}',
-          _percent(row['this']), _seeds(row['this']), _percent(row['any']),
+          tables.percent(row['this']),
+          tables.interval(row['this']['seeds_ci95']),
+          tables.percent(row['any']),
           f'{100 * row["finished"]:.1f}', f'{equal["n"]:.2f}',
-          _percent(equal['best']), _percent(equal['majority'])])
+          tables.percent(equal['oracle']), tables.percent(equal['majority'])])
   header = [
       'policy', 'episode', 'tokens', 'solved %', 'over seeds', 'any so far %',
       'finished %', 'N', 'best of N %', 'majority of N %']
   images = ''.join(
       f'\n![{title}]({name})\n' for name, title in _FIGURES.values())
   return (
-      '## Every episode\n\nTokens are drawn up to the end of the episode, a '
+      '### Every episode\n\nTokens are drawn up to the end of the episode, a '
       'search before it included. `any so far`: one of the episodes up to here '
       'is right. `finished`: of the episodes that took place, those that ended '
       'by themselves. `N`: '
       f'samples of `{summary["start"]}` that cost as many tokens, at least 1 '
-      f'and at most the {summary["best_of_n"]["num_samples"]} drawn; a part '
+      f'and at most the {summary["samples"]["num_samples"]} drawn; a part '
       'of N means that some problems get one sample more. Best of N is by the '
       'exact verifier (unbiased pass@N). In the plots, bars are over seeds '
-      'where there are several.\n\n' + _rows(header, rows) + images)
-
-
-def _best_of_n(summary: dict) -> str:
-  values = summary['best_of_n']
-  rows = [
-      [str(p['k']), f'{p["tokens"]:.1f}',
-       _percent(dict(success=p['success'], ci95=(p['low'], p['high']))),
-       _percent(p['majority'])] for p in values['curve']]
-  return (
-      f'## Single samples of `{summary["start"]}`\n\n'
-      f'{values["mean_tokens"]:.1f} tokens each.\n\n'
-      + _rows(['N', 'tokens', 'best of N %', 'majority of N %'], rows))
+      'where there are several.\n\n' + tables.table(header, rows) + images)

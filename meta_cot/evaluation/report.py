@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The readable end of a run: report.md and its plots."""
+"""The readable end of a bench: report.md and its plots, made from rows."""
+
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 
+from meta_cot.evaluation import episodes_report
 from meta_cot.evaluation import plots
+from meta_cot.evaluation import tables
 from meta_cot.evaluation import trees
 from meta_cot.runtime import files
 
@@ -11,22 +15,30 @@ _ADDED = '\n# '  # before the title of a section that is added
 
 
 def write(
-    directory: epath.Path, summary: dict,
-    examples: list[trees.Tree],
+    directory: epath.Path, title: str, summary: Mapping, *,
+    training: Mapping[str, Mapping] | None = None,
+    drawn: Sequence[trees.Tree] = (),
+    texts: Mapping[str, str] | None = None,
 ) -> None:
-  """Writes `report.md` and the PNG plots it shows; keeps added sections.
+  """Writes summary.json, `report.md` and its PNG plots; keeps added sections.
 
   Args:
-    directory: of the evaluation, local or in a bucket; made if missing.
-    summary: as written to summary.json.
-    examples: searches to draw as trees.
+    directory: local or in a bucket; made if missing.
+    title: of the report.
+    summary: of `summary.of_rows`.
+    training: what training left of every policy: summary.json, and `losses`,
+      points (tokens, loss) on validation data.
+    drawn: searches to draw as trees.
+    texts: searches to show as text, by what made them.
   """
-  arms = {a: v for a, v in summary.items() if a != 'symbolic'}
-  _plot(directory, arms, examples)
+  training = training or {}
+  files.write_json(directory / 'summary.json', dict(
+      summary, training={k: dict(v) for k, v in training.items()}))
   parts = [
-      '# What the models learned\n', _headline(arms), _success_table(summary),
-      _curves(arms), _best_of_n(arms), _errors(arms), _strategies(summary),
-      _examples(examples), _training(arms)]
+      f'# {title}\n', _success(summary), _curve(directory, summary),
+      _samples(directory, summary), _equal_tokens(summary), _errors(summary),
+      _episodes(directory, summary), _drawn(directory, drawn),
+      _texts(texts or {}), _training(directory, training)]
   path = directory / 'report.md'
   added = path.read_text().partition(_ADDED)[1:] if path.exists() else ()
   files.write_atomic(path, '\n'.join(filter(None, parts)) + ''.join(added))
@@ -45,163 +57,156 @@ def add_section(path: epath.Path, title: str, text: str) -> None:
     files.write_atomic(path, f'{before}{_ADDED}{title}\n\n{text}')
 
 
-def _plot(directory, arms, examples) -> None:
-  plots.loss_curves(directory / 'loss.png', {
-      arm: tuple(zip(*values['losses']['validation']))
-      for arm, values in arms.items()})
-  plots.success_curves(directory / 'learning_curve.png', {
-      arm: [(p['tokens'], p['success'], *p['ci95']) for p in values['curve']]
-      for arm, values in arms.items()})
-  plots.success_against_tokens(
-      directory / 'success_against_tokens.png',
-      {f'{arm}, best of N': [
-          (p['tokens'], p['success'], p['low'], p['high'])
-          for p in values['best_of_n']['curve']]
-       for arm, values in arms.items()},
-      reference={
-          f'{arm}, greedy': (v['mean_tokens'], v['success'], *v['ci95'])
-          for arm, v in arms.items()})
-  for i, tree in enumerate(examples, 1):
-    plots.search_tree(directory / f'search_{i}.png', tree.nodes, tree.title)
-
-
-def _percent(values: dict) -> str:
-  low, high = values['ci95']
-  return f'{100 * values["success"]:.1f} [{100 * low:.1f}, {100 * high:.1f}]'
-
-
-def _tokens(value: float | None) -> str:
-  return '-' if value is None else f'{value:.1f}'
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-  lines = [header, ['---'] * len(header), *rows]
-  return ''.join('| ' + ' | '.join(line) + ' |\n' for line in lines)
-
-
-def _headline(arms: dict) -> str:
-  if not {'traces', 'solution_only'} <= arms.keys():
-    return ''
-  traces, solution = arms['traces'], arms['solution_only']
-  gap = solution['traces_minus_this']
-  return (
-      f'Trained on searches, the model solves {_percent(traces)}% of '
-      f'{traces["num_problems"]} test problems greedily; trained on '
-      'solutions only, with the same number of tokens, '
-      f'{_percent(solution)}%: a difference of {100 * gap["estimate"]:+.1f} '
-      f'[{100 * gap["low"]:+.1f}, {100 * gap["high"]:+.1f}] points. Brackets '
-      'are 95% intervals (Wilson; for the difference, paired).\n')
-
-
-def _success_table(summary: dict) -> str:
+def _success(summary) -> str:
+  entries = summary['success']
+  names = list(dict.fromkeys(k for e in entries for k in e['means']))
   rows = []
-  for arm, values in summary.items():
-    for split, v in values['splits'].items():
-      rows.append([
-          arm, split, str(v['num_problems']), _percent(v),
-          _tokens(v['mean_tokens']), f'{v["mean_nodes"]:.1f}',
-          f'{v["mean_backtracks"]:.1f}' if 'mean_backtracks' in v else '-'])
+  for e in entries:
+    gap = e['minus']
+    rows.append([
+        e['policy'], e['solver'], e['split'], str(e['num_problems']),
+        tables.percent(e), '-' if gap is None else tables.difference(gap),
+        tables.number(e['mean_tokens']), f'{100 * e["occupancy"]:.0f}',
+        *(tables.number(e['means'].get(name)) for name in names),
+        f'{e["seconds"]:.2f}'])
   header = [
-      'arm', 'split', 'problems', 'solved %', 'tokens', 'nodes', 'backtracks']
+      'policy', 'solver', 'split', 'problems', 'solved %', 'minus reference',
+      'tokens', 'occupancy %', *(n.replace('_', ' ') for n in names),
+      'seconds']
   return (
-      '## Success\n\nGreedy decoding; `symbolic` is the search that wrote the '
-      'traces. Tokens are generated tokens, end of sequence included.\n\n'
-      + _table(header, rows))
+      '## Success and cost\n\nTokens are generated tokens of an attempt, end '
+      'of sequence and all children of a search counted. Seconds are of all '
+      'attempts. Occupancy is the share of rows and steps that worked on an '
+      'unfinished attempt. Brackets are 95% intervals (Wilson; normal over '
+      'problems with several attempts each; for the difference, paired). '
+      '`symbolic` is the search that wrote the traces.\n\n'
+      + tables.table(header, rows))
 
 
-def _curves(arms: dict) -> str:
+def _curve(directory, summary) -> str:
+  lines = {}
+  for e in summary['curve']:
+    lines.setdefault(e['policy'], []).append(
+        (e['tokens'], e['success'], *e['ci95']))
+  if not lines:
+    return ''
+  plots.success_curves(directory / 'learning_curve.png', lines)
+  width = max(map(len, lines.values()))
   rows = [
-      [arm] + [f'{p["tokens"] / 1e6:.2f}M: {100 * p["success"]:.1f}'
-               for p in values['curve']]
-      for arm, values in arms.items()]
-  width = max(len(row) for row in rows)
-  rows = [row + [''] * (width - len(row)) for row in rows]
-  header = ['arm'] + [f'{i}' for i in range(1, width)]
+      [policy, *(f'{p[0] / 1e6:.2f}M: {100 * p[1]:.1f}' for p in points),
+       *[''] * (width - len(points))]
+      for policy, points in lines.items()]
   return (
       '## Learning curves\n\nSolved % of the first validation problems at '
-      'every checkpoint, by tokens trained.\n\n' + _table(header, rows)
-      + '\n![learning curve](learning_curve.png)\n\n![loss](loss.png)\n')
+      'every checkpoint, by tokens trained.\n\n'
+      + tables.table(['policy', *map(str, range(1, width + 1))], rows)
+      + '\n![learning curve](learning_curve.png)\n')
 
 
-def _best_of_n(arms: dict) -> str:
+def _samples(directory, summary) -> str:
+  entries = summary['samples']
+  if not entries:
+    return ''
+  choosers = [k for k in entries[0] if isinstance(entries[0][k], dict)]
+  lines = {}
+  for e in entries:
+    lines.setdefault(f'{e["policy"]}, best of N', []).append(
+        (e['tokens'], e['oracle']['success'], *e['oracle']['ci95']))
+  plots.success_against_tokens(
+      directory / 'success_against_tokens.png', lines, reference={
+          f'{e["policy"]}, {e["solver"]}': (
+              e['mean_tokens'], e['success'], *e['ci95'])
+          for e in summary['success'] if e['split'] == entries[0]['split']
+          and e['num_attempts'] == 1 and e['policy'] != 'symbolic'})
   rows = [
-      [arm, str(values['best_of_n']['num_problems']), str(p['k']),
-       f'{p["tokens"]:.0f}',
-       f'{100 * p["success"]:.1f} '
-       f'[{100 * p["low"]:.1f}, {100 * p["high"]:.1f}]']
-      for arm, values in arms.items() for p in values['best_of_n']['curve']]
+      [e['policy'], e['split'], str(e['num_problems']), str(e['n']),
+       f'{e["tokens"]:.0f}', *(tables.percent(e[name]) for name in choosers)]
+      for e in entries]
   return (
-      '## Best of N by the exact verifier\n\nThe fair rival of a long trace is '
-      'many short samples (unbiased pass@N).\n\n'
-      + _table(['arm', 'problems', 'N', 'tokens', 'solved %'], rows)
-      + '\n' + '\n'.join(_fair_lines(arms))
-      + '\n\n![success against tokens](success_against_tokens.png)\n')
+      '## Samples\n\nThe fair rival of a long trace or a search is many '
+      'samples. `oracle` is best of N by the exact verifier (unbiased pass@N); '
+      '`majority` takes the most frequent answer, `value` that of the sample '
+      'with the highest value, `weighted` that with the highest sum.\n\n'
+      + tables.table(
+          ['policy', 'split', 'problems', 'N', 'tokens',
+           *(f'{name} %' for name in choosers)], rows)
+      + '\n![success against tokens](success_against_tokens.png)\n')
 
 
-def _fair_lines(arms: dict) -> list[str]:
-  if 'traces' not in arms:
-    return []
-  reference, lines = arms['traces'], []
-  for arm, values in arms.items():
-    if arm == 'traces':
-      continue
-    equal = values['best_of_n']['equal_tokens']
-    catch_up = values['best_of_n']['catch_up']
-    line = (
-        f'- At the {reference["mean_tokens"]:.0f} tokens of the greedy trace '
-        f'model, `{arm}` reaches {100 * equal["success"]:.1f}% '
-        f'(N={equal["k"]}); ')
-    if catch_up:
-      line += (
-          f'it catches up with {100 * reference["success"]:.1f}% at '
-          f'N={catch_up["k"]}, {catch_up["tokens"]:.0f} tokens.')
-    else:
-      line += (
-          f'it does not catch up within N='
-          f'{values["best_of_n"]["num_samples"]}.')
-    lines.append(line)
-  return lines
+def _equal_tokens(summary) -> str:
+  entries = summary['equal_tokens']
+  if not entries:
+    return ''
+  choosers = [k for k in entries[0] if isinstance(entries[0][k], dict)
+              and k != 'catch_up']
+  rows = []
+  for e in entries:
+    reached = e['catch_up']
+    rows.append([
+        ', '.join(e['beside']), e['split'], f'{e["beside_tokens"]:.1f}',
+        f'{100 * e["beside_success"]:.1f}', e['policy'], str(e['n']),
+        f'{e["tokens"]:.1f}',
+        *(tables.percent(e[name]) for name in choosers),
+        f'more than {e["num_samples"]}' if reached is None else
+        f'{reached["n"]} ({reached["tokens"]:.0f} tokens)'])
+  return (
+      '## At equal tokens\n\nWhat N samples reach with the tokens of a '
+      'procedure, N as large as fits (at most all that were drawn), and how '
+      'many the oracle needs to catch up with it.\n\n'
+      + tables.table(
+          ['beside', 'split', 'its tokens', 'its %', 'samples of', 'N',
+           'tokens', *(f'{name} %' for name in choosers), 'catches up at N'],
+          rows))
 
 
-def _errors(arms: dict) -> str:
-  kinds = sorted({
-      kind for values in arms.values()
-      for split in values['splits'].values() for kind in split['errors']})
+def _errors(summary) -> str:
+  entries = [e for e in summary['success'] if e['errors']]
+  kinds = sorted({kind for e in entries for kind in e['errors']})
   if not kinds:
     return ''
-  rows = [
-      [arm, split] + [str(v['errors'].get(kind, 0)) for kind in kinds]
-      for arm, values in arms.items() for split, v in values['splits'].items()]
   return (
       '## Why problems were not solved\n\nFirst thing that went wrong in each '
-      'unsolved completion.\n\n' + _table(['arm', 'split', *kinds], rows))
+      'unsolved completion.\n\n' + tables.table(
+          ['policy', 'solver', 'split', *kinds],
+          [[e['policy'], e['solver'], e['split'],
+            *(str(e['errors'].get(kind, 0)) for kind in kinds)]
+           for e in entries]))
 
 
-def _strategies(summary: dict) -> str:
-  if 'symbolic' not in summary:
+def _episodes(directory, summary) -> str:
+  if summary['episodes'] is None:
     return ''
+  return episodes_report.write(directory, summary['episodes'])
+
+
+def _drawn(directory, drawn: Sequence[trees.Tree]) -> str:
+  for i, tree in enumerate(drawn, 1):
+    plots.search_tree(directory / f'search_{i}.png', tree.nodes, tree.title)
+  images = (
+      f'![search {i}](search_{i}.png)\n' for i, _ in enumerate(drawn, 1))
+  return drawn and '## Searches as trees\n\n' + '\n'.join(images)
+
+
+def _texts(texts: Mapping[str, str]) -> str:
+  shown = (f'`{name}`:\n\n    {text}\n' for name, text in texts.items())
+  return texts and '## Searches as text\n\n' + '\n'.join(shown)
+
+
+def _training(directory, training) -> str:
+  if not training:
+    return ''
+  plots.loss_curves(directory / 'loss.png', {
+      policy: tuple(zip(*values['losses']))
+      for policy, values in training.items()})
   rows = [
-      [name, _percent(v), f'{v["mean_nodes"]:.1f}', _tokens(v['mean_tokens'])]
-      for name, v in summary['symbolic']['strategies'].items()]
-  return (
-      '## The symbolic strategies on the same problems\n\n'
-      + _table(['strategy', 'solved %', 'nodes', 'tokens'], rows))
-
-
-def _examples(examples: list[trees.Tree]) -> str:
-  images = [
-      f'![search {i}](search_{i}.png)\n' for i, _ in enumerate(examples, 1)]
-  return '## Two searches as trees\n\n' + '\n'.join(images)
-
-
-def _training(arms: dict) -> str:
-  rows = [
-      [arm, f'{t["num_parameters"]:,}', str(t['num_steps']),
+      [policy, f'{t["num_parameters"]:,}', str(t['num_steps']),
        f'{t["tokens"] / 1e6:.2f}M', f'{t["loss"]:.4f}',
        f'{t["eval_loss"]:.4f}', f'{t["seconds"]["total"]:.0f}',
        f'{100 * t["seconds"]["goodput"]:.0f}']
-      for arm, t in ((a, v['training']) for a, v in arms.items())]
+      for policy, t in training.items()]
   header = [
-      'arm', 'parameters', 'steps', 'tokens', 'loss', 'validation loss',
+      'policy', 'parameters', 'steps', 'tokens', 'loss', 'validation loss',
       'seconds', 'goodput %']
-  return '## Training\n\n' + _table(header, rows)
+  return (
+      '## Training\n\n' + tables.table(header, rows)
+      + '\n![loss](loss.png)\n')

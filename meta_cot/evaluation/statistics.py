@@ -46,25 +46,16 @@ def wilson(
   return low, high
 
 
-def pass_at_k(*, num_samples: int, num_correct: int, k: int) -> float:
-  """Unbiased estimate of P(at least one of k samples is correct).
-
-  1 - C(n - c, k) / C(n, k) for c correct out of n samples: the share of the
-  k-subsets of the samples that hold a correct one (arXiv 2107.03374, eq. 1).
-
-  Raises:
-    ValueError: unless 0 <= num_correct <= num_samples and
-      1 <= k <= num_samples.
-  """
-  if not 0 <= num_correct <= num_samples:
-    raise ValueError(
-        f'{num_correct=} must be at least 0 and at most {num_samples=}.')
-  if not 1 <= k <= num_samples:
-    raise ValueError(f'{k=} must be at least 1 and at most {num_samples=}.')
-  # Integers are exact where a product of ratios would lose digits.
-  wrong = math.comb(num_samples - num_correct, k)
-  every = math.comb(num_samples, k)
-  return (every - wrong) / every
+def normal_interval(
+    values: Sequence[float], *, low: float = 0.0, quantile: float = 1.96,
+) -> list[float]:
+  """Interval of the mean of independent values, cut to [low, 1]."""
+  mean, error = sum(values) / len(values), 0.0
+  if len(values) > 1:
+    error = statistics.stdev(map(float, values)) / math.sqrt(len(values))
+  return [
+      max(float(mean) - quantile * error, low),
+      min(float(mean) + quantile * error, 1.0)]
 
 
 def difference_interval(

@@ -27,7 +27,6 @@ from meta_cot.search import tree as tree_lib
 from meta_cot.search import values
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import searching
-from meta_cot.solvers import trees
 from meta_cot.solvers import vocabulary as vocabulary_lib
 from meta_cot.tasks import base
 from meta_cot.types import Params, PRNGKey
@@ -39,7 +38,7 @@ class Search:
 
   task: base.Task
   model: model_config.ModelConfig
-  settings: searching.SearchConfig
+  settings: searching.Settings
   strategy: engine.Strategy
   vocabulary: vocabulary_lib.Vocabulary
   num_attempts: int  # J, at most
@@ -54,8 +53,8 @@ class Search:
 
 
 def check(
-    settings: searching.SearchConfig, exploration: str,
-    model: model_config.ModelConfig, style: str,
+    settings: searching.Settings, exploration: str,
+    model: model_config.ModelConfig,
 ) -> None:
   """Raises a ConfigError where no search `exploration` may or can explore."""
   if settings.outcome != 'value':
@@ -67,11 +66,6 @@ def check(
     raise config_lib.ConfigError(
         "config.search.value: got 'head'; the model has no value head: set "
         "config.model.value_head to 'shared'.")
-  if style != trees.STYLE:
-    raise config_lib.ConfigError(
-        f'config.data.style: got {style!r} with config.rl.episodes.exploration '
-        f'{exploration!r}; must be {trees.STYLE!r}, whose solutions have one '
-        'step after another.')
 
 
 def explore(

@@ -56,7 +56,7 @@ class Programs:
   task: base.Task
   model: model_config.ModelConfig
   settings: settings_lib.RlConfig
-  search_settings: searching.SearchConfig
+  search_settings: searching.Settings
   depth: Callable[[], int]  # levels of a search
   tokenizer: tokenizers.Tokenizer
   make_vocabulary: Callable[[], vocabulary_lib.Vocabulary]  # of a search
@@ -84,7 +84,7 @@ class Programs:
     if self.num_episodes == 1 or not config.has_search:
       return None
     exploration.check(
-        self.search_settings, config.exploration, self.model, self.style)
+        self.search_settings, config.exploration, self.model)
     try:
       vocabulary = self.make_vocabulary()
     except ValueError as e:

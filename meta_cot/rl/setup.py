@@ -6,7 +6,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from meta_cot import sharding
 from meta_cot import types
@@ -16,6 +15,7 @@ from meta_cot.rl import programs as programs_lib
 from meta_cot.rollouts import continuations
 from meta_cot.rollouts import judge as judge_lib
 from meta_cot.rollouts import player as player_lib
+from meta_cot.solvers import revising
 from meta_cot.training import state as state_lib
 
 
@@ -34,6 +34,11 @@ class Setup:
   def judge(self) -> judge_lib.Judge:
     return judge_lib.Judge(
         self.programs.task, self.programs.tokenizer, self.programs.style)
+
+  @property
+  def evaluation_rng(self) -> types.PRNGKey:
+    """That of all draws on held-out problems."""
+    return jax.random.fold_in(jax.random.key(self.seed), 2**31 - 1)
 
   def player(
       self, programs: programs_lib.Programs, num_samples: int
@@ -89,37 +94,21 @@ class Evaluation:
 
   def __init__(
       self, setup: Setup, programs: programs_lib.Programs,
-      problems: Sequence[Problem], num_samples: int | None = None,
+      problems: Sequence[Problem],
   ):
-    """Compiles nothing; `num_eval_samples` trajectories a problem by default.
-    """
+    """Compiles nothing."""
     self._setup = setup
     self._problems = problems
     self._player = setup.player(
-        programs, num_samples or programs.settings.num_eval_samples)
+        programs, programs.settings.num_eval_samples)
     self._explore = programs.explore()
-    self._rng = jax.random.fold_in(jax.random.key(setup.seed), 2**31 - 1)
-    # No question has this number.
-    self._explore_rng = jax.random.fold_in(self._rng, 2**32 - 1)
+    self._rng = setup.evaluation_rng
 
   def play(self, params: types.Params) -> judge_lib.Judged:
     """Judges all problems, G trajectories of each in turn."""
-    problems, count = self._problems, self._player.num_questions
-    parts = []
-    for start in range(0, len(problems), count):
-      some = problems[start:start + count]
-      asked = self._player.ask(some, list(range(start, start + len(some))))
-      if self._explore is not None:
-        asked = self._explore(params, asked, self._explore_rng)
-      host, explored_Q = self._player.fetch(
-          (self._player(params, asked, self._rng), asked.num_explored))
-      judged = self._setup.judge(
-          [*some, *some[:1] * (count - len(some))], host).after(explored_Q)
-      rows = len(some) * self._player.num_samples
-      parts.append(jax.tree.map(
-          lambda x, rows=rows: x[:rows], dataclasses.asdict(judged)))
-    return judge_lib.Judged(**jax.tree.map(
-        lambda *x: np.concatenate(x), *parts))
+    return revising.play(
+        self._player, self._setup.judge, params, self._problems, self._rng,
+        explore=self._explore)[0]
 
   def __call__(self, params: types.Params) -> dict[str, float]:
     """Returns metrics of a policy on validation problems."""

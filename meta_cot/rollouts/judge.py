@@ -10,9 +10,9 @@ import dataclasses
 import numpy as np
 
 from data_pipelines import tokenizers
-from meta_cot import traces
-from meta_cot.problem import Problem, Verdict
+from meta_cot.problem import Problem
 from meta_cot.rollouts import episodes
+from meta_cot.rollouts import verdicts
 from meta_cot.tasks import base
 
 
@@ -27,8 +27,7 @@ class Judged:
   is_undecided: np.ndarray  # [N, E] bool, the verifier ran out of its limits
   is_repeated: np.ndarray  # [N, E] bool, as an earlier one of the trajectory
   num_tokens: np.ndarray  # [N, E] int32, drawn
-  # [N, E] int32; equal answers to a question have equal numbers, -1: none.
-  answers: np.ndarray
+  answers: np.ndarray  # [N, E] object, texts that finished ones claim; or None
   num_explored: np.ndarray  # [N] int32, of a search before the first episode
 
   @property
@@ -75,8 +74,8 @@ class Judge:
     per_row = rollouts.tokens.shape[0] // num
     rewards = np.zeros(shape, np.float32)
     is_undecided, is_repeated = np.zeros((2, *shape), bool)
-    answers = np.full(shape, -1, np.int32)
-    verdicts, numbers = {}, {}  # the same answer to a question is common
+    answers = np.full(shape, None, object)
+    claims = {}  # the same answer to a question is common
     for n in range(num):
       question = n * len(problems) // num
       seen = set()
@@ -91,12 +90,11 @@ class Judge:
         if not rollouts.is_finished[n, e]:
           continue
         key = question, tokens
-        if key not in verdicts:
-          answer = self._answer(problems[question], tokens[:-1])
-          verdicts[key] = answer, self._verdict(problems[question], answer)
-        answer, verdict = verdicts[key]
-        if answer is not None:
-          answers[n, e] = numbers.setdefault((question, answer), len(numbers))
+        if key not in claims:
+          claims[key] = verdicts.of_tokens(
+              self.task, self.tokenizer, problems[question], tokens[:-1],
+              self.style)
+        answers[n, e], verdict = claims[key]
         rewards[n, e] = verdict.is_correct
         is_undecided[n, e] = not verdict.is_decided
     return Judged(
@@ -106,13 +104,3 @@ class Judge:
         num_tokens=np.maximum(
             rollouts.ends - rollouts.starts, 0).astype(np.int32),
         num_explored=np.zeros(num, np.int32))
-
-  def _answer(self, problem, tokens) -> str | None:
-    text = traces.prompt(problem, style=self.style) + (
-        self.tokenizer.decode(tokens))
-    return traces.extract_answer(text, self.style)
-
-  def _verdict(self, problem, answer) -> Verdict:
-    if answer is None:
-      return Verdict(False, 'no answer in the text')
-    return self.task.verify(problem, answer)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Searches lists of problems with a language model, in slots.
+"""Searches over the steps of a language model's texts, in slots.
 
 With several processes all of them pass the same problems and get the same
 trees.
@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines import tokenizers
 from meta_cot import decode
 from meta_cot import reasoning
 from meta_cot import sharding
@@ -33,9 +32,11 @@ from meta_cot.search.best_first import BestFirst
 from meta_cot.search.depth_first import DepthFirst
 from meta_cot.search.mcts import Mcts
 from meta_cot.settings import config as config_lib
+from meta_cot.solvers import base
+from meta_cot.solvers import steps as steps_lib
 from meta_cot.solvers import trees
 from meta_cot.solvers import vocabulary as vocabulary_lib
-from meta_cot.tasks import base
+from meta_cot.tasks import base as base_task
 from meta_cot.types import Params, PRNGKey
 
 # Makes the strategy called so, from settings and `branching` and `max_depth`.
@@ -57,13 +58,10 @@ STRATEGIES: Mapping[str, Callable[..., engine.Strategy]] = (
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchConfig:
-  """Which searches there are, and what they may cost."""
+class Settings:
+  """How trees grow, and what they may cost."""
 
-  arm: str = config_lib.setting(
-      choices=('solution_only', 'solution_only_permuted'))
-  strategies: tuple[str, ...] = config_lib.setting(choices=tuple(STRATEGIES))
-  num_problems: int = config_lib.setting(low=1)
+  step: str = config_lib.setting(choices=tuple(steps_lib.KINDS))
   num_slots: int = config_lib.setting(low=1)
   chunk_steps: int = config_lib.setting(low=1)
   value: str = config_lib.setting(choices=('likelihood', 'head'))
@@ -81,21 +79,25 @@ class SearchConfig:
   temperature: float = config_lib.setting(above=0.0)
   top_k: int | None = config_lib.setting(low=1)
   top_p: float | None = config_lib.setting(above=0.0, high=1.0)
-  num_samples: int = config_lib.setting(low=1)
 
   def sampling(self) -> decode.Sampling:
     """How steps are drawn."""
     return decode.Sampling(
         temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
 
-  def depth(self, task: base.Task, problems: Sequence[Problem]) -> int:
+  def depth(self, task: base_task.Task, problems: Sequence[Problem]) -> int:
     """Levels of a tree: as many as a solution has steps by default.
 
     Raises:
-      ConfigError: it is not set and the task does not say.
+      ConfigError: it is not set and the task does not say, or steps are not
+        those of a solution.
     """
     if self.max_depth is not None:
       return self.max_depth
+    if self.step != 'solution':
+      raise config_lib.ConfigError(
+          'config.search.max_depth: got None; must be set where '
+          f'config.search.step is {self.step!r}.')
     if task.states is None:
       raise config_lib.ConfigError(
           'config.search.max_depth: got None; this task does not say how many '
@@ -112,15 +114,6 @@ class Found:
   lengths: jax.Array  # [B, N] int32
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """The searches of one strategy over all problems."""
-
-  finished: tuple[batching.Finished, ...]  # `Found` of a problem, in order
-  occupancy: float  # share of slot-steps that worked on a live problem
-  seconds: float  # compiling not counted
-
-
 @functools.partial(jax.jit, static_argnames=('model',))
 def slice_layers(model: model_config.ModelConfig, params: Params) -> Params:
   """`transformer.slice_layers`, compiled: the parameters that searches want."""
@@ -128,24 +121,30 @@ def slice_layers(model: model_config.ModelConfig, params: Params) -> Params:
 
 
 class Searcher:
-  """Searches problems; every strategy compiles its programs once."""
+  """The solver: one search of every problem; compiles its programs once."""
 
   def __init__(
-      self, task: base.Task, model: model_config.ModelConfig,
-      tokenizer: tokenizers.Tokenizer, mesh: jax.sharding.Mesh,
-      settings: SearchConfig,
+      self, name: str, settings: Settings, task: base_task.Task,
+      mesh: jax.sharding.Mesh,
   ):
-    self._task = task
-    self._model = model
-    self._tokenizer = tokenizer
-    self._mesh = mesh
-    self._settings = settings
-    # Others of the same strategy would be compiled again.
-    self._slots = functools.cache(functools.partial(
-        make_slots, task, model, settings,
-        vocabulary_lib.of(tokenizer, model.vocab_size), mesh))
+    """Compiles nothing.
 
-  def check(self, problems: Sequence[Problem]) -> None:
+    Args:
+      name: of the strategy, a key of `STRATEGIES`.
+      settings: of the search.
+      task: judges.
+      mesh: devices.
+    """
+    self._name = name
+    self._settings = settings
+    self._task = task
+    self._mesh = mesh
+    # Others of the same strategy would be compiled again.
+    self._slots = functools.cache(self._make_slots)
+    self._host = functools.cache(functools.partial(
+        vocabulary_lib.HostVerdict, task))
+
+  def check(self, policy: base.Policy, problems: Sequence[Problem]) -> None:
     """Checks settings and problems; searches nothing.
 
     Raises:
@@ -153,48 +152,71 @@ class Searcher:
       UserError: two problems whose inputs for the verdict differ in shape.
       ValueError: no problems.
     """
-    inputs, depth = self._prepare(problems)
-    for name in self._settings.strategies:
-      make_strategy(self._settings, name, depth)
-    check_room(self._model, self._settings, len(inputs[0]['prompt']), depth)
+    inputs, depth = self._prepare(policy, problems, 0)
+    make_strategy(self._settings, self._name, depth)
+    check_room(policy.model, self._settings, len(inputs[0]['prompt']), depth)
 
   def __call__(
-      self, name: str, params: Params, problems: Sequence[Problem],
-      rng: PRNGKey,
-  ) -> Run:
-    """Searches all problems with one strategy.
-
-    Args:
-      name: a key of `STRATEGIES`.
-      params: unboxed.
-      problems: problem i draws with its own key, `i` of `rng`.
-      rng: of all draws.
+      self, policy: base.Policy, problems: Sequence[Problem], rng: PRNGKey, *,
+      first: int = 0,
+  ) -> base.Outcomes:
+    """See `base.Solver`.
 
     Raises:
       UserError, ValueError: as `check`.
     """
-    inputs, depth = self._prepare(problems)
-    check_room(self._model, self._settings, len(inputs[0]['prompt']), depth)
-    made = self._slots(make_strategy(self._settings, name, depth))
-    params = slice_layers(self._model, params)
-    queue = [batching.Problem(i, row) for i, row in enumerate(inputs)]
+    finished, usage, seconds = self.run(policy, problems, rng, first=first)
+    read = trees.Reader(
+        self._task, policy.tokenizer, policy.style, self._settings.step,
+        strategy=self._name, arguments=dataclasses.asdict(self._settings),
+        seed=int(jax.random.key_data(rng).reshape(-1)[-1]),
+        model=f'{policy.label}, step {policy.step}')
+    found = [
+        read(problem, f.result.output.tree, f.result.tokens, f.result.lengths,
+             int(f.result.output.solution_index), f.num_steps)
+        for problem, f in zip(problems, finished, strict=True)]
+    return _outcomes(
+        found, finished, policy.style, seconds=seconds,
+        occupancy=usage.occupancy)
+
+  def run(
+      self, policy: base.Policy, problems: Sequence[Problem], rng: PRNGKey, *,
+      first: int = 0,
+  ) -> tuple[list[batching.Finished], batching.Usage, float]:
+    """Searches: (`Found` of every problem in order, usage, seconds)."""
+    self.check(policy, problems)
+    inputs, depth = self._prepare(policy, problems, first)
+    self._host(policy.tokenizer, policy.style).problems = dict(
+        enumerate(problems, first))
+    made = self._slots(policy.model, policy.tokenizer, policy.style, depth)
+    params = slice_layers(policy.model, policy.params)
+    queue = [batching.Problem(i, row) for i, row in enumerate(inputs, first)]
     made.warm_up(params, rng, queue[0])
     usage, start = batching.Usage(), time.perf_counter()
     finished = sorted(
         made.run_all(params, rng, queue, usage=usage),
         key=lambda f: f.problem.id)
-    return Run(tuple(finished), usage.occupancy, time.perf_counter() - start)
+    return finished, usage, time.perf_counter() - start
 
-  def _prepare(self, problems) -> tuple[list[dict], int]:
+  def _make_slots(self, model, tokenizer, style, depth) -> batching.Slots:
+    return make_slots(
+        self._task, model, self._settings, vocabulary_lib.of(
+            tokenizer, model.vocab_size, style, self._settings.step),
+        self._mesh, make_strategy(self._settings, self._name, depth),
+        verdict=None if steps_lib.is_in_graph(self._task, style) else (
+            self._host(tokenizer, style)))
+
+  def _prepare(self, policy, problems, first) -> tuple[list[dict], int]:
     """What the search needs of every problem, in equal shapes, and depth."""
     if not problems:
       raise ValueError('problems: got none; must be at least one.')
-    judged = judge_inputs(self._task, self._settings, problems)
+    judged = judge_inputs(
+        self._task, self._settings, problems, policy.style, first)
     encoded = [
-        self._tokenizer.encode(traces.prompt(p, style=trees.STYLE))
+        policy.tokenizer.encode(traces.prompt(p, style=policy.style))
         for p in problems]
     width = decode.prompt_width(max(map(len, encoded)))
-    pad = lambda ids: ids + [self._tokenizer.pad_id] * (width - len(ids))
+    pad = lambda ids: ids + [policy.tokenizer.pad_id] * (width - len(ids))
     inputs = [
         dict(prompt=np.array(pad(ids), np.int32), length=np.int32(len(ids)),
              problem=problem)
@@ -203,20 +225,26 @@ class Searcher:
 
 
 def judge_inputs(
-    task: base.Task, settings: SearchConfig, problems: Sequence[Problem]
+    task: base_task.Task, settings: Settings, problems: Sequence[Problem],
+    style: str, first: int = 0,
 ) -> list[dict[str, np.ndarray]]:
-  """What the verdict in the graph needs to know of every problem.
+  """What the verdict on a text needs to know of every problem.
+
+  Args:
+    task: judges.
+    settings: of the search.
+    problems: any number.
+    style: of the texts.
+    first: place of the first problem in its split.
 
   Raises:
-    ConfigError: the task has no such verdict, and the settings want it.
     UserError: two problems differ in shape; names them.
   """
   if settings.outcome != 'verifier':
     return [{} for _ in problems]
-  if task.in_graph is None:
-    raise config_lib.ConfigError(
-        "config.search.outcome: got 'verifier'; this task has no verdict in "
-        "compiled programs: must be 'value'.")
+  if not steps_lib.is_in_graph(task, style):
+    return [
+        dict(index=np.int32(i)) for i in range(first, first + len(problems))]
   inputs = [task.in_graph.inputs(p) for p in problems]
   shapes = [{k: np.shape(v) for k, v in x.items()} for x in inputs]
   for problem, shape in zip(problems, shapes):
@@ -228,7 +256,7 @@ def judge_inputs(
 
 
 def make_strategy(
-    settings: SearchConfig, name: str, depth: int) -> engine.Strategy:
+    settings: Settings, name: str, depth: int) -> engine.Strategy:
   """The strategy `name` of STRATEGIES.
 
   Raises:
@@ -243,7 +271,7 @@ def make_strategy(
 
 
 def check_room(
-    model: model_config.ModelConfig, settings: SearchConfig, num_prompt: int,
+    model: model_config.ModelConfig, settings: Settings, num_prompt: int,
     depth: int,
 ) -> None:
   """Raises a ConfigError where trees are deeper than a model's texts."""
@@ -255,16 +283,17 @@ def check_room(
 
 
 def make_slots(
-    task: base.Task, model: model_config.ModelConfig, settings: SearchConfig,
+    task: base_task.Task, model: model_config.ModelConfig, settings: Settings,
     vocabulary: vocabulary_lib.Vocabulary, mesh: jax.sharding.Mesh,
-    strategy: engine.Strategy,
+    strategy: engine.Strategy, verdict: Callable[..., jax.Array] | None = None,
 ) -> batching.Slots:
   """One strategy over problems.
 
   A problem's inputs are the NumPy arrays prompt [P] and length [], int32, and
-  problem, a dict as of `judge_inputs`.
+  problem, a dict as of `judge_inputs`. `verdict` is that of the task in the
+  graph by default.
   """
-  step_fn, start = make_steps(task, model, settings, vocabulary)
+  step_fn, start = make_steps(task, model, settings, vocabulary, verdict)
   return batching.Slots(
       strategy, step_fn, start,
       num_slots=sharding.up_to_parts(settings.num_slots, mesh),
@@ -274,8 +303,9 @@ def make_slots(
 
 
 def make_steps(
-    task: base.Task, model: model_config.ModelConfig, settings: SearchConfig,
+    task: base_task.Task, model: model_config.ModelConfig, settings: Settings,
     vocabulary: vocabulary_lib.Vocabulary,
+    verdict: Callable[..., jax.Array] | None = None,
 ) -> tuple[
     search_base.StepFn,
     Callable[..., tuple[reasoning.Prompts, search_base.Root]]]:
@@ -289,11 +319,14 @@ def make_steps(
   is_judged = settings.outcome == 'verifier'
   # The likelihood needs no head; without it there is one less to compute.
   value = _nothing if is_likelihood else None
+  outcome = None
+  if is_judged:
+    outcome = verdict or task.in_graph.outcome(vocabulary.texts)
   step_fn = reasoning.make_step_fn(
       model, branching=settings.branching, step_length=settings.step_length,
       delimiter_ids=vocabulary.delimiter_ids, eos_ids=vocabulary.eos_ids,
       pad_id=vocabulary.pad_id, sampling=settings.sampling(), value=value,
-      outcome=task.in_graph.outcome(vocabulary.texts) if is_judged else None)
+      outcome=outcome)
   if is_likelihood:
     step_fn = values.likelihood(step_fn, is_reward=not is_judged)
   if is_judged:
@@ -307,6 +340,35 @@ def make_steps(
     return rows, values.count_root(root) if is_likelihood else root
 
   return step_fn, start
+
+
+def _outcomes(
+    found: Sequence[trees.Searched], finished: Sequence[batching.Finished],
+    style: str, **costs: float,
+) -> base.Outcomes:
+  """One attempt at every problem: what its search chose."""
+  column = lambda values: base.objects([[value] for value in values])
+  is_solution = found[0].record.arguments['step'] == 'solution'
+  told = [
+      trees.told(f.record, style) if is_solution else (f.text, None)
+      for f in found]
+  return base.Outcomes(
+      is_correct=column(f.is_solved for f in found).astype(bool),
+      is_finished=column(bool(f.text) for f in found).astype(bool),
+      num_tokens=column(f.num_tokens for f in found).astype(float),
+      answers=column(
+          traces.extract_answer(f.text, style) if f.text else None
+          for f in found),
+      values=column(
+          float(f.result.output.solution_value) for f in finished).astype(
+              float),
+      details=dict(
+          text=column(text for text, _ in told),
+          is_found=column(f.is_found for f in found),
+          nodes=column(len(f.record.nodes) - 1 for f in found),
+          nodes_left_out=column(left_out for _, left_out in told),
+          expansions=column(f.num_expansions for f in found)),
+      records=column(f.record for f in found), **costs)
 
 
 def _nothing(problem, tokens_M, length) -> jax.Array:

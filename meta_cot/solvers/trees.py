@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the trees of a language model: records, verdicts, what can be told.
 
-A step of a tree is one operation of a solution in the compact style,
-`S9-3=6,4*6=24`. Whatever else a model wrote stays in the record as it is, with
-no state.
+A step of a tree is one operation of a solution, such as those of
+`S9-3=6,4*6=24`, or an event of a trace. Whatever else a model wrote stays in
+the record as it is, with no state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,10 @@ import numpy as np
 from data_pipelines import tokenizers
 from meta_cot import traces
 from meta_cot.problem import Problem
-from meta_cot.solvers import sampling as sampling_lib
-from meta_cot.solvers import verdicts
+from meta_cot.rollouts import verdicts
+from meta_cot.solvers import steps as steps_lib
 from meta_cot.tasks import base
 from meta_cot.traces import from_tree
-
-STYLE = 'compact'
-START = 'S'  # begins a solution
-DELIMITER = ','  # ends a step that is not the last one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +30,7 @@ class Searched:
   num_expansions: int
   num_steps: int  # of the engine
   is_found: bool  # some finished child is right, whether chosen or not
+  text: str  # prompt and steps up to the answer; '' without one
 
   @property
   def is_solved(self) -> bool:
@@ -45,8 +42,10 @@ class Searched:
 class Reader:
   """Makes records of the trees of one model."""
 
-  task: base.Task  # that has states
+  task: base.Task
   tokenizer: tokenizers.Tokenizer
+  style: str
+  kind: str  # of the steps, of `steps.KINDS`
   strategy: str
   arguments: Mapping[str, Any]  # JSON values
   seed: int
@@ -67,55 +66,47 @@ class Reader:
       solution: the search's answer, a slot; -1 for none.
       num_steps: of the engine.
     """
-    texts = self._texts(problem, tree, tokens_NxT, lengths_N)
+    texts, paths = self._texts(problem, tree, tokens_NxT, lengths_N)
     record = from_tree.from_tree(
         problem, tree, texts, solution, strategy=self.strategy,
         arguments=self.arguments, seed=self.seed, model=self.model)
     return Searched(
         record, int(tree.num_tokens), int(tree.num_expansions), num_steps,
-        any(text.is_correct for text in texts.values()))
+        any(text.is_correct for text in texts.values()),
+        traces.prompt(problem, style=self.style) + self.tokenizer.decode(
+            paths[solution]) if solution >= 0 else '')
 
   def _texts(self, problem, tree, tokens_NxT, lengths_N):
-    """{slot: NodeText} of all valid nodes."""
-    first = self.task.states.first(problem)
-    texts = {0: from_tree.NodeText('', first, False, ())}
+    """{slot: NodeText} and {slot: tokens from the root on}."""
+    first = self._first(problem)
+    texts = {0: from_tree.NodeText('', first or '', False, ())}
     paths, states = {0: ()}, {0: first}  # tokens; state, None if illegal
     for slot in np.flatnonzero(tree.is_valid).tolist()[1:]:
       parent = int(tree.parents[slot])
       tokens = tuple(tokens_NxT[slot, :lengths_N[slot]].tolist())
       paths[slot] = paths[parent] + tokens
-      step, is_begun = _step(
-          self.tokenizer.decode(tokens), is_first=parent == 0)
-      is_legal = is_begun and states[parent] is not None
+      text = self.tokenizer.decode(tokens)
+      step = steps_lib.said(
+          text, self.style, self.kind, is_first=parent == 0)
+      is_legal = step is not None and states[parent] is not None
       states[slot] = self.task.states.after(
           states[parent], step) if is_legal else None
       texts[slot] = from_tree.NodeText(
-          step=step, tokens=tokens, state=states[slot] or '',
-          is_correct=bool(tree.is_terminal[slot]) and self._is_correct(
-              problem, paths[slot]))
-    return texts
+          step=text if step is None else step, tokens=tokens,
+          state=states[slot] or '',
+          is_correct=bool(tree.is_terminal[slot]) and verdicts.of_tokens(
+              self.task, self.tokenizer, problem, paths[slot],
+              self.style).verdict.is_correct)
+    return texts, paths
 
-  def _is_correct(self, problem, tokens) -> bool:
-    text = traces.prompt(problem, style=STYLE) + self.tokenizer.decode(tokens)
-    completion = sampling_lib.Completion(text, len(tokens), is_finished=True)
-    return verdicts.verify(self.task, problem, completion, STYLE).is_correct
-
-
-def delimiter_ids(tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:
-  """The tokens that end a step.
-
-  Raises:
-    ValueError: no token does.
-  """
-  ids = tuple(np.flatnonzero(tokenizer.ending_in(DELIMITER)).tolist())
-  if not ids:
-    raise ValueError(
-        f'tokenizer: no token ends with {DELIMITER!r}, which ends a step; '
-        f'train it on traces of style {STYLE!r}.')
-  return ids
+  def _first(self, problem: Problem) -> str | None:
+    """The state of the root; None where steps do not lead to states."""
+    if self.kind != 'solution' or self.task.states is None:
+      return None
+    return self.task.states.first(problem)
 
 
-def told(record: traces.TraceRecord) -> tuple[str, int]:
+def told(record: traces.TraceRecord, style: str) -> tuple[str, int]:
   """The search as text, as far as the style can write it.
 
   Nodes that it has no words for are left out, with all that is below them: a
@@ -134,15 +125,15 @@ def told(record: traces.TraceRecord) -> tuple[str, int]:
     if node.parent not in index:
       continue
     node = dataclasses.replace(node, parent=index[node.parent])
-    if _can_tell(record.problem, [*kept, node]):
+    if _can_tell(record.problem, [*kept, node], style):
       index[i] = len(kept)
       kept.append(node)
   is_whole = all(i in index for i in record.solution)
   events = traces.linearize(dataclasses.replace(
       record, nodes=tuple(kept), solution=tuple(
           index[i] for i in record.solution) if is_whole else ()))
-  text = traces.render(events, style=STYLE)
-  if traces.parse(text, style=STYLE) != events:
+  text = traces.render(events, style=style)
+  if traces.parse(text, style=style) != events:
     raise ValueError(
         f'problem {record.problem.id!r}: the search {text!r} reads back as '
         'another one.')
@@ -150,7 +141,7 @@ def told(record: traces.TraceRecord) -> tuple[str, int]:
 
 
 def _can_tell(
-    problem: Problem, nodes: Sequence[traces.Node]) -> bool:
+    problem: Problem, nodes: Sequence[traces.Node], style: str) -> bool:
   """Whether the style can write the way to the last of the nodes."""
   events = [traces.Start(problem.question)]
   for depth, i in enumerate(from_tree.path(nodes, len(nodes) - 1)[1:]):
@@ -160,19 +151,7 @@ def _can_tell(
     events.append(traces.Step(
         depth + 1, depth, node.step, node.state, outcome))
   try:
-    traces.render(events, style=STYLE)
+    traces.render(events, style=style)
   except ValueError:
     return False
   return True
-
-
-def _step(text: str, *, is_first: bool) -> tuple[str, bool]:
-  """What a step says, without what begins a solution or ends a step.
-
-  False for a first step that does not begin a solution; it is left as it is.
-  """
-  if is_first:
-    if not text.startswith(START):
-      return text, False
-    text = text.removeprefix(START)
-  return text.removesuffix(DELIMITER), True

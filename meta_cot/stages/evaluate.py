@@ -1,270 +1,349 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 5: what the models learned, beside the searches that taught them.
+"""The bench on what was trained: arms, searches over them, policies of RL.
 
-Leaves `eval/`: summary.json, report.md, PNG plots, samples of every arm. All
-hosts decode and judge; the first one writes.
+Leaves `eval/`, `search/` and `rl/`: `rows/` (docs/evaluation.md), summary.json,
+report.md and PNG plots made of them; `search/<strategy>/` has the searches, to
+be read as `traces/` is. All hosts answer and judge; the first one writes.
 """
 
+from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
-import json
 import logging
 
 from etils import epath
 import jax
 
 from data_pipelines import arms
+from data_pipelines import store
 from data_pipelines import tokenizers
-from meta_cot import decode
 from meta_cot import sharding
 from meta_cot import tasks
 from meta_cot import traces
 from meta_cot import types
-from meta_cot.evaluation import best_of_n
+from meta_cot.evaluation import bench
+from meta_cot.evaluation import episodes_report
 from meta_cot.evaluation import report
-from meta_cot.evaluation import statistics
-from meta_cot.evaluation import summaries
+from meta_cot.evaluation import rows as rows_lib
+from meta_cot.evaluation import summary as summary_lib
 from meta_cot.evaluation import symbolic
 from meta_cot.evaluation import trees
+from meta_cot.rl import programs as programs_lib
+from meta_cot.rl import setup as setup_lib
 from meta_cot.runtime import distributed
 from meta_cot.runtime import files
-from meta_cot.solvers import sampling as sampling_lib
-from meta_cot.solvers import verdicts
+from meta_cot.settings import config as config_lib
+from meta_cot.solvers import base
+from meta_cot.solvers import revising
+from meta_cot.solvers import sampling
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import generate_traces
 from meta_cot.stages import problems as problems_lib
 from meta_cot.stages import sft
-from meta_cot.tasks import base
+from meta_cot.stages import workdir as workdir_lib
+from meta_cot.tasks import base as base_task
 from meta_cot.traces import record as record_lib
 from meta_cot.training import checkpoint
 from meta_cot.training import metrics as metrics_lib
 from meta_cot.training import optimizer
 from meta_cot.training import state as state_lib
 
-_NUM_SAVED = 50  # completions kept per arm and split, to be read
+_START = 'sft'  # the policy that reinforcement learning started from
 
 
-def run(
-    experiment: experiment_lib.Experiment, workdir: epath.Path
-) -> None:
+def run(experiment: experiment_lib.Experiment, workdir: epath.Path) -> None:
   """Evaluates every arm on the test splits and writes the report.
 
   What chooses (the learning curve, how long an answer may be) looks at the
   validation split.
   """
   mesh = sharding.make_mesh(experiment.mesh)
+  task = experiment.task.make(experiment.seed)
+  problems = {
+      split: problems_lib.read(
+          workdir, split, experiment.evaluation.num_problems)
+      for split in (base_task.VALIDATION, *tasks.test_splits(task))
+      if task.size(split)}
+  validation = problems.pop(base_task.VALIDATION)
+  taught = functools.partial(_taught, experiment, task)
+  rows, training = [], {}
   with sharding.use_mesh(mesh):
-    evaluation = _Evaluation(experiment, workdir, mesh)
-    summary = evaluation.summary()
+    for arm in experiment.arms:
+      saved = _Saved(experiment, workdir, arm, mesh)
+      longest = max(map(saved.reference_length, taught(validation)), default=0)
+      rows += _of_arm(
+          experiment, saved, task, longest, problems, validation,
+          workdir / 'eval' / 'rows')
+      training[arm] = saved.training()
+      saved.close()
   if distributed.is_primary():
-    _write(evaluation, summary, workdir)
+    directory = workdir / 'eval'
+    searches = {split: taught(some) for split, some in problems.items()}
+    if task.teacher is not None:
+      rows += symbolic.write(
+          directory / 'rows', task.teacher, searches, _tokenizer(workdir),
+          experiment.data.style, seed=experiment.seed)
+    report.write(
+        directory, 'What the models learned', summary_lib.of_rows(
+            rows, reference=('traces', 'greedy')), training=training,
+        drawn=_drawn(
+            rows, *next(iter(searches.items())), experiment.data.style))
+    logging.info('report: %s', directory / 'report.md')
   distributed.wait('evaluate')
 
 
-def _write(evaluation, summary, workdir) -> None:
-  directory = workdir / 'eval'
-  files.write_json(directory / 'summary.json', summary)
-  for name, text in evaluation.samples.items():
-    files.write_atomic(directory / 'samples' / f'{name}.jsonl', text)
-  report.write(directory, summary, examples=evaluation.examples())
-  logging.info('report: %s', directory / 'report.md')
+def _taught(experiment, task, problems) -> list[traces.TraceRecord]:
+  """The teacher's searches of problems; none without a teacher."""
+  if task.teacher is None:
+    return []
+  return list(generate_traces.search(
+      task.teacher, experiment.traces.strategies, experiment.seed, problems, 0,
+      len(problems)))
 
 
-class _Evaluation:
-  """The decoding and judging of one run; state is what it has read so far."""
+def _of_arm(experiment, saved: '_Saved', task, longest, problems, validation,
+            directory) -> list:
+  """Greedy success per split, samples, and the learning curve."""
+  evaluation = experiment.evaluation
+  settings = sampling.Settings(
+      batch_size=evaluation.batch_size,
+      max_new_tokens=min(
+          2 * longest or evaluation.max_new_tokens, evaluation.max_new_tokens),
+      num_samples=evaluation.num_samples, temperature=evaluation.temperature,
+      top_k=evaluation.top_k, top_p=evaluation.top_p)
+  split, sampled = next(iter(problems.items()))
+  if saved.arm == 'traces':  # a few long traces
+    settings = dataclasses.replace(
+        settings, num_samples=evaluation.num_trace_samples)
+    sampled = sampled[:evaluation.num_curve_problems]
+  made = {name: bench.make(name, settings, task, saved.mesh)
+          for name in ('greedy', 'samples')}
+  ask = lambda steps, name, problems: bench.run(
+      map(saved.policy, steps), {name: made[name]}, problems, directory,
+      rng=jax.random.key(experiment.seed))
+  steps = saved.steps()
+  return (
+      ask(steps[-1:], 'greedy', problems)
+      + ask(steps[-1:], 'samples', {split: sampled})
+      + ask(steps, 'greedy', {
+          base_task.VALIDATION: validation[:evaluation.num_curve_problems]}))
 
-  def __init__(self, experiment, workdir, mesh):
-    self._experiment = experiment
-    self._workdir = workdir
-    self._mesh = mesh
-    self._style = experiment.data.style
-    self._task = tasks.make(
-        experiment.task.kind, experiment.task.settings, experiment.seed)
-    self._tokenizer = tokenizers.load(workdir / 'tokenizer')
-    self._count = symbolic.token_counter(self._tokenizer.encode, self._style)
-    read = functools.partial(
-        problems_lib.read, workdir, limit=experiment.evaluation.num_problems)
-    self._problems = {
-        split: read(split) for split in tasks.test_splits(self._task)
-        if self._task.size(split)}
-    self._main = next(iter(self._problems))  # the split of all comparisons
-    self._validation = read(base.VALIDATION)
-    self._solved = {}  # arm -> whether each problem was
-    self._searches = []  # solved texts of the trace arm
-    self.samples = {}
 
-  def summary(self) -> dict:
-    """Everything the report says, as JSON values."""
-    summary = {arm: self._arm(arm) for arm in self._experiment.arms}
-    if self._task.teacher is not None:
-      summary['symbolic'] = self._symbolic()
-    if 'traces' in summary:
-      self._compare(summary)
-    return summary
+def _drawn(rows, split: str, taught, style: str) -> list[trees.Tree]:
+  """Two searches to draw, a short and a longer one.
 
-  def _compare(self, summary: dict) -> None:
-    """Adds to every other arm how the trace arm differs from it."""
-    reference = summary['traces']
-    for arm in self._experiment.arms:
-      values = summary[arm]
-      if arm != 'traces':
-        values['best_of_n'] |= self._fair(values['best_of_n'], reference)
-        values['traces_minus_this'] = statistics.difference_interval(
-            self._solved[arm], self._solved['traces'])._asdict()
+  They are the trace model's own; the teacher's where it wrote none well.
+  """
+  told = [
+      trees.from_text(row['details']['text'], style) for row in rows
+      if (row['policy'], row['solver'], row['split']) == (
+          'traces', 'greedy', split) and row['is_correct']]
+  drawn = [tree for tree in told if tree is not None] or [
+      trees.from_record(r) for r in taught if r.is_solved]
+  drawn.sort(key=lambda tree: len(tree.nodes))
+  return drawn and [drawn[len(drawn) // 4], drawn[len(drawn) * 3 // 4]]
 
-  def examples(self) -> list[trees.Tree]:
-    """Two searches to draw, a short and a longer one.
 
-    They are the trace model's own; the teacher's where it wrote none well.
-    """
-    drawn = [trees.from_text(text, self._style) for text in self._searches]
-    drawn = [tree for tree in drawn if tree is not None] or [
-        trees.from_record(r) for r in self._taught(self._problems[self._main])
-        if r.is_solved]
-    drawn.sort(key=lambda tree: len(tree.nodes))
-    return drawn and [drawn[len(drawn) // 4], drawn[len(drawn) * 3 // 4]]
+def run_search(
+    experiment: experiment_lib.Experiment, workdir: epath.Path
+) -> None:
+  """Searches test problems with every strategy and writes the report.
 
-  def _arm(self, arm: str) -> dict:
-    """Greedy success per split, learning curve, best-of-N."""
-    saved = _Saved(self._experiment, self._workdir, arm, self._mesh)
-    steps = saved.steps()
-    decoder = self._decoder(arm, temperature=0.0)
-    params = saved.params(steps[-1])
-    results = {
-        split: self._solve(decoder, params, problems)
-        for split, problems in self._problems.items()}
-    for split in results:
-      self.samples[f'{arm}_{split}'] = _rows(results[split][:_NUM_SAVED])
-    self._solved[arm] = [r.verdict.is_correct for r in results[self._main]]
-    if arm == 'traces':
-      self._searches = [
-          r.completion.text for r in results[self._main]
-          if r.verdict.is_correct]
-    by_split = {s: summaries.of_completions(r) for s, r in results.items()}
-    values = dict(
-        by_split[self._main], splits=by_split, training=saved.training(),
-        curve=[self._point(saved, decoder, step) for step in steps],
-        losses=saved.losses())
-    values['best_of_n'] = self._best_of_n(arm, params)
-    saved.close()
-    logging.info(
-        '%s: %.1f%% of %d test problems', arm, 100 * values['success'],
-        values['num_problems'])
-    return values
+  Raises:
+    ConfigError: the arm was not trained, task or style have no such steps, or
+      the settings allow no search.
+  """
+  check_search(experiment)
+  mesh, settings = sharding.make_mesh(experiment.mesh), experiment.search
+  task, directory = tasks.make(experiment.task.kind), workdir / 'search'
+  split = tasks.test_splits(task)[0]
+  problems = problems_lib.read(workdir, split, settings.num_problems)
+  with sharding.use_mesh(mesh):
+    made = _searches(experiment, task, mesh, problems)
+    policy = _newest(experiment, workdir, mesh, problems, made)
+    rows = bench.run(
+        [policy], made, {split: problems}, directory / 'rows',
+        rng=jax.random.key(experiment.seed))
+  if distributed.is_primary():
+    # A run that is killed in here must not look finished, with any settings.
+    workdir_lib.forget(workdir, 'search')
+    _forget(directory)
+    for name in settings.strategies:
+      _store(directory, policy, name, split, experiment)
+    texts = {
+        row['solver']: row['details']['text'] for row in reversed(rows)
+        if row['solver'] in settings.strategies and row['is_correct']}
+    report.write(
+        directory, 'Searching over steps', summary_lib.of_rows(
+            rows, reference=(settings.arm, 'greedy')), texts=texts)
+    logging.info('report: %s', directory / 'report.md')
+  distributed.wait('search')
 
-  def _point(self, saved, decoder, step) -> dict:
-    problems = self._validation[
-        :self._experiment.evaluation.num_curve_problems]
-    results = self._solve(decoder, saved.params(step), problems)
-    point = summaries.of_completions(results)
-    return dict(
-        step=step, tokens=saved.tokens(step), success=point['success'],
-        ci95=point['ci95'])
 
-  def _decoder(self, arm, *, temperature) -> sampling_lib.Decoder:
-    """Completes up to twice the longest reference of the arm."""
-    evaluation = self._experiment.evaluation
-    lengths = [
-        self._reference_length(arm, record)
-        for record in self._taught(self._validation)]
-    max_new_tokens = evaluation.max_new_tokens
-    if lengths:
-      max_new_tokens = min(2 * max(lengths), max_new_tokens)
-    sampling = decode.Sampling(
-        temperature=temperature,
-        top_k=evaluation.top_k if temperature else None,
-        top_p=evaluation.top_p if temperature else None)
-    return sampling_lib.Decoder(
-        self._experiment.model, self._tokenizer, self._mesh,
-        batch_size=evaluation.batch_size,
-        max_new_tokens=max_new_tokens, sampling=sampling)
+def check_search(experiment: experiment_lib.Experiment) -> None:
+  """Raises a ConfigError where no arm can be searched with these settings."""
+  if experiment.search.arm not in experiment.arms:
+    raise config_lib.ConfigError(
+        f'config.search.arm: got {experiment.search.arm!r}; must be one of '
+        f'config.arms, {", ".join(experiment.arms)}.')
+  if experiment.search.step == 'solution' and tasks.make(
+      experiment.task.kind).states is None:
+    raise config_lib.ConfigError(
+        f'config.task.kind: got {experiment.task.kind!r}; the stage search '
+        'needs a task that has states where config.search.step is solution.')
 
-  def _taught(self, problems) -> list[record_lib.TraceRecord]:
-    """The teacher's searches of problems; none without a teacher."""
-    if self._task.teacher is None:
-      return []
-    return list(generate_traces.search(
-        self._task.teacher, self._experiment.traces.strategies,
-        self._experiment.seed, problems, 0, len(problems)))
 
-  def _reference_length(self, arm, record) -> int:
-    events = arms.reference(arm, record)
-    if events is None:
-      return 1
-    text = traces.render(events, style=self._style)
-    prompt = traces.prompt(record.problem, style=self._style)
-    return len(self._tokenizer.encode(text[len(prompt):])) + 1
+def _searches(experiment, task, mesh, problems) -> dict[str, bench.Procedure]:
+  """Greedy decoding, samples of whole texts, and every strategy."""
+  settings = experiment.search
+  depth = settings.depth(task, problems)
+  whole = sampling.Settings(
+      batch_size=experiment.evaluation.batch_size,
+      max_new_tokens=depth * settings.step_length,
+      num_samples=settings.num_samples, temperature=settings.temperature,
+      top_k=settings.top_k, top_p=settings.top_p)
+  return {
+      name: bench.make(name, whole, task, mesh)
+      for name in ('greedy', 'samples')} | {
+          name: bench.make(name, settings.of_trees(), task, mesh)
+          for name in settings.strategies}
 
-  def _complete(self, decoder, params, problems):
-    """One completion for every problem."""
-    return decoder(
-        params, [traces.prompt(p, style=self._style) for p in problems],
-        jax.random.key(self._experiment.seed))
 
-  def _solve(self, decoder, params, problems) -> list[verdicts.Result]:
-    return [
-        verdicts.judge(self._task, problem, completion, self._style)
-        for problem, completion in zip(
-            problems, self._complete(decoder, params, problems))]
+def _newest(experiment, workdir, mesh, problems, made) -> base.Policy:
+  """The arm that is searched, when all strategies can."""
+  policy = base.Policy(
+      experiment.search.arm, experiment.model, None, _tokenizer(workdir),
+      experiment.data.style)
+  for name in experiment.search.strategies:
+    made[name].solver.check(policy, problems)
+  step, params = sft.restore(
+      experiment, workdir / 'sft' / experiment.search.arm, mesh)
+  return dataclasses.replace(policy, params=params, step=step)
 
-  def _best_of_n(self, arm, params) -> dict:
-    """Samples a few long traces or many short solutions per problem."""
-    evaluation = self._experiment.evaluation
-    asked, copies = self._problems[self._main], evaluation.num_samples
-    if arm == 'traces':
-      asked = asked[:evaluation.num_curve_problems]
-      copies = evaluation.num_trace_samples
-    decoder = self._decoder(arm, temperature=evaluation.temperature)
-    problems = [p for p in asked for _ in range(copies)]
-    completions = self._complete(decoder, params, problems)
-    is_correct = [
-        verdicts.verify(self._task, p, c, self._style).is_correct
-        for p, c in zip(problems, completions)]
-    correct = [
-        sum(is_correct[i:i + copies])
-        for i in range(0, len(is_correct), copies)]
-    tokens = sum(c.num_tokens for c in completions) / len(completions)
-    return dict(
-        num_problems=len(asked), num_samples=copies,
-        temperature=evaluation.temperature, mean_tokens=tokens,
-        num_correct=correct,
-        curve=[
-            dataclasses.asdict(p)
-            for p in best_of_n.curve(correct, copies, tokens)])
 
-  def _fair(self, samples: dict, reference: dict) -> dict:
-    """Best-of-N at the tokens of the trace model, and where it catches up."""
-    arguments = (
-        samples['num_correct'], samples['num_samples'], samples['mean_tokens'])
-    equal = best_of_n.at_tokens(*arguments, reference['mean_tokens'])
-    catch_up = best_of_n.catch_up(*arguments, reference['success'])
-    return dict(
-        equal_tokens=dataclasses.asdict(equal),
-        catch_up=catch_up and dataclasses.asdict(catch_up))
+def _forget(directory: epath.Path) -> None:
+  """Removes searches of earlier settings; rows know theirs."""
+  for path in directory.iterdir():
+    if path.is_dir() and path.name != 'rows':
+      path.rmtree()
 
-  def _symbolic(self) -> dict:
-    """The teacher on the same problems, and every strategy beside it."""
-    by_split = {
-        split: symbolic.summarise(self._taught(problems), self._count)
-        for split, problems in self._problems.items()}
-    runs = symbolic.run_all(
-        self._task.teacher, self._problems[self._main], self._experiment.seed)
-    return dict(
-        by_split[self._main], splits=by_split,
-        strategies={
-            name: symbolic.summarise(run, self._count)
-            for name, run in runs.items()})
+
+def _store(directory, policy, name: str, split: str, experiment) -> None:
+  """The searches of a strategy, to be read as traces are."""
+  found = list(rows_lib.records(
+      bench.folder(directory / 'rows', policy, name, split)))
+  found = found[:experiment.search.num_problems]
+  store.generate(
+      directory / name, functools.partial(_slice, found),
+      kind=record_lib.KIND, split=split,
+      num_records=len(found), num_shards=1, num_processes=1, arguments=dict(
+          seed=experiment.seed, strategy=name,
+          **dataclasses.asdict(experiment.search)))
+
+
+def _slice(
+    records: Sequence[traces.TraceRecord], start: int, stop: int
+) -> Iterator[traces.TraceRecord]:
+  yield from records[start:stop]
+
+
+def trained_folder(
+    workdir: epath.Path, objective: str, seed: int) -> epath.Path:
+  """Names where a run of reinforcement learning leaves its files."""
+  return workdir / 'rl' / objective / f'seed{seed}'
+
+
+def run_episodes(
+    experiment: experiment_lib.Experiment, workdir: epath.Path,
+    setup: setup_lib.Setup,
+) -> None:
+  """Plays test problems with all policies of RL and writes the report."""
+  rows = _of_episodes(experiment, workdir, setup)
+  directory = workdir / 'rl'
+  if distributed.is_primary():
+    summary = summary_lib.of_rows(rows, start=_START)
+    report.write(directory, 'Reinforcement learning', summary)
+    report.add_section(
+        workdir / 'eval' / 'report.md', 'Reinforcement learning',
+        episodes_report.section(summary['episodes'], folder='../rl'))
+    logging.info('report: %s', directory / 'report.md')
+  distributed.wait('rl')
+
+
+def _of_episodes(experiment, workdir, setup) -> list:
+  """Samples of the start, its episodes, and those of every policy."""
+  programs, config = setup.programs, experiment.rl
+  problems = {tasks.test_splits(programs.task)[0]: setup.test}
+  ask = lambda policies, name, procedure: bench.run(
+      policies, {name: procedure}, problems, workdir / 'rl' / 'rows',
+      rng=setup.evaluation_rng)
+  start = [policy_of(setup, _START, setup.start)]
+  rows = ask(start, 'samples', playing(
+      dataclasses.replace(programs, num_episodes=1),
+      programs.num_start_samples))
+  rows += ask(start, 'revisions', playing(programs, config.num_eval_samples))
+  for objective in config.objectives:
+    trained = (
+        policy_of(setup, objective, state.params, seed, int(state.step))
+        for seed in config.seeds
+        for state in [checkpoint.restore_newest(
+            trained_folder(workdir, objective, seed) / 'checkpoints',
+            experiment.checkpoint, programs.state)])
+    rows += ask(trained, 'revisions', playing(
+        programs.of(objective), config.num_eval_samples))
+  return rows
+
+
+def policy_of(
+    setup: setup_lib.Setup, label: str, params: types.Params, seed: int = 0,
+    step: int = 0,
+) -> base.Policy:
+  """Makes a policy of the parameters of a run."""
+  programs = setup.programs
+  return base.Policy(
+      label, programs.model, params, programs.tokenizer, programs.style,
+      seed=seed, step=step)
+
+
+def playing(
+    programs: programs_lib.Programs, num_samples: int) -> bench.Procedure:
+  """Makes the procedure of playing episodes as they are trained on.
+
+  Raises:
+    ConfigError: a trajectory does not fit the model.
+  """
+  programs.check()
+  config, rules = programs.settings, programs.rules
+  episodes = {k: v for k, v in dataclasses.asdict(config.episodes).items()
+              if k not in ('num_episodes', 'exploration')}
+  settings = revising.Settings(
+      num_questions=config.questions.num_questions, num_samples=num_samples,
+      num_slots=programs.num_slots, num_episodes=rules.num_episodes, **episodes)
+  search = programs.search and dict(
+      name=config.episodes.exploration, attempts=programs.search.num_attempts,
+      **dataclasses.asdict(programs.search_settings))
+  return bench.Procedure(
+      dict(dataclasses.asdict(settings), search=search), revising.Reviser(
+          settings, programs.task, programs.mesh, explore=programs.explore(),
+          width=programs.question_width))
+
+
+def _tokenizer(workdir) -> tokenizers.Tokenizer:
+  return tokenizers.load(workdir / 'tokenizer')
 
 
 class _Saved:
   """The checkpoints and metrics that an arm's training left."""
 
-  def __init__(self, experiment, workdir, arm, mesh):
-    self._directory = workdir / 'sft' / arm
+  def __init__(self, experiment, workdir, arm: str, mesh):
+    directory = workdir / 'sft' / arm
+    self.arm, self.mesh = arm, mesh
+    self._experiment = experiment
+    self._tokenizer = _tokenizer(workdir)
     self._checkpoints = checkpoint.Checkpoints(
-        self._directory / 'checkpoints', experiment.checkpoint)
-    self._summary = files.read_json(self._directory / 'summary.json')
-    self._rows = metrics_lib.read(self._directory / 'metrics.jsonl')
+        directory / 'checkpoints', experiment.checkpoint)
+    self._summary = files.read_json(directory / 'summary.json')
+    self._rows = metrics_lib.read(directory / 'metrics.jsonl')
     self._abstract, _ = state_lib.shardings(
         sft.init_fn(experiment),
         optimizer.make(experiment.optimizer, self._summary['num_steps']), mesh)
@@ -272,33 +351,32 @@ class _Saved:
   def steps(self) -> list[int]:
     return self._checkpoints.steps()
 
-  def params(self, step: int) -> types.Params:
-    return self._checkpoints.restore_state(self._abstract, step).params
+  def policy(self, step: int) -> base.Policy:
+    return base.Policy(
+        self.arm, self._experiment.model,
+        self._checkpoints.restore_state(self._abstract, step).params,
+        self._tokenizer, self._experiment.data.style, step=step,
+        trained_tokens=sum(
+            row['tokens'] for row in self._rows if row['step'] <= step))
 
-  def tokens(self, step: int) -> float:
-    return sum(row['tokens'] for row in self._rows if row['step'] <= step)
+  def reference_length(self, record: traces.TraceRecord) -> int:
+    """Tokens of what the arm would be taught to write for a search."""
+    events = arms.reference(self.arm, record)
+    if events is None:
+      return 1
+    style = self._experiment.data.style
+    text = traces.render(events, style=style)
+    prompt = traces.prompt(record.problem, style=style)
+    return len(self._tokenizer.encode(text[len(prompt):])) + 1
 
   def training(self) -> dict:
-    return self._summary
-
-  def losses(self) -> dict:
-    """Training and validation loss by tokens seen."""
-    total, train, validation = 0.0, [], []
+    """Its summary, and the validation loss by tokens seen."""
+    total, losses = 0.0, []
     for row in self._rows:
       total += row['tokens']
-      train.append([total, row['loss']])
       if 'eval_loss' in row:
-        validation.append([total, row['eval_loss']])
-    return dict(train=train, validation=validation)
+        losses.append([total, row['eval_loss']])
+    return dict(self._summary, losses=losses)
 
   def close(self) -> None:
     self._checkpoints.close()
-
-
-def _rows(results: list[verdicts.Result]) -> str:
-  return ''.join(
-      json.dumps(dict(
-          id=r.problem.id, text=r.completion.text,
-          tokens=r.completion.num_tokens, is_correct=r.verdict.is_correct,
-          reason=r.verdict.reason, error=r.analysis.primary_error)) + '\n'
-      for r in results)

@@ -87,6 +87,23 @@ def _parse_task(values: Mapping[str, Any], path: str) -> TaskConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SearchConfig(searching.Settings):
+  """Which searches there are, and of what; the rest is how they work."""
+
+  arm: str = config_lib.setting(choices=tuple(arms.ARMS))
+  strategies: tuple[str, ...] = config_lib.setting(
+      choices=tuple(searching.STRATEGIES))
+  num_problems: int = config_lib.setting(low=1)
+  num_samples: int = config_lib.setting(low=1)
+
+  def of_trees(self) -> searching.Settings:
+    """How they work."""
+    return searching.Settings(**{
+        field.name: getattr(self, field.name)
+        for field in dataclasses.fields(searching.Settings)})
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
   """All settings of a run; see `configs/base.py` for what each one means."""
 
@@ -105,7 +122,7 @@ class Experiment:
   train: loop.TrainConfig
   checkpoint: checkpoint.CheckpointConfig
   evaluation: EvaluationConfig
-  search: searching.SearchConfig
+  search: SearchConfig
   rl: rl_settings.RlConfig
 
   def __post_init__(self):

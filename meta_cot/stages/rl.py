@@ -27,9 +27,9 @@ from meta_cot.runtime import files
 from meta_cot.runtime import interruption
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import vocabulary
+from meta_cot.stages import evaluate
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import problems as problems_lib
-from meta_cot.stages import rl_report
 from meta_cot.stages import sft
 from meta_cot.tasks import base
 from meta_cot.training import checkpoint
@@ -64,10 +64,10 @@ def run(
     setup = make_setup(experiment, workdir, mesh)
     for objective in experiment.rl.objectives:
       for seed in experiment.rl.seeds:
-        directory = rl_report.folder(workdir, objective, seed)
+        directory = evaluate.trained_folder(workdir, objective, seed)
         if not is_trained(experiment, directory):
           train(experiment, setup, objective, seed, directory)
-    rl_report.write(setup, workdir, experiment.checkpoint)
+    evaluate.run_episodes(experiment, workdir, setup)
 
 
 def make_programs(
@@ -115,7 +115,8 @@ def make_setup(
       for split in (base.VALIDATION, tasks.test_splits(task)[0]))
   programs = make_programs(
       experiment, task, tokenizer, functools.partial(
-          vocabulary.of, tokenizer, experiment.model.vocab_size),
+          vocabulary.of, tokenizer, experiment.model.vocab_size,
+          experiment.data.style, experiment.search.step),
       [*train_problems, *validation, *test], mesh)
   _, start = sft.restore(experiment, workdir / 'sft' / config.start, mesh)
   return setup_lib.Setup(

@@ -8,6 +8,7 @@ A style is a module with
   read(text) -> Reading         of any text, in time proportional to its length
   OPENING: str                  what begins a solution
   STEP_END: str                 what ends a step that is not the last one
+  EVENT_ENDS: tuple[str, ...]   what ends an event, or some, of a search
 """
 
 from collections.abc import Sequence

@@ -25,10 +25,9 @@ from meta_cot import traces
 from meta_cot.program import Program
 from meta_cot.search import batching
 from meta_cot.solvers import searching
-from meta_cot.solvers import trees
 from meta_cot.solvers import vocabulary
+from meta_cot.stages import evaluate
 from meta_cot.stages import experiment as experiment_lib
-from meta_cot.stages import search
 from meta_cot.stages.programs import shared
 from meta_cot.stages.programs import stand_in
 from meta_cot.training import flops as flops_lib
@@ -51,7 +50,7 @@ def names(experiment: experiment_lib.Experiment) -> tuple[str, ...]:
   """
   if 'search' not in experiment.stages:
     return ()
-  search.check(experiment)
+  evaluate.check_search(experiment)
   return _names(experiment.search.strategies)
 
 
@@ -122,7 +121,8 @@ def _inputs(experiment, task, mesh, num_slots: int, width: int) -> dict:
   ints = lambda *shape: program_lib.rows(
       (num_slots, *shape), jnp.int32, mesh)
   (judged,) = searching.judge_inputs(
-      task, experiment.search, [stand_in.problem(experiment)])
+      task, experiment.search, [stand_in.problem(experiment)],
+      experiment.data.style)
   return dict(
       prompt=ints(width), length=ints(), problem={
           name: program_lib.rows((num_slots, *x.shape), x.dtype, mesh)
@@ -133,7 +133,7 @@ def _prompt_width(experiment) -> int:
   """Slots for the longest prompt."""
   tokenizer = tokenizers.placeholder(experiment.tokenizer)
   prompt = traces.prompt(
-      stand_in.problem(experiment), style=trees.STYLE)
+      stand_in.problem(experiment), style=experiment.data.style)
   return decode.prompt_width(len(tokenizer.encode(prompt)))
 
 

@@ -20,6 +20,7 @@ from meta_cot.traces.arithmetic import replay as replay_lib
 
 OPENING = 'S'
 STEP_END = ','
+EVENT_ENDS = (';', 'x', '!')
 
 _PROMPT = re.compile(
     f'({operations.NUMBER}(?:,{operations.NUMBER})*>{operations.NUMBER}):')

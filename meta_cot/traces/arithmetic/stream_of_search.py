@@ -19,6 +19,7 @@ from meta_cot.traces.arithmetic import replay as replay_lib
 
 OPENING = ''
 STEP_END = "']\n"  # of the line that states the operations so far
+EVENT_ENDS = ('\n',)
 _NO_SOLUTION = 'No solution found.'
 
 _LIST = r'\[([0-9, ]*)\]'

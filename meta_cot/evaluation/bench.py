@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one bench: policies x solvers x splits give rows, each computed once.
+
+Choosers and budgets come later: one sampling of N serves all of them.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+from typing import Any, NamedTuple
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from meta_cot.evaluation import rows as rows_lib
+from meta_cot.problem import Problem
+from meta_cot.runtime import distributed
+from meta_cot.runtime import files
+from meta_cot.runtime import interruption
+from meta_cot.settings import config as config_lib
+from meta_cot.solvers import base
+from meta_cot.solvers import table
+from meta_cot.tasks import base as base_task
+from meta_cot.types import Params, PRNGKey
+
+_PIECE = 1024  # problems
+
+
+class Procedure(NamedTuple):
+  """A solver and what it depends on."""
+
+  settings: Any  # a dataclass, or JSON values
+  solver: base.Solver
+
+
+def make(
+    name: str, settings: Any, task: base_task.Task, mesh: jax.sharding.Mesh
+) -> Procedure:
+  """The procedure of a solver of `table.SOLVERS`."""
+  return Procedure(settings, table.SOLVERS[name].make(settings, task, mesh))
+
+
+def run(
+    policies: Iterable[base.Policy], procedures: Mapping[str, Procedure],
+    problems: Mapping[str, Sequence[Problem]], directory: epath.Path, *,
+    rng: PRNGKey, num_rounds: int = 1, piece_size: int = _PIECE,
+) -> list[rows_lib.Row]:
+  """Answers all problems with all solvers, as all of the policies.
+
+  Rows that are there are not computed again: with more problems, or more
+  rounds, only what is missing is. Rows of other settings are removed.
+
+  Args:
+    policies: read one after the other, so that one is in memory at a time.
+    procedures: by the name of the solver.
+    problems: by the name of their split, in the order of the split.
+    directory: of the rows.
+    rng: of all draws.
+    num_rounds: how often a solver is asked; the attempts of later rounds follow
+      those of earlier ones.
+    piece_size: problems whose rows are written together.
+
+  Returns:
+    The rows of all that was asked for.
+
+  Raises:
+    Interrupted: a signal came between two pieces; whole pieces are saved.
+  """
+  asked = []
+  for policy in policies:
+    for name, procedure in procedures.items():
+      for split, some in problems.items():
+        where = folder(directory, policy, name, split)
+        _claim(where, rows_lib.identity(
+            policy, procedure.settings,
+            jax.random.key_data(rng).reshape(-1).tolist(),
+            int(_checksum(policy.params))))
+        for number in range(num_rounds):
+          _round(policy, name, procedure.solver, split, some, where, rng,
+                 number, piece_size)
+        asked.append((where, len(some)))
+  distributed.wait(f'{directory}: rows')
+  return [
+      row for where, number in asked for row in rows_lib.read(where)
+      if row['place'] < number]
+
+
+@jax.jit
+def _checksum(params: Params) -> jax.Array:
+  """[] uint32, of all bits; the same however devices hold them."""
+  words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+  bits = (
+      jax.lax.bitcast_convert_type(x, words[x.dtype.itemsize])
+      for x in jax.tree.leaves(params))
+  return sum(
+      jnp.sum(x.astype(jnp.uint32), dtype=jnp.uint32) for x in bits)
+
+
+def folder(
+    directory: epath.Path, policy: base.Policy, solver: str, split: str
+) -> epath.Path:
+  """Where the rows of a policy, solver and split are."""
+  return (directory / policy.label / f'seed{policy.seed}-step{policy.step}'
+          / solver / split)
+
+
+def _claim(where: epath.Path, identity: dict[str, Any]) -> None:
+  """Removes rows that were made in another way."""
+  path = where / 'identity.json'
+  if distributed.is_primary():
+    differences = path.exists() and config_lib.differences(
+        files.read_json(path), identity, free=(), where='there')
+    if differences:
+      logging.info(
+          '%s: made anew, as %s', where, '; '.join(differences[:3]))
+      where.rmtree()
+    if not path.exists():
+      files.write_json(path, identity)
+  distributed.wait(f'{where}: claimed')
+
+
+def _round(policy, name, solver, split, problems, where, rng, number,
+           piece_size) -> None:
+  """Computes what is missing of one round."""
+  if number:
+    rng = jax.random.fold_in(rng, number)
+  for start, stop in _missing(where, number, len(problems), piece_size):
+    interruption.check()
+    some = problems[start:stop]
+    outcomes = solver(policy, some, rng, first=start)
+    logging.info(
+        '%s, step %d, %s, %s %d-%d: %.1f%% right, %.0f tokens, %.1f s, '
+        'occupancy %.0f%%', policy.label, policy.step, name, split, start,
+        stop, 100 * outcomes.is_correct.mean(), outcomes.mean_tokens,
+        outcomes.seconds, 100 * outcomes.occupancy)
+    if distributed.is_primary():
+      path = where / f'{start:07d}-{stop:07d}.{number}.jsonl'
+      num_trajectories = outcomes.is_correct.shape[1] // outcomes.num_episodes
+      if outcomes.records is not None:
+        rows_lib.write_records(path, outcomes.records.reshape(-1))
+      rows_lib.write(path, rows_lib.of(
+          policy, name, split, some, outcomes, place=start,
+          attempt=number * num_trajectories))
+
+
+def _missing(
+    where: epath.Path, number: int, num_problems: int, piece_size: int
+) -> Iterator[tuple[int, int]]:
+  """Pieces of problems that have no rows of this round yet."""
+  is_missing = np.ones(num_problems + 1, bool)
+  for path in where.glob(f'*.{number}.jsonl'):
+    start, stop = map(int, path.name.partition('.')[0].split('-'))
+    is_missing[start:stop] = False
+  is_missing[num_problems:] = False
+  start = 0
+  while start < num_problems:
+    stop = start
+    while is_missing[stop] and stop - start < piece_size:
+      stop += 1
+    if stop > start:
+      yield start, stop
+    start = max(stop, start + 1)

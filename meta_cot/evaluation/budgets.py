@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What attempts buy: every chooser at every k, and at equal tokens.
+
+A rate is a dict: `success` and its `ci95` over problems (normal; a problem's
+attempts and runs count as one).
+"""
+
+from collections.abc import Sequence
+import math
+
+import numpy as np
+
+from meta_cot.evaluation import statistics
+from meta_cot.solvers import base
+from meta_cot.solvers import choosing
+
+
+def rate(values_B: np.ndarray, low: float = 0.0) -> dict:
+  """The mean over problems with its interval, within [low, 1]."""
+  return dict(
+      success=float(np.mean(values_B)),
+      ci95=statistics.normal_interval(values_B, low=low))
+
+
+def at(outcomes: base.Outcomes, n: float, choosers: Sequence[str]) -> dict:
+  """The rate of every chooser with n attempts, and their tokens.
+
+  Args:
+    outcomes: N attempts at every problem.
+    n: 1 <= n <= N; need not be whole: some problems then get one attempt more
+      than others.
+    choosers: names of `choosing.CHOOSERS`.
+  """
+  below, above = math.floor(n), math.ceil(n)
+  rates = {}
+  for name in choosers:
+    values_B = choosing.CHOOSERS[name](outcomes, below)
+    if above > below:
+      values_B = values_B + (n - below) * (
+          choosing.CHOOSERS[name](outcomes, above) - values_B)
+    rates[name] = rate(values_B)
+  return dict(n=n, tokens=n * outcomes.mean_tokens, **rates)
+
+
+def curve(outcomes: base.Outcomes, choosers: Sequence[str]) -> list[dict]:
+  """`at` n = 1, 2, 4, ... up to all attempts."""
+  total = outcomes.is_correct.shape[1]
+  ns = sorted({
+      min(2**i, total) for i in range(math.ceil(math.log2(max(total, 2))) + 1)})
+  return [at(outcomes, n, choosers) for n in ns]
+
+
+def at_tokens(
+    outcomes: base.Outcomes, budget: float, choosers: Sequence[str], *,
+    is_whole: bool = True,
+) -> dict:
+  """`at` as many attempts as fit a budget, at least 1 and at most all.
+
+  Args:
+    outcomes: N attempts at every problem.
+    budget: tokens of a problem, on average.
+    choosers: names of `choosing.CHOOSERS`.
+    is_whole: every problem gets as many; else the budget is met exactly.
+  """
+  n = budget / outcomes.mean_tokens
+  if is_whole:
+    n = budget // outcomes.mean_tokens
+  n = min(max(n, 1.0), float(outcomes.is_correct.shape[1]))
+  return at(outcomes, int(n) if is_whole else n, choosers)
+
+
+def catch_up(outcomes: base.Outcomes, success: float) -> dict | None:
+  """The fewest attempts with which the oracle reaches it; None within N."""
+  for k in range(1, outcomes.is_correct.shape[1] + 1):
+    if np.mean(choosing.oracle(outcomes, k)) >= success:
+      return at(outcomes, k, ('oracle',))
+  return None

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows: one attempt of one policy at one problem, judged, as a line of JSON.
+
+docs/evaluation.md has the schema. A piece is the file of the rows of some
+problems; it is written in one go, so that it is whole or not there.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from meta_cot.problem import Problem
+from meta_cot.runtime import files
+from meta_cot.solvers import base
+from meta_cot.traces import record as record_lib
+
+VERSION = 1
+# Of every row; what a solver has more to say of an attempt is in `details`.
+FIELDS = (
+    'version', 'policy', 'seed', 'step', 'trained_tokens', 'solver', 'split',
+    'problem', 'place', 'attempt', 'episode', 'is_correct', 'is_finished',
+    'num_tokens', 'answer', 'value', 'seconds', 'occupancy', 'details')
+_RECORDS = '.records'
+
+Row = Mapping[str, Any]
+
+
+def of(
+    policy: base.Policy, solver: str, split: str, problems: Sequence[Problem],
+    outcomes: base.Outcomes, *, place: int, attempt: int,
+) -> list[dict[str, Any]]:
+  """Rows of the outcomes.
+
+  Args:
+    policy: who answered.
+    solver: name of how.
+    split: of the problems.
+    problems: B of them.
+    outcomes: of these.
+    place: of the first problem in its split.
+    attempt: number of the first attempt at each.
+  """
+  rows, episodes = [], outcomes.num_episodes
+  seconds = outcomes.seconds / outcomes.is_correct.size
+  plain = lambda x: None if np.isnan(x) else float(x)
+  for b, n in np.ndindex(outcomes.is_correct.shape):
+    rows.append(dict(
+        version=VERSION, policy=policy.label, seed=policy.seed,
+        step=policy.step, trained_tokens=policy.trained_tokens, solver=solver,
+        split=split, problem=problems[b].id, place=place + b,
+        attempt=attempt + n // episodes, episode=n % episodes + 1,
+        is_correct=bool(outcomes.is_correct[b, n]),
+        is_finished=bool(outcomes.is_finished[b, n]),
+        num_tokens=plain(outcomes.num_tokens[b, n]),
+        answer=outcomes.answers[b, n],
+        value=None if outcomes.values is None else plain(
+            outcomes.values[b, n]),
+        seconds=seconds, occupancy=outcomes.occupancy,
+        details={k: v[b, n] for k, v in outcomes.details.items()}))
+  return rows
+
+
+def write(path: epath.Path, rows: Iterable[Row]) -> None:
+  """Writes a piece, all of it or nothing."""
+  files.write_atomic(path, ''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def write_records(
+    path: epath.Path, records: Iterable[record_lib.TraceRecord]) -> None:
+  """Writes the searches behind the piece `path`, before it."""
+  files.write_atomic(
+      path.with_suffix(_RECORDS), ''.join(
+          record_lib.to_json(record) + '\n' for record in records))
+
+
+def read(directory: epath.Path) -> list[dict[str, Any]]:
+  """The rows of the pieces of a folder, by problem, attempt and episode.
+
+  Raises:
+    ValueError: a row of another version.
+  """
+  rows = []
+  for path in sorted(directory.glob('*.jsonl')):
+    for line in path.read_text().splitlines():
+      rows.append(json.loads(line))
+      if rows[-1]['version'] != VERSION:
+        raise ValueError(
+            f'{path}: version is {rows[-1]["version"]}, this one reads '
+            f'{VERSION}; remove the folder.')
+  return sorted(
+      rows, key=lambda row: (row['place'], row['attempt'], row['episode']))
+
+
+def records(
+    directory: epath.Path) -> Iterator[record_lib.TraceRecord]:
+  """The searches of the pieces of a folder, in order of the problems."""
+  for path in sorted(directory.glob(f'*{_RECORDS}')):
+    for line in path.read_text().splitlines():
+      yield record_lib.from_json(line)
+
+
+def group(rows: Iterable[Row], *keys: str) -> dict[tuple, list[Row]]:
+  """Rows by the values of some fields, groups in order of appearance."""
+  groups = {}
+  for row in rows:
+    groups.setdefault(tuple(row[k] for k in keys), []).append(row)
+  return groups
+
+
+def outcomes(rows: Sequence[Row]) -> base.Outcomes:
+  """The attempts of one policy and solver at the problems of one split.
+
+  Problems that have more or fewer attempts than the first one are left out.
+
+  Raises:
+    ValueError: no rows.
+  """
+  by_problem = list(group(rows, 'place').values())
+  if not by_problem:
+    raise ValueError('rows: none; give at least one.')
+  num_attempts = len(by_problem[0])
+  grid = [mine for mine in by_problem if len(mine) == num_attempts]
+  column = lambda key, dtype: np.array(
+      [[row[key] for row in mine] for mine in grid], dtype)
+  values = column('value', np.float64)
+  return base.Outcomes(
+      is_correct=column('is_correct', bool),
+      is_finished=column('is_finished', bool),
+      num_tokens=column('num_tokens', np.float64),
+      answers=column('answer', object),
+      values=None if np.isnan(values).any() else values,
+      num_episodes=max(row['episode'] for row in grid[0]),
+      seconds=sum(row['seconds'] for mine in grid for row in mine),
+      occupancy=float(np.mean([mine[0]['occupancy'] for mine in grid])),
+      details={
+          k: base.objects([[row['details'][k] for row in mine]
+                           for mine in grid])
+          for k in grid[0][0]['details']})
+
+
+def identity(
+    policy: base.Policy, settings: Any, draws: list[int], params: int
+) -> dict[str, Any]:
+  """What the rows of a folder depend on besides problems, as JSON values.
+
+  Args:
+    policy: who answers.
+    settings: of the solver, a dataclass or JSON values.
+    draws: the key of all draws.
+    params: a checksum of the parameters.
+  """
+  if dataclasses.is_dataclass(settings):
+    settings = dataclasses.asdict(settings)
+  return json.loads(json.dumps(dict(
+      version=VERSION, step=policy.step, params=params,
+      style=policy.style, draws=draws,
+      model=dataclasses.asdict(policy.model), settings=settings)))

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attempts one after another in one context: episodes of trajectories."""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+import time
+
+import jax
+import numpy as np
+
+from meta_cot import decode
+from meta_cot import sharding
+from meta_cot.problem import Problem
+from meta_cot.rollouts import episodes
+from meta_cot.rollouts import judge as judge_lib
+from meta_cot.rollouts import player as player_lib
+from meta_cot.settings import config as config_lib
+from meta_cot.solvers import base
+from meta_cot.tasks import base as base_task
+from meta_cot.types import Params, PRNGKey
+
+# (params, asked, rng) -> asked, with attempts behind the questions.
+Explore = Callable[[Params, player_lib.Asked, PRNGKey], player_lib.Asked]
+_NO_QUESTION = 2**32 - 1  # no question has this number
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """The rules of a trajectory, and how many are played."""
+
+  num_questions: int = config_lib.setting(low=1)  # of one call
+  num_samples: int = config_lib.setting(low=1)  # trajectories of a question
+  num_slots: int = config_lib.setting(low=1)
+  num_episodes: int = config_lib.setting(low=1)
+  episode_length: int = config_lib.setting(low=1)
+  max_tokens: int | None = config_lib.setting(low=1)
+  window: int | None = config_lib.setting(low=0)
+  reset: str = config_lib.setting()
+  give_up: str | None = config_lib.setting()
+  temperature: float = config_lib.setting(above=0.0)
+  top_k: int | None = config_lib.setting(low=1)
+  top_p: float | None = config_lib.setting(above=0.0, high=1.0)
+
+
+class Reviser:
+  """The solver: trajectories of episodes for every problem."""
+
+  def __init__(
+      self, settings: Settings, task: base_task.Task, mesh: jax.sharding.Mesh,
+      *, explore: Explore | None = None, width: int | None = None,
+  ):
+    """Compiles nothing.
+
+    Args:
+      settings: of the trajectories.
+      task: judges.
+      mesh: devices.
+      explore: writes the first attempts instead.
+      width: slots of a prompt; those of the problems at hand by default.
+    """
+    self._settings = settings
+    self._task = task
+    self._mesh = mesh
+    self._explore = explore
+    self._width = width
+    self._player = functools.cache(self._make_player)
+
+  def __call__(
+      self, policy: base.Policy, problems: Sequence[Problem], rng: PRNGKey, *,
+      first: int = 0,
+  ) -> base.Outcomes:
+    """See `base.Solver`.
+
+    Raises:
+      ValueError: no trajectory can follow the rules.
+    """
+    width = self._width or player_lib.prompt_width(
+        policy.tokenizer, problems, policy.style)
+    player = self._player(policy.model, policy.tokenizer, policy.style, width)
+    judge = judge_lib.Judge(self._task, policy.tokenizer, policy.style)
+    start = time.perf_counter()
+    judged, occupancy = play(
+        player, judge, policy.params, problems, rng, explore=self._explore,
+        first=first)
+    return outcomes(
+        judged, self._settings.num_samples, occupancy=occupancy,
+        seconds=time.perf_counter() - start)
+
+  def _make_player(self, model, tokenizer, style, width) -> player_lib.Player:
+    up = lambda number: sharding.up_to_parts(number, self._mesh)
+    return player_lib.Player(
+        model, tokenizer, self._mesh, rules=rules(self._settings, tokenizer),
+        style=style, width=width,
+        num_questions=up(self._settings.num_questions),
+        num_samples=self._settings.num_samples,
+        num_slots=up(self._settings.num_slots))
+
+
+def rules(settings: Settings, tokenizer) -> episodes.Episodes:
+  """The rules of a trajectory, in tokens.
+
+  Raises:
+    ValueError: `give_up` is not one token, or no trajectory can follow them.
+  """
+  s, give_up_id = settings, None
+  if s.give_up is not None:
+    give_up_id = player_lib.token_of(tokenizer, s.give_up)
+  return episodes.Episodes(
+      num_episodes=s.num_episodes, episode_length=s.episode_length,
+      sampling=decode.Sampling(
+          temperature=s.temperature, top_k=s.top_k, top_p=s.top_p),
+      stop_ids=tokenizer.eos_ids, give_up_id=give_up_id,
+      reset_ids=tuple(tokenizer.encode(s.reset)), max_tokens=s.max_tokens,
+      window=s.window)
+
+
+def play(
+    player: player_lib.Player, judge: Callable[..., judge_lib.Judged],
+    params: Params, problems: Sequence[Problem], rng: PRNGKey, *,
+    explore: Explore | None = None, first: int = 0,
+) -> tuple[judge_lib.Judged, float]:
+  """Plays any number of problems.
+
+  Args:
+    player: of G trajectories a question.
+    judge: (problems, rollouts) -> verdicts.
+    params: of the policy.
+    problems: the questions.
+    rng: of all draws.
+    explore: writes the first attempts, if there is a search that does.
+    first: number of the first question; the draws follow from it.
+
+  Returns:
+    Verdicts on G trajectories of each problem in turn, and the share of slots
+    and steps that added a token.
+  """
+  count, explore_rng = player.num_questions, jax.random.fold_in(
+      rng, _NO_QUESTION)
+  parts, live, total = [], 0, 0
+  for start in range(0, len(problems), count):
+    some = problems[start:start + count]
+    ids = list(range(first + start, first + start + len(some)))
+    asked = player.ask(some, ids)
+    if explore is not None:
+      asked = explore(params, asked, explore_rng)
+    host, explored_Q = player.fetch(
+        (player(params, asked, rng), asked.num_explored))
+    judged = judge(
+        [*some, *some[:1] * (count - len(some))], host).after(explored_Q)
+    rows = len(some) * player.num_samples
+    parts.append(jax.tree.map(
+        lambda x, rows=rows: x[:rows], dataclasses.asdict(judged)))
+    live += int(host.num_live)
+    total += int(host.num_steps) * player.num_slots
+  return judge_lib.Judged(**jax.tree.map(
+      lambda *x: np.concatenate(x), *parts)), live / max(total, 1)
+
+
+def outcomes(
+    judged: judge_lib.Judged, num_samples: int, **costs: float
+) -> base.Outcomes:
+  """Verdicts on G trajectories of each problem as attempts, E a trajectory.
+
+  What a search before the first episode cost is that episode's.
+  """
+  num_episodes = judged.rewards.shape[1]
+  grid = lambda x_NxE: x_NxE.reshape(-1, num_samples * num_episodes)
+  return base.Outcomes(
+      is_correct=grid(judged.rewards) > 0, is_finished=grid(judged.is_finished),
+      num_tokens=grid(judged.tokens_spent).astype(np.float64),
+      answers=grid(judged.answers), num_episodes=num_episodes, **costs)
