@@ -10,15 +10,11 @@ import numpy as np
 import pytest
 
 from meta_cot import sharding
-from meta_cot.rl import settings as settings_lib
 from meta_cot.search import batching
 from meta_cot.settings import config as config_lib
-from meta_cot.solvers import base
 from meta_cot.solvers import searching
 from meta_cot.stages import evaluate
 from meta_cot.stages import rl
-from meta_cot.stages import rl_exploration
-from meta_cot.stages import rl_material
 from meta_cot.stages import workdir
 from meta_cot.training import compilation
 from tests import small_rl
@@ -55,26 +51,26 @@ def _iterated() -> small_rl.Run:
   return run
 
 
-def _explored(material, problems, ids):
+def _explored(setup, problems, ids):
   """(asked, the same with attempts behind) of a search with `_RNG`."""
-  with sharding.use_mesh(material.mesh):
-    asked = material.player('erl2', 1).ask(problems, ids)
-    return jax.device_get((asked, material.explore('erl2')(
-        material.start, asked, _RNG())))
+  programs = setup.programs.of('erl2')
+  with sharding.use_mesh(programs.mesh):
+    asked = setup.player(programs, 1).ask(problems, ids)
+    return jax.device_get((asked, programs.explore()(
+        setup.start, asked, _RNG())))
 
 
 def _trees(run, asked) -> list[searching.Found]:
   """What the stage `search` finds with the same key, in the order of `_IDS`."""
   made = searching.make_slots(
-      run.material.task, run.experiment.model, run.experiment.search,
-      rl_exploration.vocabulary(run.experiment, small_rl.tokenizer()),
-      run.material.mesh, rl_exploration.strategy(run.experiment))
+      run.programs.task, run.experiment.model, run.experiment.search,
+      run.programs.search.vocabulary, run.devices, run.programs.search.strategy)
   queue = [
       batching.Problem(number, dict(prompt=prompt, length=length, problem=None))
       for number, prompt, length in zip(_IDS, asked.prompts, asked.lengths)]
   with run.mesh:
     found = made.run_all(
-        searching.slice_layers(run.experiment.model, run.material.start),
+        searching.slice_layers(run.experiment.model, run.setup.start),
         _RNG(), queue)
     by_id = {f.problem.id: f.result for f in found}
   return [by_id[number] for number in _IDS]
@@ -90,7 +86,7 @@ def _walk(found: searching.Found, node: int) -> list[int]:
 
 def test_attempts_are_the_first_finished_steps_of_the_tree():
   run = _run()
-  asked, explored = _explored(run.material, small_rl.PROBLEMS[:4], _IDS)
+  asked, explored = _explored(run.setup, small_rl.PROBLEMS[:4], _IDS)
   reset_ids = small_rl.tokenizer().encode(small_rl.RESET)
   numbers = []
   for q, found in enumerate(_trees(run, asked)):
@@ -99,27 +95,28 @@ def test_attempts_are_the_first_finished_steps_of_the_tree():
     text = asked.prompts[q, :asked.lengths[q]].tolist()
     for node in ends:
       attempt = _walk(found, node)
-      assert attempt.index(small_rl.tokenizer().eos_id) == len(attempt) - 1
+      assert attempt.index(small_rl.tokenizer().eos_ids[0]) == len(attempt) - 1
       text += [*attempt, *reset_ids]
     assert explored.prompts[q, :explored.lengths[q]].tolist() == text
     assert not explored.prompts[q, len(text):].any()  # padding
     assert explored.num_explored[q] == tree.num_tokens > 0
     numbers.append(len(ends))
-  assert explored.prompts.shape[1] == run.material.width + 2 * (3 * 4 + 1)
+  assert explored.prompts.shape[1] == (
+      run.programs.question_width + 2 * (3 * 4 + 1)) == run.programs.width
   np.testing.assert_array_equal(explored.ids, _IDS)
   assert set(numbers) == {0, 1, 2}
 
 
 def test_a_question_is_explored_alike_alone_and_on_many_devices():
   run = _run()
-  _, whole = _explored(run.material, small_rl.PROBLEMS[:4], _IDS)
-  many = small_rl.material(run.experiment, (8, 1, 1))
-  both = small_rl.material(run.experiment, (2, 1, 2))
-  for material, chosen in (
-      (run.material, (3,)), (run.material, (2, 0)), (many, (0, 1, 2, 3)),
+  _, whole = _explored(run.setup, small_rl.PROBLEMS[:4], _IDS)
+  many = small_rl.setup(run.experiment, (8, 1, 1))
+  both = small_rl.setup(run.experiment, (2, 1, 2))
+  for setup, chosen in (
+      (run.setup, (3,)), (run.setup, (2, 0)), (many, (0, 1, 2, 3)),
       (both, (1, 3, 0))):
     _, some = _explored(
-        material, [small_rl.PROBLEMS[q] for q in chosen],
+        setup, [small_rl.PROBLEMS[q] for q in chosen],
         [_IDS[q] for q in chosen])
     for name in ('prompts', 'lengths', 'num_explored'):
       np.testing.assert_array_equal(
@@ -141,7 +138,7 @@ def test_attempts_are_read_and_not_trained():
           rows.tokens[n, :start + 1], prompts[n // 4, :start + 1])
       np.testing.assert_array_equal(
           np.flatnonzero(rows.is_sampled[n]), start + np.arange(number))
-      assert 0 < number <= run.experiment.rl.episode_length
+      assert 0 < number <= run.experiment.rl.episodes.episode_length
     assert rollouts.starts.shape == (16, 1)
 
 
@@ -153,7 +150,7 @@ def test_an_iteration_moves_the_policy_and_the_next_compiles_nothing():
     assert not any(name.startswith('episode_2') for name in row)
   moved = jax.tree.map(
       lambda a, b: float(jnp.abs(a - b).max()), run.after.params,
-      run.material.start)
+      run.setup.start)
   assert max(jax.tree.leaves(moved)) > 1e-5
   assert run.compiled[0] < run.compiled[1] == run.compiled[2]
 
@@ -165,7 +162,7 @@ def test_every_iteration_searches_anew_with_the_policy_of_then():
   for number, call in enumerate(run.calls):
     asked = run.learner.player.ask(*zip(*(
         (small_rl.PROBLEMS[q], q)
-        for q in memory.questions.take(config.num_questions))))
+        for q in memory.questions.take(config.questions.num_questions))))
     with run.mesh:
       again = run.learner.explore(
           call[0], asked, jax.random.fold_in(
@@ -198,41 +195,36 @@ def test_what_a_search_costs_is_discounted():
 def test_held_out_problems_are_explored_too():
   run = _run()
   with run.mesh:
-    judged = run.evaluate.play(run.material.start)
-    row = run.evaluate(run.material.start)
+    judged = run.evaluate.play(run.setup.start)
+    row = run.evaluate(run.setup.start)
   assert judged.rewards.shape == (8, 1)  # 4 problems, 2 samples
   spent = judged.num_tokens[:, 0] + judged.num_explored
   assert judged.num_explored.min() > 0
   np.testing.assert_array_equal(judged.num_explored[::2],
                                 judged.num_explored[1::2])
   assert row['validation/tokens'] == spent.mean()
-  policy = base.Policy(
-      'sft', run.experiment.model, run.material.start, small_rl.tokenizer(),
-      run.experiment.data.style)
-  key = jax.random.fold_in(jax.random.key(run.experiment.seed), 2**31 - 1)
-  play = lambda objective, number: evaluate.playing(
-      run.material, objective, number).solver(
-          policy, run.material.validation, key)
-  with run.mesh:  # as the report has them
-    start = play('erl2', 2)
-    samples = play('single', rl_material.num_start_samples(run.experiment))
+  with run.mesh:  # the start is the first policy of the report
+    programs = run.setup.programs
+    start, samples = (
+        evaluate.playing(playing, number).solver(
+            evaluate.policy_of(run.setup, 'sft', run.setup.start),
+            run.setup.test, run.setup.evaluation_rng)
+        for playing, number in (
+            (programs, 2), (dataclasses.replace(programs, num_episodes=1),
+                            programs.num_start_samples)))
   np.testing.assert_array_equal(start.num_tokens.reshape(-1), spent)
   # As many first attempts as a tree has nodes, to compare with.
   assert samples.num_tokens.shape == (4, 1 + 8 * 3)
-  assert (samples.num_tokens <= run.experiment.rl.episode_length).all()
+  assert samples.num_tokens.max() <= run.experiment.rl.episodes.episode_length
 
 
 def test_single_explores_nothing():
   run = small_rl.Run('single', **_settings())
   assert run.learner.explore is None
   asked, *_ = run.learner._ask(
-      run.material.start, run.memory(), jax.random.key(0))
+      run.setup.start, run.memory(), jax.random.key(0))
   assert asked.num_explored is None
-  assert asked.prompts.shape == (4, run.material.width)
-
-
-def test_names_are_those_of_the_strategies():
-  assert settings_lib.EXPLORATIONS == ('policy', *searching.STRATEGIES)
+  assert asked.prompts.shape == (4, run.programs.question_width)
 
 
 def test_a_policy_depends_on_its_search():
@@ -249,26 +241,29 @@ def test_a_policy_depends_on_its_search():
 
 @pytest.mark.parametrize('changes, message', [
     (dict(exploration='astar'),
-     "config.rl.exploration: got 'astar'; must be one of 'policy', 'beam', "),
+     "config.rl.episodes.exploration: got 'astar'; must be one of 'policy', "
+     "'beam', "),
     (dict(num_episodes=1),
-     "config.rl.num_episodes: got 1 with exploration 'mcts'; must be at least"),
-    (dict(window=1), "config.rl.window: got 1 with exploration 'mcts', whose"),
+     "config.rl.episodes.num_episodes: got 1 with exploration 'mcts'; must be "
+     'at least'),
+    (dict(window=1),
+     "config.rl.episodes.window: got 1 with exploration 'mcts', whose"),
     (dict(advantage='vineppo'),
-     "config.rl.advantage: got 'vineppo' with exploration 'mcts'; must be one "
-     'of reinforce, rloo'),
+     "config.rl.credit.advantage: got 'vineppo' with exploration 'mcts'; must "
+     'be one of reinforce, rloo'),
     (dict(search=_SEARCH | dict(outcome='verifier')),
-     "config.search.outcome: got 'verifier' with config.rl.exploration 'mcts'; "
-     "must be 'value'"),
+     "config.search.outcome: got 'verifier' with "
+     "config.rl.episodes.exploration 'mcts'; must be 'value'"),
     (dict(search=_SEARCH | dict(beam_width=4), exploration='dvts'),
      'config.search: dvts: '),
     (dict(search=_SEARCH | dict(step_length=13)),
-     'config.rl.episode_length: got 5; 5 tokens of a trajectory after prompts '
-     'of 88 must be at most config.model.max_length, 64')])
+     'config.rl.episodes.episode_length: got 5; 5 tokens of a trajectory '
+     'after prompts of 88 must be at most config.model.max_length, 64')])
 def test_errors(changes, message):
   with pytest.raises(config_lib.ConfigError) as e:
     experiment = small_rl.experiment(**_settings(**changes))
-    rl_material.check(experiment)
-    small_rl.material(experiment, (1, 1, 1)).player('erl2', 4)
+    setup = small_rl.setup(experiment, (1, 1, 1))
+    setup.player(setup.programs.of('erl2'), 4)
   assert message in str(e.value)
   assert '\n' not in str(e.value)
 
@@ -277,7 +272,7 @@ def test_a_search_by_values_needs_a_head():
   experiment = small_rl.experiment(**_settings())
   search = dataclasses.replace(experiment.search, value='head')
   model = dataclasses.replace(experiment.model, value_head='none')
+  changed = dataclasses.replace(experiment, search=search, model=model)
   with pytest.raises(
       config_lib.ConfigError, match="config.search.value: got 'head'"):
-    rl_exploration.check(dataclasses.replace(
-        experiment, search=search, model=model))
+    small_rl.setup(changed, (1, 1, 1)).programs.of('erl2').check()

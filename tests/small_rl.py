@@ -116,7 +116,8 @@ def setup(
       sharding.MeshConfig(*axes), jax.devices()[:int(np.prod(axes))])
   made = rl.make_programs(
       settled, tasks.make('countdown'), tokenizer(), functools.partial(
-          vocabulary.of, tokenizer(), settled.model.vocab_size), PROBLEMS, mesh)
+          vocabulary.of, tokenizer(), settled.model.vocab_size,
+          settled.data.style), PROBLEMS, mesh)
   return _Setup(
       made, PROBLEMS, PROBLEMS[:4], PROBLEMS[:4],
       jax.device_put(parameters(settled.model), jax.tree.map(

@@ -34,6 +34,11 @@ class Setup:
     return judge_lib.Judge(
         self.programs.task, self.programs.tokenizer, self.programs.style)
 
+  @property
+  def evaluation_rng(self) -> types.PRNGKey:
+    """That of all draws on held-out problems."""
+    return jax.random.fold_in(jax.random.key(self.seed), 2**31 - 1)
+
   def player(
       self, programs: programs_lib.Programs, num_samples: int
   ) -> player_lib.Player:

@@ -110,7 +110,7 @@ def rules(settings: Settings, tokenizer) -> episodes.Episodes:
       num_episodes=s.num_episodes, episode_length=s.episode_length,
       sampling=decode.Sampling(
           temperature=s.temperature, top_k=s.top_k, top_p=s.top_p),
-      stop_id=tokenizer.eos_id, give_up_id=give_up_id,
+      stop_ids=tokenizer.eos_ids, give_up_id=give_up_id,
       reset_ids=tuple(tokenizer.encode(s.reset)), max_tokens=s.max_tokens,
       window=s.window)
 
