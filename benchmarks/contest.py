@@ -101,7 +101,7 @@ def run(
   facts = dict(
       workload=workload, model=arguments.model,
       parameters=model.num_params(), dtype=arguments.dtype,
-      layer_loop=model.layer_loop, remat=model.remat,
+      layer_loop=model.execution.layer_loop, remat=model.execution.remat,
       **dataclasses.asdict(size), **timing.machine())
   with contextlib.ExitStack() as stack:
     contestants = [timing.of_function('ours', ours(model, size))]
@@ -148,7 +148,8 @@ def peer_settings(
       workload=workload, dtype=arguments.dtype,
       **{name: shape[name] for name in (
           'vocab_size', 'num_layers', 'embed_dim', 'num_heads', 'num_kv_heads',
-          'head_dim', 'mlp_dim', 'rope_theta', 'norm_epsilon')},
+          'head_dim', 'mlp_dim')},
+      rope_theta=model.rope.theta, norm_epsilon=model.block.norm_epsilon,
       **dataclasses.asdict(size), **dataclasses.asdict(models.adamw()))
 
 

@@ -143,7 +143,7 @@ def searching(
 def search_arguments(
     model: model_config.ModelConfig, size: workloads.Searching, policy: str
 ) -> tuple:
-  """What `search` takes. `model.layer_loop` must be 'unroll'."""
+  """What `search` takes. `model.execution.layer_loop` must be 'unroll'."""
   return (
       model, size, policy, workloads.params(model),
       jnp.asarray(workloads.prompts(model, size)), jax.random.key(1))

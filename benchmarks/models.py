@@ -36,10 +36,11 @@ MODELS = {
         num_layers=12, embed_dim=768, num_heads=12, num_kv_heads=4,
         head_dim=64, mlp_dim=2048, vocab_size=32_000, max_length=4096),
     # 1.2 G, for an accelerator: the shapes of Llama 3.2, plain positions.
-    '1B': _SMALL | dict(
-        num_layers=16, embed_dim=2048, num_heads=32, num_kv_heads=8,
-        head_dim=64, mlp_dim=8192, vocab_size=128_256, max_length=4096,
-        rope_theta=500_000.0, layer_loop='scan', remat='full'),
+    '1B': _SMALL | {
+        'num_layers': 16, 'embed_dim': 2048, 'num_heads': 32, 'num_kv_heads': 8,
+        'head_dim': 64, 'mlp_dim': 8192, 'vocab_size': 128_256,
+        'max_length': 4096, 'rope.theta': 500_000.0,
+        'execution.layer_loop': 'scan', 'execution.remat': 'full'},
 }
 
 
@@ -69,8 +70,9 @@ class Decoding:
 
 
 def get(name: str, dtype: str, **changes: str) -> model_config.ModelConfig:
-  """The settings of model `name` with matrix products in `dtype`."""
-  settings = MODELS[name] | dict(compute_dtype=dtype) | changes
+  """The settings of model `name` with `changes` of its execution."""
+  changes['compute_dtype'] = dtype
+  settings = MODELS[name] | {f'execution.{k}': v for k, v in changes.items()}
   return config_lib.parse(model_config.ModelConfig, settings, 'model')
 
 

@@ -48,13 +48,13 @@ def _norm(model, x, scale_D):
   x32 = x.astype(jnp.float32)
   square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
   scale = scale_D.reshape((1,) * (x.ndim - 1) + scale_D.shape)
-  return (x32 * jax.lax.rsqrt(square + model.norm_epsilon) * scale).astype(
-      x.dtype)
+  normed = x32 * jax.lax.rsqrt(square + model.block.norm_epsilon)
+  return (normed * scale).astype(x.dtype)
 
 
 def _angles(model, positions_L):
   exponents = jnp.arange(0, model.head_dim, 2) / model.head_dim
-  angles = positions_L[:, None] * (1.0 / model.rope_theta ** exponents)[None]
+  angles = positions_L[:, None] * (1.0 / model.rope.theta ** exponents)[None]
   return jnp.cos(angles)[None, None], jnp.sin(angles)[None, None]
 
 

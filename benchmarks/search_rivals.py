@@ -70,9 +70,10 @@ def peer_settings(
   return dict(
       strategy=strategy, weights=str(folder / 'weights.npz'),
       prompts=str(folder / 'prompts.npy'), **dataclasses.asdict(size),
+      rope_theta=model.rope.theta, norm_epsilon=model.block.norm_epsilon,
       **{name: shape[name] for name in (
           'vocab_size', 'num_layers', 'embed_dim', 'num_heads', 'num_kv_heads',
-          'head_dim', 'mlp_dim', 'max_length', 'rope_theta', 'norm_epsilon')})
+          'head_dim', 'mlp_dim', 'max_length')})
 
 
 def to_torch(
@@ -83,10 +84,11 @@ def to_torch(
   Raises:
     UserError: the model is not in float32, which the peer computes in.
   """
-  if model.compute_dtype != 'float32':
+  dtype = model.execution.compute_dtype
+  if dtype != 'float32':
     raise config_lib.UserError(
-        f'--dtype: got {model.compute_dtype}; transformers runs in float32 '
-        'here; use --dtype=float32.')
+        f'--dtype: got {dtype}; transformers runs in float32 here; use '
+        '--dtype=float32.')
   blocks = params['layers']
   weights = {
       'model.embed_tokens.weight': params['embedder']['embedding'],
@@ -122,7 +124,8 @@ def mctx(
   if importlib.util.find_spec('mctx') is None:
     raise config_lib.UserError(
         "--part: got 'mctx', which is not installed; pip install mctx.")
-  model = dataclasses.replace(model, layer_loop='unroll')
+  model = dataclasses.replace(model, execution=dataclasses.replace(
+      model.execution, layer_loop='unroll'))
   for depth in arguments.depths:
     yield from _against_mctx(
         model, dataclasses.replace(

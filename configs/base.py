@@ -69,35 +69,38 @@ def _model():
   m.head_dim = 24
   m.mlp_dim = 256
   m.max_length = 512  # longest sequence, in tokens
-  m.activation = 'silu'  # silu (SwiGLU) | gelu_tanh (GeGLU)
-  m.rope_theta = 10_000.0
-  m.rope_local_theta = placeholder(float)  # of sliding layers; None: the same
-  m.rope_scaling_factor = placeholder(float)  # Llama-3 scaling; None: off
-  m.rope_low_freq_factor = placeholder(float)  # None: linear scaling
-  m.rope_high_freq_factor = placeholder(float)
-  m.rope_original_max_length = placeholder(int)
-  m.norm_epsilon = 1e-5
-  m.norm_plus_one = False  # scale by 1 + w (Gemma)
-  m.use_qk_norm = False  # RMSNorm of queries and keys (Qwen 3, Gemma 3)
-  m.use_qkv_bias = False  # Qwen 2.5
-  m.use_post_norms = False  # norms after attention and feed-forward (Gemma)
-  m.attention_softcap = placeholder(float)  # cap * tanh(x / cap); None: off
-  m.logit_softcap = placeholder(float)
-  m.query_scale = placeholder(float)  # None: head_dim ** -0.5
-  m.sliding_window = placeholder(int)  # tokens seen by sliding layers
-  m.sliding_window_pattern = placeholder(int)  # every n-th layer is global
-  m.embed_scale = True  # embeddings times sqrt(embed_dim) (Gemma)
   m.tie_embeddings = True
+  m.embed_scale = True  # embeddings times sqrt(embed_dim) (Gemma)
+  m.logit_softcap = placeholder(float)
   m.value_head = 'shared'  # shared (read-out on the trunk) | none
-  m.layer_loop = 'unroll'  # unroll (CPU) | scan (TPU, GPU: compiles faster)
+  m.rope = r = ml_collections.ConfigDict()
+  r.theta = 10_000.0
+  r.local_theta = placeholder(float)  # of sliding layers; None: the same
+  r.scaling_factor = placeholder(float)  # Llama-3 scaling; None: off
+  r.low_freq_factor = placeholder(float)  # None: linear scaling
+  r.high_freq_factor = placeholder(float)
+  r.original_max_length = placeholder(int)
+  m.block = b = ml_collections.ConfigDict()
+  b.activation = 'silu'  # silu (SwiGLU) | gelu_tanh (GeGLU)
+  b.norm_epsilon = 1e-5
+  b.norm_plus_one = False  # scale by 1 + w (Gemma)
+  b.use_post_norms = False  # norms after attention and feed-forward (Gemma)
+  b.use_qk_norm = False  # RMSNorm of queries and keys (Qwen 3, Gemma 3)
+  b.use_qkv_bias = False  # Qwen 2.5
+  b.query_scale = placeholder(float)  # None: head_dim ** -0.5
+  b.attention_softcap = placeholder(float)  # cap * tanh(x / cap); None: off
+  b.sliding_window = placeholder(int)  # tokens seen by sliding layers
+  b.sliding_window_pattern = placeholder(int)  # every n-th layer is global
+  m.execution = e = ml_collections.ConfigDict()
+  e.layer_loop = 'unroll'  # unroll (CPU) | scan (TPU, GPU: compiles faster)
   # What the backward pass computes again, to save memory. none: nothing; dots:
   # all but matrix products and splash attention; outputs: all but the blocks'
   # outputs; attention: all but splash attention; full: everything.
-  m.remat = 'none'
+  e.remat = 'none'
   # auto (by platform) | dense | splash (TPU) | cudnn (GPU).
-  m.attention = 'auto'
-  m.compute_dtype = 'auto'  # auto: bfloat16 on accelerators, float32 on CPU
-  m.param_dtype = 'float32'
+  e.attention = 'auto'
+  e.compute_dtype = 'auto'  # auto: bfloat16 on accelerators, float32 on CPU
+  e.param_dtype = 'float32'
   return m
 
 

@@ -59,10 +59,10 @@ def _laptop(c: ml_collections.ConfigDict) -> None:
 
 
 def _gpu(c: ml_collections.ConfigDict) -> None:
-  c.model.update(models.get('small') | dict(
+  c.model.update_from_flattened_dict(models.get('small') | dict(
       num_layers=8, embed_dim=512, num_heads=8, num_kv_heads=8, head_dim=64,
-      mlp_dim=1408, max_length=4096, layer_loop='scan', remat='full',
-      embed_scale=True))
+      mlp_dim=1408, max_length=4096, embed_scale=True,
+  ) | {'execution.layer_loop': 'scan', 'execution.remat': 'full'})
   c.task.update(dict(
       num_numbers=4, max_number=30, max_target=99, enumerate_all=False,
       num_train=50_000, heldout_numbers_fraction=0.1))
@@ -81,8 +81,8 @@ def _pod(c: ml_collections.ConfigDict) -> None:
   # Eight v5e chips hold weights and moments whole; docs/pods.md has the memory.
   # A fifth of the original's parameters are a vocabulary of 50,257 pieces; here
   # 1,024 suffice, and four more layers take their place.
-  c.model.update(models.get('sos_250m') | dict(
-      vocab_size=1024, num_layers=20, remat='dots'))
+  c.model.update_from_flattened_dict(
+      models.get('sos_250m') | dict(vocab_size=1024, num_layers=20))
   c.task.update(dict(
       num_numbers=4, max_number=99, max_target=100, enumerate_all=False,
       num_train=500_000, heldout_numbers_fraction=0.02))

@@ -62,19 +62,20 @@ def _stream_of_search(c: ml_collections.ConfigDict) -> None:
 
 
 def _8b_v5p_32(c: ml_collections.ConfigDict) -> None:
-  c.model.update(models.get('llama31_8b') | dict(max_length=4096, remat='dots'))
+  c.model.update_from_flattened_dict(models.get('llama31_8b') | {
+      'max_length': 4096, 'execution.remat': 'dots'})
   c.train.update(dict(batch_size=64, num_loss_chunks=2))
 
 
 def _8b_v5e_64(c: ml_collections.ConfigDict) -> None:
-  c.model.update(models.get('llama31_8b') | dict(
-      max_length=4096, remat='attention'))
+  c.model.update_from_flattened_dict(models.get('llama31_8b') | {
+      'max_length': 4096, 'execution.remat': 'attention'})
   c.train.update(dict(batch_size=128, num_loss_chunks=4))
 
 
 def _70b_v5p_128(c: ml_collections.ConfigDict) -> None:
-  c.model.update(models.get('llama31_70b') | dict(
-      max_length=4096, remat='dots'))
+  c.model.update_from_flattened_dict(models.get('llama31_70b') | {
+      'max_length': 4096, 'execution.remat': 'dots'})
   # Over 64 devices at once XLA makes every gather a full all-reduce.
   c.mesh.update(dict(fsdp=16, model=4))
   c.train.update(dict(batch_size=32, num_loss_chunks=2))

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named model settings, to load into an experiment: `models.get('tiny')`.
+"""Named model settings, to load into an experiment:
+
+  c.model.update_from_flattened_dict(
+      models.get('llama31_8b') | {'max_length': 4096})
 
 Released checkpoints have their published shapes, read from their model cards'
 `config.json`; `tiny`, `small` and `sos_250m` are ours.
@@ -8,23 +11,27 @@ Released checkpoints have their published shapes, read from their model cards'
 import difflib
 from typing import Any
 
-_LLAMA = dict(
-    max_length=1024, rope_theta=10_000.0, rope_local_theta=None,
-    rope_scaling_factor=None, rope_low_freq_factor=None,
-    rope_high_freq_factor=None, rope_original_max_length=None,
-    activation='silu', norm_epsilon=1e-5, norm_plus_one=False,
-    use_post_norms=False, use_qk_norm=False, use_qkv_bias=False,
-    query_scale=None, attention_softcap=None, sliding_window=None,
-    sliding_window_pattern=None, tie_embeddings=True, embed_scale=False,
-    logit_softcap=None, value_head='shared', layer_loop='unroll', remat='none',
-    attention='auto', compute_dtype='auto', param_dtype='float32',
-)
-_LARGE = dict(layer_loop='scan', remat='full')
-_LLAMA3 = _LLAMA | _LARGE | dict(
-    vocab_size=128_256, max_length=131_072, rope_theta=500_000.0,
-    rope_low_freq_factor=1.0, rope_high_freq_factor=4.0,
-    rope_original_max_length=8192,
-)
+_LLAMA = {
+    'max_length': 1024, 'tie_embeddings': True, 'embed_scale': False,
+    'logit_softcap': None, 'value_head': 'shared',
+    'rope.theta': 10_000.0, 'rope.local_theta': None,
+    'rope.scaling_factor': None, 'rope.low_freq_factor': None,
+    'rope.high_freq_factor': None, 'rope.original_max_length': None,
+    'block.activation': 'silu', 'block.norm_epsilon': 1e-5,
+    'block.norm_plus_one': False, 'block.use_post_norms': False,
+    'block.use_qk_norm': False, 'block.use_qkv_bias': False,
+    'block.query_scale': None, 'block.attention_softcap': None,
+    'block.sliding_window': None, 'block.sliding_window_pattern': None,
+    'execution.layer_loop': 'unroll', 'execution.remat': 'none',
+    'execution.attention': 'auto', 'execution.compute_dtype': 'auto',
+    'execution.param_dtype': 'float32',
+}
+_LARGE = {'execution.layer_loop': 'scan', 'execution.remat': 'full'}
+_LLAMA3 = _LLAMA | _LARGE | {
+    'vocab_size': 128_256, 'max_length': 131_072, 'rope.theta': 500_000.0,
+    'rope.low_freq_factor': 1.0, 'rope.high_freq_factor': 4.0,
+    'rope.original_max_length': 8192,
+}
 
 MODELS = {
     # 0.45 M with 75 tokens: learns three-number Countdown on a laptop.
@@ -37,41 +44,46 @@ MODELS = {
         vocab_size=512, num_layers=6, embed_dim=256, num_heads=8,
         num_kv_heads=4, head_dim=32, mlp_dim=768),
     # The 250 M of Stream of Search (arXiv 2404.03683), with gated MLPs.
-    'sos_250m': _LLAMA | dict(
-        layer_loop='scan', remat='dots', vocab_size=50_304, num_layers=16,
-        embed_dim=1024, num_heads=16, num_kv_heads=16, head_dim=64,
-        mlp_dim=2816, max_length=4096),
+    'sos_250m': _LLAMA | _LARGE | dict(
+        vocab_size=50_304, num_layers=16, embed_dim=1024, num_heads=16,
+        num_kv_heads=16, head_dim=64, mlp_dim=2816, max_length=4096,
+    ) | {'execution.remat': 'dots'},
     'smollm2_135m': _LLAMA | _LARGE | dict(
         vocab_size=49_152, num_layers=30, embed_dim=576, num_heads=9,
         num_kv_heads=3, head_dim=64, mlp_dim=1536, max_length=8192,
-        rope_theta=100_000.0),
+    ) | {'rope.theta': 100_000.0},
     'qwen3_0_6b': _LLAMA | _LARGE | dict(
         vocab_size=151_936, num_layers=28, embed_dim=1024, num_heads=16,
         num_kv_heads=8, head_dim=128, mlp_dim=3072, max_length=40_960,
-        rope_theta=1_000_000.0, norm_epsilon=1e-6, use_qk_norm=True),
+    ) | {
+        'rope.theta': 1_000_000.0, 'block.norm_epsilon': 1e-6,
+        'block.use_qk_norm': True},
     'gemma3_270m': _LLAMA | _LARGE | dict(
         vocab_size=262_144, num_layers=18, embed_dim=640, num_heads=4,
         num_kv_heads=1, head_dim=256, mlp_dim=2048, max_length=32_768,
-        rope_theta=1_000_000.0, rope_local_theta=10_000.0,
-        activation='gelu_tanh', norm_epsilon=1e-6, norm_plus_one=True,
-        use_post_norms=True, use_qk_norm=True, query_scale=256 ** -0.5,
-        sliding_window=512, sliding_window_pattern=6, embed_scale=True),
+        embed_scale=True,
+    ) | {
+        'rope.theta': 1_000_000.0, 'rope.local_theta': 10_000.0,
+        'block.activation': 'gelu_tanh', 'block.norm_epsilon': 1e-6,
+        'block.norm_plus_one': True, 'block.use_post_norms': True,
+        'block.use_qk_norm': True, 'block.query_scale': 256 ** -0.5,
+        'block.sliding_window': 512, 'block.sliding_window_pattern': 6},
     'llama32_1b': _LLAMA3 | dict(
         num_layers=16, embed_dim=2048, num_heads=32, num_kv_heads=8,
-        head_dim=64, mlp_dim=8192, rope_scaling_factor=32.0),
+        head_dim=64, mlp_dim=8192) | {'rope.scaling_factor': 32.0},
     'llama31_8b': _LLAMA3 | dict(
         num_layers=32, embed_dim=4096, num_heads=32, num_kv_heads=8,
-        head_dim=128, mlp_dim=14_336, rope_scaling_factor=8.0,
-        tie_embeddings=False),
+        head_dim=128, mlp_dim=14_336, tie_embeddings=False,
+    ) | {'rope.scaling_factor': 8.0},
     'llama31_70b': _LLAMA3 | dict(
         num_layers=80, embed_dim=8192, num_heads=64, num_kv_heads=8,
-        head_dim=128, mlp_dim=28_672, rope_scaling_factor=8.0,
-        tie_embeddings=False),
+        head_dim=128, mlp_dim=28_672, tie_embeddings=False,
+    ) | {'rope.scaling_factor': 8.0},
 }
 
 
 def get(name: str) -> dict[str, Any]:
-  """A fresh dict with one entry per field of `ModelConfig`.
+  """A fresh flat dict of all of `ModelConfig`: 'embed_dim', 'rope.theta'.
 
   Raises:
     ValueError: no such model; lists the names.

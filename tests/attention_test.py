@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fused attention: the same numbers as dense, and programs that compile."""
 
-import dataclasses
 import functools
 import re
 
@@ -28,19 +27,27 @@ from meta_cot.settings import config as config_lib
 _SMALL = models.get('tiny') | dict(
     vocab_size=32, num_layers=2, embed_dim=16, num_heads=4, num_kv_heads=2,
     head_dim=8, mlp_dim=24, max_length=1024)
-_GEMMA = dict(
-    activation='gelu_tanh', norm_plus_one=True, use_post_norms=True,
-    use_qk_norm=True, query_scale=0.3, attention_softcap=5.0,
-    sliding_window=40, sliding_window_pattern=2, rope_local_theta=100.0)
-_MISTRAL = dict(sliding_window=40, layer_loop='unroll')
-_QWEN = dict(
-    use_qkv_bias=True, sliding_window=40, sliding_window_pattern=2)
+_GEMMA = {
+    'block.activation': 'gelu_tanh', 'block.norm_plus_one': True,
+    'block.use_post_norms': True, 'block.use_qk_norm': True,
+    'block.query_scale': 0.3, 'block.attention_softcap': 5.0,
+    'block.sliding_window': 40, 'block.sliding_window_pattern': 2,
+    'rope.local_theta': 100.0}
+_MISTRAL = {'block.sliding_window': 40, 'execution.layer_loop': 'unroll'}
+_QWEN = {
+    'block.use_qkv_bias': True, 'block.sliding_window': 40,
+    'block.sliding_window_pattern': 2}
 VARIANTS = {'gemma': _GEMMA, 'mistral': _MISTRAL, 'qwen': _QWEN}
+_SPLASH = {'execution.attention': 'splash'}
+_CUDNN = {'execution.attention': 'cudnn'}
+_FLOAT32 = {'execution.compute_dtype': 'float32'}
+_BFLOAT16 = {'execution.compute_dtype': 'bfloat16'}
+_SOFTCAP = {'block.attention_softcap': 5.0}
 _LENGTH = 200  # no multiple of a block
 
 
-def make_config(**changes) -> model_config.ModelConfig:
-  return config_lib.parse(model_config.ModelConfig, _SMALL | changes)
+def make_config(changes=()) -> model_config.ModelConfig:
+  return config_lib.parse(model_config.ModelConfig, _SMALL | dict(changes))
 
 
 @functools.cache
@@ -111,8 +118,9 @@ def attend_and_grads(
              min_size=2, max_size=2), st.booleans())
 def test_any_packing_gives_what_dense_gives(rows, is_global):
   length = 640  # five blocks of 128
-  config = make_config(
-      num_heads=2, num_kv_heads=1, sliding_window=150, attention_softcap=4.0)
+  config = make_config({
+      'num_heads': 2, 'num_kv_heads': 1, 'block.sliding_window': 150,
+      'block.attention_softcap': 4.0})
   ends = [np.minimum(np.cumsum(row), length) for row in rows]
   rows = [np.diff(end, prepend=0) for end in ends]
   positions, ids = pack(rows, length)
@@ -154,10 +162,11 @@ run_model = jax.jit(
 @pytest.mark.parametrize('variant, implementation', [
     ('gemma', 'splash'), ('mistral', 'splash'), ('qwen', 'cudnn')])
 def test_a_model_gives_the_same_numbers_and_gradients(variant, implementation):
-  config = make_config(**VARIANTS[variant])
+  config = make_config(VARIANTS[variant])
   params, tokens = make_params(config), make_tokens((2, _LENGTH))
   positions, ids = pack([[90, 60], [_LENGTH]], _LENGTH)
-  fused = dataclasses.replace(config, attention=implementation)
+  fused = make_config(
+      VARIANTS[variant] | {'execution.attention': implementation})
   (want, want_logits), want_grads = run_model(
       config, params, tokens, positions, ids)
   (got, got_logits), got_grads = run_model(
@@ -190,7 +199,7 @@ def test_bfloat16_differs_by_rounding_only(implementation):
 
 
 def test_prefill_and_decoding_write_what_dense_writes():
-  config = make_config(**_GEMMA)
+  config = make_config(_GEMMA)
   params, prompts = make_params(config), make_tokens((2, 70))
   lengths = jnp.array([70, 51])
   run = jax.jit(
@@ -199,7 +208,7 @@ def test_prefill_and_decoding_write_what_dense_writes():
   one, two = (
       run(c, params, prompts, lengths, jax.random.key(0), max_new_tokens=6,
           sampling=decode.Sampling(0.0), eos_ids=())
-      for c in (config, dataclasses.replace(config, attention='splash')))
+      for c in (config, make_config(_GEMMA | _SPLASH)))
   np.testing.assert_array_equal(one.tokens, two.tokens)
   np.testing.assert_allclose(one.log_probs, two.log_probs, atol=1e-4)
 
@@ -222,7 +231,7 @@ def _kernels(function, *args):
 
 
 def test_only_whole_rows_take_the_kernel():
-  config = make_config(attention='splash')
+  config = make_config(_SPLASH)
   params, tokens = make_params(config), make_tokens((1, 8))
   positions = jnp.arange(8, dtype=jnp.int32)[None]
   read = lambda **promise: _kernels(
@@ -238,8 +247,9 @@ def test_only_whole_rows_take_the_kernel():
 @pytest.mark.parametrize('loop', ['scan', 'unroll'])
 def test_remat_policies_that_keep_attention_run_it_once(
     remat, num_forward, loop):
-  config = make_config(
-      attention='splash', remat=remat, num_layers=1, layer_loop=loop)
+  config = make_config(_SPLASH | {
+      'num_layers': 1, 'execution.remat': remat,
+      'execution.layer_loop': loop})
   tokens = make_tokens((1, 128))
   grad = jax.grad(
       lambda p: transformer.forward(config, p, tokens).logits.sum())
@@ -259,7 +269,7 @@ def test_sharded_and_fused_equals_dense(implementation):
   positions, ids = pack([[50, 60], [128], [9] * 9, [100, 28]], 128)
   args = (tokens, jnp.asarray(positions), jnp.asarray(ids))
   (want, _), want_grads = run_model(config, params, *args)
-  config = dataclasses.replace(config, attention=implementation)
+  config = make_config({'execution.attention': implementation})
   mesh = _mesh(2, 2, 2)
   with sharding.use_mesh(mesh):
     params = jax.device_put(params, sharding.of_params(mesh, jax.eval_shape(
@@ -274,32 +284,29 @@ def test_sharded_and_fused_equals_dense(implementation):
 @pytest.mark.parametrize('platform, changes, length, want', [
     ('cpu', {}, 4096, 'dense'),
     ('tpu', {}, 4096, 'splash'),
-    ('tpu', dict(attention='dense'), 4096, 'dense'),
+    ('tpu', {'execution.attention': 'dense'}, 4096, 'dense'),
     ('tpu', {}, 127, 'dense'),
-    ('tpu', dict(attention='splash'), 127, 'splash'),
-    ('tpu', dict(attention_softcap=5.0, compute_dtype='float32'), 128,
-     'splash'),
-    ('gpu', dict(compute_dtype='bfloat16'), 4096, 'cudnn'),
-    ('gpu', dict(compute_dtype='float32'), 4096, 'dense'),
-    ('gpu', dict(compute_dtype='bfloat16', attention_softcap=5.0), 4096,
-     'dense'),
-    ('gpu', dict(compute_dtype='bfloat16', head_dim=512), 4096, 'dense')])
+    ('tpu', _SPLASH, 127, 'splash'),
+    ('tpu', _SOFTCAP | _FLOAT32, 128, 'splash'),
+    ('gpu', _BFLOAT16, 4096, 'cudnn'),
+    ('gpu', _FLOAT32, 4096, 'dense'),
+    ('gpu', _BFLOAT16 | _SOFTCAP, 4096, 'dense'),
+    ('gpu', _BFLOAT16 | {'head_dim': 512}, 4096, 'dense')])
 def test_auto_chooses_by_platform_and_shapes(platform, changes, length, want):
   with _abstract(platform):
-    assert attention.choose(make_config(**changes), 8, length) == want
+    assert attention.choose(make_config(changes), 8, length) == want
 
 
 @pytest.mark.parametrize('platform, changes, message', [
-    ('gpu', dict(attention='splash'), 'kernel is for TPUs, this is a gpu'),
-    ('tpu', dict(attention='cudnn'), 'cuDNN is for GPUs, this is a tpu'),
-    ('gpu', dict(attention='cudnn', compute_dtype='float32'),
-     'bfloat16, compute_dtype is float32'),
-    ('gpu', dict(attention='cudnn', attention_softcap=5.0), 'has one'),
-    ('gpu', dict(attention='cudnn', head_dim=12), 'the model has 12')])
+    ('gpu', _SPLASH, 'model.execution.attention: .*for TPUs, this is a gpu'),
+    ('tpu', _CUDNN, 'cuDNN is for GPUs, this is a tpu'),
+    ('gpu', _CUDNN | _FLOAT32, 'bfloat16, compute_dtype is float32'),
+    ('gpu', _CUDNN | _SOFTCAP, 'has one'),
+    ('gpu', _CUDNN | {'head_dim': 12}, 'the model has 12')])
 def test_a_kernel_that_cannot_run_says_why(platform, changes, message):
   with _abstract(platform):
     with pytest.raises(config_lib.ConfigError, match=message):
-      attention.choose(make_config(**changes), 8, 128)
+      attention.choose(make_config(changes), 8, 128)
 
 
 @pytest.mark.parametrize('mesh, batch_size, message', [
@@ -309,7 +316,7 @@ def test_a_kernel_that_cannot_run_says_why(platform, changes, message):
 def test_what_does_not_divide_is_named(mesh, batch_size, message):
   with sharding.use_mesh(_mesh(*mesh)):
     with pytest.raises(config_lib.ConfigError, match=message):
-      attention.choose(make_config(attention='splash'), batch_size, 128)
+      attention.choose(make_config(_SPLASH), batch_size, 128)
 
 
 def test_splash_compiles_for_tpus(monkeypatch):
@@ -320,9 +327,10 @@ def test_splash_compiles_for_tpus(monkeypatch):
   topology = topologies.get_topology_desc(
       platform='tpu', topology_name='v5e:2x2')
   mesh = sharding.make_mesh(sharding.MeshConfig(1, 2, 2), topology.devices)
-  config = make_config(
-      embed_dim=256, head_dim=64, compute_dtype='bfloat16', layer_loop='scan',
-      attention_softcap=20.0, sliding_window=300, sliding_window_pattern=2)
+  config = make_config(_BFLOAT16 | {
+      'embed_dim': 256, 'head_dim': 64, 'block.attention_softcap': 20.0,
+      'block.sliding_window': 300, 'block.sliding_window_pattern': 2,
+      'execution.layer_loop': 'scan'})
   with sharding.use_mesh(mesh):
     assert attention.choose(config, 4, 640) == 'splash'  # by 'auto'
     boxed = jax.eval_shape(

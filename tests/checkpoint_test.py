@@ -91,10 +91,10 @@ def test_a_chosen_damaged_step_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize('changes, expected', [
-    (dict(model=dict(embed_dim=32, remat='none')),
+    (dict(model=dict(embed_dim=32, execution=dict(remat='none'))),
      r'config.model.embed_dim: 16 in checkpoint step 1, 32 now\);'),
     (dict(model=dict(embed_dim=16)),
-     r"config.model.remat: 'none' in checkpoint step 1, not set now"),
+     r"config.model.execution.remat: 'none' in checkpoint step 1, not set now"),
     (dict(seed=1), r'config.seed: not set in checkpoint step 1, 1 now'),
     (dict(a=1, b=2, c=3, d=4, e=5), r'config.c: .*; and 2 more\); continue'),
 ])
@@ -115,8 +115,9 @@ def test_another_config_is_refused(tmp_path, changes, expected):
 def test_settings_that_change_nothing_are_free(tmp_path):
   checkpoints = _saved(tmp_path, [1])
   changed = dict(
-      model=dict(embed_dim=16, remat='full'), stages=('sft', 'evaluate'),
-      mesh=dict(data=8), checkpoint=dict(max_to_keep=3))
+      model=dict(embed_dim=16, execution=dict(remat='full')),
+      stages=('sft', 'evaluate'), mesh=dict(data=8),
+      checkpoint=dict(max_to_keep=3))
   assert tiny_state.restore(checkpoints, config=changed) == 1
   checkpoints.close()
 

@@ -44,7 +44,8 @@ def _config(
   config = erl2_config.get_config('tiny')
   config.model.update(dict(
       num_layers=1 if loop == 'unroll' else 2, embed_dim=64, num_heads=4,
-      num_kv_heads=4, head_dim=64, mlp_dim=64, layer_loop=loop))
+      num_kv_heads=4, head_dim=64, mlp_dim=64))
+  config.model.execution.layer_loop = loop
   config.mesh.update(dict(data=data, model=model))
   config.train.batch_size = 16
   config.data.num_streams = 4

@@ -171,7 +171,7 @@ def run(capsys, *arguments):
 def test_every_program_of_tiny(capsys):
   report = run(
       capsys, TINY, '--topology=v5e:2x2', '--config.model.num_layers=2',
-      '--config.model.layer_loop=scan')
+      '--config.model.execution.layer_loop=scan')
   assert set(report) == {
       'config', 'topology', 'chip', 'num_devices', 'mesh', 'fits', 'programs'}
   assert report['fits'] and report['num_devices'] == 4
@@ -205,7 +205,8 @@ def test_every_program_of_tiny(capsys):
 
 def test_flops_are_those_of_the_formula():
   config = countdown.get_config('tiny')
-  config.model.update(dict(layer_loop='scan', remat='full', num_layers=3))
+  config.model.num_layers = 3
+  config.model.execution.update(dict(layer_loop='scan', remat='full'))
   config.train.num_accumulation = 2
   experiment = experiment_lib.parse(config)
   model, length = experiment.model, experiment.data.sequence_length

@@ -96,6 +96,21 @@ def test_missing_keys_are_named(key):
     config_lib.parse(Outer, values)
 
 
+def test_dotted_keys_are_entries_of_groups():
+  values = _values().to_dict()
+  inner = values.pop('inner')
+  dotted = {f'inner.{key}': value for key, value in inner.items()}
+  want = config_lib.parse(Outer, _values(inner__rule='adamw'))
+  for given in (dotted | {'inner.rule': 'adamw'},
+                {'inner': inner, 'inner.rule': 'adamw'}):
+    assert config_lib.parse(Outer, values | given) == want
+  assert inner['rule'] == 'sgd'  # what was given stays as it was
+  with pytest.raises(config_lib.ConfigError, match='config.inner.rule: miss'):
+    config_lib.parse(Outer, values | {'inner.betas': (0.5,)})
+  with pytest.raises(config_lib.ConfigError, match='mean config.inner'):
+    config_lib.parse(Outer, values | {'inne.betas': (0.5,)})
+
+
 def test_path_names_the_group():
   with pytest.raises(config_lib.ConfigError, match='^config.train.rate: got'):
     config_lib.parse(Outer, _values(rate='x'), 'config.train')

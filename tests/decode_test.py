@@ -33,7 +33,7 @@ truncate = jax.jit(decode.truncate, static_argnums=1)
 @functools.cache
 def make_model(loop='unroll'):
   config = config_lib.parse(
-      model_config.ModelConfig, _SMALL | dict(layer_loop=loop))
+      model_config.ModelConfig, _SMALL | {'execution.layer_loop': loop})
   shapes = meta.unbox(jax.eval_shape(
       lambda rng: transformer.init(config, rng), jax.random.key(0)))
   noise = np.random.default_rng(0)

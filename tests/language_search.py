@@ -24,12 +24,16 @@ _SMALL = models.get('tiny') | dict(
     head_dim=8, mlp_dim=24, max_length=64, embed_scale=False)
 _VARIANTS = {
     'llama': {},
-    'gemma': dict(
-        activation='gelu_tanh', norm_plus_one=True, use_post_norms=True,
-        use_qk_norm=True, query_scale=0.3, attention_softcap=5.0,
-        logit_softcap=3.0, sliding_window=3, sliding_window_pattern=2,
-        rope_local_theta=100.0, embed_scale=True),
-    'qwen': dict(use_qkv_bias=True, use_qk_norm=True, tie_embeddings=False),
+    'gemma': {
+        'block.activation': 'gelu_tanh', 'block.norm_plus_one': True,
+        'block.use_post_norms': True, 'block.use_qk_norm': True,
+        'block.query_scale': 0.3, 'block.attention_softcap': 5.0,
+        'logit_softcap': 3.0, 'block.sliding_window': 3,
+        'block.sliding_window_pattern': 2, 'rope.local_theta': 100.0,
+        'embed_scale': True},
+    'qwen': {
+        'block.use_qkv_bias': True, 'block.use_qk_norm': True,
+        'tie_embeddings': False},
 }
 BEST_FIRST = functools.partial(
     search.best_first, num_expansions=6, max_depth=4, num_leaves=2)
@@ -55,7 +59,7 @@ def make_model(variant='llama', loop='unroll'):
   """A config, and parameters that are random everywhere."""
   config = config_lib.parse(
       model_config.ModelConfig,
-      _SMALL | _VARIANTS[variant] | dict(layer_loop=loop))
+      _SMALL | _VARIANTS[variant] | {'execution.layer_loop': loop})
   shapes = meta.unbox(jax.eval_shape(
       lambda rng: transformer.init(config, rng), jax.random.key(0)))
   noise = np.random.default_rng(0)

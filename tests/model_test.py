@@ -22,20 +22,22 @@ from meta_cot.settings import config as config_lib
 _SMALL = models.get('tiny') | dict(
     vocab_size=32, num_layers=2, embed_dim=16, num_heads=4, num_kv_heads=2,
     head_dim=8, mlp_dim=24, max_length=64)
-_GEMMA = dict(
-    activation='gelu_tanh', norm_plus_one=True, use_post_norms=True,
-    use_qk_norm=True, query_scale=0.3, attention_softcap=5.0,
-    logit_softcap=3.0, sliding_window=3, sliding_window_pattern=2,
-    rope_local_theta=100.0, embed_scale=True)
-_QWEN = dict(use_qkv_bias=True, tie_embeddings=False)
+_GEMMA = {
+    'block.activation': 'gelu_tanh', 'block.norm_plus_one': True,
+    'block.use_post_norms': True, 'block.use_qk_norm': True,
+    'block.query_scale': 0.3, 'block.attention_softcap': 5.0,
+    'logit_softcap': 3.0, 'block.sliding_window': 3,
+    'block.sliding_window_pattern': 2, 'rope.local_theta': 100.0,
+    'embed_scale': True}
+_QWEN = {'block.use_qkv_bias': True, 'tie_embeddings': False}
 VARIANTS = {'llama': {}, 'gemma': _GEMMA, 'qwen': _QWEN}
 
 forward = jax.jit(transformer.forward, static_argnums=0)
 decode = jax.jit(transformer.decode, static_argnums=0)
 
 
-def make_config(**changes) -> model_config.ModelConfig:
-  return config_lib.parse(model_config.ModelConfig, _SMALL | changes)
+def make_config(changes=()) -> model_config.ModelConfig:
+  return config_lib.parse(model_config.ModelConfig, _SMALL | dict(changes))
 
 
 @functools.cache
@@ -55,7 +57,8 @@ def make_tokens(shape, seed=7):
 
 def other_loop(config):
   loops = {'scan': 'unroll', 'unroll': 'scan'}
-  return dataclasses.replace(config, layer_loop=loops[config.layer_loop])
+  return dataclasses.replace(config, execution=dataclasses.replace(
+      config.execution, layer_loop=loops[config.execution.layer_loop]))
 
 
 @pytest.mark.parametrize('name', models.MODELS)
@@ -78,7 +81,11 @@ def test_models_have_the_published_size(name, published):
 
 
 def test_base_config_is_the_tiny_model():
-  assert base.get_config().model.to_dict() == models.get('tiny')
+  parse = lambda x: config_lib.parse(model_config.ModelConfig, x)
+  config = base.get_config().model
+  assert parse(config) == parse(models.get('tiny'))
+  config.update_from_flattened_dict(models.get('llama31_8b'))
+  assert parse(config) == parse(models.get('llama31_8b'))
 
 
 def test_model_names_are_checked_and_dicts_are_fresh():
@@ -91,23 +98,26 @@ def test_model_names_are_checked_and_dicts_are_fresh():
 @pytest.mark.parametrize('changes, message', [
     (dict(num_kv_heads=3), 'config.num_heads: got 4; must be a multiple of'),
     (dict(head_dim=7), 'head_dim: got 7; must be even'),
-    (dict(sliding_window_pattern=2), 'sliding_window_pattern: got 2'),
-    (dict(rope_local_theta=5.0), 'rope_local_theta: got 5.0'),
-    (dict(rope_low_freq_factor=1.0), 'rope_low_freq_factor: got 1.0'),
-    (dict(rope_scaling_factor=2.0, rope_low_freq_factor=1.0),
-     'rope_high_freq_factor: got None'),
-    (dict(rope_scaling_factor=2.0, rope_low_freq_factor=4.0,
-          rope_high_freq_factor=4.0, rope_original_max_length=8),
-     'greater than rope_low_freq_factor'),
-    (dict(remat='all'), "'none', 'dots', 'outputs', 'full'"),
+    ({'block.sliding_window_pattern': 2},
+     'config.block.sliding_window_pattern: got 2; must be None'),
+    ({'rope.local_theta': 5.0}, 'config.rope.local_theta: got 5.0; must be'),
+    ({'rope.theta': 0.0}, 'config.rope.theta: got 0.0; must be greater than 0'),
+    ({'rope.low_freq_factor': 1.0},
+     'config.rope.low_freq_factor: got 1.0; must be None'),
+    ({'rope.scaling_factor': 2.0, 'rope.low_freq_factor': 1.0},
+     'config.rope.high_freq_factor: got None; must be set with'),
+    ({'rope.scaling_factor': 2.0, 'rope.low_freq_factor': 4.0,
+      'rope.high_freq_factor': 4.0, 'rope.original_max_length': 8},
+     'greater than low_freq_factor'),
+    ({'execution.remat': 'all'}, "'none', 'dots', 'outputs', 'full'"),
 ])
 def test_config_refuses_what_does_not_fit(changes, message):
   with pytest.raises(config_lib.ConfigError, match=message):
-    make_config(**changes)
+    make_config(changes)
 
 
 def test_too_long_input_names_the_limit():
-  config = make_config(max_length=4)
+  config = make_config({'max_length': 4})
   with pytest.raises(ValueError, match='5 tokens.*max_length, 4'):
     transformer.forward(config, {}, make_tokens((1, 5)))
 
@@ -122,7 +132,7 @@ def test_a_new_model_knows_nothing():
 
 
 def test_without_a_value_head_there_are_no_values():
-  config = make_config(value_head='none')
+  config = make_config({'value_head': 'none'})
   output = forward(
       config, make_params(config), make_tokens((1, 3)))
   assert output.values is None and output.value_logits is None
@@ -130,7 +140,7 @@ def test_without_a_value_head_there_are_no_values():
 
 @pytest.mark.parametrize('variant', ['gemma', 'qwen'])
 def test_scan_equals_unroll_in_outputs_and_gradients(variant):
-  config = make_config(**VARIANTS[variant])
+  config = make_config(VARIANTS[variant])
   params, tokens_BxL = make_params(config), make_tokens((2, 9))
 
   def loss(config, params):
@@ -150,7 +160,7 @@ def test_scan_equals_unroll_in_outputs_and_gradients(variant):
 @pytest.mark.parametrize('loop', ['scan', 'unroll'])
 @pytest.mark.parametrize('variant', ['gemma', 'qwen'])
 def test_cached_decoding_equals_the_full_pass(variant, loop):
-  config = make_config(layer_loop=loop, **VARIANTS[variant])
+  config = make_config(VARIANTS[variant] | {'execution.layer_loop': loop})
   params, tokens_BxL = make_params(config), make_tokens((2, 11))
   positions_BxL = jnp.broadcast_to(jnp.arange(11), (2, 11))
   full = forward(config, params, tokens_BxL)
@@ -172,7 +182,7 @@ def test_cached_decoding_equals_the_full_pass(variant, loop):
 
 @pytest.mark.parametrize('loop', ['scan', 'unroll'])
 def test_holes_and_spare_slots_change_nothing(loop):
-  config = make_config(layer_loop=loop)
+  config = make_config({'execution.layer_loop': loop})
   params, tokens_BxL = make_params(config), make_tokens((1, 6))
   full = forward(config, params, tokens_BxL)
   # Three tokens, two holes full of noise, then the other three.
@@ -206,7 +216,7 @@ def test_read_at_picks_positions():
 
 @pytest.mark.parametrize('variant', ['llama', 'gemma'])
 def test_packed_rows_equal_separate_rows(variant):
-  config = make_config(**VARIANTS[variant])
+  config = make_config(VARIANTS[variant])
   params = make_params(config)
   one, two = make_tokens((1, 4), 1), make_tokens((1, 5), 2)
   pad = jnp.zeros((1, 3), jnp.int32)
@@ -238,7 +248,7 @@ def _influence(config, params, segment_ids_BxL=None):
 
 @pytest.mark.parametrize('loop', ['scan', 'unroll'])
 def test_no_position_sees_the_future_or_another_segment(loop):
-  config = make_config(layer_loop=loop)
+  config = make_config({'execution.layer_loop': loop})
   params = make_params(config)
   past_LxM = np.tril(np.ones((8, 8), bool))
   np.testing.assert_array_equal(_influence(config, params) > 0, past_LxM)
@@ -251,9 +261,9 @@ def test_no_position_sees_the_future_or_another_segment(loop):
 @pytest.mark.parametrize('loop', ['scan', 'unroll'])
 @pytest.mark.parametrize('pattern, reach', [(None, 6), (3, None)])
 def test_windows_limit_the_reach(loop, pattern, reach):
-  config = make_config(
-      num_layers=3, layer_loop=loop, sliding_window=3,
-      sliding_window_pattern=pattern)
+  config = make_config({
+      'num_layers': 3, 'execution.layer_loop': loop,
+      'block.sliding_window': 3, 'block.sliding_window_pattern': pattern})
   seen_LxM = _influence(config, make_params(config)) > 0
   distance_LxM = np.arange(8)[:, None] - np.arange(8)[None]
   # Three windowed layers of 3 reach 3 * 2 back; a global third layer, all.
@@ -264,7 +274,7 @@ def test_windows_limit_the_reach(loop, pattern, reach):
 @pytest.mark.parametrize('loop, remat', [
     ('scan', 'dots'), ('unroll', 'outputs'), ('scan', 'full')])
 def test_remat_changes_memory_not_numbers(loop, remat):
-  config = make_config(layer_loop=loop)
+  config = make_config({'execution.layer_loop': loop})
   params, tokens_BxL = make_params(config), make_tokens((2, 9))
 
   def loss(config, params):
@@ -277,7 +287,8 @@ def test_remat_changes_memory_not_numbers(loop, remat):
     return sum(x.size for x in jax.tree.leaves(stored))
 
   run = jax.jit(jax.value_and_grad(loss, 1), static_argnums=0)
-  changed = dataclasses.replace(config, remat=remat)
+  changed = dataclasses.replace(config, execution=dataclasses.replace(
+      config.execution, remat=remat))
   (value, grads), (want, want_grads) = run(changed, params), run(config, params)
   np.testing.assert_allclose(value, want, rtol=1e-6)
   jax.tree.map(
@@ -288,7 +299,7 @@ def test_remat_changes_memory_not_numbers(loop, remat):
 
 @pytest.mark.parametrize('loop', ['scan', 'unroll'])
 def test_sharded_equals_unsharded(loop):
-  config = make_config(layer_loop=loop, **_GEMMA)
+  config = make_config(_GEMMA | {'execution.layer_loop': loop})
   tokens_BxL = make_tokens((8, 9))
 
   def loss(params):
@@ -314,7 +325,7 @@ def test_sharded_equals_unsharded(loop):
 
 
 def test_bfloat16_keeps_parameters_and_logits_in_float32():
-  config = make_config(compute_dtype='bfloat16')
+  config = make_config({'execution.compute_dtype': 'bfloat16'})
   params, tokens_BxL = make_params(config), make_tokens((2, 6))
   output = forward(config, params, tokens_BxL)
   want = forward(make_config(), params, tokens_BxL)
@@ -328,7 +339,8 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32():
 
 
 def test_attention_equals_a_loop_over_heads():
-  config = make_config(attention_softcap=2.0, query_scale=0.7)
+  config = make_config({
+      'block.attention_softcap': 2.0, 'block.query_scale': 0.7})
   keys = jax.random.split(jax.random.key(0), 4)
   q = jax.random.normal(keys[0], (2, 4, 3, 8))
   k, v = (jax.random.normal(x, (2, 2, 5, 8)) for x in keys[1:3])

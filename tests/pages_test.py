@@ -17,7 +17,7 @@ from meta_cot.reasoning import node as node_lib
 from meta_cot.settings import config as config_lib
 
 
-def make_config(**changes):
+def make_config(changes):
   return config_lib.parse(model_config.ModelConfig, models.get('tiny') | dict(
       num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8) | changes)
 
@@ -27,7 +27,7 @@ def make_config(**changes):
     ((6, 6), (4, 4), None), ((1, 4), (6, 2), 5.0), ((2, 6, 6), (5, 0, 3), None),
     ((3,), (5,), None)])
 def test_sharing_is_attention_over_all_parts(rows, slots, cap):
-  config = make_config(attention_softcap=cap)
+  config = make_config({'block.attention_softcap': cap})
   random = np.random.default_rng(5)
   draw = lambda *shape: jnp.asarray(
       random.standard_normal(shape), jnp.float32)
@@ -56,7 +56,7 @@ def test_sharing_is_attention_over_all_parts(rows, slots, cap):
 
 def test_pages_make_a_cache_and_back():
   for loop in ('scan', 'unroll'):
-    config = make_config(layer_loop=loop)
+    config = make_config({'execution.layer_loop': loop})
     shape = jax.tree.leaves(cache_lib.create(config, 6, 4).keys)[0].shape
     keys = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     whole = lambda x: x if loop == 'scan' else (x, x + 0.5)

@@ -58,5 +58,6 @@ def test_only_dense_unrolled_models_that_store_everything_share():
   config, _ = language_search.make_model('qwen', 'unroll')
   assert scoring.can_share(config, 6, 10)
   for changes in (dict(layer_loop='scan'), dict(remat='full')):
+    execution = dataclasses.replace(config.execution, **changes)
     assert not scoring.can_share(
-        dataclasses.replace(config, **changes), 6, 10)
+        dataclasses.replace(config, execution=execution), 6, 10)

@@ -19,7 +19,9 @@ from meta_cot.training import checkpoint
 from meta_cot.training import integrity
 from meta_cot.training import state as state_lib
 
-CONFIG = {'model': {'embed_dim': 16, 'remat': 'none'}, 'stages': ['sft']}
+CONFIG = {
+    'model': {'embed_dim': 16, 'execution': {'remat': 'none'}},
+    'stages': ['sft']}
 TOKENIZER = '00c0ffee' * 8
 UPDATE = optax.adam(0.1)
 EMBED_DIM = 16

@@ -27,13 +27,15 @@ _THEIR_SHAPE = dict(
 _LLAMA3_ROPE = dict(
     rope_type='llama3', rope_theta=1000.0, factor=4.0, low_freq_factor=1.0,
     high_freq_factor=4.0, original_max_position_embeddings=32)
-_OUR_LLAMA3_ROPE = dict(
-    rope_theta=1000.0, rope_scaling_factor=4.0, rope_low_freq_factor=1.0,
-    rope_high_freq_factor=4.0, rope_original_max_length=32)
-_GEMMA = dict(
-    activation='gelu_tanh', norm_plus_one=True, use_post_norms=True,
-    embed_scale=True, norm_epsilon=1e-6, query_scale=12 ** -0.5,
-    sliding_window=4, sliding_window_pattern=2)
+_OUR_LLAMA3_ROPE = {
+    'rope.theta': 1000.0, 'rope.scaling_factor': 4.0,
+    'rope.low_freq_factor': 1.0, 'rope.high_freq_factor': 4.0,
+    'rope.original_max_length': 32}
+_GEMMA = {
+    'block.activation': 'gelu_tanh', 'block.norm_plus_one': True,
+    'block.use_post_norms': True, 'embed_scale': True,
+    'block.norm_epsilon': 1e-6, 'block.query_scale': 12 ** -0.5,
+    'block.sliding_window': 4, 'block.sliding_window_pattern': 2}
 
 CASES = {  # name: (their model, their config, their settings, our settings)
     'llama3': (
@@ -47,20 +49,20 @@ CASES = {  # name: (their model, their config, their settings, our settings)
     'mistral': (
         transformers.MistralForCausalLM, transformers.MistralConfig,
         dict(rms_norm_eps=1e-5, tie_word_embeddings=True, sliding_window=4),
-        dict(sliding_window=4)),
+        {'block.sliding_window': 4}),
     'qwen2': (
         transformers.Qwen2ForCausalLM, transformers.Qwen2Config,
         dict(rms_norm_eps=1e-5, tie_word_embeddings=True, hidden_size=32),
-        dict(use_qkv_bias=True, embed_dim=32)),
+        {'block.use_qkv_bias': True, 'embed_dim': 32}),
     'qwen3': (
         transformers.Qwen3ForCausalLM, transformers.Qwen3Config,
         dict(rms_norm_eps=1e-5, tie_word_embeddings=False),
-        dict(use_qk_norm=True, tie_embeddings=False)),
+        {'block.use_qk_norm': True, 'tie_embeddings': False}),
     'gemma2': (
         transformers.Gemma2ForCausalLM, transformers.Gemma2Config,
         dict(query_pre_attn_scalar=12, sliding_window=4,
              attn_logit_softcapping=2.0, final_logit_softcapping=1.5),
-        _GEMMA | dict(attention_softcap=2.0, logit_softcap=1.5)),
+        _GEMMA | {'block.attention_softcap': 2.0, 'logit_softcap': 1.5}),
     'gemma3': (
         transformers.Gemma3ForCausalLM, transformers.Gemma3TextConfig,
         dict(query_pre_attn_scalar=12, sliding_window=4, layer_types=[
@@ -70,8 +72,9 @@ CASES = {  # name: (their model, their config, their settings, our settings)
                      rope_type='linear', rope_theta=1000.0, factor=8.0),
                  'sliding_attention': dict(
                      rope_type='default', rope_theta=100.0)}),
-        _GEMMA | dict(use_qk_norm=True, rope_theta=1000.0,
-                      rope_local_theta=100.0, rope_scaling_factor=8.0)),
+        _GEMMA | {
+            'block.use_qk_norm': True, 'rope.theta': 1000.0,
+            'rope.local_theta': 100.0, 'rope.scaling_factor': 8.0}),
 }
 
 
@@ -79,7 +82,7 @@ def _from_torch(config, weights):
   """Weights of their model, by name, as our parameter tree."""
   d, h, k, dh = (config.embed_dim, config.num_heads, config.num_kv_heads,
                  config.head_dim)
-  post = config.use_post_norms
+  post = config.block.use_post_norms
 
   def stack(name, shape=None):
     each = [weights[f'model.layers.{i}.{name}']
@@ -88,7 +91,7 @@ def _from_torch(config, weights):
 
   def project(name, shape, bias_shape=None):
     kernel = {'kernel': stack(f'{name}.weight', shape)}
-    if bias_shape is None or not config.use_qkv_bias:
+    if bias_shape is None or not config.block.use_qkv_bias:
       return kernel
     return kernel | {'bias': stack(f'{name}.bias', bias_shape)}
 
@@ -111,7 +114,7 @@ def _from_torch(config, weights):
   if post:
     layers['attention_post_norm'] = norm('post_attention_layernorm')
     layers['mlp_post_norm'] = norm('post_feedforward_layernorm')
-  if config.use_qk_norm:
+  if config.block.use_qk_norm:
     layers['attention'] |= {
         n: norm(f'self_attn.{n}') for n in ('q_norm', 'k_norm')}
   embedder = {'embedding': weights['model.embed_tokens.weight']}
@@ -135,7 +138,8 @@ def _their_model(name):
 def _our_config(name):
   return config_lib.parse(
       model_config.ModelConfig,
-      models.get('tiny') | _SHAPE | CASES[name][3] | dict(layer_loop='scan'))
+      models.get('tiny') | _SHAPE | CASES[name][3] | {
+          'execution.layer_loop': 'scan'})
 
 
 @pytest.mark.parametrize('name', CASES)

@@ -57,7 +57,7 @@ def make_context(
   """The context of a global or a windowed layer.
 
   A query sees keys at its own and earlier positions; in a windowed layer those
-  less than `config.sliding_window` positions back.
+  less than `config.block.sliding_window` positions back.
 
   Args:
     config: of the model.
@@ -69,7 +69,7 @@ def make_context(
   distance_BxLxM = positions_BxL[:, :, None] - key_positions_BxM[:, None, :]
   mask_BxLxM = distance_BxLxM >= 0
   if not is_global:
-    mask_BxLxM &= distance_BxLxM < config.sliding_window
+    mask_BxLxM &= distance_BxLxM < config.block.sliding_window
   if may_see_BxLxM is not None:
     mask_BxLxM &= may_see_BxLxM
   cos, sin = _rotation(config, positions_BxL, is_global)
@@ -101,7 +101,7 @@ def make_fused_context(
   cos, sin = _rotation(config, positions_BxL, is_global)
   return Context(
       cos=cos, sin=sin, segment_ids=segment_ids_BxL,
-      windows=(None if is_global else config.sliding_window,),
+      windows=(None if is_global else config.block.sliding_window,),
       implementation=implementation)
 
 
@@ -138,21 +138,21 @@ def choose(
     'dense', 'splash' or 'cudnn'.
 
   Raises:
-    ConfigError: `config.attention` names a kernel that cannot run.
+    ConfigError: `config.execution.attention` names a kernel that cannot run.
   """
-  platform, name = sharding.platform(), config.attention
+  platform, name = sharding.platform(), config.execution.attention
   if name == 'auto':
     name = _BY_PLATFORM.get(platform, 'dense')
   if name == 'dense':
     return name
   reason = _FUSED[name].obstacle(config, platform) or (
       _sharding_obstacle(config, batch_size))
-  if config.attention == 'auto':
+  if config.execution.attention == 'auto':
     return name if reason is None and length >= _MIN_FUSED_LENGTH else 'dense'
   if reason is not None:
     raise config_lib.ConfigError(
-        f'config.model.attention: got {name!r}, but {reason}; change that, or '
-        "set 'auto' or 'dense'.")
+        f'config.model.execution.attention: got {name!r}, but {reason}; '
+        "change that, or set 'auto' or 'dense'.")
   return name
 
 
@@ -185,22 +185,23 @@ def rotary_frequencies(
 ) -> jax.Array:
   """Angle per position of every pair of channels, [Dh / 2] float32.
 
-  theta ** (-2 i / Dh). With `rope_scaling_factor` s they are divided by s in
+  theta ** (-2 i / Dh). With `rope.scaling_factor` s they are divided by s in
   global layers: all of them (linear), or, with frequency factors, only long
   wavelengths, blended in between as in Llama 3.1.
   """
   exponents = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32)
   exponents = exponents / config.head_dim
-  local = not is_global and config.rope_local_theta is not None
-  theta = config.rope_local_theta if local else config.rope_theta
+  rope = config.rope
+  local = not is_global and rope.local_theta is not None
+  theta = rope.local_theta if local else rope.theta
   frequencies = 1.0 / theta ** exponents
-  if config.rope_scaling_factor is None or local:
+  if rope.scaling_factor is None or local:
     return frequencies
-  scaled = frequencies / config.rope_scaling_factor
-  if config.rope_low_freq_factor is None:
+  scaled = frequencies / rope.scaling_factor
+  if rope.low_freq_factor is None:
     return scaled
-  low, high = config.rope_low_freq_factor, config.rope_high_freq_factor
-  turns = config.rope_original_max_length * frequencies / (2 * math.pi)
+  low, high = rope.low_freq_factor, rope.high_freq_factor
+  turns = rope.original_max_length * frequencies / (2 * math.pi)
   keep = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
   return keep * frequencies + (1.0 - keep) * scaled
 
@@ -293,7 +294,7 @@ def attend(
   rows = (queries * config.attention_scale).reshape(b, k, h // k * length, dh)
   scores = jnp.einsum(
       'bkrd,bkmd->bkrm', rows, keys, preferred_element_type=jnp.float32)
-  scores = softcap(scores, config.attention_softcap)
+  scores = softcap(scores, config.block.attention_softcap)
   scores = scores.reshape(b, k, h // k, length, m)
   weights = jax.nn.softmax(jnp.where(mask, scores, NEG_INF), axis=-1)
   weights = weights.reshape(b, k, h // k * length, m).astype(values.dtype)

@@ -18,8 +18,9 @@ from meta_cot.model import config as model_config
 class Cache:
   """Keys and values of M slots; slots from `length` on are free.
 
-  With `layer_loop` 'unroll' `keys` and `values` are tuples of [B, K, M, Dh],
-  one array per layer; with 'scan' one array [layers, B, K, M, Dh].
+  With `execution.layer_loop` 'unroll' `keys` and `values` are tuples of
+  [B, K, M, Dh], one array per layer; with 'scan' one array
+  [layers, B, K, M, Dh].
   """
 
   keys: jax.Array | tuple[jax.Array, ...]  # compute dtype
@@ -66,7 +67,7 @@ def create(
   """An empty cache for `batch_size` rows of up to `num_slots` tokens."""
   shape = (batch_size, config.num_kv_heads, num_slots, config.head_dim)
   axes = ('act_batch', 'act_kv_heads', None, None)
-  if config.layer_loop == 'scan':
+  if config.execution.layer_loop == 'scan':
     shape, axes = (config.num_layers, *shape), ('layers', *axes)
     one = lambda: sharding.constrain(jnp.zeros(shape, config.dtype), *axes)
     keys, values = one(), one()

@@ -13,7 +13,7 @@ def obstacle(config: model_config.ModelConfig, platform: str) -> str | None:
   """Why cuDNN cannot run this, as words for an error; None if it can."""
   if platform not in ('gpu', 'cpu'):
     return f'cuDNN is for GPUs, this is a {platform}'
-  if config.attention_softcap is not None:
+  if config.block.attention_softcap is not None:
     return 'cuDNN has no attention_softcap, and the model has one'
   if config.head_dim % 8 or config.head_dim > 256:
     return (f'cuDNN wants a head_dim that is a multiple of 8 and at most 256, '

@@ -38,14 +38,15 @@ class RMSNorm(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     config = self.config
-    init = nn.initializers.zeros if config.norm_plus_one else (
-        nn.initializers.ones)
+    plus_one = config.block.norm_plus_one
+    init = nn.initializers.zeros if plus_one else nn.initializers.ones
     scale_D = self.param(
-        'scale', _boxed(init, self.axis), x.shape[-1:], config.param_dtype)
-    scale_D = scale_D.astype(jnp.float32) + (1.0 if config.norm_plus_one else 0)
+        'scale', _boxed(init, self.axis), x.shape[-1:],
+        config.execution.param_dtype)
+    scale_D = scale_D.astype(jnp.float32) + (1.0 if plus_one else 0)
     x32 = x.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
-    normed = x32 * jax.lax.rsqrt(mean_square + config.norm_epsilon)
+    normed = x32 * jax.lax.rsqrt(mean_square + config.block.norm_epsilon)
     scale = scale_D.reshape((1,) * (x.ndim - 1) + scale_D.shape)
     return (normed * scale).astype(x.dtype)
 
@@ -73,13 +74,13 @@ class Projection(nn.Module):
         in_axis=tuple(range(num_in)), out_axis=tuple(range(num_in, rank)))
     kernel = self.param(
         'kernel', _boxed(init, *self.axes), self.in_shape + self.out_shape,
-        config.param_dtype)
+        config.execution.param_dtype)
     kernel_IxO = kernel.reshape(math.prod(self.in_shape), -1)
     y_BxLxO = jnp.matmul(x_BxLxI, kernel_IxO.astype(config.dtype))
     if self.use_bias:
       bias = self.param(
           'bias', _boxed(nn.initializers.zeros, *self.axes[num_in:]),
-          self.out_shape, config.param_dtype)
+          self.out_shape, config.execution.param_dtype)
       y_BxLxO += bias.astype(config.dtype).reshape(1, 1, -1)
     return y_BxLxO
 
@@ -100,7 +101,7 @@ class Attention(nn.Module):
     q = self._heads('q_proj', x_BxLxD, config.num_heads, 'heads')
     k = self._heads('k_proj', x_BxLxD, config.num_kv_heads, 'kv_heads')
     v = self._heads('v_proj', x_BxLxD, config.num_kv_heads, 'kv_heads')
-    if config.use_qk_norm:
+    if config.block.use_qk_norm:
       q = RMSNorm(config, axis='head_dim', name='q_norm')(q)
       k = RMSNorm(config, axis='head_dim', name='k_norm')(k)
     q, k = attention.rotate(q, context), attention.rotate(k, context)
@@ -125,7 +126,7 @@ class Attention(nn.Module):
     config = self.config
     y = Projection(
         config, (config.embed_dim,), (num_heads, config.head_dim),
-        ('embed', axis, 'head_dim'), use_bias=config.use_qkv_bias,
+        ('embed', axis, 'head_dim'), use_bias=config.block.use_qkv_bias,
         name=name)(x_BxLxD)
     return y.reshape(
         *y.shape[:2], num_heads, config.head_dim).transpose(0, 2, 1, 3)
@@ -144,7 +145,7 @@ class MLP(nn.Module):
         config, d, f, ('embed', 'mlp'), name='gate_proj')(x_BxLxD)
     up_BxLxF = Projection(
         config, d, f, ('embed', 'mlp'), name='up_proj')(x_BxLxD)
-    hidden_BxLxF = _ACTIVATIONS[config.activation](gate_BxLxF) * up_BxLxF
+    hidden_BxLxF = _ACTIVATIONS[config.block.activation](gate_BxLxF) * up_BxLxF
     return Projection(
         config, f, d, ('mlp', 'embed'),
         gain=(2 * config.num_layers) ** -0.5, name='down_proj')(hidden_BxLxF)
@@ -165,12 +166,12 @@ class Block(nn.Module):
     config = self.config
     y_BxLxD, view = Attention(config, name='attention')(
         RMSNorm(config, name='attention_norm')(x_BxLxD), context, view)
-    if config.use_post_norms:
+    if config.block.use_post_norms:
       y_BxLxD = RMSNorm(config, name='attention_post_norm')(y_BxLxD)
     x_BxLxD += checkpoint_name(y_BxLxD, 'block_output')
     y_BxLxD = MLP(config, name='mlp')(
         RMSNorm(config, name='mlp_norm')(x_BxLxD))
-    if config.use_post_norms:
+    if config.block.use_post_norms:
       y_BxLxD = RMSNorm(config, name='mlp_post_norm')(y_BxLxD)
     return x_BxLxD + checkpoint_name(y_BxLxD, 'block_output'), view
 
@@ -184,7 +185,7 @@ class Embedder(nn.Module):
     config = self.config
     table = lambda name, axes, shape: self.param(
         name, _boxed(nn.initializers.normal(0.02), *axes), shape,
-        config.param_dtype)
+        config.execution.param_dtype)
     shape = (config.vocab_size, config.embed_dim)
     self.embedding = table('embedding', ('vocab', 'embed'), shape)
     if not config.tie_embeddings:
@@ -221,7 +222,7 @@ class ValueHead(nn.Module):
 
   @nn.compact
   def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
-    zeros, dtype = nn.initializers.zeros, self.config.param_dtype
+    zeros, dtype = nn.initializers.zeros, self.config.execution.param_dtype
     kernel_Dx1 = self.param(
         'kernel', _boxed(zeros, 'embed', 'value'), (x_BxLxD.shape[-1], 1),
         dtype)

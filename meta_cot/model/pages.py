@@ -24,10 +24,10 @@ class Page:
   """The tokens of one step; the leading axes are the caller's.
 
   As in `cache.Cache`, keys and values are tuples of one array per layer with
-  `layer_loop` 'unroll', and one array of all layers with 'scan'. Slots and
-  widths are one axis: a TPU stores the last one in multiples of 128, so that
-  heads of 64 would take twice the room, and programs copy what others left in
-  another order.
+  `execution.layer_loop` 'unroll', and one array of all layers with 'scan'.
+  Slots and widths are one axis: a TPU stores the last one in multiples of 128,
+  so that heads of 64 would take twice the room, and programs copy what others
+  left in another order.
   """
 
   keys: jax.Array | tuple[jax.Array, ...]  # [..., (layers,) K, T * Dh]
@@ -48,7 +48,7 @@ def empty(
   """Pages of T = `num_slots` slots without a token, at these positions."""
   heads = config.num_kv_heads, num_slots * config.head_dim
   shape = (*position_B.shape, *heads)
-  if config.layer_loop == 'scan':
+  if config.execution.layer_loop == 'scan':
     shape = (*position_B.shape, config.num_layers, *heads)
     one = lambda: jnp.zeros(shape, config.dtype)
   else:
@@ -146,7 +146,7 @@ def attend(
         _product(
             'bcakgld', 'kdm' if part.is_turned else 'kmd', 'bckaglm',
             queries_bcakgld, part.keys, sizes),
-        config.attention_softcap)
+        config.block.attention_softcap)
     seen = mask[..., start:stop].reshape(
         *sizes[:2], 1, sizes[2], 1, length, stop - start)
     scores.append(jnp.where(seen, x_bckaglm, attention.NEG_INF))

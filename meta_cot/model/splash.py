@@ -59,7 +59,7 @@ def attend(
           block_q=block, block_kv=block, block_q_dkv=block,
           block_kv_dkv=block, block_q_dq=block, block_kv_dq=block),
       head_shards=1, q_seq_shards=1,
-      attn_logits_soft_cap=config.attention_softcap,
+      attn_logits_soft_cap=config.block.attention_softcap,
       residual_checkpoint_name=SAVED, interpret=platform == 'cpu')
   if segment_ids_BxL is None:
     return jax.vmap(kernel)(queries, keys, values)

@@ -3,8 +3,9 @@
 
 `init`, `forward` (training, scoring) and `decode` (with a cache) are all that
 the rest of the code sees. Parameters of the blocks are stacked on a leading
-'layers' axis; `ModelConfig.layer_loop` chooses whether a scan or an unrolled
-loop runs over them. Policy and value head read one trunk (paper section 2.2).
+'layers' axis; `config.execution.layer_loop` chooses whether a scan or an
+unrolled loop runs over them. Policy and value head read one trunk (paper
+section 2.2).
 """
 
 from collections.abc import Callable
@@ -113,7 +114,7 @@ def forward(
 
   Raises:
     ValueError: L exceeds `config.max_length`.
-    ConfigError: `config.attention` names a kernel that cannot run.
+    ConfigError: `config.execution.attention` names a kernel that cannot run.
   """
   x_BxLxD = hidden(
       config, params, tokens_BxL, positions_BxL=positions_BxL,
@@ -279,7 +280,7 @@ def slice_layers(config: ModelConfig, params: Params) -> Params:
     return x if names & set(keep) else x.astype(config.dtype)
 
   params = jax.tree_util.tree_map_with_path(cast, params)
-  if config.layer_loop == 'unroll':
+  if config.execution.layer_loop == 'unroll':
     return params | {'layers': _unstack(config, params['layers'])}
   return params
 
@@ -334,10 +335,10 @@ def _forward_layers(config, blocks, x_BxLxD, contexts):
   def apply(block, x_BxLxD, context):
     return _apply_block(config, block, x_BxLxD, context)[0]
 
-  is_unrolled = config.layer_loop == 'unroll'
-  if config.remat != 'none':
+  is_unrolled = config.execution.layer_loop == 'unroll'
+  if config.execution.remat != 'none':
     apply = jax.checkpoint(
-        apply, policy=REMAT[config.remat], prevent_cse=is_unrolled)
+        apply, policy=REMAT[config.execution.remat], prevent_cse=is_unrolled)
   if is_unrolled:
     for i, block in enumerate(_unstack(config, blocks)):
       x_BxLxD = apply(block, x_BxLxD, contexts[config.is_global(i)])
@@ -359,7 +360,7 @@ def _of_rows(arrays, num_rows):
 def _decode_layers(config, blocks, x_BxLxD, contexts, cache, slot, shared):
   of_layer = lambda layer: tuple(
       cache_lib.layer_of(c, layer) for c in shared)
-  if config.layer_loop == 'unroll':
+  if config.execution.layer_loop == 'unroll':
     views = []
     for i, block in enumerate(_unstack(config, blocks)):
       view = cache_lib.View(

@@ -46,7 +46,8 @@ def can_share(
   what the backward pass stores of a cache is too much for recomputation.
   """
   return (
-      config.layer_loop == 'unroll' and config.remat == 'none'
+      config.execution.layer_loop == 'unroll'
+      and config.execution.remat == 'none'
       and attention.choose(config, num_rows, length) == 'dense')
 
 

@@ -58,7 +58,7 @@ def parse(cls: type, values: Mapping[str, Any], path: str = 'config') -> Any:
 
   Args:
     cls: a frozen dataclass with `setting` fields.
-    values: one entry per field.
+    values: one entry per field; 'a.b' is entry b of group a.
     path: dotted name of this group, for messages.
 
   Raises:
@@ -66,6 +66,7 @@ def parse(cls: type, values: Mapping[str, Any], path: str = 'config') -> Any:
   """
   if not hasattr(values, 'keys'):
     raise ConfigError(f'{path}: got {values!r}; must be a group of settings.')
+  values = _grouped(values)
   fields = {f.name: f for f in dataclasses.fields(cls)}
   hints = typing.get_type_hints(cls)
   for key in values:
@@ -86,6 +87,16 @@ def parse(cls: type, values: Mapping[str, Any], path: str = 'config') -> Any:
     return cls(**parsed)
   except ConfigError as e:
     raise ConfigError(f'{path}.{e}') from None
+
+
+def _grouped(values: Mapping[str, Any]) -> dict[str, Any]:
+  """Moves 'a.b' into group a; a later entry replaces an earlier one."""
+  grouped = {}
+  for key, value in values.items():
+    group, dot, rest = key.partition('.')
+    grouped[group] = (
+        {**grouped.get(group, {}), rest: value} if dot else value)
+  return grouped
 
 
 def unknown_key(path: str, key: str, known: tuple[str, ...]) -> str:

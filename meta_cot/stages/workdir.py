@@ -20,9 +20,9 @@ from meta_cot.training import compilation
 # is. A group's name frees all of its settings.
 _FREE = (
     'stages', 'compilation_cache', 'mesh', 'arms', 'search', 'rl',
-    'model.attention', 'model.layer_loop', 'model.remat',
-    'problems.num_processes', 'traces.num_processes', 'train.num_accumulation',
-    'train.num_loss_chunks', 'train.profile_steps')
+    'model.execution.attention', 'model.execution.layer_loop',
+    'model.execution.remat', 'problems.num_processes', 'traces.num_processes',
+    'train.num_accumulation', 'train.num_loss_chunks', 'train.profile_steps')
 # Stages that are done anew where these of their settings have changed.
 _SETTINGS = {
     'sft': 'arms', 'evaluate': 'arms', 'search': 'search', 'rl': 'rl'}

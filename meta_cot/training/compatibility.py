@@ -26,9 +26,9 @@ FREE = (
     'train.profile_steps',
     'train.num_accumulation',  # the same batch in other parts
     'train.num_loss_chunks',
-    'model.remat',  # memory for time; the same function
-    'model.layer_loop',
-    'model.attention',
+    'model.execution.remat',  # memory for time; the same function
+    'model.execution.layer_loop',
+    'model.execution.attention',
 )
 _NUM_SHOWN = 3
 

@@ -39,10 +39,12 @@ def for_accelerator(
     experiment: experiment_lib.Experiment
 ) -> experiment_lib.Experiment:
   """The experiment as an accelerator runs it: 'auto' is bfloat16 there."""
-  if experiment.model.compute_dtype != 'auto':
+  model = experiment.model
+  if model.execution.compute_dtype != 'auto':
     return experiment
   return dataclasses.replace(experiment, model=dataclasses.replace(
-      experiment.model, compute_dtype='bfloat16'))
+      model, execution=dataclasses.replace(
+          model.execution, compute_dtype='bfloat16')))
 
 
 def names(experiment: experiment_lib.Experiment) -> tuple[str, ...]:
