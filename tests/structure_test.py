@@ -32,6 +32,7 @@ LAYERS = (
 MESH_AXES = ('data', 'fsdp', 'model')
 MAX_LINES = 400
 MAX_FUNCTION_LINES = 50
+MAX_SETTINGS = 20  # of a group
 
 
 def _files(*folders: str) -> list[pathlib.Path]:
@@ -237,3 +238,33 @@ def test_nothing_hides_errors_or_runs_text():
     'subprocess.run(x, shell=True)'])
 def test_bans_are_found(source):
   assert any(map(_banned, ast.walk(ast.parse(source))))
+
+
+def _settings(tree: ast.AST) -> Iterator[tuple[int, str, int]]:
+  """Line, name and number of fields of every group of settings."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.ClassDef):
+      fields = [x for x in node.body if isinstance(x, ast.AnnAssign)]
+      if any(isinstance(x.value, ast.Call)
+             and re.search(r'(^|[._])setting$', ast.unparse(x.value.func))
+             for x in fields):
+        yield node.lineno, node.name, len(fields)
+
+
+def test_groups_of_settings_are_small():
+  groups = [
+      (path, *group) for path in _files(*LIBRARY)
+      for group in _settings(_tree(path))]
+  assert len(groups) > 10
+  wrong = [
+      f'{path}:{line}: {name} has {size} settings, at most {MAX_SETTINGS}'
+      for path, line, name, size in groups if size > MAX_SETTINGS]
+  assert not wrong, '\n'.join(wrong)
+
+
+@pytest.mark.parametrize('call', [
+    'setting(low=1)', '_setting()', 'config_lib.setting()'])
+def test_settings_are_counted(call):
+  source = f'class A:\n  """..."""\n  a: int = {call}\n  b: B\n  c = 1'
+  assert list(_settings(ast.parse(source))) == [(1, 'A', 2)]
+  assert not list(_settings(ast.parse('class A:\n  a: int = field()')))

@@ -36,7 +36,7 @@ class Setup:
 
   @property
   def evaluation_rng(self) -> types.PRNGKey:
-    """That of all draws on held-out problems."""
+    """That of all draws on validation problems."""
     return jax.random.fold_in(jax.random.key(self.seed), 2**31 - 1)
 
   def player(
@@ -96,7 +96,7 @@ class Evaluation:
     self._setup = setup
     self._player = setup.player(programs, programs.settings.num_eval_samples)
     self._explore = programs.explore()
-    self._rng = jax.random.fold_in(jax.random.key(setup.seed), 2**31 - 1)
+    self._rng = setup.evaluation_rng
 
   def play(self, params: types.Params) -> judge_lib.Judged:
     """Judges all problems, G trajectories of each in turn."""
