@@ -141,6 +141,7 @@ def _traces():
 
 def _tokenizer():
   t = ml_collections.ConfigDict()
+  t.kind = 'sentencepiece'  # data_pipelines/tokenizers; the rest is its own
   t.vocab_size = 128  # at most
   t.number_tokens = placeholder(int)  # n: 0..n one token each; None: digits
   t.path = placeholder(str)  # tokenizer.model to reuse; None: train one
