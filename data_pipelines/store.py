@@ -169,6 +169,15 @@ def read(directory: files.Path, split: str) -> Source:
   return Source(manifest.kind, paths)
 
 
+def is_whole(directory: files.Path, split: str) -> bool:
+  """Tells whether `read` would open the split: nothing missing or damaged."""
+  try:
+    read(directory, split)
+  except config_lib.UserError:
+    return False
+  return True
+
+
 def _write_shard(
     path: epath.Path, kind: str, make_records: MakeRecords, start: int,
     stop: int, arguments: Mapping[str, Any]) -> manifest_lib.Shard:

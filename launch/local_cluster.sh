@@ -78,9 +78,9 @@ start_all() {
   for ((rank = 0; rank < num_ranks; rank++)); do
     : >"$logs/rank-$rank.log"
     if ((rank == 0)); then
-      exec {out}> >(trap '' INT TERM; exec tee -a "$logs/rank-0.log")
+      exec {out}> >(trap '' INT TERM HUP; exec tee -a "$logs/rank-0.log")
       tees+=($!)
-      exec {err}> >(trap '' INT TERM; exec tee -a "$logs/rank-0.log" >&3)
+      exec {err}> >(trap '' INT TERM HUP; exec tee -a "$logs/rank-0.log" >&3)
       tees+=($!)
     else
       exec {out}>>"$logs/rank-$rank.log" {err}>&"$out"
@@ -195,6 +195,7 @@ export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-1}
 exec 3>&2 2>"$logs/launcher.log"
 trap 'on_signal INT 2' INT
 trap 'on_signal TERM 15' TERM
+trap 'on_signal HUP 1' HUP
 trap kill_all EXIT
 start_all "$@"
 
@@ -212,7 +213,7 @@ while collect; left=$(num_left); failed=$(failed_rank); ((left)); do
   fi
   sleep 0.1
 done
-trap '' INT TERM
+trap '' INT TERM HUP
 trap - EXIT
 kill_all
 wait_for_tees

@@ -243,7 +243,9 @@ def sample(
 
   Returns:
     Tokens [B] int32, and their log-probabilities [B] float32 as described in
-    `Generation`.
+    `Generation`. Where a logit is NaN, or all are -inf, there is no
+    distribution: the token is some id of the vocabulary, its log-probability
+    NaN.
   """
   if sampling.temperature == 0:
     tokens_B = _first_max(logits_BxV)
@@ -265,13 +267,14 @@ def _draw(logits_BxV, keys_B):
   block_size = 2 ** (vocab_size.bit_length() // 2)
   logits_BxV = jnp.pad(
       logits_BxV, ((0, 0), (0, -vocab_size % block_size)),
-      constant_values=attention.NEG_INF)
+      constant_values=-jnp.inf)
   logits_BxNxW = logits_BxV.reshape(len(logits_BxV), -1, block_size)
   log_totals_BxN = jax.nn.logsumexp(logits_BxNxW, axis=-1)
   blocks_B = _draw_one(log_totals_BxN, keys_B, 0)
   logits_BxW = jnp.take_along_axis(
       logits_BxNxW, blocks_B[:, None, None], axis=1)[:, 0]
   tokens_B = blocks_B * block_size + _draw_one(logits_BxW, keys_B, 1)
+  tokens_B = jnp.minimum(tokens_B, vocab_size - 1)  # where a logit is NaN
   return tokens_B, jax.nn.logsumexp(log_totals_BxN, axis=-1)
 
 
@@ -304,6 +307,8 @@ def truncate(logits_BxV: jax.Array, sampling: Sampling) -> jax.Array:
     is_kept_BxV = before_BxV < sampling.top_p
     least_Bx1 = jnp.min(
         jnp.where(is_kept_BxV, sorted_BxV, jnp.inf), axis=-1, keepdims=True)
+    # There is no distribution where none is kept: it stays so.
+    least_Bx1 = jnp.where(jnp.isinf(least_Bx1), -jnp.inf, least_Bx1)
     logits_BxV = jnp.where(
         logits_BxV < least_Bx1, attention.NEG_INF, logits_BxV)
   return logits_BxV

@@ -6,8 +6,8 @@
 The same command continues an interrupted run. `--stages=sft,evaluate` picks
 stages; `--config.group.key=value` overrides a setting; `--profile=10:12` traces
 those training steps. Exit codes: 0 finished, 2 a setting or file is wrong, 75
-interrupted by SIGTERM or SIGINT with everything saved, 76 another run has taken
-the workdir.
+interrupted by SIGTERM, SIGINT or SIGHUP with everything saved, 76 another run
+has taken the workdir.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ import jax
 
 from meta_cot import sharding
 from meta_cot.runtime import distributed
+from meta_cot.runtime import hardware
 from meta_cot.runtime import interruption
 from meta_cot.settings import command_line
 from meta_cot.stages import evaluate
@@ -56,7 +57,9 @@ def main(argv: Sequence[str]) -> None:
   with distributed.session(
       agreed_exit_codes=(interruption.EXIT_INTERRUPTED,)):
     interruption.install()
+    hardware.check_platform()
     _start_logging()
+    train_tokenizer.check(experiment, workdir)
     experiment_lib.rows_per_device(
         experiment, sharding.make_mesh(experiment.mesh))
     with workdir_lib.opened(workdir, config, experiment) as directory:
@@ -64,8 +67,11 @@ def main(argv: Sequence[str]) -> None:
         interruption.check()
         mark = workdir_lib.mark(name, experiment)
         if workdir_lib.is_done(directory, name, mark):
-          logging.info('stage %s: already done', name)
-          continue
+          if all(distributed.gather_objects(not distributed.is_primary() or (
+              workdir_lib.is_whole(directory, name, experiment)))):
+            logging.info('stage %s: already done', name)
+            continue
+          logging.info('stage %s: what it left is damaged', name)
         logging.info('stage %s', name)
         STAGES[name](experiment, directory)
         workdir_lib.mark_done(

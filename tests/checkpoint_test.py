@@ -17,7 +17,6 @@ from meta_cot import checkpoint as command
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 from meta_cot.training import checkpoint
-from meta_cot.training import compatibility
 from meta_cot.training import integrity
 from tests import tiny_state
 
@@ -100,24 +99,9 @@ def test_a_chosen_damaged_step_is_an_error(tmp_path):
 ])
 def test_another_config_is_refused(tmp_path, changes, expected):
   checkpoints = _saved(tmp_path, [1])
-  if 'remat' in expected:
-    with pytest.MonkeyPatch.context() as patch:
-      patch.setattr(compatibility, 'FREE', ('stages',))
-      with pytest.raises(config_lib.UserError, match=expected):
-        tiny_state.restore(checkpoints, config=tiny_state.CONFIG | changes)
-  else:
-    with pytest.raises(config_lib.UserError, match=expected):
-      tiny_state.restore(checkpoints, config=tiny_state.CONFIG | changes)
+  with pytest.raises(config_lib.UserError, match=expected):
+    tiny_state.restore(checkpoints, config=tiny_state.CONFIG | changes)
   assert checkpoints.steps() == [1]
-  checkpoints.close()
-
-
-def test_settings_that_change_nothing_are_free(tmp_path):
-  checkpoints = _saved(tmp_path, [1])
-  changed = dict(
-      model=dict(embed_dim=16, remat='full'), stages=('sft', 'evaluate'),
-      mesh=dict(data=8), checkpoint=dict(max_to_keep=3))
-  assert tiny_state.restore(checkpoints, config=changed) == 1
   checkpoints.close()
 
 

@@ -29,6 +29,8 @@ def get_config(variant=''):
       dict(learning_rate=1e-3, betas=(0.9, 0.99), milestones=(10, 20)))
   config.stages = ('traces', 'sft')
   config.extra = ()
+  config.prompts = ('', )
+  config.pairs = ((1, 2),)
   if variant == 'tiny':
     config.seed = 7
   return config
@@ -85,6 +87,14 @@ def test_reads_config_workdir_and_stages(file):
     ('--config.stages=rl', 'stages', ('rl',)),
     ("--config.stages=('rl', \"sft\")", 'stages', ('rl', 'sft')),
     ('--config.stages=1,2', 'stages', ('1', '2')),
+    ('--config.stages=', 'stages', ()),
+    ('--config.stages=a/b-c,gs://x,01', 'stages', ('a/b-c', 'gs://x', '01')),
+    ("--config.prompts=('a,b',)", 'prompts', ('a,b',)),
+    ("--config.prompts='a, b', c", 'prompts', ('a, b', 'c')),
+    ("--config.prompts=('it\\'s', '(')", 'prompts', ("it's", '(')),
+    ('--config.pairs=((1, 2), (3, 4))', 'pairs', ((1, 2), (3, 4))),
+    ('--config.pairs=(1,2),(3,4)', 'pairs', ((1, 2), (3, 4))),
+    ("--config.extra=('a', (1, 'b,c'))", 'extra', ('a', (1, 'b,c'))),
     ('--config.extra=1,a,None', 'extra', (1, 'a', None)),
 ])
 def test_overrides_take_the_type_of_their_field(file, override, key, value):
@@ -117,6 +127,8 @@ def test_values_may_follow_after_a_space_and_the_last_one_wins(file):
     ('--config.optimizer.learning_rate=nan', ["got 'nan'", 'finite']),
     ('--config.optimizer.betas=(0.5,x)',
      ["config.optimizer.betas[1]: got 'x'", 'finite number']),
+    ('--config.optimizer.betas=inf', ["betas[0]: got 'inf'", 'finite']),
+    ("--config.prompts=('a,b", ["config.prompts: got", "('a,b', 'c')"]),
     ('--config.optimizer=1',
      ['config.optimizer:', 'group', 'config.optimizer.learning_rate']),
     ('--config.seed.x=1', ['config.seed:', 'not a group', "'x'"]),
@@ -165,17 +177,69 @@ def test_missing_workdir_is_named(file):
       command_line.parse([f'--config={file}', *empty])
 
 
+_GET = 'from ml_collections import config_dict\ndef get_config(variant):\n  '
+
+
 @pytest.mark.parametrize('text, words', [
-    ('x = 1\n', 'get_config'),
-    ('def get_config(variant):\n  return {}\n', 'ConfigDict'),
+    ('x = 1\n', ['must define get_config']),
+    ('def get_config(variant):\n  return {}\n', ['ConfigDict']),
     ('def get_config(variant):\n  raise ValueError("no such size")\n',
-     'no such size'),
-    ('def f(:\n', ':1:'),
+     [".py:2, variant 'tiny':", 'no such size']),
+    ('def f(:\n', ['.py:1:', 'SyntaxError']),
+    ('import json\nimport no_such_module\n', ['.py:2,', 'no_such_module']),
+    (_GET + 'return nowhere\n', ['.py:3,', "'nowhere' is not defined"]),
+    (_GET + 'c = config_dict.ConfigDict(dict(n=5))\n  c.n = 5e3\n',
+     ['.py:4,', 'TypeError']),
+    (_GET + 'c = config_dict.ConfigDict(dict(optimizer=dict(rate=1.0)))\n\n'
+     '  c.optimiser.rate = 2.0\n', ['.py:5,', 'optimiser', '"optimizer"']),
+    ('x = 1\ny = "\0"\n', ['.py:2:', 'NUL byte', 'UTF-8']),
+    ('x = 1\n'.encode('utf-16'), ['.py:1:', 'UTF-8']),
+    (b'x = 1\ny = "\xff"\n', ['.py:', 'utf-8']),
+    ('def get_config():\n  pass\n', ["no variants; got 'tiny'"]),
 ])
 def test_files_that_are_no_configs(tmp_path, text, words):
   path = tmp_path / 'wrong.py'
-  path.write_text(text)
-  assert words in _load_error(f'{path}:tiny')
+  path.write_bytes(text.encode() if isinstance(text, str) else text)
+  message = ' '.join(_load_error(f'{path}:tiny').split())
+  assert message.startswith(f'--config: {tmp_path}/wrong.py')
+  for word in words:
+    assert word in message
+  assert 'None' not in message
+
+
+def test_the_last_colon_behind_py_separates_the_variant(file, tmp_path):
+  for folder in ('a:b', 'a.py:b'):
+    (tmp_path / folder).mkdir()
+    copy = tmp_path / folder / 'sums.py'
+    copy.write_text(CONFIG)
+    assert _parse(f'{copy}:tiny').config.seed == 7
+    assert _parse(str(copy)).config.seed == 0
+
+
+def test_a_name_that_is_too_long_is_one_short_line():
+  assert len(_load_error('x' * 5_000 + '.py')) < 200
+
+
+def test_a_config_without_variants_is_run_and_helpers_are_not_offered():
+  base = pathlib.Path(__file__).parents[1] / 'configs' / 'base.py'
+  assert command_line.parse(
+      [f'--config={base}', '--workdir=w']).config.seed == 0
+  message = _load_error('configs/bass.py')
+  assert 'configs/base.py' in message and 'configs/models.py' not in message
+
+
+def test_shipped_configs_are_found_from_anywhere(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  config = command_line.parse(
+      ['--config=configs/countdown.py:tiny', '--workdir=w']).config
+  assert config.seed == 0
+  message = _load_error('configs/countdwn.py:tiny')
+  assert str(tmp_path) in message and 'configs/countdown.py' in message
+  (tmp_path / 'configs').mkdir()
+  (tmp_path / 'configs' / 'countdown.py').write_text(CONFIG)
+  config = command_line.parse(
+      ['--config=configs/countdown.py:tiny', '--workdir=w']).config
+  assert config.seed == 7  # the nearer one
 
 
 def test_other_extensions_are_refused(tmp_path):

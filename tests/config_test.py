@@ -13,13 +13,15 @@ from meta_cot.settings import config as config_lib
 class Inner:
   rule: str = config_lib.setting(choices=('adamw', 'sgd'))
   betas: tuple[float, ...] = config_lib.setting(low=0.0, high=1.0)
+  names: tuple[str, ...] = config_lib.setting(
+      min_items=1, is_unique=True, is_free=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Outer:
   num_steps: int = config_lib.setting(low=1)
   rate: float = config_lib.setting(above=0.0, high=1.0)
-  is_fast: bool = config_lib.setting()
+  is_fast: bool = config_lib.setting(is_free=True)
   limit: int | None = config_lib.setting(low=1)
   inner: Inner = config_lib.setting()
 
@@ -31,7 +33,7 @@ class Outer:
 
 
 def _values(**changes) -> config_dict.ConfigDict:
-  inner = {'rule': 'sgd', 'betas': (0.5, 1.0)}
+  inner = {'rule': 'sgd', 'betas': (0.5, 1.0), 'names': ('a', 'b')}
   values = {
       'num_steps': 5, 'rate': 0.1, 'is_fast': True, 'limit': None,
       'inner': inner}
@@ -45,7 +47,7 @@ def test_parse_builds_nested_settings():
   got = config_lib.parse(Outer, _values(rate=1, inner__betas=[0, 1]))
   assert got == Outer(
       num_steps=5, rate=1.0, is_fast=True, limit=None,
-      inner=Inner(rule='sgd', betas=(0.0, 1.0)))
+      inner=Inner(rule='sgd', betas=(0.0, 1.0), names=('a', 'b')))
   assert type(got.rate) is float
   assert type(got.inner.betas[0]) is float
   assert hash(got) == hash(config_lib.parse(
@@ -68,6 +70,12 @@ def test_optional_fields_take_none(value):
     ({'rate': 0.0}, ['config.rate: got 0.0', 'greater than 0.0']),
     ({'rate': 2}, ['config.rate: got 2.0', 'at most 1.0']),
     ({'rate': float('nan')}, ['config.rate: got nan', 'must be']),
+    ({'rate': float('inf')}, ['config.rate: got inf', 'finite']),
+    ({'inner__betas': (float('-inf'),)},
+     ['config.inner.betas[0]: got -inf', 'finite']),
+    ({'inner__names': ()}, ['config.inner.names: got ()', 'at least 1']),
+    ({'inner__names': ('a', 'b', 'a')},
+     ["config.inner.names[2]: got 'a' a second time"]),
     ({'is_fast': 1}, ['config.is_fast: got 1 (int)', 'bool']),
     ({'limit': 0}, ['config.limit: got 0', 'at least 1']),
     ({'limit': 'x'}, ["config.limit: got 'x' (str)", 'int']),
@@ -103,3 +111,46 @@ def test_path_names_the_group():
 
 def test_config_errors_are_value_errors():
   assert issubclass(config_lib.ConfigError, ValueError)
+
+
+def test_free_settings_are_left_out():
+  settings = config_lib.parse(Outer, _values())
+  assert config_lib.bound(settings) == {
+      'num_steps': 5, 'rate': 0.1, 'limit': None,
+      'inner': {'rule': 'sgd', 'betas': (0.5, 1.0)}}
+  old, new = _values().to_dict(), _values(
+      is_fast=False, inner__names=('c',), inner__rule='adamw').to_dict()
+  assert config_lib.differences(old, new, where='there', cls=Outer) == [
+      "config.inner.rule: 'sgd' there, 'adamw' now"]
+  assert len(config_lib.differences(old, new, where='there')) == 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Maze:
+  width: int = config_lib.setting(low=1)
+  num_threads: int = config_lib.setting(is_free=True)
+
+
+KINDS = {'maze': Maze, 'inner': Inner}
+
+
+def test_a_group_is_chosen_by_its_kind():
+  maze = {'kind': 'maze', 'width': 3, 'num_threads': 1}
+  parsed = config_lib.parse_kind(KINDS, config_dict.ConfigDict(maze))
+  assert parsed == Maze(width=3, num_threads=1)
+  assert config_lib.bound(parsed) == {'width': 3}
+
+
+@pytest.mark.parametrize('task, words', [
+    ({'width': 3}, ['config.task.kind: missing', 'maze, inner']),
+    ({'kind': 'mase'}, ["config.task.kind: got 'mase'", "did you mean 'maze'"]),
+    ({'kind': 3}, ['config.task.kind: got 3', 'maze, inner']),
+    ({'kind': 'maze', 'width': 0, 'num_threads': 1}, ['config.task.width']),
+    ({'kind': 'maze', 'rule': 'sgd'}, ['config.task.rule: no such key']),
+    (3, ['config.task: got 3', 'group of settings']),
+])
+def test_a_wrong_kind_is_one_line(task, words):
+  with pytest.raises(config_lib.ConfigError) as error:
+    config_lib.parse_kind(KINDS, task, 'config.task')
+  for word in words:
+    assert word in str(error.value)

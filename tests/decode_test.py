@@ -268,3 +268,21 @@ def test_a_second_call_does_not_compile():
   config, params = make_model.__wrapped__()  # an equal config, another object
   run(config, params, prompts_BxP + 0, lengths_B + 0, jax.random.key(1))
   assert generate._cache_size() == entries
+
+
+@pytest.mark.parametrize('settings', [
+    dict(temperature=0.0), dict(temperature=1.0),
+    dict(temperature=0.7, top_k=3), dict(temperature=1.0, top_p=0.9),
+    dict(temperature=1.0, top_k=5, top_p=0.5)])
+@pytest.mark.parametrize('vocab_size', [2, 11, 16, 37])
+def test_without_a_distribution_the_log_prob_is_nan(settings, vocab_size):
+  finite_V = np.linspace(-2, 2, vocab_size, dtype=np.float32)
+  one_nan_VxV = np.where(np.eye(vocab_size), np.nan, finite_V)
+  logits_BxV = jnp.asarray(np.stack([
+      np.full(vocab_size, -np.inf), np.full(vocab_size, np.nan),
+      *one_nan_VxV, finite_V]), jnp.float32)
+  tokens_B, log_probs_B = decode.sample(
+      logits_BxV, jax.random.split(jax.random.key(0), len(logits_BxV)),
+      decode.Sampling(**settings))
+  assert np.all((tokens_B >= 0) & (tokens_B < vocab_size))
+  assert np.isnan(log_probs_B[:-1]).all() and np.isfinite(log_probs_B[-1])

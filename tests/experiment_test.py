@@ -37,6 +37,13 @@ def test_unknown_variant_lists_the_choices():
     ({'train.batch_size': 9, 'train.num_accumulation': 2},
      'config.train.batch_size: got 9; must be divisible'),
     ({'stages': ('sft', 'evaluat')}, "config.stages.1.: got 'evaluat'"),
+    ({'stages': ()}, r'config.stages: got \(\); must have at least 1'),
+    ({'arms': ()}, r'config.arms: got \(\); must have at least 1'),
+    ({'arms': ('traces', 'traces')}, r"config.arms.1.: got 'traces' a second"),
+    ({'search.strategies': ('mcts', 'mcts')}, 'config.search.strategies.1.:'),
+    ({'rl.objectives': ('rl2', 'rl2')}, 'config.rl.objectives.1.:'),
+    ({'rl.seeds': (3, 3)}, 'config.rl.seeds.1.: got 3 a second time'),
+    ({'optimizer.learning_rate': float('inf')}, 'must be a finite number'),
     ({'optimizer.b1': 1.5}, 'config.optimizer.b1: got 1.5; must be at most'),
     ({'task.kind': 'chess'}, "task.kind: got 'chess'; must be one of"),
     ({'task.kind': 'game24'}, 'config.task.enumerate_all: no such key'),
@@ -60,3 +67,37 @@ def test_batch_must_divide_over_the_devices():
   mesh = sharding.make_mesh(parsed.mesh)
   with pytest.raises(config_lib.ConfigError, match='divisible by 8 = 8 data'):
     experiment.rows_per_device(parsed, mesh)
+
+
+@pytest.mark.parametrize('changes', [
+    {'stages': ('sft',), 'arms': ('traces',), 'mesh.data': 2},
+    {'checkpoint.save_every_steps': 7, 'evaluation.temperature': 0.5},
+    {'train.log_every_steps': 7, 'train.eval_every_steps': 7,
+     'train.num_eval_batches': 1, 'train.profile_steps': (1, 2)},
+    {'train.num_accumulation': 2, 'train.num_loss_chunks': 2},
+    {'model.remat': 'full', 'model.layer_loop': 'scan',
+     'model.attention': 'dense', 'traces.num_processes': 7},
+    {'search.num_slots': 7, 'rl.num_iterations': 7},
+])
+def test_settings_that_change_nothing_are_free(changes):
+  config = base.get_config()
+  before = config.to_dict()
+  config.update_from_flattened_dict(changes)
+  assert config_lib.bound(experiment.parse(config)) == config_lib.bound(
+      experiment.parse(before))
+  differences = lambda **free: config_lib.differences(
+      before, config.to_dict(), where='there', **free)
+  assert len(differences()) == len(changes)
+  assert differences(cls=experiment.Experiment) == []
+
+
+@pytest.mark.parametrize('key, value', [
+    ('train.num_tokens', 7), ('train.batch_size', 16), ('seed', 7),
+    ('tokenizer.path', 'x'), ('model.num_layers', 1)])
+def test_other_settings_are_bound(key, value):
+  config = base.get_config()
+  before = config.to_dict()
+  config.update_from_flattened_dict({key: value})
+  assert [line.split(':')[0] for line in config_lib.differences(
+      before, config.to_dict(), where='there', cls=experiment.Experiment,
+  )] == [f'config.{key}']

@@ -29,9 +29,9 @@ time.sleep(60)
 '''
 
 
-def _start(mode):
+def _start(mode, program=PROGRAM):
   process = subprocess.Popen(
-      [sys.executable, '-c', PROGRAM, mode], cwd=ROOT, text=True,
+      [sys.executable, '-c', program, mode], cwd=ROOT, text=True,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE,
       env=os.environ | {'JAX_PLATFORMS': 'cpu'})
   assert process.stdout.readline() == 'ready\n'
@@ -39,7 +39,8 @@ def _start(mode):
   return process
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    'number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_with_the_documented_code(number):
   process = _start('plain')
   process.send_signal(number)
@@ -47,6 +48,16 @@ def test_a_signal_ends_with_the_documented_code(number):
   assert process.returncode == interruption.EXIT_INTERRUPTED == 75
   assert output == ''
   assert number.name in error and 'Traceback' not in error
+
+
+def test_under_nohup_a_lost_connection_is_ignored():
+  program = f'import signal; signal.signal(1, signal.SIG_IGN){PROGRAM}'
+  process = _start('deferred', program)
+  process.send_signal(signal.SIGHUP)
+  assert process.stdout.readline() == 'finished\n'
+  assert process.poll() is None
+  process.kill()
+  process.communicate()
 
 
 def test_a_deferred_signal_waits_for_the_end_of_the_block():

@@ -198,6 +198,23 @@ def test_values_that_are_no_numbers_are_tried_last():
       tree.expansion_order[:, 1:4], [[-1, -1, 1]] * B)
 
 
+@pytest.mark.parametrize('rule', ['uct', 'puct', 'gumbel'])
+def test_a_child_without_a_value_is_never_preferred(rule):
+  for bad in (np.nan, -np.inf):
+    world = dict(WORLD, is_terminal=np.zeros_like(WORLD['is_terminal']),
+                 is_valid=np.ones_like(WORLD['is_valid']))
+    world['children'] = np.broadcast_to(
+        np.array([1, 2, 3], np.int32), WORLD['children'].shape)
+    world['value'] = np.full_like(WORLD['value'], 0.5)
+    world['value'][:, 1] = bad
+    strategy = Mcts(20, A, 2, rule)
+    tree = run(strategy, reference.roots(world), world).tree
+    is_bad_BxN = ~np.isfinite(tree.values) & np.asarray(tree.is_valid)
+    assert is_bad_BxN.any() and not np.any(tree.is_expanded & is_bad_BxN)
+    assert np.isfinite(tree.q_values[~is_bad_BxN]).all()
+    assert np.all(tree.q_values[:, 0] == 0.5)
+
+
 def test_improbable_children_do_no_harm():
   world = dict(WORLD, log_prob=np.full_like(WORLD['log_prob'], -np.inf))
   for rule in ('puct', 'gumbel'):

@@ -2,7 +2,8 @@
 """Text <-> token ids."""
 
 from data_pipelines.tokenizers.base import Tokenizer
-from data_pipelines.tokenizers.factory import is_in
+from data_pipelines.tokenizers.factory import check
+from data_pipelines.tokenizers.factory import is_whole
 from data_pipelines.tokenizers.factory import KINDS
 from data_pipelines.tokenizers.factory import load
 from data_pipelines.tokenizers.factory import make
@@ -10,4 +11,5 @@ from data_pipelines.tokenizers.factory import parse
 from data_pipelines.tokenizers.factory import placeholder
 
 __all__ = [
-    'KINDS', 'Tokenizer', 'is_in', 'load', 'make', 'parse', 'placeholder']
+    'KINDS', 'Tokenizer', 'check', 'is_whole', 'load', 'make', 'parse',
+    'placeholder']

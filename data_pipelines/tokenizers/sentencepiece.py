@@ -48,6 +48,11 @@ class Settings:
   number_tokens: int | None = config_lib.setting(low=9, high=9999)
   path: str | None = config_lib.setting()  # reuse this model; None: train one
 
+  def __post_init__(self):
+    if self.path == '':
+      raise config_lib.ConfigError(
+          "path: got ''; must be a tokenizer.model to reuse, or None.")
+
 
 def make(settings: Settings, texts: Iterable[str]) -> 'Tokenizer':
   """Trains a tokenizer on the texts, or reads the one to reuse.
@@ -58,6 +63,20 @@ def make(settings: Settings, texts: Iterable[str]) -> 'Tokenizer':
   if settings.path is not None:
     return _read(files.path(settings.path))
   return train(texts, settings.vocab_size, settings.number_tokens)
+
+
+def check(settings: Settings) -> int | None:
+  """Makes sure that the model to reuse is there; returns its tokens.
+
+  Raises:
+    UserError: there is none, or it is no sentencepiece model.
+  """
+  if settings.path is None:
+    return None
+  if files.size(files.path(settings.path)) is None:
+    raise config_lib.UserError(
+        f'config.tokenizer.path: got {settings.path!r}; there is no such file.')
+  return _read(files.path(settings.path)).vocab_size
 
 
 def placeholder(settings: Settings) -> '_Placeholder':
@@ -140,7 +159,7 @@ class Tokenizer:
     except RuntimeError as e:
       raise ValueError(
           f'tokenizer model ({len(model_proto)} bytes) is not a sentencepiece '
-          'model; train it again.') from e
+          'model; delete the file and run the stage train_tokenizer.') from e
     self._proto = model_proto
     self.fingerprint = hashlib.sha256(model_proto).hexdigest()
     ids = {name: self._processor.piece_to_id(name) for name in CONTROL_TOKENS}

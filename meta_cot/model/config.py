@@ -53,10 +53,11 @@ class ModelConfig:
   logit_softcap: float | None = _setting(above=0)
   value_head: str = _setting(choices=('shared', 'none'))  # shared: same trunk
   # Execution: the same parameters and numbers, another program.
-  layer_loop: str = _setting(choices=('scan', 'unroll'))
+  layer_loop: str = _setting(choices=('scan', 'unroll'), is_free=True)
   remat: str = _setting(
-      choices=('none', 'dots', 'outputs', 'full', 'attention'))
-  attention: str = _setting(choices=('auto', 'dense', 'splash', 'cudnn'))
+      choices=('none', 'dots', 'outputs', 'full', 'attention'), is_free=True)
+  attention: str = _setting(
+      choices=('auto', 'dense', 'splash', 'cudnn'), is_free=True)
   compute_dtype: str = _setting(choices=('auto', 'float32', 'bfloat16'))
   param_dtype: str = _setting(choices=('float32', 'bfloat16'))
 

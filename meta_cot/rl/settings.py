@@ -20,7 +20,7 @@ class QuestionsConfig:
 
   num_questions: int = config_lib.setting(low=1)
   num_samples: int = config_lib.setting(low=1)
-  num_slots: int = config_lib.setting(low=1)
+  num_slots: int = config_lib.setting(is_free=True, low=1)
   min_success: float = config_lib.setting(low=0.0, high=1.0)
   max_success: float = config_lib.setting(low=0.0, high=1.0)
   rest: int = config_lib.setting(low=0)
@@ -81,8 +81,8 @@ class UpdatesConfig:
 
   num_epochs: int = config_lib.setting(low=1)
   num_minibatches: int = config_lib.setting(low=1)
-  num_accumulation: int = config_lib.setting(low=1)
-  num_loss_chunks: int = config_lib.setting(low=1)
+  num_accumulation: int = config_lib.setting(is_free=True, low=1)
+  num_loss_chunks: int = config_lib.setting(is_free=True, low=1)
 
   @property
   def per_iteration(self) -> int:
@@ -95,13 +95,14 @@ class RlConfig:
 
   start: str = config_lib.setting()  # the arm whose checkpoint is tuned
   objectives: tuple[str, ...] = config_lib.setting(
-      choices=objective_lib.OBJECTIVES)
-  seeds: tuple[int, ...] = config_lib.setting(low=0)
+      choices=objective_lib.OBJECTIVES, min_items=1, is_unique=True)
+  seeds: tuple[int, ...] = config_lib.setting(
+      low=0, min_items=1, is_unique=True)
   num_iterations: int = config_lib.setting(low=1)
-  eval_every: int = config_lib.setting(low=1)
-  num_eval_problems: int = config_lib.setting(low=1)
-  num_eval_samples: int = config_lib.setting(low=1)
-  save_every: int = config_lib.setting(low=1)
+  eval_every: int = config_lib.setting(is_free=True, low=1)
+  num_eval_problems: int = config_lib.setting(is_free=True, low=1)
+  num_eval_samples: int = config_lib.setting(is_free=True, low=1)
+  save_every: int = config_lib.setting(is_free=True, low=1)
   questions: QuestionsConfig
   episodes: EpisodesConfig
   credit: credit.CreditConfig

@@ -6,6 +6,8 @@ temporary name, synced, then renamed. An object in a bucket appears whole when
 its upload ends, so it is written under its own name.
 """
 
+from collections.abc import Iterator
+import contextlib
 import fnmatch
 import hashlib
 import importlib.util
@@ -39,10 +41,14 @@ def path(value: Path) -> epath.Path:
   """The file or folder `value` names; absolute where it is local.
 
   Raises:
-    UserError: a bucket, but the package that reads buckets is not installed.
+    UserError: a bucket, but the package that reads buckets is not installed;
+      another scheme; or `~` of a user without a home.
     ValueError: a bucket's name that went through pathlib and lost a slash.
   """
-  name = os.fspath(value)
+  name = os.path.expanduser(os.fspath(value).removeprefix('file://'))
+  if name.startswith('~'):
+    raise config_lib.UserError(
+        f'{name}: there is no such user; write ./~... for a folder.')
   if not is_remote(name):
     if re.match(r'[a-z0-9]+:/\w', name):
       raise ValueError(
@@ -52,12 +58,16 @@ def path(value: Path) -> epath.Path:
   if name.startswith('gs://') and not importlib.util.find_spec('gcsfs'):
     raise config_lib.UserError(
         f"{name}: needs the package gcsfs; pip install 'meta-cot[gcs]'.")
+  if not name.startswith('gs://'):
+    raise config_lib.UserError(
+        f'{name}: must be a local path, file:///PATH or gs://BUCKET/PATH.')
   return epath.Path(name)
 
 
 def is_remote(value: Path) -> bool:
   """Whether this names an object in a bucket."""
-  return '://' in os.fspath(value)
+  name = os.fspath(value)
+  return '://' in name and not name.startswith('file://')
 
 
 def errors() -> tuple[type[Exception], ...]:
@@ -80,13 +90,24 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     return
   temporary = scratch(path)
   try:
-    with open(temporary, 'wb') as f:
+    with naming(path), open(temporary, 'wb') as f:
       f.write(data)
       f.flush()
       os.fsync(f.fileno())
     commit(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+  """Gives an OSError of writing to an open file the name that it lacks."""
+  try:
+    yield
+  except OSError as e:
+    if e.filename is None:
+      e.filename = os.fspath(path)
+    raise
 
 
 def commit(temporary: Path, path: Path) -> None:
@@ -110,9 +131,13 @@ def read_json(path: Path) -> Any:
   Raises:
     UserError: not JSON; names the file and the line.
   """
-  text = epath.Path(path).read_text()
+  data = epath.Path(path).read_bytes()
   try:
-    return json.loads(text)
+    return json.loads(data.decode())
+  except UnicodeDecodeError as e:
+    raise config_lib.UserError(
+        f'{path}: not valid UTF-8 at byte {e.start}; delete the file and rerun '
+        'the command that wrote it.') from e
   except json.JSONDecodeError as e:
     raise config_lib.UserError(
         f'{path}:{e.lineno}: not valid JSON ({e.msg}); delete the file and '
@@ -253,8 +278,9 @@ class Appender:
   def append(self, data: bytes) -> None:
     """Adds `data` at the end."""
     if self._file is not None:
-      self._file.write(data)
-      self._file.flush()
+      with naming(self._path):
+        self._file.write(data)
+        self._file.flush()
       return
     self._data += data
     self._is_changed = True
@@ -264,7 +290,8 @@ class Appender:
   def sync(self) -> None:
     """Makes durable what was added so far."""
     if self._file is not None:
-      os.fsync(self._file.fileno())
+      with naming(self._path):
+        os.fsync(self._file.fileno())
     elif self._is_changed:
       write_atomic(self._path, bytes(self._data))
       self._is_changed, self._written = False, time.monotonic()

@@ -7,6 +7,12 @@ sparsity). A device is what JAX shows: one chip, also on v5p ("megacore").
 """
 
 import dataclasses
+import importlib.util
+import os
+
+import jax
+
+from meta_cot.settings import config as config_lib
 
 GIB = 2 ** 30
 
@@ -65,3 +71,24 @@ def links_per_chip(chip: Chip, shape: tuple[int, ...]) -> float:
   return sum(
       2.0 if is_ring else 2.0 * (d - 1) / d
       for d, is_ring in zip(shape, closed))
+
+
+def check_platform() -> None:
+  """Starts the devices that JAX_PLATFORMS asks for.
+
+  Raises:
+    UserError: there are none, or what JAX needs for them is not installed.
+  """
+  try:
+    jax.devices()
+  except (AssertionError, RuntimeError) as e:
+    has = lambda name: importlib.util.find_spec(name) is not None
+    there = ['cpu'] + ['tpu'] * has('libtpu') + ['cuda'] * (
+        has('jax_plugins') and any(
+            has(f'jax_plugins.xla_cuda{n}') for n in (12, 13)))
+    words = ' '.join(str(e).split()).rstrip('.')
+    raise config_lib.UserError(
+        f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}: no such devices '
+        f'here{f" ({words})" if words else ""}; installed: {", ".join(there)}; '
+        "pip install 'meta-cot[gpu]' brings cuda, 'meta-cot[tpu]' brings tpu."
+    ) from e

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGTERM and SIGINT: save, leave with a code of its own, be started again.
+"""SIGTERM, SIGINT, SIGHUP: save, leave with a code of its own, start again.
 
 The first signal ends the process with exit code 75. A training loop runs in
 `deferred()`: it is told by `Stop` instead, finishes its step, saves, and then
@@ -33,8 +33,14 @@ class Interrupted(SystemExit):
 
 
 def install() -> None:
-  """Starts to handle both signals; call it after jax.distributed starts."""
-  for number in (signal.SIGTERM, signal.SIGINT):
+  """Starts to handle the signals; call it after jax.distributed starts.
+
+  SIGHUP comes of a lost connection; under nohup it stays ignored.
+  """
+  numbers = [signal.SIGTERM, signal.SIGINT]
+  if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+    numbers.append(signal.SIGHUP)
+  for number in numbers:
     signal.signal(number, _on_signal)
 
 

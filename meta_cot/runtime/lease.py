@@ -87,7 +87,8 @@ def check_writable(workdir: files.Path, num_bytes: int = 0) -> None:
       probe.unlink()
       return
     folder = pathlib.Path(folder)
-    _create(folder, is_relative=not os.path.isabs(workdir))
+    _create(folder, is_relative=not os.fspath(workdir).startswith(
+        ('/', '~', 'file:')))
     _write_probe(folder)
     free = shutil.disk_usage(folder).free
   except files.errors() as e:

@@ -82,7 +82,7 @@ def root_scores(
     num_simulations: int, settings: Settings,
 ) -> jax.Array:
   """Noise + log-prob + completed Q of those whose turn it is, [A]."""
-  branching = len(noise_A)
+  choice, branching = _usable(choice), len(noise_A)
   # The simulation that expands the root visits none of its children.
   plans = np.zeros((2, branching + 1, num_simulations), np.int32)
   for has_root in (0, 1):
@@ -103,16 +103,19 @@ def final_scores(
     choice: selection.Choice, noise_A: jax.Array, settings: Settings
 ) -> jax.Array:
   """Noise + log-prob + completed Q of the most visited children, [A]."""
+  choice = _usable(choice)
   most = jnp.max(choice.visits, where=choice.is_valid, initial=0.0)
   return _among(choice, choice.visits == most, noise_A, settings)
 
 
 def inner_scores(choice: selection.Choice, settings: Settings) -> jax.Array:
   """How much the improved policy exceeds the share of visits, [A]."""
+  choice = _usable(choice)
   improved_A = selection.priors(choice.replace(
       log_probs=selection.logits(choice) + completed_q(choice, settings)))
   total = jnp.sum(choice.visits, where=choice.is_valid)
-  return improved_A - choice.visits / (1.0 + total)
+  return jnp.where(
+      choice.is_valid, improved_A - choice.visits / (1.0 + total), -jnp.inf)
 
 
 def completed_q(choice: selection.Choice, settings: Settings) -> jax.Array:
@@ -140,6 +143,13 @@ def completed_q(choice: selection.Choice, settings: Settings) -> jax.Array:
   return jnp.where(
       is_flat, 0.0,
       scale * (completed_A - low) / jnp.where(is_flat, 1.0, high - low))
+
+
+def _usable(choice: selection.Choice) -> selection.Choice:
+  """Without the children whose value is NaN or -inf, if there are others."""
+  is_usable_A = choice.is_valid & (choice.q_values > -jnp.inf)
+  return choice.replace(is_valid=jnp.where(
+      jnp.any(is_usable_A), is_usable_A, choice.is_valid))
 
 
 def _among(choice, is_meant_A, noise_A, settings) -> jax.Array:

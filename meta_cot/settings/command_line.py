@@ -57,7 +57,7 @@ def parse(
     for name in chosen if stages is not None else ():
       if name not in stages:
         raise config_lib.ConfigError(
-            f'--stages: got {name!r}; {config_file.choices(name, stages)}.')
+            f'--stages: got {name!r}; {config_lib.nearest(name, stages)}.')
   return Arguments(config, workdir, chosen)
 
 

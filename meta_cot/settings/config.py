@@ -7,9 +7,10 @@ wrong keys, types and values with one line that names the field, what was
 received and what is allowed.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from typing import Any
@@ -29,17 +30,25 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
+    min_items: int = 0,
+    is_unique: bool = False,
+    is_free: bool = False,
 ) -> Any:
-  """A dataclass field with its allowed values (bounds are inclusive).
+  """Declares a field with its allowed values (bounds are inclusive).
 
   Args:
     choices: the only values allowed.
     low: smallest value.
     high: largest value.
     above: exclusive lower bound.
+    min_items: of a tuple.
+    is_unique: no item of a tuple may stand there twice.
+    is_free: it does not change what is made, only how fast or how often one
+      looks: it may differ between two commands on one workdir.
   """
-  limits = dict(choices=choices, low=low, high=high, above=above)
-  return dataclasses.field(metadata=limits)
+  return dataclasses.field(metadata=dict(
+      choices=choices, low=low, high=high, above=above, min_items=min_items,
+      is_unique=is_unique, is_free=is_free))
 
 
 def group(read: Callable[[Mapping[str, Any], str], Any]) -> Any:
@@ -64,8 +73,7 @@ def parse(cls: type, values: Mapping[str, Any], path: str = 'config') -> Any:
   Raises:
     ConfigError: unknown or missing key, wrong type, value out of range.
   """
-  if not hasattr(values, 'keys'):
-    raise ConfigError(f'{path}: got {values!r}; must be a group of settings.')
+  _check_group(values, path)
   fields = {f.name: f for f in dataclasses.fields(cls)}
   hints = typing.get_type_hints(cls)
   for key in values:
@@ -88,6 +96,37 @@ def parse(cls: type, values: Mapping[str, Any], path: str = 'config') -> Any:
     raise ConfigError(f'{path}.{e}') from None
 
 
+def parse_kind(
+    kinds: Mapping[str, type], values: Mapping[str, Any], path: str = 'config'
+) -> Any:
+  """Builds the settings dataclass that `values['kind']` names.
+
+  Args:
+    kinds: the dataclasses there are.
+    values: `kind`, and one entry per field of that dataclass.
+    path: dotted name of this group, for messages.
+
+  Raises:
+    ConfigError: no kind, an unknown one, or as `parse`.
+  """
+  _check_group(values, path)
+  if 'kind' not in values:
+    raise ConfigError(
+        f'{path}.kind: missing; must be one of {", ".join(kinds)}.')
+  kind = values['kind']
+  if kind not in kinds:
+    raise ConfigError(f'{path}.kind: got {kind!r}; {nearest(kind, kinds)}.')
+  rest = {key: values[key] for key in values if key != 'kind'}
+  return parse(kinds[kind], rest, path)
+
+
+def nearest(received: Any, allowed: Sequence[str]) -> str:
+  """Words for what is allowed, with the nearest to what was received."""
+  near = difflib.get_close_matches(str(received), allowed, n=1, cutoff=0.5)
+  words = f'must be one of {", ".join(allowed)}'
+  return f'did you mean {near[0]!r}? It {words}' if near else words
+
+
 def unknown_key(path: str, key: str, known: tuple[str, ...]) -> str:
   """One line for a key that does not exist, with the nearest one that does."""
   near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
@@ -96,18 +135,37 @@ def unknown_key(path: str, key: str, known: tuple[str, ...]) -> str:
   return f'{path}.{key}: no such key; {hint}'
 
 
+def bound(settings: Any) -> dict[str, Any]:
+  """Returns the settings that are not free, as nested dicts.
+
+  Args:
+    settings: a settings dataclass.
+  """
+  values = {}
+  for field in dataclasses.fields(settings):
+    value = getattr(settings, field.name)
+    if field.metadata.get('is_free'):
+      continue
+    if dataclasses.is_dataclass(value):
+      values[field.name] = bound(value)
+    else:
+      values[field.name] = value
+  return values
+
+
 def differences(
-    theirs: Mapping[str, Any], mine: Mapping[str, Any], *,
-    free: tuple[str, ...], where: str,
+    theirs: Mapping[str, Any], mine: Mapping[str, Any], *, where: str,
+    cls: type | None = None,
 ) -> list[str]:
-  """What two sets of settings differ in, a few words for each field.
+  """Lists what two sets of settings differ in, a few words for each field.
 
   Args:
     theirs: nested settings that were there before.
     mine: nested settings of now; tuples equal lists.
-    free: dotted names of fields and groups that may differ.
     where: words for where `theirs` were found, such as 'there'.
+    cls: the dataclass of both; its free fields may differ.
   """
+  free = tuple(_free(cls)) if cls else ()
   theirs, mine = _flat(theirs), _flat(mine)
   shown = lambda values, key: repr(values[key]) if key in values else 'not set'
   is_free = lambda key: any(
@@ -116,6 +174,21 @@ def differences(
       f'config.{key}: {shown(theirs, key)} {where}, {shown(mine, key)} now'
       for key in sorted(theirs.keys() | mine.keys())
       if not is_free(key) and shown(theirs, key) != shown(mine, key)]
+
+
+def _free(cls: type, prefix: str = '') -> Iterator[str]:
+  """Dotted names of the free fields; a group's name stands for all of it."""
+  hints = typing.get_type_hints(cls)
+  for field in dataclasses.fields(cls):
+    if field.metadata.get('is_free'):
+      yield f'{prefix}{field.name}'
+    elif dataclasses.is_dataclass(hints[field.name]):
+      yield from _free(hints[field.name], f'{prefix}{field.name}.')
+
+
+def _check_group(values: Any, path: str) -> None:
+  if not hasattr(values, 'keys'):
+    raise ConfigError(f'{path}: got {values!r}; must be a group of settings.')
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -141,14 +214,18 @@ def _checked(name: str, value: Any, hint: Any, limits: Mapping) -> Any:
     if not isinstance(value, (tuple, list)):
       raise ConfigError(
           f'{name}: got {value!r}; must be a tuple of {item.__name__}.')
-    return tuple(
+    items = tuple(
         _checked(f'{name}[{i}]', v, item, limits) for i, v in enumerate(value))
+    _check_items(name, items, limits)
+    return items
   if kind is float and type(value) is int:
     value = float(value)
   if type(value) is not kind:
     raise ConfigError(
         f'{name}: got {value!r} ({type(value).__name__}); '
         f'must be {kind.__name__}.')
+  if kind is float and not math.isfinite(value):
+    raise ConfigError(f'{name}: got {value!r}; must be a finite number.')
   if limits.get('choices') is not None and value not in limits['choices']:
     allowed = ', '.join(repr(c) for c in limits['choices'])
     raise ConfigError(f'{name}: got {value!r}; must be one of {allowed}.')
@@ -160,3 +237,14 @@ def _checked(name: str, value: Any, hint: Any, limits: Mapping) -> Any:
     if limit is not None and not holds(value, limit):
       raise ConfigError(f'{name}: got {value!r}; must be {words} {limit!r}.')
   return value
+
+
+def _check_items(name: str, items: tuple, limits: Mapping) -> None:
+  """Raises ConfigError for too few items, or one that is there twice."""
+  if len(items) < limits.get('min_items', 0):
+    raise ConfigError(
+        f'{name}: got {items!r}; must have at least {limits["min_items"]}.')
+  for i, item in enumerate(items) if limits.get('is_unique') else ():
+    if item in items[:i]:
+      raise ConfigError(
+          f'{name}[{i}]: got {item!r} a second time; must be there once.')

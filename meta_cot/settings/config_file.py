@@ -10,20 +10,30 @@ The syntax is that of ml_collections' config flags:
   --config.data.limit=None
 
 An override is read as the type that its field has in the loaded config. A
-config file that lists `VARIANTS` has its variants checked and suggested.
+config file that lists `VARIANTS` has its variants checked and suggested. A
+relative path is looked up in the current directory, then beside the installed
+package, which brings `configs/`.
 """
 
+import ast
 from collections.abc import Sequence
-import difflib
 import importlib.util
+import inspect
 import math
 import pathlib
+import re
+import traceback
 from typing import Any, NamedTuple
 
 from ml_collections import config_dict
 
 from meta_cot.settings import config as config_lib
 
+ROOT = pathlib.Path(__file__).parents[2]  # has configs/
+# What running a config file can raise.
+_FILE_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError,
+    NameError, OSError, RuntimeError, SyntaxError, TypeError, ValueError)
 _BOOLEANS = {
     'true': True, '1': True, 'yes': True,
     'false': False, '0': False, 'no': False}
@@ -51,21 +61,27 @@ def load(
   Raises:
     ConfigError: no such file or variant, not a config file, wrong override.
   """
-  file, _, variant = spec.partition(':')
-  path = pathlib.Path(file)
-  if not path.is_file():
-    raise config_lib.ConfigError(_no_such_file(path))
-  config = _build(path, variant)
+  # The last colon behind .py; a folder's name may have one too.
+  match = re.fullmatch(r'(.*\.py)(?::(.*))?', spec, re.DOTALL)
+  file, variant = match.groups('') if match else (spec, '')
+  config = _build(_find(file), variant)
   for override in overrides:
     _apply(config, override)
   return config.lock()
 
 
-def choices(received: str, allowed: Sequence[str]) -> str:
-  """Words for what is allowed, with the nearest to what was received."""
-  near = difflib.get_close_matches(received, allowed, n=1, cutoff=0.5)
-  words = f'must be one of {", ".join(allowed)}'
-  return f'did you mean {near[0]!r}? It {words}' if near else words
+def _find(file: str) -> pathlib.Path:
+  """The file of that name, in one of the places where it may lie."""
+  path = pathlib.Path(file).expanduser()
+  places = [path] if path.is_absolute() else [path, ROOT / path]
+  for place in places:
+    try:
+      if place.is_file():
+        return place
+    except OSError as e:  # such as a name that is too long
+      raise config_lib.ConfigError(
+          f'--config: {file[:60]!r}...: {e.strerror}.') from e
+  raise config_lib.ConfigError(_no_such_file(path, places))
 
 
 def _build(path: pathlib.Path, variant: str) -> config_dict.ConfigDict:
@@ -76,29 +92,52 @@ def _build(path: pathlib.Path, variant: str) -> config_dict.ConfigDict:
     raise config_lib.ConfigError(f'--config: {path} must be a .py file.')
   module = importlib.util.module_from_spec(module_spec)
   try:
+    if b'\0' in (text := path.read_bytes()):
+      line = text.partition(b'\0')[0].count(b'\n') + 1
+      raise config_lib.ConfigError(
+          f'--config: {path}:{line}: has a NUL byte; save it as UTF-8.')
     module_spec.loader.exec_module(module)
-  except SyntaxError as e:
+    make = module.__dict__.get('get_config')
+    if not callable(make):
+      raise config_lib.ConfigError(
+          f'--config: {path} must define get_config(variant).')
+    _check_variant(path, variant, module.__dict__.get('VARIANTS'), make)
+    config = make(variant) if inspect.signature(make).parameters else make()
+  except config_lib.ConfigError:
+    raise
+  except _FILE_ERRORS as e:
+    raise config_lib.ConfigError(_error_in(path, variant, e)) from e
+  if not isinstance(config, config_dict.ConfigDict):
     raise config_lib.ConfigError(
-        f'--config: {e.filename}:{e.lineno}: {e.msg}.') from None
-  if not callable(module.__dict__.get('get_config')):
-    raise config_lib.ConfigError(
-        f'--config: {path} must define get_config(variant).')
-  variants = module.__dict__.get('VARIANTS')
+        f'--config: {path}: get_config returned {type(config).__name__}; '
+        'must be a ConfigDict.')
+  return config
+
+
+def _check_variant(path, variant, variants, make) -> None:
+  """Refuses a variant that the file does not have."""
   if variants is not None and variant not in ('', *variants):
     raise config_lib.ConfigError(
         f'--config: {path} has no variant {variant!r}; '
-        f'{choices(variant, [v for v in variants if v])}.')
-  try:
-    config = module.get_config(variant)
-  except (ValueError, KeyError) as e:
-    # Files without VARIANTS refuse a variant by raising.
+        f'{config_lib.nearest(variant, [v for v in variants if v])}.')
+  if variant and not inspect.signature(make).parameters:
     raise config_lib.ConfigError(
-        f'--config: {path}, variant {variant!r}: {e.args[0]!s}') from e
-  if not isinstance(config, config_dict.ConfigDict):
-    raise config_lib.ConfigError(
-        f'--config: get_config of {path} returned {type(config).__name__}; '
-        'must be a ConfigDict.')
-  return config
+        f'--config: {path} has no variants; got {variant!r}.')
+
+
+def _error_in(path: pathlib.Path, variant: str, error: Exception) -> str:
+  """One line for what running the file raised, with the line of the file."""
+  file, line, words = path, None, str(error)
+  frames = [frame for frame in traceback.extract_tb(error.__traceback__)
+            if pathlib.Path(frame.filename) == path.absolute()]
+  if isinstance(error, SyntaxError):
+    file, line, words = error.filename or path, error.lineno, error.msg
+  elif frames:
+    line = frames[-1].lineno
+  where = f', variant {variant!r}' if variant and not isinstance(
+      error, SyntaxError) else ''
+  return (f'--config: {file}:{line or 1}{where}: {type(error).__name__}: '
+          f'{" ".join(words.split())}')
 
 
 def _apply(config: config_dict.ConfigDict, override: Override) -> None:
@@ -154,20 +193,39 @@ def _read(path: str, text: str, kind: type, now: Any) -> Any:
 
 
 def _items(path: str, text: str, now: Sequence) -> list:
-  """Items of '(1, 2)', '[1, 2]' or '1,2', of the type of those before."""
-  inner = text.strip()
-  for opening, closing in ('()', '[]'):
-    if inner.startswith(opening) and inner.endswith(closing):
-      inner = inner[1:-1]
-  parts = [part.strip() for part in inner.split(',')]
-  if parts[-1] == '':  # '' and the trailing comma of '(1,)'
-    parts.pop()
-  if not now:
-    return [_scalar(part) for part in parts]
-  kind = float if float in map(type, now) else type(now[0])
+  """Items of '(1, 2)', '[1, 2]' or '1,2', of the type of those before.
+
+  They are read as Python writes them; words need no quotes.
+  """
+  try:
+    body = ast.parse(text.strip() or '()', mode='eval').body
+  except (SyntaxError, ValueError):  # not Python: words such as gs://bucket/a
+    if re.search(r'[\'"()\[\]]', text):
+      raise config_lib.ConfigError(
+          f"{path}: got {text!r}; must be items such as a,b or ('a,b', 'c')."
+      ) from None
+    words = [part.strip() for part in text.split(',')]
+    return [_item(f'{path}[{i}]', word, None, now)
+            for i, word in enumerate(words) if word]
+  nodes = body.elts if isinstance(body, ast.Tuple | ast.List) else [body]
+  source = lambda node: ast.get_source_segment(text.strip(), node)
+  return [_item(f'{path}[{i}]', source(node), node, now)
+          for i, node in enumerate(nodes)]
+
+
+def _item(path: str, text: str, node: ast.expr | None, now: Sequence) -> Any:
+  """One item; `node` is its syntax, None for a word that has none."""
+  kind = type(now[0]) if now else None
+  if float in map(type, now):
+    kind = float
+  if kind in (str, None) and (
+      isinstance(node, ast.Constant) and isinstance(node.value, str)):
+    return node.value
+  if isinstance(node, ast.Tuple | ast.List) and kind in (tuple, list, None):
+    return (kind or tuple)(_items(path, text, now[0] if now else ()))
   if kind is str:
-    return [_unquoted(part) for part in parts]
-  return [_read(f'{path}[{i}]', p, kind, None) for i, p in enumerate(parts)]
+    return text
+  return _scalar(text) if kind is None else _read(path, text, kind, ())
 
 
 def _scalar(text: str) -> Any:
@@ -180,7 +238,8 @@ def _scalar(text: str) -> Any:
     value = _number(text, kind)
     if value is not None:
       return value
-  return _unquoted(text)
+  is_quoted = len(text) >= 2 and text[0] == text[-1] and text[0] in '\'"'
+  return text[1:-1] if is_quoted else text
 
 
 def _number(text: str, kind: type) -> int | float | None:
@@ -191,16 +250,19 @@ def _number(text: str, kind: type) -> int | float | None:
   return value if math.isfinite(value) else None
 
 
-def _unquoted(text: str) -> str:
-  if len(text) >= 2 and text[0] == text[-1] and text[0] in '\'"':
-    return text[1:-1]
-  return text
-
-
-def _no_such_file(path: pathlib.Path) -> str:
+def _no_such_file(path: pathlib.Path, places: list[pathlib.Path]) -> str:
   """One line for a config file that is not there."""
-  folder = path.parent if path.parent.is_dir() else pathlib.Path('configs')
+  folders = [place.parent for place in places] + [ROOT / 'configs']
+  folder = next((f for f in folders if f.is_dir()), None)
   there = sorted(
-      p.as_posix() for p in folder.glob('*.py') if p.stem != '__init__')
-  hint = choices(path.as_posix(), there) if there else 'check the path'
-  return f'--config: no such file {path.as_posix()!r}; {hint}.'
+      p.as_posix() for p in folder.glob('*.py') if _is_config(p)
+  ) if folder else []
+  hint = config_lib.nearest(path.as_posix(), there) if there else (
+      'check the path')
+  looked = ', '.join(str(place.parent.absolute()) for place in places)
+  return (f'--config: no such file {path.as_posix()!r}; looked in {looked}; '
+          f'{hint}.')
+
+
+def _is_config(path: pathlib.Path) -> bool:
+  return b'\ndef get_config(' in path.read_bytes()

@@ -62,10 +62,11 @@ class SearchConfig:
 
   arm: str = config_lib.setting(
       choices=('solution_only', 'solution_only_permuted'))
-  strategies: tuple[str, ...] = config_lib.setting(choices=tuple(STRATEGIES))
+  strategies: tuple[str, ...] = config_lib.setting(
+      choices=tuple(STRATEGIES), is_unique=True)
   num_problems: int = config_lib.setting(low=1)
-  num_slots: int = config_lib.setting(low=1)
-  chunk_steps: int = config_lib.setting(low=1)
+  num_slots: int = config_lib.setting(is_free=True, low=1)
+  chunk_steps: int = config_lib.setting(is_free=True, low=1)
   value: str = config_lib.setting(choices=('likelihood', 'head'))
   outcome: str = config_lib.setting(choices=('verifier', 'value'))
   branching: int = config_lib.setting(low=1)

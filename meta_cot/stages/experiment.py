@@ -17,7 +17,7 @@ from meta_cot.rl import settings as rl_settings
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import searching
 from meta_cot.tasks import base
-from meta_cot.training import checkpoint
+from meta_cot.training import checkpoint as checkpoint_lib
 from meta_cot.training import loop
 from meta_cot.training import optimizer
 
@@ -48,7 +48,7 @@ class ProblemsConfig:
   """How the writing of problems is cut."""
 
   num_shards: int = config_lib.setting(low=1)
-  num_processes: int = config_lib.setting(low=1)
+  num_processes: int = config_lib.setting(is_free=True, low=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class TracesConfig:
 
   strategies: str = config_lib.setting()  # of the task's teacher
   num_shards: int = config_lib.setting(low=1)
-  num_processes: int = config_lib.setting(low=1)
+  num_processes: int = config_lib.setting(is_free=True, low=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,10 +91,12 @@ class Experiment:
   """All settings of a run; see `configs/base.py` for what each one means."""
 
   seed: int = config_lib.setting(low=0)
-  stages: tuple[str, ...] = config_lib.setting(choices=STAGES)
-  compilation_cache: str = config_lib.setting()
-  arms: tuple[str, ...] = config_lib.setting(choices=tuple(arms.ARMS))
-  mesh: sharding.MeshConfig
+  stages: tuple[str, ...] = config_lib.setting(
+      choices=STAGES, min_items=1, is_unique=True, is_free=True)
+  compilation_cache: str = config_lib.setting(is_free=True)
+  arms: tuple[str, ...] = config_lib.setting(  # each trains alone
+      choices=tuple(arms.ARMS), min_items=1, is_unique=True, is_free=True)
+  mesh: sharding.MeshConfig = config_lib.setting(is_free=True)
   model: model_config.ModelConfig
   task: TaskConfig = config_lib.group(_parse_task)
   problems: ProblemsConfig
@@ -103,10 +105,10 @@ class Experiment:
   data: pipelines.DataConfig
   optimizer: optimizer.OptimizerConfig
   train: loop.TrainConfig
-  checkpoint: checkpoint.CheckpointConfig
-  evaluation: EvaluationConfig
-  search: searching.SearchConfig
-  rl: rl_settings.RlConfig
+  checkpoint: checkpoint_lib.CheckpointConfig = config_lib.setting(is_free=True)
+  evaluation: EvaluationConfig = config_lib.setting(is_free=True)
+  search: searching.SearchConfig = config_lib.setting(is_free=True)
+  rl: rl_settings.RlConfig = config_lib.setting(is_free=True)
 
   def __post_init__(self):
     if self.data.sequence_length > self.model.max_length:

@@ -6,7 +6,6 @@ metrics.jsonl, tensorboard, summary.json; and `rl/report.md`.
 """
 
 from collections.abc import Callable, Sequence
-import dataclasses
 import functools
 import logging
 import sys
@@ -40,14 +39,10 @@ from meta_cot.training import metrics as metrics_lib
 from meta_cot.training import progress
 from meta_cot.training import state as state_lib
 
-# Which runs there are, and how they are looked at.
-_FREE = (
-    'rl.objectives', 'rl.seeds', 'rl.eval_every', 'rl.num_eval_problems',
-    'rl.num_eval_samples', 'rl.save_every', 'rl.questions.num_slots',
-    'rl.updates.num_accumulation', 'rl.updates.num_loss_chunks',
-    # What the stage `search` alone has.
-    'search.arm', 'search.strategies', 'search.num_problems',
-    'search.num_slots', 'search.chunk_steps', 'search.num_samples')
+# Which runs there are: each has a folder of its own.
+_RUNS = ('objectives', 'seeds')
+# What the stage `search` alone has.
+_OF_SEARCH = ('arm', 'strategies', 'num_problems', 'num_samples')
 
 
 def run(
@@ -132,7 +127,7 @@ def is_trained(experiment, directory: epath.Path) -> bool:
   if not path.exists():
     return False
   differences = config_lib.differences(
-      files.read_json(path)['settings'], _of_run(experiment), free=(),
+      files.read_json(path)['settings'], _of_run(experiment),
       where='there')
   if differences:
     raise config_lib.UserError(
@@ -144,13 +139,11 @@ def is_trained(experiment, directory: epath.Path) -> bool:
 
 def _of_run(experiment) -> dict:
   """The settings that a trained policy depends on."""
-  settings = {'rl': dataclasses.asdict(experiment.rl)}
+  kept = lambda config, others: {
+      k: v for k, v in config_lib.bound(config).items() if k not in others}
+  settings = {'rl': kept(experiment.rl, _RUNS)}
   if experiment.rl.episodes.has_search:
-    settings['search'] = dataclasses.asdict(experiment.search)
-  for name in _FREE:
-    *groups, key = name.split('.')
-    functools.reduce(lambda group, k: group.get(k, {}), groups, settings).pop(
-        key, None)
+    settings['search'] = kept(experiment.search, _OF_SEARCH)
   return settings
 
 
@@ -176,7 +169,7 @@ def train(experiment, setup: setup_lib.Setup, objective: str, seed: int,
   saves = progress.Progress(
       directory, checkpoint.CheckpointConfig(
           save_every_steps=1, max_to_keep=experiment.checkpoint.max_to_keep),
-      memory, settings=dataclasses.asdict(experiment) | {
+      memory, settings=config_lib.bound(experiment) | {
           'of_run': _of_run(experiment)},
       tokenizer=setup.programs.tokenizer.fingerprint)
   state, pending = saves.restore(setup.programs.state)

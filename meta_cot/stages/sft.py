@@ -112,7 +112,7 @@ def train_arm(experiment, workdir, arm, mesh, tokenizer) -> None:
   host_batches = data.train()
   saves = progress.Progress(
       directory, experiment.checkpoint, host_batches,
-      settings=dataclasses.asdict(experiment), tokenizer=tokenizer.fingerprint)
+      settings=config_lib.bound(experiment), tokenizer=tokenizer.fingerprint)
   state, pending = saves.restore(abstract)
   if state is None:
     state = state_lib.create(

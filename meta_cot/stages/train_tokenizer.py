@@ -12,6 +12,7 @@ from data_pipelines import store
 from data_pipelines import tokenizers
 from meta_cot import traces
 from meta_cot.runtime import distributed
+from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import experiment as experiment_lib
 
@@ -29,14 +30,28 @@ def run(
     UserError: it cannot be made, or is larger than the model's embedding.
   """
   folder = workdir / 'tokenizer'
-  if distributed.is_primary() and not tokenizers.is_in(folder):
+  if distributed.is_primary() and not tokenizers.is_whole(folder):
     made = tokenizers.make(experiment.tokenizer, _texts(experiment, workdir))
-    if made.vocab_size > experiment.model.vocab_size:
-      raise config_lib.UserError(
-          f'config.model.vocab_size: got {experiment.model.vocab_size}; must '
-          f'be at least {made.vocab_size}, the tokens of config.tokenizer.')
+    _check_size(experiment, made.vocab_size)
     made.save(folder)
   distributed.wait('tokenizer')
+
+
+def check(experiment: experiment_lib.Experiment, workdir: files.Path) -> None:
+  """Makes sure that a tokenizer to reuse can be, before any work.
+
+  Raises:
+    UserError: it is not there, or larger than the model's embedding.
+  """
+  if not tokenizers.is_whole(files.path(workdir) / 'tokenizer'):
+    _check_size(experiment, tokenizers.check(experiment.tokenizer) or 0)
+
+
+def _check_size(experiment, num_tokens: int) -> None:
+  if num_tokens > experiment.model.vocab_size:
+    raise config_lib.UserError(
+        f'config.model.vocab_size: got {experiment.model.vocab_size}; must be '
+        f'at least {num_tokens}, the tokens of config.tokenizer.')
 
 
 def _texts(experiment, workdir) -> Iterator[str]:

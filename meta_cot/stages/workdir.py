@@ -4,29 +4,52 @@
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import errno
 import json
+import re
 
 from etils import epath
 import ml_collections
 
+from data_pipelines import store
+from data_pipelines import tokenizers
 from meta_cot.runtime import distributed
 from meta_cot.runtime import files
 from meta_cot.runtime import lease
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import experiment as experiment_lib
+from meta_cot.tasks import base
 from meta_cot.training import compilation
 
-# May change between commands on one workdir: how the work is done, not what it
-# is. A group's name frees all of its settings.
-_FREE = (
-    'stages', 'compilation_cache', 'mesh', 'arms', 'search', 'rl',
-    'model.attention', 'model.layer_loop', 'model.remat',
-    'problems.num_processes', 'traces.num_processes', 'train.num_accumulation',
-    'train.num_loss_chunks', 'train.profile_steps')
 # Stages that are done anew where these of their settings have changed.
 _SETTINGS = {
-    'sft': 'arms', 'evaluate': 'arms', 'search': 'search', 'rl': 'rl'}
+    'sft': ('arms',), 'evaluate': ('arms', 'evaluation'),
+    'search': ('search',), 'rl': ('rl',)}
 DONE = 'done\n'
+
+
+@contextlib.contextmanager
+def full_disk(
+    workdir: epath.Path, experiment: experiment_lib.Experiment
+) -> Iterator[None]:
+  """Turns the error of a full disk into one line.
+
+  Raises:
+    UserError: names the file and what the run needs.
+  """
+  try:
+    yield
+  except (OSError, ValueError) as e:  # ValueError: of Orbax
+    is_full = getattr(e, 'errno', None) in (errno.ENOSPC, errno.EDQUOT)
+    if not is_full and not re.search(
+        'RESOURCE_EXHAUSTED|No space left|Disk quota exceeded', str(e)):
+      raise
+    needed = experiment_lib.bytes_on_disk(experiment) / 1e9
+    name = getattr(e, 'filename', None) or ' '.join(str(e).split())
+    raise config_lib.UserError(
+        f'{name}: the disk is full; the checkpoints of this run need about '
+        f'{needed:.2f} GB in {workdir}. Free some and rerun the same command: '
+        'what is saved stays.') from e
 
 
 @contextlib.contextmanager
@@ -55,8 +78,10 @@ def opened(
     cache = experiment.compilation_cache
     if cache != 'off':
       compilation.use_cache(
-          str(directory / 'compilation_cache') if cache == 'workdir' else cache)
-    yield directory
+          str(directory / 'compilation_cache' if cache == 'workdir'
+              else files.path(cache)))
+    with full_disk(directory, experiment):
+      yield directory
 
 
 def claim(
@@ -94,8 +119,13 @@ def _check(path: epath.Path, config: ml_collections.ConfigDict) -> None:
   """Raises ConfigError where the file has another config."""
   if not path.exists():
     return
+  theirs = files.read_json(path)
+  if not isinstance(theirs, dict):
+    raise config_lib.UserError(
+        f'{path}: holds no settings; delete the file if this is the workdir of '
+        'a run, or use another --workdir.')
   differences = config_lib.differences(
-      files.read_json(path), config.to_dict(), free=_FREE, where='there')
+      theirs, config.to_dict(), cls=experiment_lib.Experiment, where='there')
   if differences:
     raise config_lib.ConfigError(
         f'{path}: this workdir was made with another config '
@@ -106,6 +136,26 @@ def is_done(workdir: epath.Path, stage: str, mark: str = DONE) -> bool:
   """Whether `stage` has finished here, with the same mark."""
   path = workdir / 'done' / stage
   return path.exists() and path.read_text() == mark
+
+
+def is_whole(
+    workdir: epath.Path, stage: str, experiment: experiment_lib.Experiment
+) -> bool:
+  """Whether what a finished stage has left is there; data is read through."""
+  if stage == 'problems':
+    splits = experiment.task.make(experiment.seed).splits
+    return all(store.is_whole(workdir / 'problems', s) for s in splits)
+  if stage == 'generate_traces':
+    return all(store.is_whole(workdir / 'traces', split)
+               for split in (base.TRAIN, base.VALIDATION))
+  if stage == 'train_tokenizer':
+    return tokenizers.is_whole(workdir / 'tokenizer')
+  left = {
+      'sft': [f'sft/{arm}/summary.json' for arm in experiment.arms],
+      'evaluate': ['eval/summary.json', 'eval/report.md'],
+      'search': ['search/summary.json', 'search/report.md'],
+      'rl': ['rl/report.md']}
+  return all((workdir / name).exists() for name in left[stage])
 
 
 def mark_done(
@@ -126,9 +176,8 @@ def mark(stage: str, experiment: experiment_lib.Experiment) -> str:
   """What is recorded of a finished stage: the settings that are its own."""
   if stage not in _SETTINGS:
     return DONE
-  settings = getattr(experiment, _SETTINGS[stage])
-  if dataclasses.is_dataclass(settings):
-    settings = dataclasses.asdict(settings)
+  names = _SETTINGS[stage]
   if stage == 'rl' and experiment.rl.episodes.has_search:
-    settings['search'] = dataclasses.asdict(experiment.search)
-  return f'done with {json.dumps(settings)}\n'
+    names += ('search',)
+  values = dataclasses.asdict(experiment)
+  return f'done with {json.dumps({name: values[name] for name in names})}\n'

@@ -7,37 +7,20 @@ import jax
 
 from meta_cot.settings import config as config_lib
 
-# Settings that do not change what is trained, so a run may continue with
-# others. A group's name frees all of its settings.
-FREE = (
-    'stages',  # which part of the work this command does
-    'arms',  # each arm trains alone
-    'compilation_cache',  # speed only
-    'mesh',  # arrays are laid out anew on the devices that there are
-    'checkpoint',  # when to save, how many to keep
-    'evaluation',  # comes after training
-    'search',
-    'rl',
-    'traces.num_processes',  # speed only
-    'tokenizer.path',  # the tokenizers themselves are compared
-    'train.log_every_steps',  # what is reported, not what is trained
-    'train.eval_every_steps',
-    'train.num_eval_batches',
-    'train.profile_steps',
-    'train.num_accumulation',  # the same batch in other parts
-    'train.num_loss_chunks',
-    'model.remat',  # memory for time; the same function
-    'model.layer_loop',
-    'model.attention',
-)
 _NUM_SHOWN = 3
 
 
 def check_config(
     saved: dict[str, Any], now: dict[str, Any], step: int) -> None:
-  """Raises UserError with the first settings that differ."""
+  """Raises UserError with the first settings that differ.
+
+  Args:
+    saved: settings of the checkpoint that are bound (`config.bound`).
+    now: those of the run.
+    step: for the message.
+  """
   differences = config_lib.differences(
-      saved, now, free=FREE, where=f'in checkpoint step {step}')
+      saved, now, where=f'in checkpoint step {step}')
   _refuse('settings differ from those of the checkpoint', differences)
 
 

@@ -24,12 +24,12 @@ class TrainConfig:
 
   num_tokens: int = config_lib.setting(low=1)
   batch_size: int = config_lib.setting(low=1)
-  num_accumulation: int = config_lib.setting(low=1)
-  num_loss_chunks: int = config_lib.setting(low=1)
-  log_every_steps: int = config_lib.setting(low=1)
-  eval_every_steps: int = config_lib.setting(low=1)
-  num_eval_batches: int = config_lib.setting(low=1)
-  profile_steps: tuple[int, ...] = config_lib.setting(low=1)
+  num_accumulation: int = config_lib.setting(is_free=True, low=1)
+  num_loss_chunks: int = config_lib.setting(is_free=True, low=1)
+  log_every_steps: int = config_lib.setting(is_free=True, low=1)
+  eval_every_steps: int = config_lib.setting(is_free=True, low=1)
+  num_eval_batches: int = config_lib.setting(is_free=True, low=1)
+  profile_steps: tuple[int, ...] = config_lib.setting(is_free=True, low=1)
 
   def __post_init__(self):
     steps = self.profile_steps

@@ -17,7 +17,6 @@ from meta_cot import sharding
 from meta_cot import types
 from meta_cot.program import Program
 from meta_cot.settings import config as config_lib
-from meta_cot.settings import config_file
 from meta_cot.solvers import sampling as sampling_lib
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import sft
@@ -60,7 +59,7 @@ def check(experiment: experiment_lib.Experiment, name: str) -> None:
   known = names(experiment)
   if name in known:
     return
-  hint = config_file.choices(name, known)
+  hint = config_lib.nearest(name, known)
   for stage in _STAGES:
     if stage.is_known(name):
       hint = f'it belongs to experiments with {stage.NEEDS}; here it {hint}'
