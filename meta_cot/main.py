@@ -5,9 +5,9 @@
 
 The same command continues an interrupted run. `--stages=sft,evaluate` picks
 stages; `--config.group.key=value` overrides a setting; `--profile=10:12` traces
-those training steps. Exit codes: 0 finished, 2 a setting or file is wrong, 75
-interrupted by SIGTERM, SIGINT or SIGHUP with everything saved, 76 another run
-has taken the workdir.
+those training steps; `--check` reads all settings and does nothing. Exit codes:
+0 finished, 2 a setting or file is wrong, 75 interrupted by SIGTERM, SIGINT or
+SIGHUP with everything saved, 76 another run has taken the workdir.
 """
 
 from collections.abc import Sequence
@@ -52,8 +52,11 @@ def main(argv: Sequence[str]) -> None:
       or a process of the job is missing; nothing has been done.
     Interrupted: a signal came; the same command continues.
   """
-  config, workdir, stages = command_line.parse(argv, stages=tuple(STAGES))
+  config, workdir, stages = command_line.parse(
+      [word for word in argv if word != '--check'], stages=tuple(STAGES))
   experiment = experiment_lib.parse(config)
+  if '--check' in argv:
+    return
   with distributed.session(
       agreed_exit_codes=(interruption.EXIT_INTERRUPTED,)):
     interruption.install()

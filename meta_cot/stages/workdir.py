@@ -39,7 +39,7 @@ def full_disk(
   """
   try:
     yield
-  except (OSError, ValueError) as e:  # ValueError: of Orbax
+  except (OSError, RuntimeError, ValueError) as e:  # also of Orbax, ArrayRecord
     is_full = getattr(e, 'errno', None) in (errno.ENOSPC, errno.EDQUOT)
     if not is_full and not re.search(
         'RESOURCE_EXHAUSTED|No space left|Disk quota exceeded', str(e)):
