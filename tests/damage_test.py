@@ -146,14 +146,15 @@ def _no_space(*_):
     OSError(errno.ENOSPC, 'No space left on device', '/disk/x'),
     OSError(errno.EDQUOT, 'Disk quota exceeded', '/disk/x'),
     RuntimeError('No space left on device; writing /disk/x'),
-    ValueError('RESOURCE_EXHAUSTED: writing\n "/disk/x": No space left')])
+    ValueError('RESOURCE_EXHAUSTED: Error writing "step/0" at local file\n'
+               '"/disk/": Failed writing: "/disk/x": No space left')])
 def test_a_full_disk_is_one_line(tmp_path, error):
   with pytest.raises(config_lib.UserError) as caught:
     with workdir_lib.full_disk(tmp_path, _experiment()):
       raise error
   message = str(caught.value)
-  assert '/disk/x' in message and 'rerun the same command' in message
-  assert re.search(r'about \d+\.\d\d GB', message) and '\n' not in message
+  assert message.startswith('/disk/x: ') and 'rerun the same command' in message
+  assert re.search(r'about [\d,]+\.\d MB', message) and '\n' not in message
 
 
 @pytest.mark.parametrize('error', [OSError(errno.EIO, 'x'), ValueError('x')])

@@ -44,11 +44,13 @@ def full_disk(
     if not is_full and not re.search(
         'RESOURCE_EXHAUSTED|No space left|Disk quota exceeded', str(e)):
       raise
-    needed = experiment_lib.bytes_on_disk(experiment) / 1e9
-    name = getattr(e, 'filename', None) or ' '.join(str(e).split())
+    needed = experiment_lib.bytes_on_disk(experiment) / 1e6
+    words = ' '.join(str(e).split())
+    paths = re.findall(r'(?:file|riting:?) "?(/[^";]+)', words)
+    name = getattr(e, 'filename', None) or (paths[-1] if paths else words)
     raise config_lib.UserError(
         f'{name}: the disk is full; the checkpoints of this run need about '
-        f'{needed:.2f} GB in {workdir}. Free some and rerun the same command: '
+        f'{needed:,.1f} MB in {workdir}. Free some and rerun the same command: '
         'what is saved stays.') from e
 
 
