@@ -11,7 +11,7 @@
 # rank-0.log and so on, with the number of each process in rank-0.pid.
 #
 # If one process fails, the others are ended, its last lines are printed, and
-# its exit code is that of the job. A first Ctrl-C or SIGTERM is passed on to
+# its exit code is that of the job. A first Ctrl-C, SIGTERM or SIGHUP goes to
 # all, which save and exit with 75 ("run the same command again to continue"); a
 # second one ends them at once.
 #

@@ -100,6 +100,7 @@ require_ready() {
 
 command_create() {
   check_workdir
+  check_config
   create_resource
 }
 

@@ -5,8 +5,9 @@
 
 The same command continues an interrupted run. `--stages=sft,evaluate` picks
 stages; `--config.group.key=value` overrides a setting; `--profile=10:12` traces
-those training steps. A stage whose settings have changed runs again, and so do
-those that read what it left. Exit codes: 0 finished, 2 a setting or file is
+those training steps; `--check` reads all settings and does nothing. A stage
+whose settings have changed runs again, and so do those that read what it left.
+Exit codes: 0 finished, 2 a setting or file is
 wrong, 75 interrupted by SIGTERM, SIGINT or SIGHUP with everything saved, 76
 another run has taken the workdir.
 """
@@ -39,9 +40,12 @@ def main(argv: Sequence[str]) -> None:
       or a process of the job is missing; nothing has been done.
     Interrupted: a signal came; the same command continues.
   """
-  config, workdir, stages = command_line.parse(argv)
+  config, workdir, stages = command_line.parse(
+      [word for word in argv if word != '--check'])
   experiment = experiment_lib.parse(config)
   groups = experiment.chosen(stages)
+  if '--check' in argv:
+    return
   with distributed.session(
       agreed_exit_codes=(interruption.EXIT_INTERRUPTED,)):
     interruption.install()

@@ -364,13 +364,13 @@ def test_the_launcher_ends_what_does_not_want_to(tmp_path):
 
 
 @pytest.mark.parametrize('signals, code', [
-    ([signal.SIGTERM], 75), ([signal.SIGINT], 75),
+    ([signal.SIGTERM], 75), ([signal.SIGINT], 75), ([signal.SIGHUP], 75),
     ([signal.SIGTERM, signal.SIGTERM], 128 + signal.SIGTERM),
     ([signal.SIGTERM, signal.SIGINT], 128 + signal.SIGINT)])
 def test_the_launcher_passes_the_first_signal_on(tmp_path, signals, code):
   pause = 1 if len(signals) == 1 else 60  # a second one must not come too late
   process = _start(
-      2, _bash(f"trap 'sleep {pause}; exit 75' TERM INT; echo ready; "
+      2, _bash(f"trap 'sleep {pause}; exit 75' TERM INT HUP; echo ready; "
                'for i in {1..600}; do sleep 0.1; done'), tmp_path)
   assert process.stdout.readline() == 'ready\n'
   while 'ready' not in (tmp_path / 'rank-1.log').read_text():

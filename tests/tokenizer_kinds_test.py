@@ -67,9 +67,9 @@ def _of_length(lengths_B, tokens_BxT):
 
 def test_a_folder_is_told_by_its_files(tmp_path):
   made = _tokenizer()
-  assert not tokenizers.is_in(tmp_path)
+  assert not tokenizers.is_whole(tmp_path)
   made.save(tmp_path)
-  assert tokenizers.is_in(tmp_path) and tokenizers.load(tmp_path) == made
+  assert tokenizers.is_whole(tmp_path) and tokenizers.load(tmp_path) == made
   small_rl.tokenizer().save(tmp_path)
   with pytest.raises(config_lib.UserError, match=(
       f'{tmp_path}: tokenizer.model and characters.json here; must be one of')):

@@ -4,6 +4,7 @@
 from collections.abc import Iterator
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -230,3 +231,19 @@ def test_scripts_pass_shellcheck():
        *sorted(scripts)],
       cwd=ROOT, check=False, capture_output=True, text=True)
   assert result.returncode == 0, result.stdout
+
+
+def test_create_reads_the_config_before_anything_is_paid_for(
+    cloud, monkeypatch):
+  monkeypatch.setitem(cloud.environment, 'META_COT_PYTHON', sys.executable)
+  monkeypatch.setitem(cloud.environment, 'PYTHONPATH', str(fake_cloud.ROOT))
+  shutil.rmtree(cloud.repository / 'meta_cot')  # else it is found there
+  for flag, more, words in (
+      ('--config=configs/countdown.py:podd', ['--dry-run'],
+       "did you mean 'pod'?"),
+      ('--overrides=--config.train.batch_size=0', [],
+       'train.batch_size: got 0')):
+    result = cloud.run('create', flag, *more, code=2)
+    assert words in result.stderr and result.stderr.count('\n') == 1
+  assert not (cloud.state / 'calls.jsonl').exists()  # nothing was asked for
+  assert 'create' in cloud.run('create', '--dry-run').stdout

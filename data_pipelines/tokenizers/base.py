@@ -9,6 +9,8 @@ A kind is a module, and one line of `factory.KINDS`. It has
                            many tokens at most; None: only its files say), and
                            what else it needs
   make(settings, texts)    a tokenizer, learned from the texts or read
+  check(settings)          that what `make` reads is there; how many tokens it
+                           has, None where they are learned
   load(folder)             the one that was saved there
   placeholder(settings)    what programs are built with before there is one:
                            `pad_id`, `eos_ids`, `ending_in` and `encode`, which

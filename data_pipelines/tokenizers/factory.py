@@ -32,9 +32,25 @@ def placeholder(settings: Any) -> base.Tokenizer:
   return _kind_of(settings).placeholder(settings)
 
 
-def is_in(folder: files.Path) -> bool:
-  """Returns whether a tokenizer has been saved in `folder`."""
-  return bool(_kinds_in(folder))
+def check(settings: Any) -> int | None:
+  """Makes sure that what `make` reads is there.
+
+  Returns:
+    The tokens there will be; None where they are learned.
+
+  Raises:
+    UserError: a file is missing or damaged; names it.
+  """
+  return _kind_of(settings).check(settings)
+
+
+def is_whole(folder: files.Path) -> bool:
+  """Tells whether `load` would read it: nothing missing or damaged."""
+  try:
+    load(folder)
+  except config_lib.UserError:
+    return False
+  return True
 
 
 def load(folder: files.Path) -> base.Tokenizer:

@@ -70,6 +70,20 @@ def make(settings: Settings, texts: Iterable[str]) -> 'Tokenizer':
   return train(texts, settings.vocab_size, settings.number_tokens)
 
 
+def check(settings: Settings) -> int | None:
+  """Makes sure that the model to reuse is there; returns its tokens.
+
+  Raises:
+    UserError: there is none, or it is no sentencepiece model.
+  """
+  if settings.path is None:
+    return None
+  if files.size(files.path(settings.path)) is None:
+    raise config_lib.UserError(
+        f'tokenizer: path: got {settings.path!r}; there is no such file.')
+  return _read(files.path(settings.path)).vocab_size
+
+
 def placeholder(settings: Settings) -> '_Placeholder':
   """Returns what makes as many tokens of a text as a trained model at most."""
   return _Placeholder(settings)

@@ -218,6 +218,23 @@ check_workdir() {
  checkpoints are lost with the VM."
 }
 
+# Reads the config and all settings of the run, before anything is paid for.
+check_config() {
+  local python extra has='import importlib.util as u, sys; sys.exit(not (
+    u.find_spec("jax") and u.find_spec("meta_cot.main")))'
+  read -ra extra <<<"${SETTING[OVERRIDES]}"
+  for python in ${META_COT_PYTHON:-"${META_COT_VENV:-.venv}/bin/python" python3}
+  do
+    "$python" -c "$has" 2>/dev/null || continue
+    JAX_PLATFORMS=cpu "$python" -m meta_cot.main --check \
+      "--config=${SETTING[CONFIG]}" "--workdir=${SETTING[WORKDIR]}" \
+      "${extra[@]}" || exit "$EXIT_USAGE"
+    return
+  done
+  warn "CONFIG=${SETTING[CONFIG]} is not checked: no Python here has meta_cot's\
+ packages; set META_COT_PYTHON to one that has."
+}
+
 # Milliseconds of a duration in seconds, and of the clock.
 milliseconds() {
   local whole=${1%%.*} part=000

@@ -28,7 +28,9 @@ class Settings:
 
 def check(context: base.Context, settings: Settings, name: str) -> None:
   """Raises a ConfigError where the model has no room for the vocabulary."""
-  size, room = settings.vocabulary.vocab_size, context.shared.model.vocab_size
+  size, room = (
+      tokenizers.check(settings.vocabulary) or settings.vocabulary.vocab_size,
+      context.shared.model.vocab_size)
   if size is not None and size > room:
     raise base.wrong(
         name, 'vocabulary.vocab_size', f'got {size}; must be at most '
@@ -42,7 +44,7 @@ def run(
   Raises:
     UserError: there is none to reuse, or the texts do not make one.
   """
-  if distributed.is_primary() and not tokenizers.is_in(directory):
+  if distributed.is_primary() and not tokenizers.is_whole(directory):
     tokenizers.make(settings.vocabulary, _texts(context, settings)).save(
         directory)
   distributed.wait('tokenizer')
@@ -60,4 +62,4 @@ STAGE = base.Stage(
     Settings=Settings, run=run, check=check,
     uses=('seed', 'task', 'style'),
     reads=lambda settings: (settings.records,),
-    is_whole=lambda context, settings, directory: tokenizers.is_in(directory))
+    is_whole=lambda context, settings, directory: tokenizers.is_whole(directory))

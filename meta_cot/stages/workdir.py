@@ -58,15 +58,17 @@ def full_disk(workdir: epath.Path, num_bytes: int) -> Iterator[None]:
   """
   try:
     yield
-  except (OSError, ValueError) as e:  # ValueError: of Orbax
+  except (OSError, RuntimeError, ValueError) as e:  # also of Orbax, ArrayRecord
     is_full = getattr(e, 'errno', None) in (errno.ENOSPC, errno.EDQUOT)
     if not is_full and not re.search(
         'RESOURCE_EXHAUSTED|No space left|Disk quota exceeded', str(e)):
       raise
-    name = getattr(e, 'filename', None) or ' '.join(str(e).split())
+    words = ' '.join(str(e).split())
+    paths = re.findall(r'(?:file|riting:?) "?(/[^";]+)', words)
+    name = getattr(e, 'filename', None) or (paths[-1] if paths else words)
     raise config_lib.UserError(
         f'{name}: the disk is full; the checkpoints of this run need about '
-        f'{num_bytes / 1e9:.2f} GB in {workdir}. Free some and rerun the same '
+        f'{num_bytes / 1e6:,.1f} MB in {workdir}. Free some and rerun the same '
         'command: what is saved stays.') from e
 
 

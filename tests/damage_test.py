@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run finds damaged is made again, or named in one line."""
+
+import errno
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import ml_collections
+import pytest
+
+from configs import base
+from data_pipelines import store
+from data_pipelines import tokenizers
+from meta_cot.runtime import files
+from meta_cot.runtime import hardware
+from meta_cot.settings import config as config_lib
+from meta_cot.stages import experiment as experiment_lib
+from meta_cot.stages import generate_traces
+from meta_cot.stages import problems
+from meta_cot.stages import train_tokenizer
+from meta_cot.stages import workdir as workdir_lib
+
+
+def _experiment(**changes) -> experiment_lib.Experiment:
+  config = base.get_config()
+  config.task.max_number = 7
+  for group in (config.problems, config.traces):
+    group.num_shards, group.num_processes = 2, 1
+  config.update_from_flattened_dict(changes)
+  return experiment_lib.parse(config)
+
+
+STAGES = (
+    ('problems', problems.run), ('generate_traces', generate_traces.run),
+    ('train_tokenizer', train_tokenizer.run))
+
+
+def _make(workdir, experiment) -> list[str]:
+  """Runs the stages that are not whole; their names."""
+  made = []
+  for name, run in STAGES:
+    if not workdir_lib.is_whole(workdir, name, experiment):
+      run(experiment, workdir)
+      made.append(name)
+  return made
+
+
+def _content(workdir) -> dict[str, bytes]:
+  return {str(p.relative_to(workdir)): p.read_bytes()
+          for p in pathlib.Path(workdir).rglob('*') if p.is_file()}
+
+
+@pytest.fixture(name='made')
+def _made(tmp_path):
+  workdir, experiment = files.path(tmp_path / 'w'), _experiment()
+  assert _make(workdir, experiment) == [name for name, _ in STAGES]
+  assert _make(workdir, experiment) == []
+  return workdir, experiment, _content(workdir)
+
+
+def test_what_is_missing_or_damaged_is_made_again(made):
+  workdir, experiment, before = made
+  stages = {
+      'problems': 'problems', 'traces': 'generate_traces',
+      'tokenizer': 'train_tokenizer'}
+  some = [name for name in before if 'heldout' not in name]
+  assert len(some) == 2 * (2 * 2 + 1) + 1
+  for name in some:
+    data, stage = before[name], stages[name.partition('/')[0]]
+    is_manifest = name.endswith('manifest.json')
+    for damaged in (None, data[:-1], data[:9] + b'?' + data[10:], b''):
+      if is_manifest and damaged is not None:
+        continue
+      path = workdir / name
+      path.unlink()
+      if damaged is not None:
+        path.write_bytes(damaged)
+      assert _make(workdir, experiment) == [stage], name
+      assert _content(workdir) == before
+
+
+def test_a_damaged_manifest_is_named_and_the_advice_works(made):
+  workdir, experiment, before = made
+  path = workdir / 'traces' / 'manifest.json'
+  for damaged in (b'{', b'\xff\xfe', b'[1, 2]', b'null'):
+    path.write_bytes(damaged)
+    assert not store.is_whole(workdir / 'traces', 'train')
+    with pytest.raises(config_lib.UserError, match='delete the file') as error:
+      _make(workdir, experiment)
+    assert str(path) in str(error.value)
+    path.unlink()
+    assert _make(workdir, experiment) == ['generate_traces']
+    assert _content(workdir) == before
+
+
+def test_a_finished_stage_without_its_files_is_not_whole(tmp_path):
+  workdir, experiment = files.path(tmp_path), _experiment(arms=('traces',))
+  for stage, name in (
+      ('sft', 'sft/traces/summary.json'), ('evaluate', 'eval/report.md'),
+      ('search', 'search/summary.json'), ('rl', 'rl/report.md')):
+    assert not workdir_lib.is_whole(workdir, stage, experiment)
+    files.write_atomic(workdir / name, '{}')
+  assert workdir_lib.is_whole(workdir, 'sft', experiment)
+  assert workdir_lib.is_whole(workdir, 'rl', experiment)
+  assert not workdir_lib.is_whole(workdir, 'evaluate', experiment)
+
+
+@pytest.mark.parametrize('text', [b'[1,2]', b'null', b'\xff\xfe{', b'3', b'{'])
+def test_a_config_that_is_none_is_named(tmp_path, text):
+  (tmp_path / 'config.json').write_bytes(text)
+  config = ml_collections.ConfigDict({'seed': 1})
+  with pytest.raises(config_lib.UserError) as error:
+    workdir_lib.claim(tmp_path, config)
+  message = str(error.value)
+  assert str(tmp_path / 'config.json') in message and '\n' not in message
+
+
+def test_a_tokenizer_to_reuse_is_looked_at_before_any_work(tmp_path, made):
+  workdir, _, _ = made
+  model = workdir / 'tokenizer' / 'tokenizer.model'
+  there = _experiment(**{'tokenizer.path': str(model)})
+  train_tokenizer.check(there, tmp_path / 'new')
+  gone = _experiment(**{'tokenizer.path': str(tmp_path / 'none')})
+  with pytest.raises(
+      config_lib.UserError, match='config.tokenizer.path: .*no such file'):
+    train_tokenizer.check(gone, tmp_path / 'new')
+  train_tokenizer.check(gone, workdir)  # has one already
+  with pytest.raises(config_lib.ConfigError, match="tokenizer.path: got ''"):
+    _experiment(**{'tokenizer.path': ''})
+  small = _experiment(**{
+      'tokenizer.path': str(model), 'model.vocab_size': 32,
+      'tokenizer.vocab_size': 32})
+  assert tokenizers.load(workdir / 'tokenizer').vocab_size > 32
+  with pytest.raises(config_lib.UserError, match='config.model.vocab_size'):
+    train_tokenizer.check(small, tmp_path / 'new')
+
+
+def _no_space(*_):
+  raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize('error', [
+    OSError(errno.ENOSPC, 'No space left on device', '/disk/x'),
+    OSError(errno.EDQUOT, 'Disk quota exceeded', '/disk/x'),
+    RuntimeError('No space left on device; writing /disk/x'),
+    ValueError('RESOURCE_EXHAUSTED: Error writing "step/0" at local file\n'
+               '"/disk/": Failed writing: "/disk/x": No space left')])
+def test_a_full_disk_is_one_line(tmp_path, error):
+  with pytest.raises(config_lib.UserError) as caught:
+    with workdir_lib.full_disk(tmp_path, _experiment()):
+      raise error
+  message = str(caught.value)
+  assert message.startswith('/disk/x: ') and 'rerun the same command' in message
+  assert re.search(r'about [\d,]+\.\d MB', message) and '\n' not in message
+
+
+@pytest.mark.parametrize('error', [OSError(errno.EIO, 'x'), ValueError('x')])
+def test_other_errors_stay_what_they_are(tmp_path, error):
+  with pytest.raises(type(error)) as caught:
+    with workdir_lib.full_disk(tmp_path, _experiment()):
+      raise error
+  assert caught.value is error
+
+
+def test_the_file_that_did_not_fit_is_named(tmp_path, monkeypatch):
+  appender = files.Appender(tmp_path / 'rows', b'')
+  monkeypatch.setattr(os, 'fsync', _no_space)
+  for write in (
+      appender.sync, lambda: files.write_atomic(tmp_path / 'rows', b'x')):
+    with pytest.raises(OSError) as caught:
+      write()
+    assert caught.value.filename == str(tmp_path / 'rows')
+
+
+def test_paths_of_a_home_and_of_a_scheme(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert str(files.path('~/x')) == f'{tmp_path}/x'
+  assert str(files.path(f'file://{tmp_path}/x')) == f'{tmp_path}/x'
+  assert not files.is_remote('file:///x')
+  for name, words in (
+      ('s3://b/r', 'gs://BUCKET/PATH'), ('~no-such-user/x', 'no such user')):
+    with pytest.raises(config_lib.UserError, match=words):
+      files.path(name)
+
+
+def test_a_platform_that_is_not_there_is_one_line(monkeypatch):
+  def fail():
+    raise AssertionError
+
+  hardware.check_platform()
+  monkeypatch.setenv('JAX_PLATFORMS', 'cuda')
+  monkeypatch.setattr(hardware.jax, 'devices', fail)
+  with pytest.raises(config_lib.UserError) as error:
+    hardware.check_platform()
+  for words in ('JAX_PLATFORMS=cuda', 'installed: cpu', 'meta-cot[gpu]'):
+    assert words in str(error.value)
+
+
+def test_figures_need_no_backend_of_the_shell(tmp_path):
+  program = (
+      'from meta_cot.evaluation import plots\n'
+      f'plots.loss_curves("{tmp_path}/a.png", {{"a": ([1, 2], [3.0, 2.0])}})\n')
+  done = subprocess.run(
+      [sys.executable, '-c', program], capture_output=True, text=True,
+      env=os.environ | {'MPLBACKEND': 'module://no_such_package.backend'},
+      check=False)
+  assert done.returncode == 0, done.stderr
+  assert (tmp_path / 'a.png').read_bytes().startswith(b'\x89PNG')
