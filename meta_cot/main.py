@@ -7,9 +7,8 @@ The same command continues an interrupted run. `--stages=sft,evaluate` picks
 stages; `--config.group.key=value` overrides a setting; `--profile=10:12` traces
 those training steps; `--check` reads all settings and does nothing. A stage
 whose settings have changed runs again, and so do those that read what it left.
-Exit codes: 0 finished, 2 a setting or file is
-wrong, 75 interrupted by SIGTERM, SIGINT or SIGHUP with everything saved, 76
-another run has taken the workdir.
+Exit codes: 0 finished, 2 a setting or file is wrong, 75 interrupted by SIGTERM,
+SIGINT or SIGHUP with everything saved, 76 another run has taken the workdir.
 """
 
 from collections.abc import Sequence

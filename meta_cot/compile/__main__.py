@@ -13,7 +13,7 @@ Needs libtpu (pip install libtpu), no TPU.
 Exit codes: 0 everything fits, 1 something does not, 2 a setting is wrong.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
 import importlib.util
@@ -29,6 +29,7 @@ import time
 import jax
 from jax.experimental import topologies
 
+from meta_cot import program as program_lib
 from meta_cot import sharding
 from meta_cot.compile import buffers
 from meta_cot.compile import hlo
@@ -39,7 +40,6 @@ from meta_cot.settings import command_line
 from meta_cot.settings import config as config_lib
 from meta_cot.settings import config_file
 from meta_cot.stages import experiment as experiment_lib
-from meta_cot.stages import programs as programs_lib
 
 EXIT_DOES_NOT_FIT = 1
 _NUM_BUFFERS = 8  # named of each program
@@ -78,31 +78,65 @@ def main(argv: Sequence[str]) -> None:
       ('config', 'topology', 'programs', 'dump'))
   config = config_file.load(
       command_line.required(flags, 'config'), overrides)
-  experiment = programs_lib.for_accelerator(experiment_lib.parse(config))
-  names = _names(flags.get('programs', ''), experiment)
+  experiment = for_accelerator(experiment_lib.parse(config))
   topology = find_topology(command_line.required(flags, 'topology'))
+  builders = programs(experiment, topology)
+  names = _names(flags.get('programs', ''), tuple(builders))
+  experiment.check_devices(make_mesh(experiment, topology))
   results = []
   for name in names:
     if not is_json:
       print(f'compiling {name} for {topology.name} ...', file=sys.stderr)
     results.append(compile_program(
-        experiment, topology, name, dump=flags.get('dump')))
+        experiment, topology, name, builders[name], dump=flags.get('dump')))
   report = report_lib.Report(
       flags['config'], topology.name, topology.chip, len(topology.devices),
-      dict(sharding.make_mesh(
-          experiment.mesh, list(topology.devices)).shape), tuple(results))
+      dict(make_mesh(experiment, topology).shape), tuple(results))
   print(json.dumps(report.as_dict()) if is_json else report.as_text())
   if not all(result.fits for result in results):
     raise SystemExit(EXIT_DOES_NOT_FIT)
 
 
-def _names(
-    text: str, experiment: experiment_lib.Experiment) -> tuple[str, ...]:
-  names = tuple(n for n in text.split(',') if n) or (
-      programs_lib.names(experiment))
-  for name in names:
-    programs_lib.check(experiment, name)
-  return names
+def for_accelerator(
+    experiment: experiment_lib.Experiment
+) -> experiment_lib.Experiment:
+  """Returns it as an accelerator runs it: 'auto' is bfloat16 there."""
+  model = experiment.shared.model
+  if model.execution.compute_dtype != 'auto':
+    return experiment
+  model = dataclasses.replace(model, execution=dataclasses.replace(
+      model.execution, compute_dtype='bfloat16'))
+  return dataclasses.replace(experiment, shared=dataclasses.replace(
+      experiment.shared, model=model))
+
+
+def make_mesh(
+    experiment: experiment_lib.Experiment, topology: 'Topology'
+) -> jax.sharding.Mesh:
+  """Makes the experiment's mesh of the devices of a slice."""
+  return sharding.make_mesh(
+      experiment.shared.mesh, list(topology.devices))
+
+
+def programs(
+    experiment: experiment_lib.Experiment, topology: 'Topology'
+) -> dict[str, Callable[[], program_lib.Program]]:
+  """Lists all that the experiment compiles: 'STAGE/PROGRAM' -> its builder."""
+  return experiment_lib.programs(experiment, make_mesh(experiment, topology))
+
+
+def _names(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+  """Names asked for: whole, or the ends of some (`train_step`); else all."""
+  found = []
+  for wanted in filter(None, text.split(',')):
+    matching = [
+        name for name in known if f'/{name}'.endswith(f'/{wanted}')]
+    if not matching:
+      raise config_lib.ConfigError(
+          f'--programs: got {wanted!r}; {config_lib.nearest(wanted, known)}, '
+          'or the end of one.')
+    found += matching
+  return tuple(dict.fromkeys(found)) or known
 
 
 def find_topology(text: str) -> Topology:
@@ -166,21 +200,22 @@ def _prepare_libtpu() -> None:
 
 
 def compile_program(
-    experiment: experiment_lib.Experiment, topology: Topology, name: str, *,
-    dump: str | None = None,
+    experiment: experiment_lib.Experiment, topology: Topology, name: str,
+    build: Callable[[], program_lib.Program], *, dump: str | None = None,
 ) -> report_lib.Result:
   """Lowers, compiles and measures one program of the experiment.
 
   Args:
-    experiment: with types fixed, see `programs.for_accelerator`.
+    experiment: with types fixed, see `for_accelerator`.
     topology: to compile for.
-    name: of the program, see `programs.names`.
+    name: of the program.
+    build: makes it, see `programs`.
     dump: XLA's texts are left in a folder `name` here; None: nowhere.
   """
-  mesh = sharding.make_mesh(experiment.mesh, list(topology.devices))
   started = time.perf_counter()
-  with sharding.use_mesh(mesh), _folder(dump, name) as texts:
-    program = programs_lib.build(experiment, mesh, name)
+  with sharding.use_mesh(make_mesh(experiment, topology)), _folder(
+      dump, name) as texts:
+    program = build()
     lowered = program.lower()
     memory, error = None, ''
     try:

@@ -62,4 +62,5 @@ STAGE = base.Stage(
     Settings=Settings, run=run, check=check,
     uses=('seed', 'task', 'style'),
     reads=lambda settings: (settings.records,),
-    is_whole=lambda context, settings, directory: tokenizers.is_whole(directory))
+    is_whole=lambda context, settings, directory: tokenizers.is_whole(
+        directory))

@@ -75,8 +75,7 @@ class Policy:
     step = steps[-1] if step is None else step
     directory = self.directory / 'checkpoints'
     checkpoint.check_whole(directory, step)
-    return _read(directory / str(step) / 'state', abstract(self.model, mesh),
-                 step)
+    return _read(directory, abstract(self.model, mesh), step)
 
 
 def abstract(
@@ -127,14 +126,20 @@ def read(directory: epath.Path) -> Policy:
   return Policy(directory, model, raw['style'], raw['about'])
 
 
-def _read(path: epath.Path, wanted: types.Params, step: int) -> types.Params:
-  """The item `params` of a checkpoint, and nothing else of it."""
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    there = checkpointer.metadata(path).item_metadata.tree
+def _read(
+    directory: epath.Path, wanted: types.Params, step: int) -> types.Params:
+  """The parameters of a checkpoint, and nothing else of it."""
+  with ocp.CheckpointManager(
+      directory, item_handlers=dict(state=ocp.PyTreeCheckpointHandler()),
+      options=ocp.CheckpointManagerOptions(
+          read_only=True, lightweight_initialize=True,
+          save_root_metadata=False)) as manager:
+    there = manager.item_metadata(step).state
     compatibility.check_arrays(
         dict(params=there['params']), dict(params=wanted), step)
     item = dict(params=wanted)
-    return checkpointer.restore(path, args=ocp.args.PyTreeRestore(
-        item=item, partial_restore=True,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(item)))[
-            'params']
+    return manager.restore(step, args=ocp.args.Composite(
+        state=ocp.args.PyTreeRestore(
+            item=item, partial_restore=True,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(
+                item)))).state['params']
