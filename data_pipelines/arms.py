@@ -172,18 +172,21 @@ def make(name: str, task: base.Task) -> Arm:
   arm = ARMS[name]
   if arm.earlier is failures and task.states is None:
     raise config_lib.ConfigError(
-        f'config.arms: got {name!r}; this task has no states, so it has no '
+        f'arms: got {name!r}; this task has no states, so it has no '
         'wrong ends to revise.')
   return dataclasses.replace(arm, task=task)
 
+
+# Of several attempts each must begin with a mark of its own.
+_MARKED = tuple(n for n, s in format_lib.STYLES.items() if s.OPENING)
 
 ARMS: Mapping[str, Arm] = types.MappingProxyType({
     'traces': Arm(traces, is_random=False),
     'solution_only': Arm(solution_only, is_random=False),
     'solution_only_permuted': Arm(solution_only_permuted, is_random=True),
     'revisions': Arm(
-        solution_only, is_random=True, earlier=failures, styles=('compact',)),
+        solution_only, is_random=True, earlier=failures, styles=_MARKED),
     'revisions_kept': Arm(
         solution_only, is_random=True, earlier=failures, is_kept=True,
-        styles=('compact',)),
+        styles=_MARKED),
 })

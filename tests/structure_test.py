@@ -268,3 +268,34 @@ def test_settings_are_counted(call):
   source = f'class A:\n  """..."""\n  a: int = {call}\n  b: B\n  c = 1'
   assert list(_settings(ast.parse(source))) == [(1, 'A', 2)]
   assert not list(_settings(ast.parse('class A:\n  a: int = field()')))
+
+
+# A task and a style by their names: nothing else knows one.
+_NAMED = re.compile(r"countdown|['\"`]compact['\"`]|style compact|compact style")
+_NAMERS = ('meta_cot/tasks/countdown/', 'meta_cot/traces/arithmetic/')
+_TASK_KINDS = 'meta_cot/tasks/factory.py'  # the one dict of task modules
+
+
+def test_only_their_own_folders_name_a_task_and_a_style():
+  wrong = [
+      f'{path}:{i}: {line.strip()}' for path in _files(*LIBRARY)
+      if not path.as_posix().startswith(_NAMERS)
+      and path.as_posix() != _TASK_KINDS
+      for i, line in enumerate((ROOT / path).read_text().splitlines(), 1)
+      if _NAMED.search(line)]
+  assert not wrong, '\n'.join(wrong)
+  assert (ROOT / _TASK_KINDS).read_text().count('countdown') == 2  # one entry
+
+
+# Folders and files of a workdir.
+_PLACES = re.compile(
+    r"/ '(traces|problems|tokenizer|sft|rl|evaluate|search|done|begun|eval)'")
+
+
+def test_below_the_stages_nothing_names_a_path_of_a_workdir():
+  wrong = [
+      f'{path}:{i}: {line.strip()}' for path in _files(*LIBRARY)
+      if path.parts[1] not in ('stages', 'main.py')
+      for i, line in enumerate((ROOT / path).read_text().splitlines(), 1)
+      if _PLACES.search(line) and 'directory / ' not in line]
+  assert not wrong, '\n'.join(wrong)

@@ -3,8 +3,8 @@
 
 Two kinds of vocabulary. With `number_tokens=None` the pieces are learned by
 byte-pair merges and every digit is a token of its own. With `number_tokens=n`
-every integer 0..n and every other character is one token: the small vocabulary
-of the compact trace style.
+every integer 0..n and every other character is one token: a small vocabulary
+for traces in few symbols.
 """
 
 from collections.abc import Iterable, Sequence

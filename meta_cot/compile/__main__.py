@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
   topology = find_topology(command_line.required(flags, 'topology'))
   builders = programs(experiment, topology)
   names = _names(flags.get('programs', ''), tuple(builders))
-  experiment.check_devices(make_mesh(experiment, topology))
+  experiment.check_devices(mesh_of(experiment, topology))
   results = []
   for name in names:
     if not is_json:
@@ -91,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
         experiment, topology, name, builders[name], dump=flags.get('dump')))
   report = report_lib.Report(
       flags['config'], topology.name, topology.chip, len(topology.devices),
-      dict(make_mesh(experiment, topology).shape), tuple(results))
+      dict(mesh_of(experiment, topology).shape), tuple(results))
   print(json.dumps(report.as_dict()) if is_json else report.as_text())
   if not all(result.fits for result in results):
     raise SystemExit(EXIT_DOES_NOT_FIT)
@@ -110,7 +110,7 @@ def for_accelerator(
       experiment.shared, model=model))
 
 
-def make_mesh(
+def mesh_of(
     experiment: experiment_lib.Experiment, topology: 'Topology'
 ) -> jax.sharding.Mesh:
   """Makes the experiment's mesh of the devices of a slice."""
@@ -122,7 +122,7 @@ def programs(
     experiment: experiment_lib.Experiment, topology: 'Topology'
 ) -> dict[str, Callable[[], program_lib.Program]]:
   """Lists all that the experiment compiles: 'STAGE/PROGRAM' -> its builder."""
-  return experiment_lib.programs(experiment, make_mesh(experiment, topology))
+  return experiment_lib.programs(experiment, mesh_of(experiment, topology))
 
 
 def _names(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -213,7 +213,7 @@ def compile_program(
     dump: XLA's texts are left in a folder `name` here; None: nowhere.
   """
   started = time.perf_counter()
-  with sharding.use_mesh(make_mesh(experiment, topology)), _folder(
+  with sharding.use_mesh(mesh_of(experiment, topology)), _folder(
       dump, name) as texts:
     program = build()
     lowered = program.lower()

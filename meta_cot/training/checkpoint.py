@@ -37,6 +37,14 @@ class CheckpointConfig:
   max_to_keep: int | None = config_lib.setting(low=1)
 
 
+def handlers(
+    state: ocp.CheckpointHandler) -> dict[str, ocp.CheckpointHandler]:
+  """Names what reads the items of a step; `state` reads the arrays."""
+  return dict(
+      state=state, data=iterator_state.StreamsHandler(),
+      config=ocp.JsonCheckpointHandler(), tokenizer=ocp.JsonCheckpointHandler())
+
+
 def verify(directory: files.Path, step: int) -> integrity.State:
   """Compares a step with its hashes; every process reads a part of the files.
 
@@ -83,11 +91,7 @@ class Checkpoints:
   def _open(self) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
         self._directory,
-        item_handlers=dict(
-            state=ocp.StandardCheckpointHandler(),
-            data=iterator_state.StreamsHandler(),
-            config=ocp.JsonCheckpointHandler(),
-            tokenizer=ocp.JsonCheckpointHandler()),
+        item_handlers=handlers(ocp.StandardCheckpointHandler()),
         options=ocp.CheckpointManagerOptions(
             max_to_keep=self._config.max_to_keep, create=True,
             # A rename cannot be cut off half way, a deletion can.

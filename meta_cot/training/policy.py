@@ -130,7 +130,7 @@ def _read(
     directory: epath.Path, wanted: types.Params, step: int) -> types.Params:
   """The parameters of a checkpoint, and nothing else of it."""
   with ocp.CheckpointManager(
-      directory, item_handlers=dict(state=ocp.PyTreeCheckpointHandler()),
+      directory, item_handlers=checkpoint.handlers(ocp.PyTreeCheckpointHandler()),
       options=ocp.CheckpointManagerOptions(
           read_only=True, lightweight_initialize=True,
           save_root_metadata=False)) as manager:
