@@ -130,9 +130,10 @@ def _read(
     directory: epath.Path, wanted: types.Params, step: int) -> types.Params:
   """The parameters of a checkpoint, and nothing else of it."""
   with ocp.CheckpointManager(
-      directory, item_handlers=checkpoint.handlers(ocp.PyTreeCheckpointHandler()),
+      directory,
+      item_handlers=checkpoint.handlers(ocp.PyTreeCheckpointHandler()),
       options=ocp.CheckpointManagerOptions(
-          read_only=True, lightweight_initialize=True,
+          create=False, lightweight_initialize=True,
           save_root_metadata=False)) as manager:
     there = manager.item_metadata(step).state
     compatibility.check_arrays(
