@@ -3,12 +3,19 @@
 
 import os
 import pathlib
+import shutil
+import tempfile
 
 os.environ['JAX_PLATFORMS'] = 'cpu'  # child processes inherit it
 # Tests compile much and compute little: three times faster without optimising.
 os.environ['XLA_FLAGS'] = ' '.join((
     os.environ.get('XLA_FLAGS', ''), '--xla_backend_optimization_level=0',
     '--xla_llvm_disable_expensive_passes=true'))
+# One cache of compiled programs per run of the tests, for all its processes.
+_OWN_CACHE = 'JAX_COMPILATION_CACHE_DIR' not in os.environ
+if _OWN_CACHE:
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='jax-cache')
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 
 import hypothesis
 import jax
@@ -22,6 +29,12 @@ hypothesis.settings.register_profile(
     'repeatable', deadline=None, derandomize=True, max_examples=50,
     suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile('repeatable')
+
+
+def pytest_unconfigure():
+  """Removes the cache; the process that made it does."""
+  if _OWN_CACHE:
+    shutil.rmtree(os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 
 
 @pytest.fixture(scope='module', autouse=True)
