@@ -217,7 +217,8 @@ def _search():
   # beam | dvts | breadth_first | best_first | depth_first | mcts.
   s.strategies = ('beam', 'best_first', 'mcts')
   # What a step is: solution (an operation of a solution) | event (of a trace,
-  # for arms that write whole searches; needs max_depth).
+  # for arms that write searches) | episode (a whole attempt, for arms that
+  # revise). The last two need max_depth.
   s.step = 'solution'
   s.num_problems = 200  # at most so many of the first test split
   s.num_slots = 32  # problems searched together

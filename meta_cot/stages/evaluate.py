@@ -66,11 +66,11 @@ def run(experiment: experiment_lib.Experiment, workdir: epath.Path) -> None:
       if task.size(split)}
   validation = problems.pop(base_task.VALIDATION)
   taught = functools.partial(_taught, experiment, task)
-  rows, training = [], {}
+  rows, training, examples = [], {}, taught(validation)
   with sharding.use_mesh(mesh):
     for arm in experiment.arms:
       saved = _Saved(experiment, workdir, arm, mesh)
-      longest = max(map(saved.reference_length, taught(validation)), default=0)
+      longest = max(map(saved.reference_length, examples), default=0)
       rows += _of_arm(
           experiment, saved, task, longest, problems, validation,
           workdir / 'eval' / 'rows')
@@ -175,7 +175,11 @@ def run_search(
         if row['solver'] in settings.strategies and row['is_correct']}
     report.write(
         directory, 'Searching over steps', summary_lib.of_rows(
-            rows, reference=(settings.arm, 'greedy')), texts=texts)
+            rows, reference=(settings.arm, 'greedy')), texts=texts, note=(
+                f'`{settings.arm}` after {policy.step} steps of training. A '
+                f'step of a tree is one {settings.step}; the search follows '
+                f'the {settings.value}, and what ends is worth what the '
+                f'{settings.outcome} says.'))
     logging.info('report: %s', directory / 'report.md')
   distributed.wait('search')
 
