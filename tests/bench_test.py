@@ -163,6 +163,24 @@ def test_rows_made_otherwise_are_made_anew(tmp_path, change):
       _run(tmp_path / 'alone', **(dict(made=made) | change)))
 
 
+def test_a_kill_while_old_rows_are_removed_leaves_none_as_new(
+    tmp_path, monkeypatch):
+  class Killed(BaseException):
+    """As a signal that nothing handles."""
+
+  def kill(path, value):
+    raise Killed
+
+  _run(tmp_path, _made())
+  monkeypatch.setattr(bench.files, 'write_json', kill)
+  with pytest.raises(Killed):
+    _run(tmp_path, _made(), seed=1)
+  monkeypatch.undo()
+  made = _made()
+  _run(tmp_path, made, seed=1)
+  assert made.solver.asked == list(range(9))
+
+
 def test_other_steps_and_seeds_of_a_policy_have_rows_of_their_own(tmp_path):
   made = _made()
   _run(tmp_path, made)

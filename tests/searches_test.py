@@ -199,3 +199,21 @@ def test_the_verdict_on_the_host_is_that_on_text():
   found = jax.jit(jax.vmap(judge, (None, 0, 0)))(
       dict(index=jnp.int32(7)), rows, jnp.array(lengths))
   assert found.tolist() == [1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize('text, is_right', [
+    (f'S5+1=6,17+6=23{EOS}', True),
+    (f'S5+1=6,17+5=22{EOS}S5+1=6,17+6=23{EOS}', True),
+    (f'S5+1=6,17+6=23{EOS}S5+1=6,17+5=22{EOS}', False),
+    (f'S{EOS}S{EOS}S5+1=6,17+6=23{EOS}', True)])
+def test_the_last_of_several_attempts_counts(text, is_right):
+  tokens = [i for part in text.split(EOS)[:-1] for i in _tokens(part + EOS)]
+  row = np.zeros(32, np.int32)
+  row[:len(tokens)] = tokens
+  outcome = steps.of_last_text(
+      tasks.make('countdown').in_graph.outcome(
+          vocabulary.of(_tokenizer(), 128, STYLE).texts), _tokenizer().eos_ids)
+  problem = dict(numbers=jnp.array([5, 17, 1]), target=jnp.int32(23))
+  assert outcome(problem, jnp.array(row), len(tokens)) == is_right
+  last = steps.last_text(tokens, _tokenizer().eos_ids)
+  assert last == _tokens(text.split(EOS)[-2] + EOS)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Searches of Countdown problems that cannot succeed, or cannot be."""
 
+import collections
 import dataclasses
 import functools
 
@@ -168,6 +169,25 @@ def test_a_problem_is_searched_the_same_at_its_place():
   assert alone.records[0, 0].nodes == whole.records[2, 0].nodes
   other = searcher()(policy(), problems[2:], jax.random.key(2))
   assert other.records[0, 0].nodes != whole.records[2, 0].nodes
+
+
+def test_behind_a_wrong_attempt_another_one_follows():
+  made = searcher(
+      'best_first', step='episode', max_depth=2, step_length=8, branching=16,
+      num_expansions=16)
+  outcomes = made(policy(), PROBLEMS, jax.random.key(1))
+  (eos_id,) = tokenizer().eos_ids
+  ends = collections.Counter()
+  for record in outcomes.records[:, 0]:
+    depths = [0]
+    for node in record.nodes[1:]:
+      depths.append(depths[node.parent] + 1)
+      has_ended = node.tokens[-1] == eos_id
+      assert eos_id not in node.tokens[:-1]
+      assert node.is_terminal == (
+          has_ended and (node.is_correct or depths[-1] == 2))
+      ends[depths[-1], has_ended] += 1
+  assert ends[1, True] and ends[2, True]
 
 
 @pytest.mark.parametrize('style', ['compact', 'stream_of_search'])

@@ -37,7 +37,7 @@ class Procedure(NamedTuple):
 def make(
     name: str, settings: Any, task: base_task.Task, mesh: jax.sharding.Mesh
 ) -> Procedure:
-  """The procedure of a solver of `table.SOLVERS`."""
+  """Makes the procedure of a solver of `table.SOLVERS`."""
   return Procedure(settings, table.SOLVERS[name].make(settings, task, mesh))
 
 
@@ -100,7 +100,7 @@ def _checksum(params: Params) -> jax.Array:
 def folder(
     directory: epath.Path, policy: base.Policy, solver: str, split: str
 ) -> epath.Path:
-  """Where the rows of a policy, solver and split are."""
+  """Names where the rows of a policy, solver and split are."""
   return (directory / policy.label / f'seed{policy.seed}-step{policy.step}'
           / solver / split)
 
@@ -114,8 +114,10 @@ def _claim(where: epath.Path, identity: dict[str, Any]) -> None:
     if differences:
       logging.info(
           '%s: made anew, as %s', where, '; '.join(differences[:3]))
-      where.rmtree()
-    if not path.exists():
+      for piece in where.iterdir():  # a kill in here leaves no piece unnamed
+        if piece.name != path.name:
+          piece.unlink()
+    if differences or not path.exists():
       files.write_json(path, identity)
   distributed.wait(f'{where}: claimed')
 

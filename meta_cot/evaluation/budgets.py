@@ -16,14 +16,14 @@ from meta_cot.solvers import choosing
 
 
 def rate(values_B: np.ndarray, low: float = 0.0) -> dict:
-  """The mean over problems with its interval, within [low, 1]."""
+  """Computes the mean over problems and its interval, within [low, 1]."""
   return dict(
       success=float(np.mean(values_B)),
       ci95=statistics.normal_interval(values_B, low=low))
 
 
 def at(outcomes: base.Outcomes, n: float, choosers: Sequence[str]) -> dict:
-  """The rate of every chooser with n attempts, and their tokens.
+  """Computes the rate of every chooser with n attempts, and their tokens.
 
   Args:
     outcomes: N attempts at every problem.
@@ -43,7 +43,7 @@ def at(outcomes: base.Outcomes, n: float, choosers: Sequence[str]) -> dict:
 
 
 def curve(outcomes: base.Outcomes, choosers: Sequence[str]) -> list[dict]:
-  """`at` n = 1, 2, 4, ... up to all attempts."""
+  """Computes `at` for n = 1, 2, 4, ... up to all attempts."""
   total = outcomes.is_correct.shape[1]
   ns = sorted({
       min(2**i, total) for i in range(math.ceil(math.log2(max(total, 2))) + 1)})
@@ -54,7 +54,7 @@ def at_tokens(
     outcomes: base.Outcomes, budget: float, choosers: Sequence[str], *,
     is_whole: bool = True,
 ) -> dict:
-  """`at` as many attempts as fit a budget, at least 1 and at most all.
+  """Computes `at` for what fits a budget, at least 1 attempt, at most all.
 
   Args:
     outcomes: N attempts at every problem.
@@ -70,7 +70,7 @@ def at_tokens(
 
 
 def catch_up(outcomes: base.Outcomes, success: float) -> dict | None:
-  """The fewest attempts with which the oracle reaches it; None within N."""
+  """Finds the fewest attempts whose oracle reaches `success`, if any do."""
   for k in range(1, outcomes.is_correct.shape[1] + 1):
     if np.mean(choosing.oracle(outcomes, k)) >= success:
       return at(outcomes, k, ('oracle',))

@@ -15,7 +15,7 @@ _ADDED = '\n# '  # before the title of a section that is added
 
 
 def write(
-    directory: epath.Path, title: str, summary: Mapping, *,
+    directory: epath.Path, title: str, summary: Mapping, *, note: str = '',
     training: Mapping[str, Mapping] | None = None,
     drawn: Sequence[trees.Tree] = (),
     texts: Mapping[str, str] | None = None,
@@ -26,6 +26,7 @@ def write(
     directory: local or in a bucket; made if missing.
     title: of the report.
     summary: of `summary.of_rows`.
+    note: under the title.
     training: what training left of every policy: summary.json, and `losses`,
       points (tokens, loss) on validation data.
     drawn: searches to draw as trees.
@@ -35,7 +36,8 @@ def write(
   files.write_json(directory / 'summary.json', dict(
       summary, training={k: dict(v) for k, v in training.items()}))
   parts = [
-      f'# {title}\n', _success(summary), _curve(directory, summary),
+      f'# {title}\n', note and f'{note}\n',
+      _success(summary), _curve(directory, summary),
       _samples(directory, summary), _equal_tokens(summary), _errors(summary),
       _episodes(directory, summary), _drawn(directory, drawn),
       _texts(texts or {}), _training(directory, training)]

@@ -33,7 +33,7 @@ def of(
     policy: base.Policy, solver: str, split: str, problems: Sequence[Problem],
     outcomes: base.Outcomes, *, place: int, attempt: int,
 ) -> list[dict[str, Any]]:
-  """Rows of the outcomes.
+  """Makes the rows of outcomes.
 
   Args:
     policy: who answered.
@@ -78,7 +78,7 @@ def write_records(
 
 
 def read(directory: epath.Path) -> list[dict[str, Any]]:
-  """The rows of the pieces of a folder, by problem, attempt and episode.
+  """Reads the pieces of a folder; by problem, attempt and episode.
 
   Raises:
     ValueError: a row of another version.
@@ -97,14 +97,14 @@ def read(directory: epath.Path) -> list[dict[str, Any]]:
 
 def records(
     directory: epath.Path) -> Iterator[record_lib.TraceRecord]:
-  """The searches of the pieces of a folder, in order of the problems."""
+  """Reads the searches of a folder, in order of the problems."""
   for path in sorted(directory.glob(f'*{_RECORDS}')):
     for line in path.read_text().splitlines():
       yield record_lib.from_json(line)
 
 
 def group(rows: Iterable[Row], *keys: str) -> dict[tuple, list[Row]]:
-  """Rows by the values of some fields, groups in order of appearance."""
+  """Groups rows by some fields; the groups in order of appearance."""
   groups = {}
   for row in rows:
     groups.setdefault(tuple(row[k] for k in keys), []).append(row)
@@ -112,7 +112,7 @@ def group(rows: Iterable[Row], *keys: str) -> dict[tuple, list[Row]]:
 
 
 def outcomes(rows: Sequence[Row]) -> base.Outcomes:
-  """The attempts of one policy and solver at the problems of one split.
+  """Gathers the attempts of one policy and solver at one split.
 
   Problems that have more or fewer attempts than the first one are left out.
 
@@ -145,7 +145,7 @@ def outcomes(rows: Sequence[Row]) -> base.Outcomes:
 def identity(
     policy: base.Policy, settings: Any, draws: list[int], params: int
 ) -> dict[str, Any]:
-  """What the rows of a folder depend on besides problems, as JSON values.
+  """Lists what rows depend on besides problems, as JSON values.
 
   Args:
     policy: who answers.

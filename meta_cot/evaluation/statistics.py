@@ -49,7 +49,7 @@ def wilson(
 def normal_interval(
     values: Sequence[float], *, low: float = 0.0, quantile: float = 1.96,
 ) -> list[float]:
-  """Interval of the mean of independent values, cut to [low, 1]."""
+  """Computes the interval of a mean of values, cut to [low, 1]."""
   mean, error = sum(values) / len(values), 0.0
   if len(values) > 1:
     error = statistics.stdev(map(float, values)) / math.sqrt(len(values))

@@ -62,7 +62,7 @@ def of_rows(
 
 
 def find(entries: Sequence[Mapping], **fields) -> dict:
-  """The one entry with these fields.
+  """Finds the one entry with these fields.
 
   Raises:
     ValueError: none has, or several have.

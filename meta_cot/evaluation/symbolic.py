@@ -51,7 +51,8 @@ def write(
 def outcomes(
     records: Records, tokenizer: tokenizers.Tokenizer, style: str
 ) -> base.Outcomes:
-  """One search per problem; tokens are NaN where the style cannot write it."""
+  """Reads searches as attempts; tokens are NaN where the style has no words.
+  """
   column = lambda values: base.objects([[value] for value in values])
   return base.Outcomes(
       is_correct=column(r.is_solved for r in records).astype(bool),
@@ -66,7 +67,7 @@ def run_all(
     teacher: base_task.Teacher, strategy: str, problems: Sequence[Problem],
     seed: int,
 ) -> list[record_lib.TraceRecord]:
-  """One strategy of a teacher over `problems`."""
+  """Searches problems with one strategy of a teacher."""
   return [
       teacher.search(problem, strategy, seed + index)
       for index, problem in enumerate(problems)]

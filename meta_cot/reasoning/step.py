@@ -45,6 +45,7 @@ class LanguageStep:
   outcome: node_lib.OfText | None
   value: node_lib.OfText | None
   state_key: node_lib.OfText | None
+  has_attempts: bool
 
   def __call__(
       self, params: tuple[Params, prompts_lib.Prompts], rng: PRNGKey,
@@ -74,6 +75,11 @@ class LanguageStep:
     is_terminal_RxA = of_children(written.is_terminal)
     value_RxA, reward_RxA, state_key = self._judge(
         params, prompts, before, is_used_RxU, node)
+    if self.has_attempts:
+      is_over_RxA = path.length[:, None] == num_path
+      if self.outcome is not None:
+        is_over_RxA |= reward_RxA > 0
+      is_terminal_RxA &= is_over_RxA
     return base.Expansion(
         embedding=node, log_prob=of_children(written.log_prob),
         value=value_RxA, reward=jnp.where(is_terminal_RxA, reward_RxA, 0.0),
@@ -184,7 +190,7 @@ def make_step_fn(
     delimiter_ids: tuple[int, ...], eos_ids: tuple[int, ...], pad_id: int,
     sampling: decode.Sampling, outcome: node_lib.OfText | None = None,
     value: node_lib.OfText | None = None,
-    state_key: node_lib.OfText | None = None,
+    state_key: node_lib.OfText | None = None, has_attempts: bool = False,
 ) -> LanguageStep:
   """The step function of a language model; `start` makes its `params`.
 
@@ -206,6 +212,8 @@ def make_step_fn(
     value: of every child, float32 []; that of the value head by default.
     state_key: of every child, uint32 [2]; equal for equal states. None: states
       are not compared.
+    has_attempts: a text is one attempt: behind its end another one may follow,
+      unless its outcome is positive or the path is at its longest.
 
   Returns:
     A pure, hashable function. It raises a ValueError itself where P + D * T
@@ -225,4 +233,5 @@ def make_step_fn(
       config=config, branching=branching, step_length=step_length,
       delimiter_ids=tuple(delimiter_ids), eos_ids=tuple(eos_ids),
       pad_id=pad_id, sampling=sampling, outcome=outcome, value=value,
-      state_key=state_key)
+      state_key=state_key,
+      has_attempts=has_attempts)

@@ -101,7 +101,7 @@ class Solver(Protocol):
 
 
 def objects(rows: Sequence[Sequence[Any]]) -> np.ndarray:
-  """[B, N] object of any values."""
+  """Makes an array [B, N] of any values."""
   array = np.empty((len(rows), len(rows[0])), object)
   for i, row in enumerate(rows):
     array[i, :] = row

@@ -84,14 +84,14 @@ def pass_at_k(*, num_samples: int, num_correct: int, k: int) -> float:
 
 
 def names(outcomes: base.Outcomes) -> tuple[str, ...]:
-  """The choosers that can choose among these attempts."""
+  """Lists the choosers that can choose among these attempts."""
   return tuple(
       name for name in CHOOSERS
       if outcomes.values is not None or name not in NEEDS_VALUES)
 
 
 def answer_ids(outcomes: base.Outcomes) -> np.ndarray:
-  """[B, N] int32; equal answers to a problem are equal, NONE is none."""
+  """Numbers the answers, [B, N] int32; equal ones alike, NONE for none."""
   ids = {None: tree_lib.NONE}
   return np.array([
       [ids.setdefault(None if answer is None else (b, answer), len(ids))

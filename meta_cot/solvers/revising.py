@@ -98,7 +98,7 @@ class Reviser:
 
 
 def rules(settings: Settings, tokenizer) -> episodes.Episodes:
-  """The rules of a trajectory, in tokens.
+  """Makes the rules of a trajectory, in tokens.
 
   Raises:
     ValueError: `give_up` is not one token, or no trajectory can follow them.
@@ -160,7 +160,7 @@ def play(
 def outcomes(
     judged: judge_lib.Judged, num_samples: int, **costs: float
 ) -> base.Outcomes:
-  """Verdicts on G trajectories of each problem as attempts, E a trajectory.
+  """Reads verdicts on G trajectories of each problem as attempts, E each.
 
   What a search before the first episode cost is that episode's.
   """

@@ -322,11 +322,13 @@ def make_steps(
   outcome = None
   if is_judged:
     outcome = verdict or task.in_graph.outcome(vocabulary.texts)
+    if settings.step == 'episode':
+      outcome = steps_lib.of_last_text(outcome, vocabulary.eos_ids)
   step_fn = reasoning.make_step_fn(
       model, branching=settings.branching, step_length=settings.step_length,
       delimiter_ids=vocabulary.delimiter_ids, eos_ids=vocabulary.eos_ids,
       pad_id=vocabulary.pad_id, sampling=settings.sampling(), value=value,
-      outcome=outcome)
+      outcome=outcome, has_attempts=settings.step == 'episode')
   if is_likelihood:
     step_fn = values.likelihood(step_fn, is_reward=not is_judged)
   if is_judged:

@@ -30,7 +30,7 @@ class Searched:
   num_expansions: int
   num_steps: int  # of the engine
   is_found: bool  # some finished child is right, whether chosen or not
-  text: str  # prompt and steps up to the answer; '' without one
+  text: str  # prompt and steps of the attempt that is the answer, or ''
 
   @property
   def is_solved(self) -> bool:
@@ -74,7 +74,7 @@ class Reader:
         record, int(tree.num_tokens), int(tree.num_expansions), num_steps,
         any(text.is_correct for text in texts.values()),
         traces.prompt(problem, style=self.style) + self.tokenizer.decode(
-            paths[solution]) if solution >= 0 else '')
+            self._last(paths[solution])) if solution >= 0 else '')
 
   def _texts(self, problem, tree, tokens_NxT, lengths_N):
     """{slot: NodeText} and {slot: tokens from the root on}."""
@@ -95,9 +95,12 @@ class Reader:
           step=text if step is None else step, tokens=tokens,
           state=states[slot] or '',
           is_correct=bool(tree.is_terminal[slot]) and verdicts.of_tokens(
-              self.task, self.tokenizer, problem, paths[slot],
+              self.task, self.tokenizer, problem, self._last(paths[slot]),
               self.style).verdict.is_correct)
     return texts, paths
+
+  def _last(self, tokens: Sequence[int]) -> Sequence[int]:
+    return steps_lib.last_text(tokens, self.tokenizer.eos_ids)
 
   def _first(self, problem: Problem) -> str | None:
     """The state of the root; None where steps do not lead to states."""
