@@ -59,13 +59,21 @@ def begin(
   (workdir / 'done' / f'{name}.json').unlink(missing_ok=True)
   reasons = [] if before is None else _differences(before, mark)
   if reasons and (workdir / name).exists():
-    kept = workdir / _REPLACED / name
-    if kept.exists():
-      kept.rmtree()
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    (workdir / name).rename(kept)
+    _replace(workdir, name)
   files.write_json(path, mark)
   return reasons
+
+
+def _replace(workdir: epath.Path, name: str) -> None:
+  """Makes room for a stage; a bucket keeps nothing, as it cannot rename."""
+  kept = workdir / _REPLACED / name
+  if files.is_remote(workdir):
+    (workdir / name).rmtree()
+    return
+  if kept.exists():
+    kept.rmtree()
+  kept.parent.mkdir(parents=True, exist_ok=True)
+  (workdir / name).rename(kept)
 
 
 def finish(workdir: epath.Path, name: str, mark: Mapping[str, Any]) -> None:
@@ -101,6 +109,6 @@ def _differences(
         before[part], now[part], where='before')
   changed = [
       reference for reference, digest in now['reads'].items()
-      if before['reads'].get(reference) != digest]
+      if before['reads'].get(reference, digest) != digest]
   found += [f'{reference} was made anew' for reference in changed]
   return found
