@@ -137,7 +137,12 @@ class _Asked:
     path = self.folder.directory / 'metrics.jsonl'
     return metrics_lib.read(path) if path.exists() else []
 
-  def policy(self, step: int) -> solvers_base.Policy:
+  @functools.cached_property
+  def newest(self) -> solvers_base.Policy:
+    """Read once for all solvers."""
+    return self._at(self.folder.steps()[-1])
+
+  def _at(self, step: int) -> solvers_base.Policy:
     tokens = sum(r['tokens'] for r in self.metrics if r['step'] <= step)
     return solving.policy(
         self.context, self.folder, self.reference, step,
@@ -166,8 +171,11 @@ class _Asked:
   def _ask(self, steps: Sequence[int], name: str, problems, tokens=None):
     procedure = solving.procedure(
         self.context, self.settings, self.folder, name, tokens)
+    policies = (
+        self.newest if step == self.folder.steps()[-1] else self._at(step)
+        for step in steps)
     return bench.run(
-        map(self.policy, steps), {name: procedure}, problems, self.directory,
+        policies, {name: procedure}, problems, self.directory,
         rng=jax.random.key(self.context.seed),
         num_rounds=self.settings.num_rounds if name == 'samples' else 1)
 
