@@ -237,5 +237,5 @@ def test_other_settings_do_not_continue_a_run(unbroken, tmp_path):
     with pytest.raises(interruption.Interrupted):
       _train(run)
   with pytest.raises(config_lib.UserError, match=re.escape(
-      'rl.clip_high: 0.2 in checkpoint step 2, 0.3 now')):
+      'rl.loss.clip_high: 0.2 in checkpoint step 2, 0.3 now')):
     _train(run, clip_high=0.3)
