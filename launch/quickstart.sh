@@ -25,10 +25,10 @@ export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-2}
 "$PYTHON" -m meta_cot.main --config=configs/countdown.py:tiny \
   --workdir="$workdir" "$@"
 
-report=$workdir/eval/report.md
+report=$workdir/evaluate/report.md
 if [[ -f $report ]]; then
   echo
-  # The first section is the summary.
-  awk '/^## / && seen++ {exit} {print}' "$report"
+  # The result stands before the first section.
+  awk '/^## / {exit} {print}' "$report"
   echo "report: $report"
 fi

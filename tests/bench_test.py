@@ -283,3 +283,31 @@ def test_summary_and_report_are_made_of_rows_alone(tmp_path):
   assert '## Training' not in text and '## Episode' not in text
   assert json.loads((tmp_path / 'r' / 'summary.json').read_text())[
       'curve'] == summary['curve']
+
+
+def test_a_report_begins_with_the_reference_beside_the_others(tmp_path):
+  rows = []
+  for i, label in enumerate('abc'):
+    rows += bench.run(
+        [_policy(label)], {'greedy': _made(1)},
+        {'first': PROBLEMS, 'second': PROBLEMS[:4]}, epath.Path(tmp_path),
+        rng=jax.random.key(i))
+  summary = summary_lib.of_rows(rows, reference=('b', 'greedy'))
+  report.write(epath.Path(tmp_path / 'r'), 'Title', summary)
+  text = (tmp_path / 'r' / 'report.md').read_text()
+  headline, _, _ = text.partition('\n## ')
+  rates = {
+      label: sum(r['is_correct'] for r in rows if r['policy'] == label
+                 and r['split'] == 'first') / 9 for label in 'abc'}
+  assert len({*rates.values()}) > 1
+  assert f'`b`, greedy, solves {100 * rates["b"]:.1f} [' in headline
+  assert ']% of 9 problems of first. Beside it:' in headline
+  for other in 'ac':
+    gap = 100 * (rates['b'] - rates[other])
+    assert f'- `{other}` {100 * rates[other]:.1f} [' in headline
+    assert f'a difference of {gap:+.1f} [' in headline
+  assert 'second' not in headline
+  alone = summary_lib.of_rows([r for r in rows if r['policy'] == 'b'],
+                              reference=('b', 'greedy'))
+  report.write(epath.Path(tmp_path / 's'), 'Title', alone)
+  assert 'Beside it' not in (tmp_path / 's' / 'report.md').read_text()

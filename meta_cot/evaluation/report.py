@@ -36,7 +36,9 @@ def write(
   files.write_json(directory / 'summary.json', dict(
       summary, training={k: dict(v) for k, v in training.items()}))
   parts = [
-      f'# {title}\n', note and f'{note}\n',
+      f'# {title}
+', _headline(summary), note and f'{note}
+',
       _success(summary), _curve(directory, summary),
       _samples(directory, summary), _equal_tokens(summary), _errors(summary),
       _episodes(directory, summary), _drawn(directory, drawn),
@@ -57,6 +59,31 @@ def add_section(path: epath.Path, title: str, text: str) -> None:
   if path.exists():
     before = path.read_text().partition(f'{_ADDED}{title}\n')[0]
     files.write_atomic(path, f'{before}{_ADDED}{title}\n\n{text}')
+
+
+def _headline(summary) -> str:
+  """The reference beside the other policies, with its solver, on one split."""
+  if summary['reference'] is None:
+    return ''
+  policy, solver = summary['reference']
+  entries = [e for e in summary['success'] if e['solver'] == solver]
+  mine = next((e for e in entries if e['policy'] == policy), None)
+  others = [
+      e for e in entries if mine and e['split'] == mine['split'] and e['minus']]
+  if not others:
+    return ''
+  lines = [
+      f'- `{e["policy"]}` {tables.percent(e)}%: a difference of '
+      f'{tables.difference(_turned(e["minus"]))} points.\n' for e in others]
+  return (
+      f'`{policy}`, {solver}, solves {tables.percent(mine)}% of '
+      f'{mine["num_problems"]} problems of {mine["split"]}. Beside it:\n\n'
+      + ''.join(lines) + '\nBrackets are 95% intervals.\n')
+
+
+def _turned(gap: Mapping) -> dict[str, float]:
+  """The difference seen from the other side."""
+  return dict(estimate=-gap['estimate'], low=-gap['high'], high=-gap['low'])
 
 
 def _success(summary) -> str:

@@ -36,7 +36,7 @@ def of_rows(
       with its samples.
 
   Returns:
-    `success` of every procedure, `samples` by chooser, `equal_tokens` of
+    `reference`, `success` of every procedure, `samples` by chooser, `equal_tokens` of
     samples beside procedures, `curve` by step; `episodes`, or None.
   """
   newest = {}
@@ -48,7 +48,7 @@ def of_rows(
       key: rows_lib.outcomes(some) for key, some in rows_lib.group(
           newest, 'policy', 'solver', 'split').items() if key[1] != REVISIONS}
   return dict(
-      success=[
+      reference=reference and list(reference), success=[
           _success(key, outcomes, _reference(found, key, reference))
           for key, outcomes in found.items()],
       samples=[

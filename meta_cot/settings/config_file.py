@@ -4,7 +4,7 @@
 The syntax is that of ml_collections' config flags:
 
   --config=configs/search.py:tiny      a file with `get_config(variant)`
-  --config.optimizer.learning_rate=1e-3
+  --config.sft.optimizer.learning_rate=1e-3
   --config.search.widths=1,2           or (1,2)
   --config.train.resume                or --noconfig.train.resume
   --config.data.limit=None

@@ -179,8 +179,8 @@ def check_finite(rows: list[dict], first_step: int, name: str) -> None:
       if not math.isfinite(row[key]):
         raise FloatingPointError(
             f'{name}: {key} is {row[key]} at step {step}; no checkpoint of it '
-            'was written. Lower config.optimizer.learning_rate or inspect the '
-            'data of that step.')
+            'was written. Lower optimizer.learning_rate of its stage or '
+            'inspect the data of that step.')
 
 
 def _summary(rows: list[dict[str, float]]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from meta_cot import sharding
 from meta_cot import types
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
+from meta_cot.stages import artifacts
 from meta_cot.stages import base
 from meta_cot.stages.train import settings as settings_lib
 from meta_cot.stages.train.settings import Settings
@@ -71,8 +72,14 @@ def _num_steps(settings: Settings) -> int:
   return max(1, settings.num_tokens // tokens)
 
 
+def _model(context, settings) -> model_config.ModelConfig:
+  if settings.start is None:
+    return context.shared.model
+  return artifacts.planned(context, settings.start).model
+
+
 def _init(context, settings) -> program.Program:
-  model = context.shared.model
+  model = _model(context, settings)
   initialise = state_lib.jit_create(
       functools.partial(transformer.init, model),
       optimizer.make(settings.optimizer, _num_steps(settings)), context.mesh)
@@ -82,7 +89,7 @@ def _init(context, settings) -> program.Program:
 
 
 def _train_step(context, settings) -> program.Program:
-  model, mesh = context.shared.model, context.mesh
+  model, mesh = _model(context, settings), context.mesh
   settings_lib.check_devices(settings, 'train', mesh)
   num_steps = _num_steps(settings)
   state, _ = state_lib.shardings(
@@ -97,7 +104,7 @@ def _train_step(context, settings) -> program.Program:
 
 
 def _eval_loss(context, settings) -> program.Program:
-  model, mesh = context.shared.model, context.mesh
+  model, mesh = _model(context, settings), context.mesh
   batch = _batch(settings, mesh)
   per_token = model.flops_per_token(settings.data.sequence_length / 2)
   return program.Program(
