@@ -41,14 +41,13 @@ def _first_policy() -> ml_collections.ConfigDict:
   c = base.get_config()
   c.model.update(dict(num_layers=3, embed_dim=64, head_dim=16, mlp_dim=172))
   c.task = tasks.countdown()
-  c.task.update(dict(
-      max_number=12, max_value=40, max_target=40, num_heldout=300))
+  c.task.max_value = 60
   c.problems = kinds.problems()
   c.traces = kinds.traces(num_processes=1)  # quicker than starting workers
   c.tokenizer = kinds.tokenizer()
-  c.tokenizer.vocabulary.number_tokens = 40  # 0..40 are one token each
+  c.tokenizer.vocabulary.number_tokens = 60  # 0..60 are one token each
   c.sft = kinds.train(
-      arms=('solution_only',), num_tokens=300_000, eval_every_steps=100,
+      arms=('solution_only',), num_tokens=400_000, eval_every_steps=100,
       save_every_steps=400)
   c.sft.data.sequence_length = 64
   c.stages = ('problems', 'traces', 'tokenizer', 'sft')
@@ -59,7 +58,7 @@ def _star(c: ml_collections.ConfigDict, num_rounds: int) -> None:
   policy = _FIRST
   for i in range(1, num_rounds + 1):
     c[f'search{i}'] = kinds.search(
-        policy=policy, solver='samples', num_train=800, num_validation=100)
+        policy=policy, solver='samples', num_train=2_000, num_validation=100)
     policy = _learn(c, i, start=_FIRST)
   _compare(c, num_rounds)
 
@@ -68,7 +67,7 @@ def _ts_llm(c: ml_collections.ConfigDict, num_rounds: int) -> None:
   policy = _FIRST
   for i in range(1, num_rounds + 1):
     c[f'search{i}'] = search = kinds.search(
-        policy=policy, solver='mcts', num_train=800, num_validation=100)
+        policy=policy, solver='mcts', num_train=2_000, num_validation=100)
     search.search.update(_TREES)
     policy = _learn(c, i, start=policy)
   _compare(c, num_rounds)
@@ -78,7 +77,7 @@ def _learn(c: ml_collections.ConfigDict, i: int, start: str) -> str:
   """Adds the training of round i; returns the policy that it leaves."""
   c[f'sft{i}'] = kinds.train(
       records=f'search{i}', start=start, arms=('solution_only',),
-      num_tokens=150_000, eval_every_steps=100, save_every_steps=400)
+      num_tokens=200_000, eval_every_steps=100, save_every_steps=400)
   c[f'sft{i}'].data.sequence_length = 64
   c[f'sft{i}'].optimizer.learning_rate = 1e-3
   c.stages += (f'search{i}', f'sft{i}')

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loops of stages: killed in a later round, and changed there."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from configs import loops
+from meta_cot.settings import config_file
+from meta_cot.stages import experiment
+from tests import run_comparison
+
+ROOT = pathlib.Path(__file__).parents[1]
+STAGES = (
+    'problems', 'traces', 'tokenizer', 'sft', 'search1', 'sft1', 'search2',
+    'sft2', 'table')
+# Two numbers: a policy that has trained for a second solves some.
+_SMALL = (
+    '--config.task.num_numbers=2', '--config.task.max_number=12',
+    '--config.task.min_target=2', '--config.problems.num_shards=1',
+    '--config.traces.num_shards=1', '--config.model.num_layers=1',
+    '--config.sft.num_tokens=30000', '--config.sft.batch_size=4',
+    '--config.sft.data.sequence_length=32',
+    '--config.sft.optimizer.warmup_steps=10',
+    '--config.table.solvers=greedy', '--config.table.num_problems=8')
+_ROUND = (
+    'num_tokens=4000', 'save_every_steps=4', 'log_every_steps=2',
+    'eval_every_steps=8', 'num_eval_batches=1')
+
+
+@pytest.mark.parametrize('variant', loops.VARIANTS)
+def test_a_loop_is_a_longer_tuple_of_stages(variant):
+  parsed = experiment.parse(
+      config_file.load(f'configs/loops.py:{variant}', ()))
+  assert parsed.stages == STAGES
+  start = 'sft' if variant == 'star_tiny' else 'sft1'
+  groups = {name: group.settings for name, group in parsed.groups.items()}
+  assert groups['search2'].policy == 'sft1/solution_only'
+  assert groups['sft2'].records == 'search2'
+  assert groups['sft2'].start == f'{start}/solution_only'
+  assert groups['table'].policies == ('sft', 'sft1', 'sft2')
+
+
+def _command(workdir: pathlib.Path, *more: str) -> list[str]:
+  rounds = (
+      f'--config.sft{i}.{setting}' for i in (1, 2) for setting in _ROUND)
+  searches = (
+      f'--config.search{i}.{setting}' for i in (1, 2)
+      for setting in ('num_train=48', 'num_validation=8'))
+  return [
+      sys.executable, '-m', 'meta_cot.main',
+      '--config=configs/loops.py:star_tiny', f'--workdir={workdir}',
+      f'--config.compilation_cache={workdir.parent.parent / "cache"}',
+      *_SMALL, *rounds, *searches, *more]
+
+
+def _run(workdir: pathlib.Path, *more: str) -> str:
+  done = subprocess.run(
+      _command(workdir, *more), cwd=ROOT, env=_environment(), text=True,
+      capture_output=True, check=False)
+  assert done.returncode == 0, done.stderr[-3000:]
+  return done.stderr
+
+
+def _environment() -> dict[str, str]:
+  return os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '1'}
+
+
+def _times(workdir: pathlib.Path) -> dict[str, int]:
+  """When every file of a stage, or its mark, was written."""
+  return {
+      str(path.relative_to(workdir)): path.stat().st_mtime_ns
+      for path in workdir.rglob('*')
+      if path.is_file() and path.name not in ('config.json', 'lease.json')}
+
+
+def test_the_second_round_killed_and_changed(tmp_path):
+  unbroken, workdir = tmp_path / 'a' / 'w', tmp_path / 'b' / 'w'
+  for path in (unbroken, workdir):
+    path.parent.mkdir()
+  log = _run(unbroken)
+  assert [n for n in STAGES if f' stage {n}\n' in log] == list(STAGES)
+  process = subprocess.Popen(
+      _command(workdir), cwd=ROOT, env=_environment(),
+      stderr=subprocess.DEVNULL)
+  metrics = workdir / 'sft2' / 'solution_only' / 'metrics.jsonl'
+  deadline = time.monotonic() + 240
+  while time.monotonic() < deadline and process.poll() is None:
+    if metrics.exists() and metrics.read_text().count('\n') >= 3:
+      break
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  assert process.wait() == -signal.SIGKILL
+  assert (workdir / 'done' / 'search2.json').exists()
+  assert not (workdir / 'done' / 'sft2.json').exists(), 'killed too late'
+  log = _run(workdir)
+  assert log.count('already done') == STAGES.index('sft2')
+  assert not run_comparison.differences(unbroken, workdir)
+
+  before = _times(workdir)
+  log = _run(workdir, '--config.sft2.optimizer.learning_rate=0.002')
+  assert log.count('already done') == STAGES.index('sft2')
+  assert 'stage sft2: runs again (' in log and 'learning_rate' in log
+  assert 'stage table: runs again (sft2 was made anew)' in log
+  after = _times(workdir)
+  changed = {
+      name.removeprefix('replaced/') for name, at in after.items()
+      if before.get(name) != at}
+  assert {name.split('/')[0] for name in changed} == {
+      'begun', 'done', 'sft2', 'table'}
+  assert {n for n in changed if n.startswith(('begun/', 'done/'))} == {
+      f'{part}/{stage}.json' for part in ('begun', 'done')
+      for stage in ('sft2', 'table')}
+  assert {n for n in before if n.startswith(('sft2/', 'table/'))} == {
+      n.removeprefix('replaced/') for n in after if n.startswith('replaced/')}
