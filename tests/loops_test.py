@@ -106,7 +106,7 @@ def test_the_second_round_killed_and_changed(tmp_path):
   log = _run(workdir, '--config.sft2.optimizer.learning_rate=0.002')
   assert log.count('already done') == STAGES.index('sft2')
   assert 'stage sft2: runs again (' in log and 'learning_rate' in log
-  assert 'stage table: runs again (sft2 was made anew)' in log
+  assert 'stage table: runs again (sft2/solution_only was made anew)' in log
   after = _times(workdir)
   changed = {
       name.removeprefix('replaced/') for name, at in after.items()
