@@ -36,9 +36,7 @@ def write(
   files.write_json(directory / 'summary.json', dict(
       summary, training={k: dict(v) for k, v in training.items()}))
   parts = [
-      f'# {title}
-', _headline(summary), note and f'{note}
-',
+      f'# {title}\n', _headline(summary), note and f'{note}\n',
       _success(summary), _curve(directory, summary),
       _samples(directory, summary), _equal_tokens(summary), _errors(summary),
       _episodes(directory, summary), _drawn(directory, drawn),
