@@ -36,8 +36,9 @@ def of_rows(
       with its samples.
 
   Returns:
-    `reference`, `success` of every procedure, `samples` by chooser, `equal_tokens` of
-    samples beside procedures, `curve` by step; `episodes`, or None.
+    `reference`, `success` of every procedure, `samples` by chooser,
+    `equal_tokens` of samples beside procedures, `curve` by step; `episodes`,
+    or None.
   """
   newest = {}
   for row in rows:
