@@ -81,7 +81,9 @@ def _headline(summary) -> str:
 
 def _turned(gap: Mapping) -> dict[str, float]:
   """The difference seen from the other side."""
-  return dict(estimate=-gap['estimate'], low=-gap['high'], high=-gap['low'])
+  return dict(  # never -0.0
+      estimate=0.0 - gap['estimate'], low=0.0 - gap['high'],
+      high=0.0 - gap['low'])
 
 
 def _success(summary) -> str:
