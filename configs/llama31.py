@@ -20,6 +20,7 @@ loaded (they come with meta_cot.convert), parameters start at random.
 import ml_collections
 
 from configs import base
+from configs import countdown
 from configs import models
 
 
@@ -30,7 +31,7 @@ def get_config(variant: str = '8b_v5p_32') -> ml_collections.ConfigDict:
     ValueError: no such variant; lists them.
   """
   change = base.choose(VARIANTS, variant)
-  config = base.get_config()
+  config = countdown.pipeline()
   _stream_of_search(config)
   change(config)
   return config
@@ -38,39 +39,37 @@ def get_config(variant: str = '8b_v5p_32') -> ml_collections.ConfigDict:
 
 def _stream_of_search(c: ml_collections.ConfigDict) -> None:
   """500,000 traces of 4 numbers of 1..99, in rows of 4,096 tokens."""
-  c.arms = ('traces', 'solution_only')
   c.mesh.update(dict(data=1, fsdp=-1))
+  c.style = c.traces.strategies = c.evaluate.teacher = 'stream_of_search'
   c.task.update(dict(
       num_numbers=4, max_number=99, max_target=100, enumerate_all=False,
       num_train=500_000, heldout_numbers_fraction=0.02,
       operands='listed'))
   c.problems.update(dict(num_shards=64, num_processes=16))
-  c.traces.update(dict(
-      strategies='stream_of_search', num_shards=64, num_processes=16))
-  c.tokenizer.vocab_size = 1024
-  c.data.update(dict(
-      style='stream_of_search', sequence_length=4096, packing_bins=64,
-      num_streams=16, num_workers=1))
-  c.optimizer.update(dict(
+  c.traces.update(dict(num_shards=64, num_processes=16))
+  c.tokenizer.vocabulary.vocab_size = 1024
+  c.sft.update(dict(
+      num_tokens=1_000_000_000, log_every_steps=10, eval_every_steps=250,
+      save_every_steps=250, max_to_keep=4))
+  c.sft.data.update(dict(
+      sequence_length=4096, packing_bins=64, num_streams=16, num_workers=1))
+  c.sft.optimizer.update(dict(
       learning_rate=1e-5, final_fraction=0.1, warmup_steps=100, b2=0.95,
       weight_decay=0.1))
-  c.train.update(dict(
-      num_tokens=1_000_000_000, log_every_steps=10, eval_every_steps=250))
-  c.checkpoint.update(dict(save_every_steps=250, max_to_keep=4))
-  c.evaluation.update(dict(
+  c.evaluate.samples.update(dict(
       batch_size=64, max_new_tokens=3968, num_samples=32))
 
 
 def _8b_v5p_32(c: ml_collections.ConfigDict) -> None:
   c.model.update_from_flattened_dict(models.get('llama31_8b') | {
       'max_length': 4096, 'execution.remat': 'dots'})
-  c.train.update(dict(batch_size=64, num_loss_chunks=2))
+  c.sft.update(dict(batch_size=64, num_loss_chunks=2))
 
 
 def _8b_v5e_64(c: ml_collections.ConfigDict) -> None:
   c.model.update_from_flattened_dict(models.get('llama31_8b') | {
       'max_length': 4096, 'execution.remat': 'attention'})
-  c.train.update(dict(batch_size=128, num_loss_chunks=4))
+  c.sft.update(dict(batch_size=128, num_loss_chunks=4))
 
 
 def _70b_v5p_128(c: ml_collections.ConfigDict) -> None:
@@ -78,7 +77,7 @@ def _70b_v5p_128(c: ml_collections.ConfigDict) -> None:
       'max_length': 4096, 'execution.remat': 'dots'})
   # Over 64 devices at once XLA makes every gather a full all-reduce.
   c.mesh.update(dict(fsdp=16, model=4))
-  c.train.update(dict(batch_size=32, num_loss_chunks=2))
+  c.sft.update(dict(batch_size=32, num_loss_chunks=2))
 
 
 VARIANTS = {
