@@ -25,29 +25,29 @@ from configs import models
 
 
 def get_config(variant: str = '8b_v5p_32') -> ml_collections.ConfigDict:
-  """The experiment of one variant.
+  """Makes the experiment of one variant.
 
   Raises:
     ValueError: no such variant; lists them.
   """
   change = base.choose(VARIANTS, variant)
-  config = countdown.pipeline()
-  _stream_of_search(config)
-  change(config)
-  return config
+  c = countdown.pipeline()
+  _traces(c)
+  change(c)
+  countdown.stream_of_search(c)
+  c.tokenizer.vocabulary.vocab_size = 1024
+  return c
 
 
-def _stream_of_search(c: ml_collections.ConfigDict) -> None:
+def _traces(c: ml_collections.ConfigDict) -> None:
   """500,000 traces of 4 numbers of 1..99, in rows of 4,096 tokens."""
   c.mesh.update(dict(data=1, fsdp=-1))
-  c.style = c.traces.strategies = c.evaluate.teacher = 'stream_of_search'
   c.task.update(dict(
       num_numbers=4, max_number=99, max_target=100, enumerate_all=False,
       num_train=500_000, heldout_numbers_fraction=0.02,
       operands='listed'))
   c.problems.update(dict(num_shards=64, num_processes=16))
   c.traces.update(dict(num_shards=64, num_processes=16))
-  c.tokenizer.vocabulary.vocab_size = 1024
   c.sft.update(dict(
       num_tokens=1_000_000_000, log_every_steps=10, eval_every_steps=250,
       save_every_steps=250, max_to_keep=4))

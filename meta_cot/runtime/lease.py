@@ -100,7 +100,7 @@ def check_writable(workdir: files.Path, num_bytes: int = 0) -> None:
     raise config_lib.UserError(
         f'--workdir: {folder} has {free / 1e9:.2f} GB free, this run needs '
         f'about {num_bytes / 1e9:.2f} GB; free some, choose another, or lower '
-        'config.checkpoint.max_to_keep.')
+        'max_to_keep of a stage.')
 
 
 def _create(folder: pathlib.Path, *, is_relative: bool) -> None:
