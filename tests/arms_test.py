@@ -9,11 +9,9 @@ import pytest
 
 from data_pipelines import arms
 from data_pipelines import examples as examples_lib
-from data_pipelines import pipelines
-from data_examples_lib.tokenizers import sentencepiece
+from data_pipelines.tokenizers import sentencepiece
 from meta_cot import tasks
 from meta_cot import traces
-from meta_cot.settings import config as config_lib
 from meta_cot.tasks import countdown
 from meta_cot.traces import events as events_lib
 from meta_cot.traces import format as format_lib
@@ -266,22 +264,17 @@ def test_one_attempt_is_the_plain_sequence(records, tokenizer, arm):
       np.testing.assert_array_equal(found, wanted)
 
 
-def test_revisions_are_measured(records, tokenizer):
-  counts = {
-      trained: pipelines.measure(records, examples_lib.Texts(
-          REVISIONS, dataclasses.replace(CONFIG, trained_attempts=trained),
-          tokenizer, 'compact'), CONFIG)
+def test_trained_attempts_say_how_much_is_trained(records, tokenizer):
+  made = {
+      trained: [
+          examples_lib.Texts(
+              REVISIONS, dataclasses.replace(CONFIG, trained_attempts=trained),
+              tokenizer, 'compact')(record, np.random.default_rng(i))
+          for i, record in enumerate(records)]
       for trained in ('final', 'all')}
-  final, every = counts['final'], counts['all']
-  assert final.num_examples == every.num_examples == len(records)
-  assert final.num_tokens == every.num_tokens
-  # S, 2 operations of 6 tokens but for the comma, and the end.
-  assert final.num_trained == 13 * len(records)
-  attempts = sum(
-      len(attempts) for attempts in _measured(records))
-  assert every.num_trained == 13 * attempts
-
-
-def _measured(records):
-  rng = np.random.default_rng(0)
-  return [REVISIONS(record, rng, 4) for record in records]
+  for i, (final, every) in enumerate(zip(*made.values(), strict=True)):
+    np.testing.assert_array_equal(final['tokens'], every['tokens'])
+    # S, 2 operations of 6 tokens but for the comma, and the end.
+    assert final['weights'].sum() == 13
+    attempts = REVISIONS(records[i], np.random.default_rng(i), 4)
+    assert every['weights'].sum() == 13 * len(attempts)

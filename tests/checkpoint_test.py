@@ -82,7 +82,7 @@ def test_a_chosen_damaged_step_is_an_error(tmp_path):
       rf'^{tmp_path}/1: this checkpoint is damaged \(state/_METADATA: content '
       r'differs\); move it away')
   for call in (
-      lambda: checkpoints.restore_state(tiny_state.abstract(), 1),
+      lambda: checkpoint.check_whole(tmp_path, 1),
       lambda: tiny_state.restore(checkpoints, step=1)):
     with pytest.raises(config_lib.UserError, match=expected):
       call()
@@ -127,7 +127,7 @@ def test_other_arrays_are_refused(tmp_path, changes, expected):
   abstract = tiny_state.abstract(**changes)
   for call in (
       lambda: checkpoints.restore(abstract, tiny_state.iterator()),
-      lambda: checkpoints.restore_state(abstract, 1)):
+      lambda: checkpoints.restore(abstract, tiny_state.iterator(), step=1)):
     with pytest.raises(config_lib.UserError, match=expected):
       call()
   checkpoints.close()
@@ -141,7 +141,8 @@ def test_missing_and_new_arrays_are_refused(tmp_path):
   with pytest.raises(config_lib.UserError, match=(
       r'params/embed: float32 \[8, 16\] in checkpoint step 1, absent now; '
       r'params/value: absent in checkpoint step 1, float32 \[8, 16\] now')):
-    checkpoints.restore_state(abstract.replace(params=params), 1)
+    checkpoints.restore(
+        abstract.replace(params=params), tiny_state.iterator())
   checkpoints.close()
 
 
