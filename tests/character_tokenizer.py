@@ -64,6 +64,10 @@ def make(settings: Settings, texts: Iterable[str]) -> Tokenizer:
   return Tokenizer(_UNKNOWN + ''.join(sorted(set(''.join(texts)))))
 
 
+def check(settings: Settings) -> None:
+  del settings
+
+
 def load(folder: files.Path) -> Tokenizer:
   return Tokenizer(files.read_json(files.path(folder) / FILE))
 
