@@ -10,7 +10,6 @@ no batch depends on the number of hosts.
 
 import collections
 from collections.abc import Iterator, Mapping, Sequence
-import dataclasses
 import logging
 from typing import Protocol
 
@@ -39,17 +38,6 @@ class Example(Protocol):
       self, record: record_lib.TraceRecord, rng: np.random.Generator
   ) -> np.ndarray | None:
     """Returns `examples.POSITION` [n]; None for a record without one."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Counts:
-  """What one pass over a source gives, in examples and in tokens."""
-
-  num_examples: int
-  num_tokens: int  # of the examples, prompt included
-  num_trained: int  # those with a weight
-  num_too_long: int  # examples dropped: longer than a row
-  num_without_text: int  # records that the arm has no sequence for
 
 
 def train_batches(
@@ -149,25 +137,6 @@ def eval_batches(
     return {k: np.stack([e[k] for e in own]) for k in zeros}
 
   return iter(rows.batch(batch_size, batch_fn=stack).map(_as_batch))
-
-
-def measure(
-    source: store.Source | Sequence, example: Example,
-    config: examples_lib.DataConfig) -> Counts:
-  """Counts what one pass gives and what it drops."""
-  examples = _Examples(source, example, config.sequence_length)
-  rng = np.random.default_rng(0)
-  num_tokens = num_trained = 0
-  for index in range(len(source)):
-    made = examples(index, rng)
-    if made is not None:
-      num_tokens += len(made) + 1
-      num_trained += int(np.count_nonzero(made['weights']))
-  dropped = examples.dropped
-  return Counts(
-      num_examples=len(source) - dropped.total(), num_tokens=num_tokens,
-      num_trained=num_trained, num_too_long=dropped['too long'],
-      num_without_text=dropped['without text'])
 
 
 def longest(

@@ -50,7 +50,7 @@ class Streams(Iterator[Batch]):
     if absent:
       raise ValueError(
           f'state of stream {_names(absent)} missing; there are '
-          f'{_names(state) or "none"}. config.data.num_streams must be that of '
+          f'{_names(state) or "none"}. data.num_streams must be that of '
           'the run that saved it.')
     for name, iterator in self._iterators.items():
       iterator.set_state(state[name])

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from data_pipelines import arms
-from data_pipelines import pipelines
+from data_pipelines import examples as examples_lib
 from data_pipelines.tokenizers import sentencepiece
 from meta_cot import tasks
 from meta_cot import traces
-from meta_cot.settings import config as config_lib
 from meta_cot.tasks import countdown
 from meta_cot.traces import events as events_lib
 from meta_cot.traces import format as format_lib
@@ -25,10 +24,10 @@ SETTINGS = countdown.Settings(
     validation_fraction=0.25, operands='listed')
 TASK = tasks.make('countdown', SETTINGS)
 ARMS = {name: arms.make(name, TASK) for name in arms.ARMS}
-CONFIG = pipelines.DataConfig(
-    sequence_length=160, style='compact', objective='procedure_cloning',
-    packing_bins=4, num_workers=0, num_streams=1, prune_fraction=0.0,
-    max_attempts=4, trained_attempts='final')
+CONFIG = examples_lib.DataConfig(
+    sequence_length=160, mask='procedure_cloning', packing_bins=4,
+    num_workers=0, num_streams=1, prune_fraction=0.0, max_attempts=4,
+    trained_attempts='final')
 REVISIONS = ARMS['revisions']
 
 
@@ -57,7 +56,7 @@ def records():
 def test_tokens_and_weights_of_one_trace(tokenizer):
   events = format_lib.parse(
       '4,9,3>24:9-3=6,4;+10-2*24!S9-3=6,6*4=24', 'compact')
-  tokens, weights = pipelines.tokenize(
+  tokens, weights = examples_lib.tokenize(
       events, 'compact', 'procedure_cloning', tokenizer)
   assert (tokens.dtype, weights.dtype) == (np.int32, np.float32)
   assert tokens[-1] == tokenizer.eos_id
@@ -68,13 +67,13 @@ def test_tokens_and_weights_of_one_trace(tokenizer):
       weights, [0] * len(prompt) + [1] * (len(tokens) - len(prompt)))
 
 
-@pytest.mark.parametrize('objective, trained', [
+@pytest.mark.parametrize('mask, trained', [
     ('procedure_cloning', '9-3=6,4;+10-2*24!S9-3=6,6*4=24<eos>'),
     ('meta_cot', '9-3=6,4;+10-2*24!')])
-def test_objectives_choose_the_trained_text(tokenizer, objective, trained):
+def test_masks_choose_the_trained_text(tokenizer, mask, trained):
   text = '4,9,3>24:9-3=6,4;+10-2*24!S9-3=6,6*4=24'
-  tokens, weights = pipelines.tokenize(
-      format_lib.parse(text, 'compact'), 'compact', objective, tokenizer)
+  tokens, weights = examples_lib.tokenize(
+      format_lib.parse(text, 'compact'), 'compact', mask, tokenizer)
   shown = tokenizer.decode(tokens[weights == 1], show_control=True)
   assert shown == trained
 
@@ -82,7 +81,7 @@ def test_objectives_choose_the_trained_text(tokenizer, objective, trained):
 def test_solution_path_leaves_out_the_failed_branch(tokenizer):
   text = ('20,1,9>28:9+1=10,20;+30-10/2x20+1=21,9;+30-12x9-1=8,20;+28!'
           'S9-1=8,20+8=28')
-  tokens, weights = pipelines.tokenize(
+  tokens, weights = examples_lib.tokenize(
       format_lib.parse(text, 'compact'), 'compact', 'solution_path', tokenizer)
   shown = tokenizer.decode(tokens[weights == 1], show_control=True)
   assert '20+1=21' not in shown
@@ -90,16 +89,16 @@ def test_solution_path_leaves_out_the_failed_branch(tokenizer):
 
 
 @pytest.mark.parametrize(
-    'objective', ['procedure_cloning', 'meta_cot', 'solution_path'])
-def test_stream_of_search_trains_whole_lines(sos_records, objective):
+    'mask', ['procedure_cloning', 'meta_cot', 'solution_path'])
+def test_stream_of_search_trains_whole_lines(sos_records, mask):
   texts = [
       format_lib.render(events_lib.linearize(r), 'stream_of_search')
       for r in sos_records]
   tokenizer = sentencepiece.train(texts, 700)
   for record, text in zip(sos_records, texts):
     events = events_lib.linearize(record)
-    tokens, weights = pipelines.tokenize(
-        events, 'stream_of_search', objective, tokenizer)
+    tokens, weights = examples_lib.tokenize(
+        events, 'stream_of_search', mask, tokenizer)
     assert tokenizer.decode(tokens) == text
     # Training and inference split the prompt into the same tokens.
     prompt = tokenizer.encode(
@@ -110,7 +109,7 @@ def test_stream_of_search_trains_whole_lines(sos_records, objective):
     trained = tokenizer.decode(tokens[weights == 1])
     assert all(
         line in lines for line in trained.splitlines(keepends=True))
-    assert bool(weights[-1]) == (objective != 'meta_cot' or not record.solution)
+    assert bool(weights[-1]) == (mask != 'meta_cot' or not record.solution)
 
 
 def test_arms(sos_records):
@@ -227,9 +226,9 @@ def test_attempts_follow_one_another_and_each_ends(tokenizer, trained, shown):
   attempts = tuple(
       (question, events_lib.Answer(text))
       for text in ('9+3=12\n12+4=16', '9-4=5\n5*3=15', '9-3=6\n6*4=24'))
-  tokens, weights = pipelines.tokenize_attempts(
+  tokens, weights = examples_lib.tokenize_attempts(
       attempts, dataclasses.replace(CONFIG, trained_attempts=trained),
-      tokenizer)
+      tokenizer, 'compact')
   assert (tokens.dtype, weights.dtype) == (np.int32, np.float32)
   assert tokenizer.decode(tokens, show_control=True) == (
       '9,3,4>24:S9+3=12,12+4=16<eos>S9-4=5,5*3=15<eos>S9-3=6,6*4=24<eos>')
@@ -240,7 +239,8 @@ def test_attempts_follow_one_another_and_each_ends(tokenizer, trained, shown):
 def test_every_attempt_reads_back_as_an_episode(records, tokenizer):
   for seed, record in enumerate(records):
     attempts = REVISIONS(record, np.random.default_rng(seed), 4)
-    tokens, _ = pipelines.tokenize_attempts(attempts, CONFIG, tokenizer)
+    tokens, _ = examples_lib.tokenize_attempts(
+        attempts, CONFIG, tokenizer, 'compact')
     prompt = format_lib.prompt(record.problem, 'compact')
     behind = tokens[len(tokenizer.encode(prompt)):]
     ends = np.flatnonzero(behind == tokenizer.eos_id)
@@ -255,42 +255,26 @@ def test_every_attempt_reads_back_as_an_episode(records, tokenizer):
 def test_one_attempt_is_the_plain_sequence(records, tokenizer, arm):
   for record in records[:5]:
     attempts = ARMS[arm](record, np.random.default_rng(0), 4)
-    plain = pipelines.tokenize(
+    plain = examples_lib.tokenize(
         attempts[0], 'compact', 'procedure_cloning', tokenizer)
     for found, wanted in zip(
-        pipelines.tokenize_attempts(attempts, CONFIG, tokenizer), plain,
+        examples_lib.tokenize_attempts(
+        attempts, CONFIG, tokenizer, 'compact'), plain,
         strict=True):
       np.testing.assert_array_equal(found, wanted)
 
 
-def test_revisions_in_another_style_are_refused(records, tokenizer):
-  config = dataclasses.replace(CONFIG, style='stream_of_search')
-  message = "config.data.style: got 'stream_of_search'; must be compact"
-  with pytest.raises(config_lib.ConfigError, match=message):
-    pipelines.measure(records, tokenizer, config, REVISIONS)
-  for batches in (pipelines.train_batches, pipelines.eval_batches):
-    with pytest.raises(config_lib.ConfigError, match=message):
-      batches(
-          records, tokenizer, config, seed=0, batch_size=1, num_hosts=1,
-          host_index=0, transform=REVISIONS)
-
-
-def test_revisions_are_measured(records, tokenizer):
-  counts = {
-      trained: pipelines.measure(
-          records, tokenizer,
-          dataclasses.replace(CONFIG, trained_attempts=trained), REVISIONS)
+def test_trained_attempts_say_how_much_is_trained(records, tokenizer):
+  made = {
+      trained: [
+          examples_lib.Texts(
+              REVISIONS, dataclasses.replace(CONFIG, trained_attempts=trained),
+              tokenizer, 'compact')(record, np.random.default_rng(i))
+          for i, record in enumerate(records)]
       for trained in ('final', 'all')}
-  final, every = counts['final'], counts['all']
-  assert final.num_examples == every.num_examples == len(records)
-  assert final.num_tokens == every.num_tokens
-  # S, 2 operations of 6 tokens but for the comma, and the end.
-  assert final.num_trained == 13 * len(records)
-  attempts = sum(
-      len(attempts) for attempts in _measured(records))
-  assert every.num_trained == 13 * attempts
-
-
-def _measured(records):
-  rng = np.random.default_rng(0)
-  return [REVISIONS(record, rng, 4) for record in records]
+  for i, (final, every) in enumerate(zip(*made.values(), strict=True)):
+    np.testing.assert_array_equal(final['tokens'], every['tokens'])
+    # S, 2 operations of 6 tokens but for the comma, and the end.
+    assert final['weights'].sum() == 13
+    attempts = REVISIONS(records[i], np.random.default_rng(i), 4)
+    assert every['weights'].sum() == 13 * len(attempts)

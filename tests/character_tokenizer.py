@@ -8,7 +8,6 @@ import hashlib
 import numpy as np
 
 from meta_cot.runtime import files
-from meta_cot.settings import config as config_lib
 
 CONTROL_TOKENS = ('<pad>', '<end>', '<turn>', '<|step|>')
 FILE = 'characters.json'
@@ -17,9 +16,8 @@ _UNKNOWN = '\ufffd'
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Of the group `tokenizer`."""
+  """Of the group `vocabulary`."""
 
-  kind: str = config_lib.setting(choices=('character',))
   vocab_size: None = None  # follows from the texts
 
 
@@ -64,6 +62,10 @@ class Tokenizer:
 def make(settings: Settings, texts: Iterable[str]) -> Tokenizer:
   del settings
   return Tokenizer(_UNKNOWN + ''.join(sorted(set(''.join(texts)))))
+
+
+def check(settings: Settings) -> None:
+  del settings
 
 
 def load(folder: files.Path) -> Tokenizer:

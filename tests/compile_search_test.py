@@ -13,11 +13,10 @@ from meta_cot.compile import __main__ as compile_lib
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import searching
 from meta_cot.stages import experiment as experiment_lib
-from meta_cot.stages import programs
 
 assert libtpu  # the compiler; without it nothing here can be tested
 TINY = '--config=configs/search.py:tiny'
-PARTS = ('_fresh', '_refill', '_collect')  # beside one chunk
+PARTS = ('/fresh', '/refill', '/collect')  # beside one chunk
 RULES = ('uct', 'uct_paper', 'puct', 'gumbel')
 
 
@@ -30,31 +29,46 @@ def _config(
       num_kv_heads=4, head_dim=64, mlp_dim=64))
   config.model.execution.layer_loop = loop
   config.mesh.update(dict(data=data, model=model))
-  config.train.batch_size = 16
-  config.data.num_streams = 4
-  config.search.update(dict(
-      strategies=(strategy,), num_slots=16, branching=3, beam_width=2,
+  config.sft.batch_size = 16
+  config.sft.data.num_streams = 4
+  config.search.solvers = (strategy,)
+  config.search.search.update(dict(
+      num_slots=16, branching=3, beam_width=2,
       num_expansions=4, num_simulations=4, step_length=6, chunk_steps=2)
       | changes)
   return config
 
 
 def _experiment(*args, **kwargs):
-  return programs.for_accelerator(
+  return compile_lib.for_accelerator(
       experiment_lib.parse(_config(*args, **kwargs)))
 
 
 def _compile(experiment, topology, name):
+  topology = compile_lib.find_topology(topology)
   result = compile_lib.compile_program(
-      experiment, compile_lib.find_topology(topology), name)
+      experiment, topology, name,
+      compile_lib.programs(experiment, topology)[name])
   assert result.fits
   return result
+
+
+def _names(experiment):
+  """All that the stage compiles."""
+  return [
+      name for name in compile_lib.programs(
+          experiment, compile_lib.find_topology('v5e:2x4'))
+      if name.startswith('search/')]
+
+
+def _settings(experiment):
+  return experiment.groups['search'].settings.search
 
 
 def _check_chunk(strategy, topology, **settings):
   """Compiles one chunk of the search; checks what must hold for all."""
   experiment = _experiment(strategy, **settings)
-  result = _compile(experiment, topology, f'search_{strategy}')
+  result = _compile(experiment, topology, f'search/{strategy}')
   # Trees are advanced where they are; who is done comes out beside them.
   assert 0 < result.memory.outputs - result.memory.aliased < 8192
   assert 0 < result.utilisation(result.times.overlapped) <= 1
@@ -73,10 +87,10 @@ def _check_collectives(experiment, collectives):
   if 'all-gather' in collectives:
     gathered = collectives['all-gather']
     assert gathered.count <= 2
-    assert gathered.num_bytes <= 5 * experiment.search.num_slots
-  if experiment.mesh.model == 1:
+    assert gathered.num_bytes <= 5 * _settings(experiment).num_slots
+  if experiment.shared.mesh.model == 1:
     # Flags of 4 bytes while it runs; at the end who is done, and when.
-    assert reduced.count >= experiment.search.step_length
+    assert reduced.count >= _settings(experiment).step_length
     assert reduced.num_bytes < 4 * reduced.count + 1024
 
 
@@ -106,19 +120,18 @@ def test_the_programs_around_it():
   experiment = _experiment('mcts', data=4, model=2)
   found = {
       name: _compile(experiment, 'v5e:2x4', name)
-      for name in programs.names(experiment)
-      if name.startswith('search') and name != 'search_mcts'}
+      for name in _names(experiment) if name != 'search/mcts'}
   assert list(found) == [
-      'search_params', 'search_start', 'search_mcts_fresh',
-      'search_mcts_refill', 'search_mcts_collect']
-  assert found['search_start'].tokens == 16 * 8  # prompts '20,20,20>60:'
-  refill = found['search_mcts_refill'].memory
+      'search/params', 'search/start', 'search/mcts/fresh',
+      'search/mcts/refill', 'search/mcts/collect']
+  assert found['search/start'].tokens == 16 * 8  # prompts '20,20,20>60:'
+  refill = found['search/mcts/refill'].memory
   assert refill.aliased > 0.9 * refill.outputs > 0
-  for name in ('params', 'start', 'mcts_fresh', 'mcts_refill'):
-    assert not found[f'search_{name}'].cost.unknown_loops
+  for name in ('params', 'start', 'mcts/fresh', 'mcts/refill'):
+    assert not found[f'search/{name}'].cost.unknown_loops
   # Nothing but what is kept of finished searches leaves its device.
-  for name in ('mcts_fresh', 'mcts_refill'):
-    assert not found[f'search_{name}'].cost.collectives
+  for name in ('mcts/fresh', 'mcts/refill'):
+    assert not found[f'search/{name}'].cost.collectives
 
 
 @pytest.mark.slow
@@ -132,8 +145,8 @@ def test_everything_everywhere(strategy, rule, topology, data, model):
   settings = dict(rule=rule, data=data, model=model, loop='scan')
   _check_chunk(strategy, topology, **settings)
   experiment = _experiment(strategy, **settings)
-  shared = ['search_params', 'search_start'] * (strategy == 'beam')
-  own = [f'search_{strategy}{part}' for part in PARTS] * (rule == RULES[0])
+  shared = ['search/params', 'search/start'] * (strategy == 'beam')
+  own = [f'search/{strategy}{part}' for part in PARTS] * (rule == RULES[0])
   for name in (*shared, *own):
     _compile(experiment, topology, name)
 
@@ -143,15 +156,14 @@ def test_everything_everywhere(strategy, rule, topology, data, model):
 def test_the_programs_run_one_after_the_other(data, model):
   """Each takes what the others leave, where they leave it."""
   experiment = _experiment('best_first', data=data, model=model)
-  mesh = sharding.make_mesh(experiment.mesh)
+  mesh = sharding.make_mesh(experiment.shared.mesh)
   random = np.random.default_rng(0)
   flags_B, ids_B = np.ones(16, bool), np.arange(16, dtype=np.int32)
   with sharding.use_mesh(mesh):
     compiled = {
-        name.removeprefix('search_').removeprefix('best_first_'):
-            programs.build(experiment, mesh, name).lower().compile()
-        for name in ('init', *programs.names(experiment))
-        if name == 'init' or name.startswith('search')}
+        name.rpartition('/')[2]: build().lower().compile()
+        for name, build in experiment_lib.programs(experiment, mesh).items()
+        if name == 'sft/init' or name.startswith('search/')}
     inputs = sharding.split_batch(dict(
         prompt=random.integers(4, 60, (16, 8), np.int32),
         length=np.full(16, 8, np.int32),
@@ -183,30 +195,24 @@ def _finish(advance, params, rows, rng, state):
 
 
 def test_names():
-  plain = experiment_lib.parse(countdown.get_config('tiny'))
-  assert programs.names(plain) == tuple(programs.PROGRAMS)
-  names = programs.names(experiment_lib.parse(search_config.get_config()))
-  assert names[:len(programs.PROGRAMS)] == tuple(programs.PROGRAMS)
-  assert names[len(programs.PROGRAMS):] == (
-      'search_params', 'search_start', *(
-          f'search_{strategy}{part}'
+  assert _names(experiment_lib.parse(countdown.get_config('tiny'))) == []
+  assert _names(experiment_lib.parse(search_config.get_config())) == [
+      'search/prefill', 'search/generate', 'search/params', 'search/start', *(
+          f'search/{strategy}{part}'
           for strategy in ('beam', 'dvts', 'best_first', 'mcts')
-          for part in ('', *PARTS)))
+          for part in ('', *PARTS))]
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (['--config=configs/countdown.py:tiny', '--programs=search_beam'],
-     "--programs: got 'search_beam'; it belongs to experiments with 'search' "
-     'in config.stages'),
-    ([TINY, '--programs=search_depth_first'],
-     "--programs: got 'search_depth_first'; it belongs to experiments with"),
-    ([TINY, '--programs=search_bean'],
-     "--programs: got 'search_bean'; did you mean 'search_beam'"),
-    ([TINY, '--programs=search_beam', '--config.search.step_length=400'],
-     'config.search.step_length: got 400; 2 steps after prompts of 8 tokens '
-     'must be at most config.model.max_length, 512'),
-    ([TINY, '--programs=search_dvts', '--config.search.beam_width=9'],
-     'config.search: dvts: num_groups: got 9')])
+    (['--config=configs/countdown.py:tiny', '--programs=beam'],
+     "--programs: got 'beam'; must be one of sft/init, "),
+    ([TINY, '--programs=search/bean'],
+     "--programs: got 'search/bean'; did you mean 'search/beam'"),
+    ([TINY, '--programs=beam', '--config.search.search.step_length=400'],
+     'config.search.search.step_length: got 400; 2 steps after prompts of 8 '
+     'tokens must be at most config.model.max_length, 512'),
+    ([TINY, '--programs=dvts', '--config.search.search.beam_width=9'],
+     'config.search.search: dvts: num_groups: got 9')])
 def test_errors(arguments, message):
   with pytest.raises(config_lib.ConfigError) as e:
     compile_lib.main([*arguments, '--topology=v5e:2x2'])

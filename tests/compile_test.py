@@ -18,11 +18,12 @@ from meta_cot.compile import roofline
 from meta_cot.runtime import hardware
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import experiment as experiment_lib
-from meta_cot.stages import programs
 
 assert libtpu  # the compiler; without it nothing here can be tested
 _FOLDER = pathlib.Path(__file__).parent / 'golden'
 TINY = '--config=configs/countdown.py:tiny'
+PROGRAMS = ('sft/init', 'sft/train_step', 'sft/eval_loss', 'evaluate/prefill',
+            'evaluate/generate')
 
 # What TPU programs look like: a layer loop of 5 turns with a matrix product, an
 # all-gather, a permute, and a reduce-scatter as a fusion; all in HBM but the
@@ -143,9 +144,9 @@ def test_topologies(name, found):
     ([TINY, '--topology=v5e:3x5'], "got 'v5e:3x5'; libtpu knows no such"),
     ([TINY, '--topology=v5e:2x2', '--programs=train'],
      "--programs: got 'train'; did you mean 'train_step'"),
-    ([TINY, '--topology=v5e:2x4', '--config.train.batch_size=4',
-      '--config.data.num_streams=2'],
-     'train.batch_size: got 4; must be divisible by 8'),
+    ([TINY, '--topology=v5e:2x4', '--config.sft.batch_size=4',
+      '--config.sft.data.num_streams=2'],
+     'config.sft.batch_size: got 4; must be divisible by 8'),
     ([TINY, '--topology=v5e:2x2', '--config.mesh.fsdp=4',
       '--config.model.embed_dim=90'],
      "axis 'embed' of size 90 does not divide over mesh axes ('fsdp',)")])
@@ -176,7 +177,7 @@ def test_every_program_of_tiny(capsys):
       'config', 'topology', 'chip', 'num_devices', 'mesh', 'fits', 'programs'}
   assert report['fits'] and report['num_devices'] == 4
   assert report['mesh'] == {'data': 4, 'fsdp': 1, 'model': 1}
-  assert [p['name'] for p in report['programs']] == list(programs.PROGRAMS)
+  assert [p['name'] for p in report['programs']] == list(PROGRAMS)
   keys = {frozenset(p) for p in report['programs']}
   assert len(keys) == 1
   for program in report['programs']:
@@ -186,14 +187,14 @@ def test_every_program_of_tiny(capsys):
         + hbm['temporaries'] + hbm['code']) < hbm['capacity']
     assert program['largest_buffers'] and not program['unknown_loops']
     assert program['seconds']['overlapped'] <= program['seconds']['serial']
-    if program['name'] != 'init':
+    if program['name'] != 'sft/init':
       assert 0 < program['mfu_serial'] <= program['mfu_overlapped'] <= 1
-  step = report['programs'][list(programs.PROGRAMS).index('train_step')]
+  step = report['programs'][PROGRAMS.index('sft/train_step')]
   # Weights and moments are updated in place, gradients summed over devices.
   assert step['hbm']['aliased'] > 0.99 * step['hbm']['outputs']
   config = countdown.get_config()
   config.model.num_layers = 2
-  model = experiment_lib.parse(config).model
+  model = experiment_lib.parse(config).shared.model
   assert step['collectives']['all-reduce']['num_bytes'] == (
       pytest.approx(2 * model.num_params(), rel=0.15))  # in bfloat16
   # 191 tokens, one after the other, after the prompts; their attention is
@@ -203,17 +204,22 @@ def test_every_program_of_tiny(capsys):
       64 * 191 * model.flops_per_token(0), rel=0.02)
 
 
+def compiled(config, topology, name):
+  """The model as it runs there, and one program."""
+  experiment = compile_lib.for_accelerator(experiment_lib.parse(config))
+  topology = compile_lib.find_topology(topology)
+  return experiment.shared.model, compile_lib.compile_program(
+      experiment, topology, name,
+      compile_lib.programs(experiment, topology)[name])
+
+
 def test_flops_are_those_of_the_formula():
   config = countdown.get_config('tiny')
   config.model.num_layers = 3
   config.model.execution.update(dict(layer_loop='scan', remat='full'))
-  config.train.num_accumulation = 2
-  experiment = experiment_lib.parse(config)
-  model, length = experiment.model, experiment.data.sequence_length
-  result = compile_lib.compile_program(
-      programs.for_accelerator(experiment),
-      compile_lib.find_topology('v6e:1x1'), 'train_step')
-  rows = experiment.train.batch_size
+  config.sft.num_accumulation = 2
+  model, result = compiled(config, 'v6e:1x1', 'sft/train_step')
+  rows, length = config.sft.batch_size, config.sft.data.sequence_length
   # Everything is made twice but the logits and the last product of a block.
   flops = 4 * model.flops_per_token(0) - 2 * model.embed_dim * (
       model.vocab_size + model.num_layers * model.mlp_dim)
@@ -262,19 +268,17 @@ def test_what_does_not_fit_is_refused_and_named(capsys):
   with pytest.raises(SystemExit) as e:
     compile_lib.main([
         '--config=configs/llama31.py:8b_v5p_32', '--topology=v5e:2x2',
-        '--programs=init', '--config.train.batch_size=16'])
+        '--programs=init', '--config.sft.batch_size=16'])
   assert e.value.code == 1
   out = capsys.readouterr().out
-  assert 'init does not fit: it takes' in out
+  assert 'sft/init does not fit: it takes' in out
   # A quarter of the feed-forward weights, or of their moments.
   assert 'f32[32,1024,14336]' in out or 'f32[32,14336,1024]' in out
 
 
 def test_too_much_is_seen_without_xla():
-  result = compile_lib.compile_program(
-      programs.for_accelerator(
-          experiment_lib.parse(countdown.get_config('tiny'))),
-      compile_lib.find_topology('v6e:2x2'), 'eval_loss')
+  _, result = compiled(
+      countdown.get_config('tiny'), 'v6e:2x2', 'sft/eval_loss')
   assert result.fits
   assert not dataclasses.replace(
       result, capacity=result.memory.peak - 1).fits

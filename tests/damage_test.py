@@ -1,31 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run finds damaged is made again, or named in one line."""
 
+import dataclasses
 import errno
+import functools
 import os
 import pathlib
-import re
 import subprocess
 import sys
 
 import ml_collections
 import pytest
 
-from configs import base
+from configs import countdown
 from data_pipelines import store
 from data_pipelines import tokenizers
+from meta_cot import main
 from meta_cot.runtime import files
 from meta_cot.runtime import hardware
 from meta_cot.settings import config as config_lib
+from meta_cot.stages import base
 from meta_cot.stages import experiment as experiment_lib
-from meta_cot.stages import generate_traces
-from meta_cot.stages import problems
-from meta_cot.stages import train_tokenizer
 from meta_cot.stages import workdir as workdir_lib
+
+STAGES = ('problems', 'traces', 'tokenizer')
 
 
 def _experiment(**changes) -> experiment_lib.Experiment:
-  config = base.get_config()
+  config = countdown.get_config('tiny')
   config.task.max_number = 7
   for group in (config.problems, config.traces):
     group.num_shards, group.num_processes = 2, 1
@@ -33,18 +35,24 @@ def _experiment(**changes) -> experiment_lib.Experiment:
   return experiment_lib.parse(config)
 
 
-STAGES = (
-    ('problems', problems.run), ('generate_traces', generate_traces.run),
-    ('train_tokenizer', train_tokenizer.run))
+def _context(workdir) -> base.Context:
+  experiment = _experiment()
+  return base.Context(
+      experiment.shared, experiment.groups, workdir=files.path(workdir))
 
 
-def _make(workdir, experiment) -> list[str]:
-  """Runs the stages that are not whole; their names."""
+def _make(context) -> list[str]:
+  """Runs the first stages; the names of those that had work to do."""
   made = []
-  for name, run in STAGES:
-    if not workdir_lib.is_whole(workdir, name, experiment):
-      run(experiment, workdir)
-      made.append(name)
+
+  def work(stage, *arguments):
+    made.append(arguments[-1].name)
+    stage.run(*arguments)
+
+  for name in STAGES:
+    group = context.groups[name]
+    main.run(context, dataclasses.replace(group, stage=dataclasses.replace(
+        group.stage, run=functools.partial(work, group.stage))))
   return made
 
 
@@ -55,57 +63,63 @@ def _content(workdir) -> dict[str, bytes]:
 
 @pytest.fixture(name='made')
 def _made(tmp_path):
-  workdir, experiment = files.path(tmp_path / 'w'), _experiment()
-  assert _make(workdir, experiment) == [name for name, _ in STAGES]
-  assert _make(workdir, experiment) == []
-  return workdir, experiment, _content(workdir)
+  context = _context(tmp_path / 'w')
+  assert _make(context) == list(STAGES)
+  assert _make(context) == []
+  return context, _content(context.workdir)
 
 
 def test_what_is_missing_or_damaged_is_made_again(made):
-  workdir, experiment, before = made
-  stages = {
-      'problems': 'problems', 'traces': 'generate_traces',
-      'tokenizer': 'train_tokenizer'}
-  some = [name for name in before if 'heldout' not in name]
+  context, before = made
+  some = [
+      name for name in before
+      if name.startswith(STAGES) and 'heldout' not in name]
   assert len(some) == 2 * (2 * 2 + 1) + 1
   for name in some:
-    data, stage = before[name], stages[name.partition('/')[0]]
+    data = before[name]
     is_manifest = name.endswith('manifest.json')
     for damaged in (None, data[:-1], data[:9] + b'?' + data[10:], b''):
       if is_manifest and damaged is not None:
         continue
-      path = workdir / name
+      path = context.workdir / name
       path.unlink()
       if damaged is not None:
         path.write_bytes(damaged)
-      assert _make(workdir, experiment) == [stage], name
-      assert _content(workdir) == before
+      assert _make(context) == [name.partition('/')[0]], name
+      assert _content(context.workdir) == before
 
 
 def test_a_damaged_manifest_is_named_and_the_advice_works(made):
-  workdir, experiment, before = made
-  path = workdir / 'traces' / 'manifest.json'
+  context, before = made
+  path = context.workdir / 'traces' / 'manifest.json'
   for damaged in (b'{', b'\xff\xfe', b'[1, 2]', b'null'):
     path.write_bytes(damaged)
-    assert not store.is_whole(workdir / 'traces', 'train')
+    assert not store.is_whole(path.parent, 'train')
     with pytest.raises(config_lib.UserError, match='delete the file') as error:
-      _make(workdir, experiment)
+      _make(context)
     assert str(path) in str(error.value)
     path.unlink()
-    assert _make(workdir, experiment) == ['generate_traces']
-    assert _content(workdir) == before
+    assert _make(context) == ['traces']
+    assert _content(context.workdir) == before
 
 
 def test_a_finished_stage_without_its_files_is_not_whole(tmp_path):
-  workdir, experiment = files.path(tmp_path), _experiment(arms=('traces',))
-  for stage, name in (
-      ('sft', 'sft/traces/summary.json'), ('evaluate', 'eval/report.md'),
-      ('search', 'search/summary.json'), ('rl', 'rl/report.md')):
-    assert not workdir_lib.is_whole(workdir, stage, experiment)
-    files.write_atomic(workdir / name, '{}')
-  assert workdir_lib.is_whole(workdir, 'sft', experiment)
-  assert workdir_lib.is_whole(workdir, 'rl', experiment)
-  assert not workdir_lib.is_whole(workdir, 'evaluate', experiment)
+  context = _context(tmp_path)
+  tokens = context.groups['sft'].settings.num_tokens
+
+  def is_whole(name):
+    group = context.groups[name]
+    return group.stage.is_whole(
+        context, group.settings, context.workdir / name)
+
+  for name, file, text in (
+      ('sft', '{}/summary.json', f'{{"num_tokens_asked": {tokens}}}'),
+      ('evaluate', 'summary.json', '{}'), ('evaluate', 'report.md', '')):
+    group = context.groups[name]
+    for part in group.stage.leaves(group.settings) or ('',):
+      assert not is_whole(name)
+      files.write_atomic(context.workdir / name / file.format(part), text)
+  assert is_whole('sft') and is_whole('evaluate')
 
 
 @pytest.mark.parametrize('text', [b'[1,2]', b'null', b'\xff\xfe{', b'3', b'{'])
@@ -119,23 +133,20 @@ def test_a_config_that_is_none_is_named(tmp_path, text):
 
 
 def test_a_tokenizer_to_reuse_is_looked_at_before_any_work(tmp_path, made):
-  workdir, _, _ = made
-  model = workdir / 'tokenizer' / 'tokenizer.model'
-  there = _experiment(**{'tokenizer.path': str(model)})
-  train_tokenizer.check(there, tmp_path / 'new')
-  gone = _experiment(**{'tokenizer.path': str(tmp_path / 'none')})
-  with pytest.raises(
-      config_lib.UserError, match='config.tokenizer.path: .*no such file'):
-    train_tokenizer.check(gone, tmp_path / 'new')
-  train_tokenizer.check(gone, workdir)  # has one already
-  with pytest.raises(config_lib.ConfigError, match="tokenizer.path: got ''"):
-    _experiment(**{'tokenizer.path': ''})
-  small = _experiment(**{
-      'tokenizer.path': str(model), 'model.vocab_size': 32,
-      'tokenizer.vocab_size': 32})
-  assert tokenizers.load(workdir / 'tokenizer').vocab_size > 32
+  folder = made[0].workdir / 'tokenizer'
+  path = 'tokenizer.vocabulary.path'
+  model = str(folder / 'tokenizer.model')
+  _experiment(**{path: model})
+  for there, message in (
+      (str(tmp_path / 'none'), 'tokenizer: path: .*no such file'),
+      ('', "config.tokenizer.vocabulary.path: got ''")):
+    with pytest.raises(config_lib.UserError, match=message):
+      _experiment(**{path: there})
+  assert tokenizers.load(folder).vocab_size > 32
   with pytest.raises(config_lib.UserError, match='config.model.vocab_size'):
-    train_tokenizer.check(small, tmp_path / 'new')
+    _experiment(**{
+        path: model, 'model.vocab_size': 32,
+        'tokenizer.vocabulary.vocab_size': 32})
 
 
 def _no_space(*_):
@@ -150,17 +161,17 @@ def _no_space(*_):
                '"/disk/": Failed writing: "/disk/x": No space left')])
 def test_a_full_disk_is_one_line(tmp_path, error):
   with pytest.raises(config_lib.UserError) as caught:
-    with workdir_lib.full_disk(tmp_path, _experiment()):
+    with workdir_lib.full_disk(tmp_path, 12_345_678):
       raise error
   message = str(caught.value)
   assert message.startswith('/disk/x: ') and 'rerun the same command' in message
-  assert re.search(r'about [\d,]+\.\d MB', message) and '\n' not in message
+  assert 'about 12.3 MB' in message and '\n' not in message
 
 
 @pytest.mark.parametrize('error', [OSError(errno.EIO, 'x'), ValueError('x')])
 def test_other_errors_stay_what_they_are(tmp_path, error):
   with pytest.raises(type(error)) as caught:
-    with workdir_lib.full_disk(tmp_path, _experiment()):
+    with workdir_lib.full_disk(tmp_path, 12_345_678):
       raise error
   assert caught.value is error
 

@@ -74,9 +74,9 @@ def test_without_variables_and_without_a_cluster():
 
 def test_streams_must_divide_the_batch():
   config = countdown.get_config('tiny')
-  config.data.num_streams = 3
-  with pytest.raises(
-      config_lib.ConfigError, match='config.data.num_streams: got 3; .*, 4.'):
+  config.sft.data.num_streams = 3
+  message = 'config.sft.data.num_streams: got 3; .*, 4.'
+  with pytest.raises(config_lib.ConfigError, match=message):
     experiment_lib.parse(config)
 
 

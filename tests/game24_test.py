@@ -207,8 +207,7 @@ def test_the_judge_in_the_graph_agrees_with_the_verifier():
 def test_variants(variant):
   parsed = experiment_lib.parse(game24_config.get_config(variant))
   assert parsed.stages == (
-      'problems', 'generate_traces', 'train_tokenizer', 'sft', 'evaluate',
-      'search')
-  assert parsed.task.kind == 'game24'
-  task = parsed.task.make(0)
+      'problems', 'traces', 'tokenizer', 'sft', 'evaluate', 'search')
+  assert parsed.shared.task_kind == 'game24'
+  task = parsed.shared.task
   assert [task.size(split) for split in task.splits] == [12_000, 100, 100]

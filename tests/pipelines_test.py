@@ -4,6 +4,7 @@
 import dataclasses
 import functools
 import json
+import logging
 
 import grain
 import hypothesis
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 
 from data_pipelines import arms
+from data_pipelines import examples as examples_lib
 from data_pipelines import pipelines
 from data_pipelines import store
 from data_pipelines.tokenizers import sentencepiece
 from meta_cot import tasks
 from meta_cot.settings import config as config_lib
-from meta_cot.stages import generate_traces
+from meta_cot.stages import traces as traces_stage
 from meta_cot.tasks import countdown
 from meta_cot.traces import events as events_lib
 from meta_cot.traces import format as format_lib
@@ -30,10 +32,10 @@ SETTINGS = countdown.Settings(
     validation_fraction=0.25, operands='listed')
 TASK = tasks.make('countdown', SETTINGS)
 ARMS = {name: arms.make(name, TASK) for name in arms.ARMS}
-CONFIG = pipelines.DataConfig(
-    sequence_length=160, style='compact', objective='procedure_cloning',
-    packing_bins=4, num_workers=0, num_streams=1, prune_fraction=0.0,
-    max_attempts=4, trained_attempts='final')
+CONFIG = examples_lib.DataConfig(
+    sequence_length=160, mask='procedure_cloning', packing_bins=4,
+    num_workers=0, num_streams=1, prune_fraction=0.0, max_attempts=4,
+    trained_attempts='final')
 TRACES = ARMS['traces']
 FIELDS = {
     'tokens': np.int32, 'targets': np.int32, 'positions': np.int32,
@@ -45,7 +47,7 @@ def source(tmp_path_factory):
   directory = tmp_path_factory.mktemp('traces')
   store.generate(
       directory, functools.partial(
-          generate_traces.search, TASK.teacher, 'compact', 0,
+          traces_stage.search, TASK.teacher, 'compact', 0,
           list(TASK.problems('train', 0, NUM_RECORDS))),
       kind='trace', split='train', num_records=NUM_RECORDS,
       num_shards=3, arguments={}, num_processes=1)
@@ -60,18 +62,21 @@ def tokenizer(source):
   return sentencepiece.train([*texts, '@'], 128, 60)
 
 
-def train(source, tokenizer, config=CONFIG, **changes):
-  settings = dict(
-      seed=3, batch_size=2, num_hosts=1, host_index=0, transform=TRACES)
+def train(source, tokenizer, config=CONFIG, arm=TRACES, **changes):
+  settings = dict(seed=3, batch_size=2, num_hosts=1, host_index=0)
   return pipelines.train_batches(
-      source, tokenizer, config, **{**settings, **changes})
+      source, texts(arm, config, tokenizer), config, **settings | changes)
 
 
-def evaluate(source, tokenizer, config=CONFIG, **changes):
-  settings = dict(
-      seed=0, batch_size=3, num_hosts=1, host_index=0, transform=TRACES)
+def evaluate(source, tokenizer, config=CONFIG, arm=TRACES, **changes):
+  settings = dict(seed=0, batch_size=3, num_hosts=1, host_index=0)
   return list(pipelines.eval_batches(
-      source, tokenizer, config, **{**settings, **changes}))
+      source, texts(arm, config, tokenizer).plain(), config,
+      **settings | changes))
+
+
+def texts(arm, config, tokenizer):
+  return examples_lib.Texts(arm, config, tokenizer, 'compact')
 
 
 def take(batches, count):
@@ -116,8 +121,8 @@ def segments(batches):
 def expected(source, tokenizer, config=CONFIG):
   found = []
   for record in source:
-    tokens, weights = pipelines.tokenize(
-        events_lib.linearize(record), config.style, config.objective, tokenizer)
+    tokens, weights = examples_lib.tokenize(
+        events_lib.linearize(record), 'compact', config.mask, tokenizer)
     found.append((tuple(tokens.tolist()), tuple(weights[1:].tolist())))
   return found
 
@@ -139,12 +144,12 @@ def test_batches_have_the_declared_fields(source, tokenizer):
 @hypothesis.settings(max_examples=12)
 @hypothesis.given(
     length=st.integers(100, 400), bins=st.integers(1, 9),
-    objective=st.sampled_from(
+    mask=st.sampled_from(
         ['procedure_cloning', 'meta_cot', 'solution_path']))
 def test_packing_keeps_examples_apart_and_whole(
-    source, tokenizer, length, bins, objective):
+    source, tokenizer, length, bins, mask):
   config = dataclasses.replace(
-      CONFIG, sequence_length=length, packing_bins=bins, objective=objective)
+      CONFIG, sequence_length=length, packing_bins=bins, mask=mask)
   wanted = [
       e for e in expected(records_of(source), tokenizer, config)
       if len(e[1]) <= length]
@@ -166,9 +171,9 @@ def test_every_epoch_has_all_records_in_an_order_of_its_own(source, tokenizer):
 def test_the_seed_alone_decides(source, tokenizer):
   for arm in ARMS.values():
     config = dataclasses.replace(CONFIG, prune_fraction=0.5)
-    first = take(train(source, tokenizer, config, transform=arm), 8)
-    assert_same(first, take(train(source, tokenizer, config, transform=arm), 8))
-    other = take(train(source, tokenizer, config, transform=arm, seed=4), 8)
+    first = take(train(source, tokenizer, config, arm=arm), 8)
+    assert_same(first, take(train(source, tokenizer, config, arm=arm), 8))
+    other = take(train(source, tokenizer, config, arm=arm, seed=4), 8)
     assert segments(first) != segments(other)
 
 
@@ -197,7 +202,7 @@ def test_batches_do_not_depend_on_the_number_of_hosts(source, tokenizer, arm):
       CONFIG, num_streams=4, packing_bins=3, prune_fraction=0.3)
   make = functools.partial(
       train, source, tokenizer, config, batch_size=8,
-      transform=ARMS[arm])
+      arm=ARMS[arm])
   whole = take(make(), 12)
   assert whole[0]['tokens'].shape == (8, CONFIG.sequence_length)
   for num_hosts in (2, 4):
@@ -212,7 +217,7 @@ def test_one_stream_is_the_plain_pipeline(source, tokenizer):
   found = take(train(source, tokenizer, batch_size=3), 10)
   examples = []
   for tokens, weights in expected(records_of(source), tokenizer):
-    example = np.empty(len(weights), pipelines.POSITION)
+    example = np.empty(len(weights), examples_lib.POSITION)
     example['tokens'], example['targets'] = tokens[:-1], tokens[1:]
     example['weights'] = weights
     examples.append({'example': example})
@@ -275,19 +280,20 @@ def test_pruned_sequences_are_mixed_in(source, tokenizer):
   assert set(segments(evaluate(source, tokenizer, config))) == full
 
 
-def test_dropped_records_are_counted_not_cut(source, tokenizer):
+def test_dropped_records_are_counted_not_cut(source, tokenizer, caplog):
   records = records_of(source)
   records[5] = dataclasses.replace(records[5], solution=())
   lengths = [len(e[0]) for e in expected(records, tokenizer)]
   config = dataclasses.replace(CONFIG, sequence_length=60)
-  counts = pipelines.measure(records, tokenizer, config, TRACES)
-  assert counts.num_too_long == sum(n - 1 > 60 for n in lengths) > 0
-  assert counts.num_examples == NUM_RECORDS - counts.num_too_long
-  assert counts.num_tokens == sum(n for n in lengths if n - 1 <= 60)
-  counts = pipelines.measure(
-      records, tokenizer, CONFIG, ARMS['solution_only'])
-  assert counts.num_without_text == 1
-  batches = evaluate(records, tokenizer, transform=ARMS['solution_only'])
+  with caplog.at_level(logging.INFO):
+    found = segments(evaluate(records, tokenizer, config))
+  assert sorted(len(tokens) for tokens, _ in found) == sorted(
+      n for n in lengths if n - 1 <= 60)
+  num_dropped = NUM_RECORDS - len(found)
+  assert num_dropped > 0  # said whenever it has doubled
+  assert [record.args[0] for record in caplog.records] == [
+      2 ** i for i in range(num_dropped.bit_length())]
+  batches = evaluate(records, tokenizer, arm=ARMS['solution_only'])
   assert len(segments(batches)) == NUM_RECORDS - 1
 
 
@@ -318,12 +324,12 @@ def test_streams_that_do_not_divide_are_refused(
 
 def test_settings_are_checked():
   values = dataclasses.asdict(CONFIG)
-  assert config_lib.parse(pipelines.DataConfig, values) == CONFIG
+  assert config_lib.parse(examples_lib.DataConfig, values) == CONFIG
   for key, value in (
-      ('style', 'haiku'), ('objective', 'all'), ('prune_fraction', 1.5),
+      ('mask', 'all'), ('prune_fraction', 1.5),
       ('sequence_length', 1), ('packing_bins', 0), ('num_streams', 0)):
     with pytest.raises(config_lib.ConfigError, match=f'config.{key}'):
-      config_lib.parse(pipelines.DataConfig, {**values, key: value})
+      config_lib.parse(examples_lib.DataConfig, {**values, key: value})
 
 
 @pytest.mark.parametrize('arm', list(ARMS))
@@ -331,7 +337,7 @@ def test_state_resumes_exactly(source, tokenizer, arm):
   config = dataclasses.replace(
       CONFIG, prune_fraction=0.3, packing_bins=5, num_streams=3)
   make = functools.partial(
-      train, source, tokenizer, config, transform=ARMS[arm],
+      train, source, tokenizer, config, arm=ARMS[arm],
       batch_size=6)
   batches = make()
   states, found = [], []

@@ -122,12 +122,12 @@ def test_impossible_budgets_are_named(field, value):
 
 @pytest.mark.parametrize('changes, problems, message', [
     (dict(step_length=21), PROBLEMS,
-     'config.search.step_length: got 21; 2 steps after prompts of 8 tokens '
+     'search.step_length: got 21; 2 steps after prompts of 8 tokens '
      'must be at most config.model.max_length, 48.'),
     (dict(max_depth=30), PROBLEMS, '30 steps after prompts of 8 tokens'),
     (dict(step_length=8), [LONG] * 3, '5 steps after prompts of 16 tokens'),
     (dict(step_length=1), [countdown.make_problem([1] * 30, 9)],
-     'config.search.step_length: got 1; 29 steps'),
+     'search.step_length: got 1; 29 steps'),
     ({}, [], 'problems: got none; must be at least one'),
     ({}, [*PROBLEMS, LONG],
      'problems: countdown-3-5-17-1-23 has inputs .*; must be equal'),
@@ -148,7 +148,7 @@ def test_settings_that_do_not_go_together_are_found_before_a_search():
   with pytest.raises(config_lib.ConfigError) as error:
     searcher('dvts', beam_width=4).check(policy(), PROBLEMS)
   assert str(error.value) == (
-      'config.search: dvts: num_groups: got 4; must be at most branching, 3: '
+      'search: dvts: num_groups: got 4; must be at most branching, 3: '
       'every group begins with a child of the root.')
   for name in searching.STRATEGIES:
     searcher(name).check(policy(), PROBLEMS)
@@ -202,5 +202,5 @@ def test_events_of_traces_are_searched(style):
   assert ends and len(nodes) > 20 and not any(n.state for n in nodes)
   assert all(n.value == float(n.is_correct) for n in ends)
   with pytest.raises(
-      config_lib.ConfigError, match='config.search.max_depth: got None'):
+      config_lib.ConfigError, match='search.max_depth: got None'):
     searcher(step='event').check(policy(style), PROBLEMS)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every task promises, and how tasks are found."""
 
+import functools
 import pickle
 import subprocess
 import sys
@@ -10,18 +11,18 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from configs import base
 from configs import countdown as countdown_config
 from configs import game24 as game24_config
 from data_pipelines import arms
 from data_pipelines import manifest
+from meta_cot import main
 from meta_cot import problem as problem_lib
 from meta_cot import tasks
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
+from meta_cot.stages import artifacts
+from meta_cot.stages import base
 from meta_cot.stages import experiment as experiment_lib
-from meta_cot.stages import generate_traces
-from meta_cot.stages import problems
 from meta_cot.tasks import factory
 from meta_cot.traces import record as record_lib
 from tests import small_run
@@ -228,19 +229,22 @@ def test_a_broken_task_is_one_line(own, text, message):
 
 
 def test_a_task_of_a_user_s_own_has_stages(own, tmp_path):
-  config = base.get_config()
+  config = countdown_config.pipeline()
   config.task = dict(kind=own('more', OWN), number=3)
-  experiment = experiment_lib.parse(config)
-  workdir = files.path(tmp_path / 'w')
-  problems.run(experiment, workdir)
-  assert [p.answer for p in problems.read(workdir, 'test')] == ['0', '2', '4']
-  assert len(problems.read(workdir, 'train', 2)) == 2
-  assert manifest.read(workdir / 'problems').kind == 'problem'
   with pytest.raises(config_lib.ConfigError, match='has no teacher') as error:
-    generate_traces.run(experiment, workdir)
+    experiment_lib.parse(config)
   assert '\n' not in str(error.value)
+  config.stages = ('problems',)
+  experiment = experiment_lib.parse(config)
+  context = base.Context(
+      experiment.shared, experiment.groups, workdir=files.path(tmp_path / 'w'))
+  main.run(context, experiment.groups['problems'])
+  read = functools.partial(artifacts.problems, context, 'problems')
+  assert [p.answer for p in read('test')] == ['0', '2', '4']
+  assert len(read('train', 2)) == 2
+  assert manifest.read(context.workdir / 'problems').kind == 'problem'
   with pytest.raises(config_lib.ConfigError, match='has no states'):
-    arms.make('revisions', experiment.task.make(0))
+    arms.make('revisions', context.task)
   config.task.number = 0
   with pytest.raises(config_lib.ConfigError, match='config.task.number: got 0'):
     experiment_lib.parse(config)

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Another kind of tokenizer, with two tokens that end a text, everywhere."""
 
+import dataclasses
 import functools
 
 import jax
 import numpy as np
 import pytest
 
-from configs import base
+from configs import countdown as countdown_config
+from configs import kinds as stage_kinds
 from data_pipelines import tokenizers
 from meta_cot import decode
 from meta_cot import sharding
@@ -16,10 +18,12 @@ from meta_cot.rollouts import episodes
 from meta_cot.rollouts import judge as judge_lib
 from meta_cot.rollouts import player as player_lib
 from meta_cot.settings import config as config_lib
+from meta_cot.solvers import base
 from meta_cot.solvers import sampling as sampling_lib
 from meta_cot.solvers import searching
 from meta_cot.solvers import trees
 from meta_cot.stages import experiment as experiment_lib
+from meta_cot.stages import tokenizer as tokenizer_stage
 from meta_cot.tasks import countdown
 from tests import character_tokenizer
 from tests import small_rl
@@ -32,24 +36,28 @@ _SAMPLING = decode.Sampling(temperature=1.0)
 
 @pytest.fixture(autouse=True)
 def kinds(monkeypatch):
-  """One more line in the table of kinds."""
+  """One more line in the table of kinds, before settings are declared."""
   monkeypatch.setitem(tokenizers.KINDS, 'character', character_tokenizer)
+  field, = (f for f in dataclasses.fields(tokenizer_stage.Settings)
+            if f.name == 'vocabulary')
+  monkeypatch.setitem(
+      field.metadata['kinds'], 'character', character_tokenizer.Settings)
 
 
-def _experiment(**search):
-  config = base.get_config()
-  config.tokenizer = dict(kind='character', vocab_size=None)
+def _experiment(vocabulary=None):
+  config = countdown_config.pipeline()
+  config.tokenizer.vocabulary = vocabulary or dict(
+      kind='character', vocab_size=None)
   config.model.update(
       vocab_size=24, num_layers=1, embed_dim=16, num_heads=2, num_kv_heads=2,
       head_dim=8, mlp_dim=16, max_length=64)
-  config.data.sequence_length = 64
-  config.search.update(search)
+  config.sft.data.sequence_length = 64
   return experiment_lib.parse(config)
 
 
 @functools.cache
 def _model():
-  model = _experiment().model
+  model = _experiment().shared.model
   return model, small_rl.parameters(model)
 
 
@@ -58,7 +66,8 @@ def _mesh():
 
 
 def _tokenizer():
-  return tokenizers.make(_experiment().tokenizer, [_TEXT])
+  return tokenizers.make(
+      _experiment().groups['tokenizer'].settings.vocabulary, [_TEXT])
 
 
 def _of_length(lengths_B, tokens_BxT):
@@ -80,16 +89,14 @@ def test_a_folder_is_told_by_its_files(tmp_path):
 
 
 @pytest.mark.parametrize('group, message', [
-    (dict(kind='charakter'), "config.tokenizer.kind: got 'charakter'; "),
-    (dict(kind=3), 'config.tokenizer.kind: got 3; must be one of '),
-    (dict(vocab_size=9), 'config.tokenizer.kind: got None; must be one of '),
-    (dict(kind='character', vocab_size=None, path=None),
-     'config.tokenizer.path: no such key')])
+    (dict(kind='charakter'), "kind: got 'charakter'; "),
+    (dict(kind=3), 'kind: got 3; must be one of '),
+    (dict(vocab_size=9), 'kind: missing; must be one of '),
+    (dict(kind='character', vocab_size=None, path=None), 'path: no such key')])
 def test_the_kind_says_what_else_is_set(group, message):
-  config = base.get_config()
-  config.tokenizer = group
-  with pytest.raises(config_lib.ConfigError, match=message):
-    experiment_lib.parse(config)
+  with pytest.raises(config_lib.ConfigError, match=(
+      f'config.tokenizer.vocabulary.{message}')):
+    _experiment(group)
 
 
 def test_a_decoder_ends_texts_at_either_token():
@@ -125,18 +132,19 @@ def test_a_search_ends_texts_at_either_token():
   """And its steps at the delimiter that the tokenizer finds."""
   (model, params), tokenizer = _model(), _tokenizer()
   task = tasks.make('countdown')
-  experiment = _experiment(
-      strategies=('best_first',), num_slots=2, branching=3, step_length=4,
-      num_expansions=8, max_depth=3)
-  run = searching.Searcher(
-      task, model, tokenizer, _mesh(), experiment.search)(
-      'best_first', params, _PROBLEMS, jax.random.key(0))
+  settings = config_lib.parse(
+      searching.Settings, stage_kinds.search(search=dict(
+          num_slots=2, branching=3, step_length=4, num_expansions=8,
+          max_depth=3)).search)
+  run, _, _ = searching.Searcher('best_first', settings, task, _mesh()).run(
+      base.Policy('', model, params, tokenizer, 'compact'), _PROBLEMS,
+      jax.random.key(0))
   read = trees.Reader(
-      task, tokenizer, strategy='best_first', arguments={},
-      seed=0, model='')
+      task, tokenizer, 'compact', settings.step, strategy='best_first',
+      arguments={}, seed=0, model='')
   (comma,) = tokenizer.encode(',')
   last = []
-  for problem, finished in zip(_PROBLEMS, run.finished, strict=True):
+  for problem, finished in zip(_PROBLEMS, run, strict=True):
     found = finished.result
     tree = found.output.tree
     texts = _of_length(found.lengths, found.tokens)
@@ -189,4 +197,4 @@ def test_an_answer_is_the_same_before_either_token():
           lengths=None, starts=starts, ends=ends, is_finished=done,
           has_given_up=~done, num_steps=0, num_live=0))
   assert judged.rewards.tolist() == [[1.0], [1.0]]
-  assert judged.answers[0] == judged.answers[1] != -1
+  assert judged.answers.tolist() == [['2+3=5'], ['2+3=5']]

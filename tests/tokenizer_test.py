@@ -121,7 +121,7 @@ def test_unknown_text_and_ids_show_the_replacement_character(compact):
 
 
 def test_training_is_deterministic_and_the_fingerprint_tells(tmp_path):
-  settings = sentencepiece.Settings('sentencepiece', 700, None, None)
+  settings = sentencepiece.Settings(700, None, None)
   tokenizer, same = (tokenizers.make(settings, [SOS]) for _ in range(2))
   tokenizer.save(tmp_path / 'a')
   same.save(tmp_path / 'b')
@@ -130,7 +130,7 @@ def test_training_is_deterministic_and_the_fingerprint_tells(tmp_path):
       tmp_path / 'b' / 'tokenizer.model').read_bytes()
   other = sentencepiece.train(COMPACT, 700)
   assert tokenizer.fingerprint != other.fingerprint
-  reused = sentencepiece.Settings('sentencepiece', 700, None, str(path))
+  reused = sentencepiece.Settings(700, None, str(path))
   for copy in (
       tokenizers.load(tmp_path / 'a'), pickle.loads(pickle.dumps(tokenizer)),
       tokenizers.make(reused, iter(()))):
@@ -142,7 +142,7 @@ def test_training_is_deterministic_and_the_fingerprint_tells(tmp_path):
     ('20,20,20>60:', 8), ('20,100>61:', 9), ('S', 1), ('', 0), ('a\n7', 3)])
 def test_a_placeholder_makes_as_many_tokens_at_most(text, number):
   placeholder = lambda number_tokens: tokenizers.placeholder(
-      sentencepiece.Settings('sentencepiece', 128, number_tokens, None))
+      sentencepiece.Settings(128, number_tokens, None))
   assert len(placeholder(60).encode(text)) == number
   assert len(placeholder(None).encode(text)) == len(text)
   trained = sentencepiece.train([text + 'S'], 128, 60)
@@ -159,14 +159,14 @@ def test_texts_longer_than_a_trainer_sentence_are_not_skipped():
 
 @pytest.mark.parametrize('texts, vocab_size', [([], 128), (COMPACT, 32)])
 def test_training_errors_are_one_line(texts, vocab_size):
-  with pytest.raises(ValueError, match='tokenizer.vocab_size') as error:
+  with pytest.raises(ValueError, match='vocab_size: training') as error:
     sentencepiece.train(texts, vocab_size, 60)
   assert '\n' not in str(error.value)
 
 
 def test_a_damaged_model_is_named(tmp_path):
   path = tmp_path / 'tokenizer.model'
-  settings = sentencepiece.Settings('sentencepiece', 128, None, str(path))
+  settings = sentencepiece.Settings(128, None, str(path))
   with pytest.raises(config_lib.UserError, match=f'{path}: no tokenizer model'):
     tokenizers.make(settings, iter(()))
   for content in (b'', b'not a model'):
@@ -175,5 +175,5 @@ def test_a_damaged_model_is_named(tmp_path):
         lambda: tokenizers.load(tmp_path),
         lambda: tokenizers.make(settings, iter(()))):
       with pytest.raises(config_lib.UserError, match=(
-          f'{path}: .*train it again')):
+          f'{path}: .*run its stage again')):
         read()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from configs import base
+from configs import kinds
 from meta_cot import sharding
 from meta_cot import types
 from meta_cot.model import config as model_config
@@ -37,7 +38,7 @@ def _model() -> model_config.ModelConfig:
 
 MODEL = _model()
 OPTIMIZER = config_lib.parse(
-    optimizer.OptimizerConfig, base.get_config().optimizer)
+    optimizer.OptimizerConfig, kinds.train().optimizer)
 UPDATE = optimizer.make(OPTIMIZER, STEPS)
 
 

@@ -9,6 +9,4 @@ from meta_cot.solvers.choosing import pass_at_k
 
 os.environ['MPLBACKEND'] = 'agg'  # figures are files, whatever the shell says
 
-os.environ['MPLBACKEND'] = 'agg'  # figures are files, whatever the shell says
-
 __all__ = ['difference_interval', 'pass_at_k', 'wilson']

@@ -23,19 +23,6 @@ def write(directory: epath.Path, summary: dict) -> str:
   return '\n'.join([_headline(summary), _final(summary), _episodes(summary)])
 
 
-def section(summary: dict, *, folder: str) -> str:
-  """The table of final episodes, for another report.
-
-  Args:
-    summary: of `episodes.summarise`.
-    folder: of the plots and of the whole report, from there.
-  """
-  name, title = _FIGURES['this']
-  return (
-      f'{_final(summary)}\n![{title}]({folder}/{name})\n\n'
-      f'[All episodes]({folder}/report.md)\n')
-
-
 def curves(summary: dict, key: str) -> dict[str, list[plots.Point]]:
   """What a plot shows: every policy, and both rivals.
 

@@ -11,8 +11,6 @@ from meta_cot.evaluation import tables
 from meta_cot.evaluation import trees
 from meta_cot.runtime import files
 
-_ADDED = '\n# '  # before the title of a section that is added
-
 
 def write(
     directory: epath.Path, title: str, summary: Mapping, *, note: str = '',
@@ -20,7 +18,7 @@ def write(
     drawn: Sequence[trees.Tree] = (),
     texts: Mapping[str, str] | None = None,
 ) -> None:
-  """Writes summary.json, `report.md` and its PNG plots; keeps added sections.
+  """Writes summary.json, `report.md` and its PNG plots.
 
   Args:
     directory: local or in a bucket; made if missing.
@@ -41,22 +39,8 @@ def write(
       _samples(directory, summary), _equal_tokens(summary), _errors(summary),
       _episodes(directory, summary), _drawn(directory, drawn),
       _texts(texts or {}), _training(directory, training)]
-  path = directory / 'report.md'
-  added = path.read_text().partition(_ADDED)[1:] if path.exists() else ()
-  files.write_atomic(path, '\n'.join(filter(None, parts)) + ''.join(added))
-
-
-def add_section(path: epath.Path, title: str, text: str) -> None:
-  """Puts a section behind a report, in the place of an older one.
-
-  Args:
-    path: of the report; nothing is done without one.
-    title: of the section, which is the last one of the report.
-    text: its Markdown.
-  """
-  if path.exists():
-    before = path.read_text().partition(f'{_ADDED}{title}\n')[0]
-    files.write_atomic(path, f'{before}{_ADDED}{title}\n\n{text}')
+  files.write_atomic(
+      directory / 'report.md', '\n'.join(filter(None, parts)))
 
 
 def _headline(summary) -> str:

@@ -19,11 +19,6 @@ from meta_cot.solvers import base
 from meta_cot.traces import record as record_lib
 
 VERSION = 1
-# Of every row; what a solver has more to say of an attempt is in `details`.
-FIELDS = (
-    'version', 'policy', 'seed', 'step', 'trained_tokens', 'solver', 'split',
-    'problem', 'place', 'attempt', 'episode', 'is_correct', 'is_finished',
-    'num_tokens', 'answer', 'value', 'seconds', 'occupancy', 'details')
 _RECORDS = '.records'
 
 Row = Mapping[str, Any]

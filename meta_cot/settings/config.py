@@ -7,7 +7,7 @@ wrong keys, types and values with one line that names the field, what was
 received and what is allowed.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import difflib
 import math
@@ -163,8 +163,7 @@ def bound(settings: Any) -> dict[str, Any]:
 
 
 def differences(
-    theirs: Mapping[str, Any], mine: Mapping[str, Any], *, where: str,
-    cls: type | None = None,
+    theirs: Mapping[str, Any], mine: Mapping[str, Any], *, where: str
 ) -> list[str]:
   """Lists what two sets of settings differ in, a few words for each field.
 
@@ -172,30 +171,13 @@ def differences(
     theirs: nested settings that were there before.
     mine: nested settings of now; tuples equal lists.
     where: words for where `theirs` were found, such as 'there'.
-    cls: the dataclass of both; its free fields may differ.
   """
-  free = tuple(_free(cls)) if cls else ()
   theirs, mine = _flat(theirs), _flat(mine)
   shown = lambda values, key: repr(values[key]) if key in values else 'not set'
-  is_free = lambda key: any(
-      key == name or key.startswith(f'{name}.') for name in free)
   return [
       f'config.{key}: {shown(theirs, key)} {where}, {shown(mine, key)} now'
       for key in sorted(theirs.keys() | mine.keys())
-      if not is_free(key) and shown(theirs, key) != shown(mine, key)]
-
-
-def _free(cls: type, prefix: str = '') -> Iterator[str]:
-  """Dotted names of the free fields; a group's name stands for all of it."""
-  hints = typing.get_type_hints(cls)
-  for field in dataclasses.fields(cls):
-    name, kinds = f'{prefix}{field.name}', field.metadata.get('kinds')
-    if field.metadata.get('is_free'):
-      yield name
-      continue
-    for group in kinds.values() if kinds else (hints[field.name],):
-      if dataclasses.is_dataclass(group):
-        yield from _free(group, f'{name}.')
+      if shown(theirs, key) != shown(mine, key)]
 
 
 def _check_group(values: Any, path: str) -> None:

@@ -19,6 +19,7 @@ from meta_cot import traces
 from meta_cot.evaluation import bench
 from meta_cot.rl import exploration
 from meta_cot.search import batching
+from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
@@ -46,10 +47,13 @@ def check(
         raise base.wrong(
             name, 'search.step', "got 'solution'; this task has no states, so "
             'its solutions have no steps.')
-      depth = settings.search.depth(context.task, context.first_problems)
-      searching.make_strategy(settings.search, solver, depth)
-      searching.check_room(
-          there.model, settings.search, _width(context, there), depth)
+      try:
+        depth = settings.search.depth(context.task, context.first_problems)
+        searching.make_strategy(settings.search, solver, depth)
+        searching.check_room(
+            there.model, settings.search, _width(context, there), depth)
+      except config_lib.ConfigError as e:
+        raise config_lib.ConfigError(f'config.{name}.{e}') from None
 
 
 def is_for(name: str, there: policy_lib.Policy) -> bool:

@@ -179,17 +179,6 @@ class Checkpoints:
     iterator_state.move(iterator, self._manager, step)
     return self._restore_state(abstract, step)
 
-  def restore_state(
-      self, abstract: state_lib.TrainState, step: int
-  ) -> state_lib.TrainState:
-    """Restores only the arrays of `step` (evaluation needs no iterator).
-
-    Raises:
-      UserError: the step is damaged, or its arrays have other shapes.
-    """
-    check_whole(self._directory, step)
-    return self._restore_state(abstract, step)
-
   def wait(self) -> None:
     """Returns when the last save is safe; raises what went wrong with it."""
     self._manager.wait_until_finished()

@@ -11,32 +11,10 @@ import sys
 import jax
 import tqdm
 
-from meta_cot.settings import config as config_lib
 from meta_cot.training import compilation
 from meta_cot.training import goodput
 from meta_cot.training import metrics as metrics_lib
 from meta_cot.training import state as state_lib
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-  """Settings of a supervised run."""
-
-  num_tokens: int = config_lib.setting(low=1)
-  batch_size: int = config_lib.setting(low=1)
-  num_accumulation: int = config_lib.setting(is_free=True, low=1)
-  num_loss_chunks: int = config_lib.setting(is_free=True, low=1)
-  log_every_steps: int = config_lib.setting(is_free=True, low=1)
-  eval_every_steps: int = config_lib.setting(is_free=True, low=1)
-  num_eval_batches: int = config_lib.setting(is_free=True, low=1)
-  profile_steps: tuple[int, ...] = config_lib.setting(is_free=True, low=1)
-
-  def __post_init__(self):
-    steps = self.profile_steps
-    if steps and not (len(steps) == 2 and steps[0] <= steps[1]):
-      raise config_lib.ConfigError(
-          f'profile_steps: got {steps}; must be the first and the last step '
-          'to trace, or empty.')
 
 
 @dataclasses.dataclass(frozen=True)

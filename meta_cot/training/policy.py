@@ -41,6 +41,7 @@ class Policy:
   model: model_config.ModelConfig
   style: str  # of its texts
   about: Mapping[str, Any]  # how it came to be, JSON values
+  fingerprint: str  # of its tokenizer
 
   def steps(self) -> list[int]:
     """Saved steps, oldest first."""
@@ -50,9 +51,14 @@ class Policy:
     """Loads the tokenizer.
 
     Raises:
-      UserError: its files are missing or damaged.
+      UserError: its files are missing, damaged or those of another one.
     """
-    return tokenizers.load(self.directory / 'tokenizer')
+    made = tokenizers.load(self.directory / 'tokenizer')
+    if made.fingerprint != self.fingerprint:
+      raise config_lib.UserError(
+          f'{self.directory / "tokenizer"}: not the tokenizer that {NAME} '
+          f'names, {self.fingerprint[:12]}; restore it from a copy.')
+    return made
 
   def params(
       self, mesh: jax.sharding.Mesh, step: int | None = None
@@ -108,8 +114,7 @@ def read(directory: epath.Path) -> Policy:
   """Reads what a policy folder says of itself.
 
   Raises:
-    UserError: no policy folder, of another schema, or one that contradicts
-      itself; names the file.
+    UserError: no policy folder, or one of another schema; names the file.
   """
   path = directory / NAME
   if not path.is_file():
@@ -123,7 +128,7 @@ def read(directory: epath.Path) -> Policy:
         'train or import the policy again.')
   model = config_lib.parse(
       model_config.ModelConfig, raw['model'], f'{path}: model')
-  return Policy(directory, model, raw['style'], raw['about'])
+  return Policy(directory, model, raw['style'], raw['about'], raw['tokenizer'])
 
 
 def _read(

@@ -35,17 +35,17 @@ def _events(problem, strategy):
 _TEXT = '20,1,9>28:20+1=21,9;+30-12x9-1=8,20;+28!S9-1=8,20+8=28'
 
 
-@pytest.mark.parametrize('objective, trained, end', [
+@pytest.mark.parametrize('mask, trained, end', [
     ('procedure_cloning', '20+1=21,9;+30-12x9-1=8,20;+28!S9-1=8,20+8=28', True),
     ('meta_cot', '20+1=21,9;+30-12x9-1=8,20;+28!', False),
     ('solution_path', '9-1=8,20;+28!S9-1=8,20+8=28', True)])
-def test_trained_characters(objective, trained, end):
+def test_trained_characters(mask, trained, end):
   events = traces.parse(_TEXT, 'compact')
-  text, ranges = traces.trained_ranges(events, 'compact', objective)
+  text, ranges = traces.trained_ranges(events, 'compact', mask)
   assert text == _TEXT
   assert ''.join(text[a:b] for a, b in ranges) == trained
-  assert traces.trains_end(events, objective) == end
-  assert traces.trains_end(events[:-1], objective)
+  assert traces.trains_end(events, mask) == end
+  assert traces.trains_end(events[:-1], mask)
 
 
 def test_trained_sentences_of_the_solution_path():
@@ -66,10 +66,10 @@ def test_trained_sentences_of_the_solution_path():
 
 @hypothesis.given(problems, st.sampled_from(sorted(format_lib.STYLES)),
                   any_strategy)
-def test_objectives_are_nested(problem, style, strategy):
+def test_masks_are_nested(problem, style, strategy):
   events = _events(problem, strategy)
   spans = format_lib.spans(events, style)
-  flags = {o: masks.trainable(spans, o) for o in masks.OBJECTIVES}
+  flags = {m: masks.trainable(spans, m) for m in masks.MASKS}
   assert spans[0].kind == 'prompt'
   for i, span in enumerate(spans):
     assert flags['procedure_cloning'][i] == (i > 0)
@@ -84,7 +84,7 @@ def test_objectives_are_nested(problem, style, strategy):
       events[-1].text if is_solved else '')
 
 
-def test_unknown_objective_lists_the_choices():
+def test_an_unknown_mask_lists_the_choices():
   with pytest.raises(ValueError, match='meta_cot, procedure_cloning, solution'):
     traces.trained_ranges((traces.Start('1,2>3'),), 'compact', 'all')
 
