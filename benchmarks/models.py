@@ -11,7 +11,7 @@ from flax.linen import meta
 import jax
 import numpy as np
 
-from configs import base
+from configs import kinds
 from configs import models as named
 from meta_cot import types
 from meta_cot.model import config as model_config
@@ -78,7 +78,7 @@ def get(name: str, dtype: str, **changes: str) -> model_config.ModelConfig:
 
 def adamw() -> optimizer.OptimizerConfig:
   """AdamW as experiments run it, with a constant learning rate."""
-  settings = dict(base.get_config().optimizer) | dict(
+  settings = dict(kinds.train().optimizer) | dict(
       learning_rate=1e-3, final_fraction=1.0, warmup_steps=0)
   return config_lib.parse(optimizer.OptimizerConfig, settings, 'optimizer')
 

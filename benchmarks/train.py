@@ -34,7 +34,7 @@ _NUM_STEPS = 1000  # of the schedule; the learning rate is constant
 def ours(
     model: model_config.ModelConfig, size: models.Training
 ) -> Callable[[], float]:
-  """The library's update as stages/sft.py jits it; a call returns the loss."""
+  """The update as stage `train` jits it; a call returns the loss."""
   mesh = sharding.make_mesh(sharding.MeshConfig(1, 1, 1), jax.devices()[:1])
   config = models.adamw()
   update = optimizer.make(config, _NUM_STEPS)

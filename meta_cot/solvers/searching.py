@@ -96,11 +96,11 @@ class Settings:
       return self.max_depth
     if self.step != 'solution':
       raise config_lib.ConfigError(
-          'config.search.max_depth: got None; must be set where '
-          f'config.search.step is {self.step!r}.')
+          'search.max_depth: got None; must be set where '
+          f'search.step is {self.step!r}.')
     if task.states is None:
       raise config_lib.ConfigError(
-          'config.search.max_depth: got None; this task does not say how many '
+          'search.max_depth: got None; this task does not say how many '
           'steps a solution has: set it.')
     return max(map(task.states.max_steps, problems))
 
@@ -267,7 +267,7 @@ def make_strategy(
         settings, branching=settings.branching, max_depth=depth,
         max_tokens=settings.max_tokens)
   except ValueError as e:
-    raise config_lib.ConfigError(f'config.search: {name}: {e}') from e
+    raise config_lib.ConfigError(f'search: {name}: {e}') from e
 
 
 def check_room(
@@ -277,7 +277,7 @@ def check_room(
   """Raises a ConfigError where trees are deeper than a model's texts."""
   if num_prompt + depth * settings.step_length > model.max_length:
     raise config_lib.ConfigError(
-        f'config.search.step_length: got {settings.step_length}; {depth} '
+        f'search.step_length: got {settings.step_length}; {depth} '
         f'steps after prompts of {num_prompt} tokens must be at most '
         f'config.model.max_length, {model.max_length}.')
 
