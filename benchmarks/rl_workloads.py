@@ -135,7 +135,7 @@ def iterating(
   config = settings(size, num_episodes, objective)
   one = mesh()
   programs = programs_lib.Programs(
-      None, model, config, None, lambda: 0, _NoTokenizer(), lambda: None, one,
+      None, model, config, lambda: 0, _NoTokenizer(), lambda: None, one,
       '', size.prompt, num_episodes).of(objective)
   memory = questions_lib.Memory(
       questions_lib.Questions(
