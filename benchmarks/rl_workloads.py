@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import models
-from configs import base
+from configs import kinds
 from meta_cot import decode
 from meta_cot import sharding
 from meta_cot import types
@@ -62,10 +62,10 @@ def settings(
     size: Stepping, num_episodes: int, objective: str
 ) -> settings_lib.RlConfig:
   """Those of an experiment, but for what the workload says."""
-  values = base.get_config().rl
-  values.update(dict(
+  values = kinds.rl(
       objectives=(objective,), num_iterations=_NUM_ITERATIONS,
-      optimizer=dataclasses.asdict(models.adamw())))
+      optimizer=dataclasses.asdict(models.adamw()))
+  del values.kind
   values.questions.update(dict(
       num_questions=size.questions, num_samples=size.samples,
       num_slots=size.rows, rest=0))
@@ -135,7 +135,7 @@ def iterating(
   config = settings(size, num_episodes, objective)
   one = mesh()
   programs = programs_lib.Programs(
-      None, model, config, None, lambda: 0, _NoTokenizer(), lambda: None, one,
+      None, model, config, lambda: 0, _NoTokenizer(), lambda: None, one,
       '', size.prompt, num_episodes).of(objective)
   memory = questions_lib.Memory(
       questions_lib.Questions(

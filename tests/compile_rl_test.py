@@ -9,21 +9,23 @@ import libtpu
 import numpy as np
 import pytest
 
-from configs import countdown
 from configs import erl2 as erl2_config
 from meta_cot import sharding
 from meta_cot.compile import __main__ as compile_lib
 from meta_cot.model import transformer
 from meta_cot.rl import credit
+from meta_cot.rollouts import player as player_lib
 from meta_cot.settings import config as config_lib
+from meta_cot.solvers import base as solvers_base
+from meta_cot.solvers import revising
+from meta_cot.stages import artifacts
 from meta_cot.stages import experiment as experiment_lib
-from meta_cot.stages import programs
 from meta_cot.training import optimizer
+from meta_cot.training import policy as policy_lib
 from meta_cot.training import state as state_lib
 from tests import small_rl
 
 assert libtpu  # the compiler; without it nothing here can be tested
-TINY = '--config=configs/erl2.py:tiny'
 PARTS = ('rollout', 'prepare', 'update', 'evaluate')
 # Settings that need programs of their own.
 WAYS = {
@@ -47,26 +49,48 @@ def _config(
       num_kv_heads=4, head_dim=64, mlp_dim=64))
   config.model.execution.layer_loop = loop
   config.mesh.update(dict(data=data, model=model))
-  config.train.batch_size = 16
-  config.data.num_streams = 4
+  config.stages = ('rl', 'episodes')
   small_rl.change(config.rl, **dict(
       objectives=(objective,), num_questions=16, num_samples=4, num_slots=16,
       num_episodes=3, episode_length=6, num_eval_samples=3, num_rollouts=2)
       | changes)
-  config.search.update(dict(
+  config.rl.search.update(dict(
       outcome='value', branching=3, beam_width=2, num_expansions=4,
       num_simulations=4, step_length=6))
+  _play_the_same(config)
   return config
 
 
+def _play_the_same(config):
+  """Makes stage `episodes` play what stage `rl` does."""
+  report, played = config.episodes, dict(config.rl.episodes)
+  report.exploration = played.pop('exploration')
+  report.search = config.rl.search
+  report.episodes.update(dict(
+      played, num_questions=config.rl.questions.num_questions,
+      num_slots=config.rl.questions.num_slots,
+      num_samples=config.rl.num_eval_samples))
+
+
 def _experiment(*args, **kwargs):
-  return programs.for_accelerator(
+  return compile_lib.for_accelerator(
       experiment_lib.parse(_config(*args, **kwargs)))
 
 
+def _programs(experiment, devices=1):
+  """All of them, for CPUs."""
+  return experiment_lib.programs(experiment, sharding.make_mesh(
+      experiment.shared.mesh, jax.devices()[:devices]))
+
+
+def _measure(experiment, topology, name):
+  found = compile_lib.find_topology(topology)
+  return compile_lib.compile_program(
+      experiment, found, name, compile_lib.programs(experiment, found)[name])
+
+
 def _compile(experiment, topology, name):
-  result = compile_lib.compile_program(
-      experiment, compile_lib.find_topology(topology), name)
+  result = _measure(experiment, topology, name)
   assert result.fits
   assert 0 < result.utilisation(result.times.overlapped) <= 1
   return result
@@ -79,11 +103,12 @@ def _check_play(experiment, topology, name):
   assert result.cost.unknown_loops <= 1
   # No part of the vocabulary or of a cache goes anywhere.
   assert list(result.cost.collectives) == ['all-reduce']
-  reduced, config = result.cost.collectives['all-reduce'], experiment.rl
-  if experiment.mesh.model == 1:
+  reduced = result.cost.collectives['all-reduce']
+  if experiment.shared.mesh.model == 1:
     # Whether any slot goes on, speaks or is new, and how many are live: flags
     # of 4 bytes, at times several at once.
-    assert reduced.count >= result.tokens / config.questions.num_slots
+    assert reduced.count >= result.tokens / (
+        small_rl.of(experiment).questions.num_slots)
     assert reduced.num_bytes <= 8 * reduced.count
   return result
 
@@ -94,12 +119,13 @@ def _check_update(experiment, topology, name):
   # Weights and moments are updated in place; metrics come out beside them.
   assert 0 < result.memory.outputs - result.memory.aliased < 8192
   assert not result.cost.unknown_loops
-  if experiment.mesh.model == 1:
+  if experiment.shared.mesh.model == 1:
     # Gradients are summed over devices; no row leaves its own.
     (kind, reduced), = result.cost.collectives.items()
     assert kind == 'all-reduce'
-    assert reduced.num_bytes < experiment.rl.updates.num_accumulation * (
-        4 * 1.1 * experiment.model.num_params())
+    pieces = small_rl.of(experiment).updates.num_accumulation
+    assert reduced.num_bytes < pieces * (
+        4 * 1.1 * experiment.shared.model.num_params())
   return result
 
 
@@ -107,8 +133,8 @@ def _check_prepare(experiment, topology, name):
   """What must hold of all batches made ready."""
   result = _compile(experiment, topology, name)
   assert not result.cost.unknown_loops
-  config = experiment.rl
-  if experiment.mesh.model == 1:
+  config = small_rl.of(experiment)
+  if experiment.shared.mesh.model == 1:
     # What an episode, or a step of one, is worth, of all trajectories at most.
     num = config.questions.num_trajectories * config.episodes.num_episodes
     if config.credit.advantage == 'vineppo':
@@ -120,8 +146,7 @@ def _check_prepare(experiment, topology, name):
 
 def _check_contexts(experiment, topology, name):
   """Tokens are looked up where they are."""
-  result = compile_lib.compile_program(
-      experiment, compile_lib.find_topology(topology), name)
+  result = _measure(experiment, topology, name)
   assert result.fits and not result.cost.unknown_loops
   assert not result.cost.collectives
   return result
@@ -132,13 +157,13 @@ def _check_explore(experiment, topology, name):
   result = _compile(experiment, topology, name)
   # A tree policy goes down as deep as its trees are; all else is bounded.
   assert (result.cost.unknown_loops > 0) == (
-      experiment.rl.episodes.exploration == 'mcts')
+      small_rl.of(experiment).episodes.exploration == 'mcts')
   # No part of a cache, of a tree or of a context goes anywhere.
   assert list(result.cost.collectives) == ['all-reduce']
   reduced = result.cost.collectives['all-reduce']
-  if experiment.mesh.model == 1:
+  if experiment.shared.mesh.model == 1:
     # Flags: whether any step goes on, whether any search does.
-    assert reduced.count >= experiment.search.step_length
+    assert reduced.count >= small_rl.of(experiment).search.step_length
     assert reduced.num_bytes <= 8 * reduced.count
   return result
 
@@ -149,23 +174,24 @@ CHECKS = {
 
 
 def _check(experiment, topology, name):
-  part = name.rpartition('_')[2]
+  part = name.rpartition('/')[2]
   return CHECKS.get(part, _check_play)(experiment, topology, name)
 
 
 # Questions over all devices, or a model over two as well.
 @pytest.mark.parametrize('name, topology, settings', [
-    ('rollout', 'v5e:2x4', dict(data=4, model=2)),
-    ('rollout', 'v6e:2x2', WAYS['window']),
-    ('prepare', 'v5p:2x2x1', WAYS['reward']),
-    ('update', 'v6e:2x2', WAYS['pieces']),
-    ('contexts', 'v5e:2x2', WAYS['vineppo']),
-    ('continue', 'v5p:2x2x1', WAYS['vineppo']),
-    ('explore', 'v6e:2x2', WAYS['search']),
-    ('explore', 'v5e:2x4', dict(exploration='mcts', data=4, model=2)),
-    ('evaluate', 'v5p:2x2x1', WAYS['search'])])
+    ('rl/erl2/rollout', 'v5e:2x4', dict(data=4, model=2)),
+    ('rl/erl2/rollout', 'v6e:2x2', WAYS['window']),
+    ('rl/erl2/prepare', 'v5p:2x2x1', WAYS['reward']),
+    ('rl/erl2/update', 'v6e:2x2', WAYS['pieces']),
+    ('rl/erl2/contexts', 'v5e:2x2', WAYS['vineppo']),
+    ('rl/erl2/continue', 'v5p:2x2x1', WAYS['vineppo']),
+    ('rl/erl2/explore', 'v6e:2x2', WAYS['search']),
+    ('rl/erl2/explore', 'v5e:2x4', dict(exploration='mcts', data=4, model=2)),
+    ('rl/erl2/evaluate', 'v5p:2x2x1', WAYS['search']),
+    ('episodes/revisions', 'v6e:2x2', WAYS['search'])])
 def test_programs(name, topology, settings):
-  _check(_experiment(**settings), topology, f'rl_erl2_{name}')
+  _check(_experiment(**settings), topology, name)
 
 
 @pytest.mark.slow
@@ -177,8 +203,8 @@ def test_programs(name, topology, settings):
 def test_everything_everywhere(objective, way, topology, data, model):
   experiment = _experiment(
       objective, data=data, model=model, loop='scan', **WAYS[way])
-  for name in programs.names(experiment):
-    if name.startswith('rl_'):
+  for name in _programs(experiment, 8):
+    if not name.endswith(('/prefill', '/generate')):
       _check(experiment, topology, name)
 
 
@@ -188,16 +214,17 @@ def test_the_programs_run_one_after_the_other(data, model):
   """Each takes what the others leave, where they leave it."""
   experiment = _experiment(
       data=data, model=model, num_samples=2, num_minibatches=2)
-  mesh = sharding.make_mesh(experiment.mesh)
+  mesh = sharding.make_mesh(experiment.shared.mesh)
   random = np.random.default_rng(0)
+  builders, settings = (
+      experiment_lib.programs(experiment, mesh), small_rl.of(experiment))
   with sharding.use_mesh(mesh):
     compiled = {
-        part: programs.build(
-            experiment, mesh, f'rl_erl2_{part}').lower().compile()
+        part: builders[f'rl/erl2/{part}']().lower().compile()
         for part in ('rollout', 'prepare', 'update')}
     state = state_lib.create(
-        functools.partial(transformer.init, experiment.model),
-        optimizer.make(experiment.rl.optimizer, experiment.rl.num_updates),
+        functools.partial(transformer.init, experiment.shared.model),
+        optimizer.make(settings.optimizer, settings.num_updates),
         mesh, jax.random.key(0))
     reference = jax.tree.map(lambda x: x.copy(), state.params)
     whole = lambda x: jax.device_put(x, sharding.replicated(mesh))
@@ -229,7 +256,7 @@ def test_caches_stay_where_they_are():
   experiment = _experiment(
       data=2, model=2, loop='scan', num_questions=512, num_slots=1024,
       episode_length=32)
-  result = _check_play(experiment, 'v5p:2x2x1', 'rl_erl2_rollout')
+  result = _check_play(experiment, 'v5p:2x2x1', 'rl/erl2/rollout')
   # Of every slot keys and values of 2 layers, 2 of 4 heads, 64 wide in
   # bfloat16, for 3 episodes and a prompt: one ring, and no second one.
   slot = 2 * 2 * 2 * 64 * 2 * (3 * 32 + 8)
@@ -237,105 +264,134 @@ def test_caches_stay_where_they_are():
 
 
 def test_names():
-  plain = experiment_lib.parse(countdown.get_config('tiny'))
-  assert programs.names(plain) == tuple(programs.PROGRAMS)
-  names = programs.names(experiment_lib.parse(erl2_config.get_config()))
-  assert names[:len(programs.PROGRAMS)] == tuple(programs.PROGRAMS)
-  assert names[len(programs.PROGRAMS):] == ('rl_start', 'rl_samples', *(
-      f'rl_{objective}_{part}' for objective in ('erl2', 'rl2', 'single')
-      for part in PARTS))
+  of = lambda config: list(_programs(experiment_lib.parse(config)))
+  config = erl2_config.get_config()
+  names = of(config)
+  report = ['prefill', 'generate', 'revisions']
+  expected = [
+      *(f'rl/{objective}/{part}' for objective in ('erl2', 'rl2', 'single')
+        for part in PARTS), *(f'episodes/{part}' for part in report)]
+  assert names[-len(expected):] == expected
+  config.stages = config.stages[:-2]
+  assert of(config) == names[:-len(expected)]
   config = _config('single', advantage='vineppo')
   config.rl.credit.num_steps = 1
-  assert programs.names(experiment_lib.parse(config))[-1] == 'rl_single_values'
+  config.stages = ('rl',)
+  assert of(config) == [f'rl/single/{part}' for part in (*PARTS, 'values')]
   config.rl.objectives = ('score',)
-  assert programs.names(experiment_lib.parse(config))[-3:] == (
-      'rl_score_values', 'rl_score_contexts', 'rl_score_continue')
+  assert of(config)[-3:] == [
+      f'rl/score/{part}' for part in ('values', 'contexts', 'continue')]
   config = _config('erl2', exploration='mcts')
   config.rl.objectives = ('erl2', 'single')
-  assert programs.names(experiment_lib.parse(config))[-9:] == (
-      *(f'rl_erl2_{part}' for part in ('explore', *PARTS)),
-      *(f'rl_single_{part}' for part in PARTS))
+  assert of(config) == [
+      *(f'rl/erl2/{part}' for part in ('explore', *PARTS)),
+      *(f'rl/single/{part}' for part in PARTS),
+      *(f'episodes/{part}'
+        for part in ('prefill', 'generate', 'explore', 'revisions'))]
 
 
 def test_a_search_makes_prompts_wider():
   experiment = _experiment(**WAYS['search'])
-  mesh = sharding.make_mesh(experiment.mesh, jax.devices()[:1])
-  with sharding.use_mesh(mesh):
-    made = {
-        name: programs.build(experiment, mesh, name)
-        for name in ('rl_erl2_explore', 'rl_erl2_rollout', 'rl_start',
-                     'rl_samples', 'rl_single_rollout')}
-  widths = {
-      name: program.arguments[1].shape[1] for name, program in made.items()
-      if name != 'rl_erl2_explore'}
+  builders = _programs(experiment)
+  names = ('rl/erl2/rollout', 'episodes/revisions', 'rl/single/rollout')
+  config = _config(**WAYS['search'])
+  config.rl.objectives = ('single',)
+  builders |= _programs(experiment_lib.parse(config))
+  widths = [builders[name]().arguments[1].shape[1] for name in names]
   # Two attempts of two steps of 6 tokens, each with its reset.
-  assert widths == dict(
-      rl_erl2_rollout=8 + 26, rl_start=8 + 26, rl_samples=8,
-      rl_single_rollout=8)
-  explore = made['rl_erl2_explore']
-  explored = jax.eval_shape(explore.jitted, *explore.arguments)
-  assert explored.prompts.shape == (16, 8 + 26)
-  # Children of the root, then those of a beam of 2.
-  assert explore.tokens == 16 * 6 * (3 + 2 * 3)
+  assert widths == [8 + 26, 8 + 26, 8]
+  for name in ('rl/erl2/explore', 'episodes/explore'):
+    explore = builders[name]()
+    explored = jax.eval_shape(explore.jitted, *explore.arguments)
+    assert explored.prompts.shape == (16, 8 + 26)
+    # Children of the root, then those of a beam of 2.
+    assert explore.tokens == 16 * 6 * (3 + 2 * 3)
+
+
+class _Played(Exception):
+  """Instead of a rollout."""
+
+
+def test_the_report_plays_what_is_listed(monkeypatch):
+  """What its solver calls is, word for word, the program of that name."""
+  experiment = experiment_lib.parse(_config())
+  context = small_rl.context_of(experiment, (2, 1, 1))
+  settings = experiment.groups['episodes'].settings
+  planned = artifacts.planned(context, 'sft/revisions')
+  with sharding.use_mesh(context.mesh):
+    listed = experiment_lib.programs(
+        experiment, context.mesh)['episodes/revisions']().lower().as_text()
+  real, seen = player_lib.jit_rollout, []
+
+  def jit_rollout(*args, **kwargs):
+    def play(*arguments):
+      seen.append(real(*args, **kwargs).lower(*arguments).as_text())
+      raise _Played
+    return play
+
+  monkeypatch.setattr(player_lib, 'jit_rollout', jit_rollout)
+  params = jax.tree.map(
+      lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding),
+      policy_lib.abstract(planned.model, context.mesh))
+  solver = revising.Reviser(settings.episodes, context.task, context.mesh)
+  policy = solvers_base.Policy(
+      'start', planned.model, params, planned.tokenizer, planned.style)
+  with sharding.use_mesh(context.mesh), pytest.raises(_Played):
+    solver(policy, context.first_problems[:40], jax.random.key(0))
+  assert seen == [listed]
 
 
 def test_every_variant_has_its_programs():
   for variant in erl2_config.VARIANTS:
     config = erl2_config.get_config(variant)
-    config.rl.objectives = ('erl2',)
-    experiment = programs.for_accelerator(experiment_lib.parse(config))
-    mesh = sharding.make_mesh(experiment.mesh, jax.devices()[:1])
+    config.rl.objectives, config.stages = ('erl2',), ('rl', 'episodes')
+    experiment = compile_lib.for_accelerator(experiment_lib.parse(config))
+    mesh = sharding.make_mesh(experiment.shared.mesh, jax.devices()[:1])
     with sharding.use_mesh(mesh):
-      for name in programs.names(experiment):
-        if name.startswith('rl_'):
-          program = programs.build(experiment, mesh, name)
-          assert program.name == name
-          assert program.tokens > 0 and program.model_flops > 0
+      for name, build in experiment_lib.programs(experiment, mesh).items():
+        program = build()
+        assert name.endswith(f'/{program.name}')
+        assert program.tokens > 0 and program.model_flops > 0
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (['--config=configs/countdown.py:tiny', '--programs=rl_erl2_update'],
-     "--programs: got 'rl_erl2_update'; it belongs to experiments with 'rl' in "
-     'config.stages'),
-    ([TINY, '--programs=rl_score_rollout'],
-     "--programs: got 'rl_score_rollout'; it belongs to experiments with 'rl'"),
-    ([TINY, '--programs=rl_erl2_continue'],
-     "--programs: got 'rl_erl2_continue'; it belongs to experiments with"),
-    ([TINY, '--programs=rl_erl2_explore'],
-     "--programs: got 'rl_erl2_explore'; it belongs to experiments with"),
-    ([TINY, '--programs=init', '--config.rl.episodes.exploration=beam'],
-     "config.search.outcome: got 'verifier' with "
-     "config.rl.episodes.exploration 'beam'"),
-    ([TINY, '--programs=rl_erl2_rollouts'],
-     "--programs: got 'rl_erl2_rollouts'; did you mean 'rl_erl2_rollout'"),
-    ([TINY, '--programs=init', '--config.rl.start=revision'],
-     "config.rl.start: got 'revision'; must be one of config.arms, traces, "),
-    ([TINY, '--programs=init', '--config.rl.credit.advantage=gae',
-      '--config.model.value_head=none'],
+@pytest.mark.parametrize('flags, message', [
+    ('--programs=rl/erl2/explore',
+     "--programs: got 'rl/erl2/explore'; did you mean 'rl/erl2/"),
+    ('--config.rl.episodes.exploration=beam '
+     '--config.rl.search.outcome=verifier',
+     "config.rl.search.outcome: got 'verifier' with exploration 'beam'"),
+    ('--config.episodes.exploration=beam',
+     "config.episodes.search.outcome: got 'verifier' with exploration 'beam'"),
+    ('--config.episodes.exploration=dvts '
+     '--config.episodes.search.outcome=value '
+     '--config.episodes.search.beam_width=9',
+     'config.episodes.search: dvts: num_groups: got 9; must be at most '),
+    ('--config.episodes.episodes.give_up=no',
+     "config.episodes.episodes: 'no' is 2 tokens; must be one token"),
+    ('--config.episodes.episodes.episode_length=169',
+     'config.episodes.episodes.episode_length: got 169; 507 tokens of a '),
+    ('--config.rl.start=revision',
+     "config.rl: reads 'revision'; 'revision' is no stage"),
+    ('--config.rl.credit.advantage=gae --config.model.value_head=none',
      "config.rl.credit.advantage: got 'gae'; the model has no value head"),
-    ([TINY, '--programs=rl_erl2_rollout',
-      '--config.rl.episodes.episode_length=169'],
+    ('--config.rl.episodes.episode_length=169',
      'config.rl.episodes.episode_length: got 169; 507 tokens of a trajectory '
      'after prompts of 8 must be at most config.model.max_length, 512'),
-    ([TINY, '--programs=rl_erl2_rollout',
-      '--config.rl.episodes.episode_length=90',
-      '--config.rl.credit.advantage=vineppo'],
-     'config.rl.episodes.episode_length: got 90; twice 270 tokens of a '
-     'trajectory'),
-    ([TINY, '--programs=rl_erl2_values', '--config.rl.credit.advantage=vineppo',
-      '--config.rl.credit.step_end=no'],
+    ('--config.rl.episodes.episode_length=90 '
+     '--config.rl.credit.advantage=vineppo',
+     'config.rl.episodes.episode_length: got 90; twice 270 tokens of a '),
+    ('--config.rl.credit.advantage=vineppo --config.rl.credit.step_end=no',
      "config.rl.credit.step_end: got 'no'; must be what a token of the "),
-    ([TINY, '--programs=rl_erl2_rollout', '--config.rl.episodes.give_up=no'],
+    ('--config.rl.episodes.give_up=no',
      "config.rl.episodes.give_up: 'no' is 2 tokens; must be one token"),
-    ([TINY, '--programs=rl_erl2_update',
-      '--config.rl.questions.num_questions=30'],
+    ('--programs=erl2/update --config.rl.questions.num_questions=30',
      'config.rl.questions.num_questions: got 30; must be a multiple of 4'),
-    ([TINY, '--programs=rl_erl2_update',
-      '--config.rl.updates.num_accumulation=3'],
+    ('--programs=erl2/update --config.rl.updates.num_accumulation=3',
      'config.rl.updates.num_accumulation: got 3; 256 rows of an iteration must '
      'be divisible by 12 = 1 minibatches x 3 accumulation x 4')])
-def test_errors(arguments, message):
+def test_errors(flags, message):
   with pytest.raises(config_lib.ConfigError) as e:
-    compile_lib.main([*arguments, '--topology=v5e:2x2'])
-  assert message in str(e.value)
+    compile_lib.main([
+        '--config=configs/erl2.py:tiny', '--topology=v5e:2x2', *flags.split()])
+  assert str(e.value).startswith(message)
   assert '\n' not in str(e.value)

@@ -4,19 +4,22 @@
 import dataclasses
 import functools
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import kinds
 from meta_cot import sharding
 from meta_cot.search import batching
 from meta_cot.settings import config as config_lib
+from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import searching
 from meta_cot.stages import evaluate
-from meta_cot.stages import rl
-from meta_cot.stages import workdir
+from meta_cot.stages import solving
 from meta_cot.training import compilation
+from meta_cot.training import policy as policy_lib
 from tests import small_rl
 
 _SEARCH = dict(
@@ -63,14 +66,14 @@ def _explored(setup, problems, ids):
 def _trees(run, asked) -> list[searching.Found]:
   """What the stage `search` finds with the same key, in the order of `_IDS`."""
   made = searching.make_slots(
-      run.programs.task, run.experiment.model, run.experiment.search,
+      run.programs.task, run.model, run.settings.search,
       run.programs.search.vocabulary, run.devices, run.programs.search.strategy)
   queue = [
       batching.Problem(number, dict(prompt=prompt, length=length, problem=None))
       for number, prompt, length in zip(_IDS, asked.prompts, asked.lengths)]
   with run.mesh:
     found = made.run_all(
-        searching.slice_layers(run.experiment.model, run.setup.start),
+        searching.slice_layers(run.model, run.setup.start),
         _RNG(), queue)
     by_id = {f.problem.id: f.result for f in found}
   return [by_id[number] for number in _IDS]
@@ -138,7 +141,7 @@ def test_attempts_are_read_and_not_trained():
           rows.tokens[n, :start + 1], prompts[n // 4, :start + 1])
       np.testing.assert_array_equal(
           np.flatnonzero(rows.is_sampled[n]), start + np.arange(number))
-      assert 0 < number <= run.experiment.rl.episodes.episode_length
+      assert 0 < number <= run.settings.episodes.episode_length
     assert rollouts.starts.shape == (16, 1)
 
 
@@ -157,7 +160,7 @@ def test_an_iteration_moves_the_policy_and_the_next_compiles_nothing():
 
 def test_every_iteration_searches_anew_with_the_policy_of_then():
   run = _iterated()
-  rng, config = run.learner.rng, run.experiment.rl
+  rng, config = run.learner.rng, run.settings
   memory = run.memory()
   for number, call in enumerate(run.calls):
     asked = run.learner.player.ask(*zip(*(
@@ -192,7 +195,7 @@ def test_what_a_search_costs_is_discounted():
   assert jnp.abs(advantages(0)).max() > 0.1
 
 
-def test_held_out_problems_are_explored_too():
+def test_held_out_problems_are_explored_too(tmp_path):
   run = _run()
   with run.mesh:
     judged = run.evaluate.play(run.setup.start)
@@ -203,19 +206,29 @@ def test_held_out_problems_are_explored_too():
   np.testing.assert_array_equal(judged.num_explored[::2],
                                 judged.num_explored[1::2])
   assert row['validation/tokens'] == spent.mean()
-  with run.mesh:  # the start is the first policy of the report
-    programs = run.setup.programs
-    start, samples = (
-        evaluate.playing(playing, number).solver(
-            evaluate.policy_of(run.setup, 'sft', run.setup.start),
-            run.setup.test, run.setup.evaluation_rng)
-        for playing, number in (
-            (programs, 2), (dataclasses.replace(programs, num_episodes=1),
-                            programs.num_start_samples)))
-  np.testing.assert_array_equal(start.num_tokens.reshape(-1), spent)
-  # As many first attempts as a tree has nodes, to compare with.
-  assert samples.num_tokens.shape == (4, 1 + 8 * 3)
-  assert samples.num_tokens.max() <= run.experiment.rl.episodes.episode_length
+  policy_lib.write(
+      epath.Path(tmp_path), run.model, small_rl.tokenizer(), 'compact', {})
+  with run.mesh:  # the report plays the same
+    procedure = solving.procedure(
+        small_rl.context_of(run.experiment, (1, 1, 1)), _report(run),
+        policy_lib.read(epath.Path(tmp_path)), 'revisions')
+    outcomes = procedure.solver(
+        solvers_base.Policy(
+            'start', run.model, run.setup.start, small_rl.tokenizer(),
+            'compact'), run.setup.validation, run.setup.evaluation_rng)
+  np.testing.assert_array_equal(outcomes.num_tokens.reshape(-1), spent)
+
+
+def _report(run) -> evaluate.Settings:
+  """Settings of a stage that plays the trajectories of a run's evaluation."""
+  group = kinds.evaluate(solvers=('revisions',), exploration='mcts')
+  del group.kind
+  group.search.update(_SEARCH)
+  mine = dataclasses.asdict(run.settings.episodes)
+  del mine['exploration']
+  group.episodes.update(
+      num_questions=4, num_samples=2, num_slots=8, **mine)
+  return config_lib.parse(evaluate.Settings, group, 'config.episodes')
 
 
 def test_single_explores_nothing():
@@ -230,13 +243,9 @@ def test_single_explores_nothing():
 def test_a_policy_depends_on_its_search():
   wider = dict(search=_SEARCH | dict(branching=2))
   faster = dict(search=_SEARCH | dict(num_slots=3))
-  of_run = lambda **changes: rl._of_run(small_rl.experiment(**changes))
-  mark = lambda **changes: workdir.mark('rl', small_rl.experiment(**changes))
-  assert of_run(**_settings()) != of_run(**_settings() | wider)
-  assert of_run(**_settings()) == of_run(**_settings() | faster)
-  assert mark(**_settings()) != mark(**_settings() | wider)
-  for seen in (of_run, mark):
-    assert seen(search=_SEARCH) == seen(**wider)
+  bound = lambda **changes: config_lib.bound(small_rl.settings(**changes))
+  assert bound(**_settings()) != bound(**_settings() | wider)
+  assert bound(**_settings()) == bound(**_settings() | faster)
 
 
 @pytest.mark.parametrize('changes, message', [
@@ -252,27 +261,26 @@ def test_a_policy_depends_on_its_search():
      "config.rl.credit.advantage: got 'vineppo' with exploration 'mcts'; must "
      'be one of reinforce, rloo'),
     (dict(search=_SEARCH | dict(outcome='verifier')),
-     "config.search.outcome: got 'verifier' with "
-     "config.rl.episodes.exploration 'mcts'; must be 'value'"),
+     "config.rl.search.outcome: got 'verifier' with exploration 'mcts'; must "
+     "be 'value'"),
     (dict(search=_SEARCH | dict(beam_width=4), exploration='dvts'),
-     'config.search: dvts: '),
+     'config.rl.search: dvts: '),
     (dict(search=_SEARCH | dict(step_length=13)),
      'config.rl.episodes.episode_length: got 5; 5 tokens of a trajectory '
-     'after prompts of 88 must be at most config.model.max_length, 64')])
+     'after prompts of 96 must be at most config.model.max_length, 64')])
 def test_errors(changes, message):
   with pytest.raises(config_lib.ConfigError) as e:
-    experiment = small_rl.experiment(**_settings(**changes))
-    setup = small_rl.setup(experiment, (1, 1, 1))
-    setup.player(setup.programs.of('erl2'), 4)
-  assert message in str(e.value)
+    small_rl.experiment(**_settings(**changes))
+  assert str(e.value).startswith(message)
   assert '\n' not in str(e.value)
 
 
 def test_a_search_by_values_needs_a_head():
-  experiment = small_rl.experiment(**_settings())
-  search = dataclasses.replace(experiment.search, value='head')
-  model = dataclasses.replace(experiment.model, value_head='none')
-  changed = dataclasses.replace(experiment, search=search, model=model)
+  changed = small_rl.settings(
+      **_settings(search=_SEARCH | dict(value='head')))
+  model = dataclasses.replace(_run().model, value_head='none')
+  programs = dataclasses.replace(
+      _run().setup.programs, settings=changed, model=model)
   with pytest.raises(
-      config_lib.ConfigError, match="config.search.value: got 'head'"):
-    small_rl.setup(changed, (1, 1, 1)).programs.of('erl2').check()
+      config_lib.ConfigError, match="config.rl.search.value: got 'head'"):
+    programs.of('erl2').check()

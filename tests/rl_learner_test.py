@@ -58,10 +58,10 @@ def test_an_iteration_moves_the_policy(name):
   assert all(np.isfinite(v) for v in run.rows[0].values()), run.rows[0]
   assert run.rows[0]['grad_norm'] > 1e-4
   assert _difference(run.after.params, run.setup.start) > 1e-5
-  assert int(run.after.step) == run.experiment.rl.updates.per_iteration
-  assert len(run.batches) == run.experiment.rl.updates.per_iteration
+  assert int(run.after.step) == run.settings.updates.per_iteration
+  assert len(run.batches) == run.settings.updates.per_iteration
   assert ('value_error' in run.rows[0]) == (
-      run.experiment.rl.credit.advantage == 'gae')
+      run.settings.credit.advantage == 'gae')
   assert run.rows[0]['trained_tokens'] > 0
   assert 0 < run.rows[0]['occupancy'] <= 1
   assert all(run.rows[0][f'time/{part}'] >= 0 for part in (
@@ -112,9 +112,9 @@ def test_feedback_is_read_and_not_trained():
   learner = run.learner
   rules = dataclasses.replace(
       learner.player.rules, feedback=_say, feedback_length=2)
-  config = run.experiment.rl.questions
+  config = run.settings.questions
   player = player_lib.Player(
-      run.experiment.model, small_rl.tokenizer(), run.devices,
+      run.model, small_rl.tokenizer(), run.devices,
       rules=rules, style='compact', width=run.programs.question_width,
       num_questions=4, num_samples=4, num_slots=config.num_slots)
   run.learner = dataclasses.replace(learner, player=player)
@@ -179,7 +179,7 @@ def test_a_restarted_run_goes_on_as_the_unbroken_one(changes):
 
 def test_the_coefficient_adapts():
   run = _run(number=3, rest=1, kl_target=0.01, kl_horizon=16, num_epochs=2)
-  coefficient = run.experiment.rl.loss.kl_coefficient
+  coefficient = run.settings.loss.kl_coefficient
   seen = set()
   for row in run.rows:
     assert row['kl_coefficient'] == coefficient

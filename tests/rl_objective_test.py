@@ -14,7 +14,6 @@ from meta_cot.rl import credit as credit_lib
 from meta_cot.rl import objective as objective_lib
 from meta_cot.rl import setup as setup_lib
 from meta_cot.stages import experiment as experiment_lib
-from meta_cot.stages import programs
 from tests import small_rl
 
 
@@ -67,7 +66,7 @@ def test_it_learns(imitation):
     assert row['grad_norm'] > 1e-4
   # What is imitated becomes likelier.
   score = jax.jit(lambda params: setup_lib.programs_lib.update_lib.loss(
-      run.experiment.model, run.experiment.rl, _Imitation(), params,
+      run.model, run.settings, _Imitation(), params,
       run.batches[0], run.batches[0].is_trained.astype(jnp.float32),
       jnp.arange(16), jnp.float32(0), num_rows=16)[0])
   assert score(after.params) < score(run.setup.start) - 0.1
@@ -80,10 +79,11 @@ def test_it_is_played_and_compiled_too(imitation):
     row = run.evaluate(run.setup.start)
   assert {'validation/episode_1', 'validation/episode_2'} <= row.keys()
   config = erl2_config.get_config('tiny')
-  config.rl.objectives = ('imitation',)
-  assert programs.names(experiment_lib.parse(config))[-4:] == tuple(
-      f'rl_imitation_{part}'
-      for part in ('rollout', 'prepare', 'update', 'evaluate'))
+  config.rl.objectives, config.stages = ('imitation',), ('rl',)
+  names = experiment_lib.programs(experiment_lib.parse(config), run.devices)
+  assert list(names) == [
+      f'rl/imitation/{part}'
+      for part in ('rollout', 'prepare', 'update', 'evaluate')]
 
 
 def test_one_step_behind_it_learns_from_what_the_policy_before_did():

@@ -35,9 +35,8 @@ def _batch(run) -> loss_lib.Batch:
 
 def _plain_sgd(settings):
   """(params, batch, minibatch) -> gradient and metrics of the real update."""
-  experiment = _run().experiment
   step = jax.jit(update_lib.make(
-      experiment.model, settings, settings.objective('erl2'),
+      _run().model, settings, settings.objective('erl2'),
       optax.sgd(_RATE), lambda step: _RATE, row_constant=20.0))
 
   def gradient(params, batch, minibatch=0):
@@ -62,7 +61,7 @@ def _moved():
 @functools.cache
 def _plain(**changes):
   """Gradient and metrics of the whole batch at once."""
-  settings = small_rl.changed(_run().experiment.rl, **changes)
+  settings = small_rl.changed(_run().settings, **changes)
   return _plain_sgd(settings)(_moved(), _batch(_run()))
 
 
@@ -93,7 +92,7 @@ def test_the_batch_is_worth_testing():
 def test_accumulation_changes_nothing(weights, level):
   changes = dict(token_weights=weights, ratio_level=level)
   settings = small_rl.changed(
-      _run().experiment.rl, num_accumulation=4, **changes)
+      _run().settings, num_accumulation=4, **changes)
   gradient, metrics = _plain_sgd(settings)(_moved(), _batch(_run()))
   _assert_close(gradient, _plain(**changes)[0])
   _assert_close(metrics, _plain(**changes)[1], 1e-5)
@@ -101,7 +100,7 @@ def test_accumulation_changes_nothing(weights, level):
 
 def test_minibatches_are_the_batch_of_their_rows():
   """Rows m, m + M, ...; each trained as if there were no others."""
-  settings = small_rl.changed(_run().experiment.rl, num_minibatches=2)
+  settings = small_rl.changed(_run().settings, num_minibatches=2)
   step = _plain_sgd(settings)
   seen = []
   batch = _batch(_run())
@@ -119,13 +118,13 @@ def test_minibatches_are_the_batch_of_their_rows():
 
 @functools.cache
 def _half():
-  return _plain_sgd(_run().experiment.rl)
+  return _plain_sgd(_run().settings)
 
 
 def test_loss_chunks_change_nothing():
   """Rows are a little longer, so that the pieces are equal."""
   settings = small_rl.changed(
-      _run().experiment.rl, num_loss_chunks=5, num_accumulation=2)
+      _run().settings, num_loss_chunks=5, num_accumulation=2)
   batch = _batch(_run())
   missing = -batch.is_trained.shape[1] % 5
   longer = lambda x, fill=0: np.pad(
@@ -157,7 +156,7 @@ def _gradient_of_loss():
   def gradient(params, batch, weights):
     return jax.value_and_grad(
         lambda params: update_lib.loss(
-            run.experiment.model, run.experiment.rl, run.learner.objective,
+            run.model, run.settings, run.learner.objective,
             params, batch, weights, jnp.arange(len(weights)), jnp.float32(0.1),
             num_rows=len(weights))[0])(params)
 
@@ -229,7 +228,7 @@ def test_the_largest_gap_is_a_maximum(accumulation):
   behaviour[r, x] -= 0.5
   behaviour[~batch.is_trained] = 9.0
   settings = small_rl.changed(
-      _run().experiment.rl, num_accumulation=accumulation)
+      _run().settings, num_accumulation=accumulation)
   metrics = _plain_sgd(settings)(
       _run().setup.start,
       batch.replace(rows=batch.rows.replace(behaviour=behaviour)))[1]
@@ -275,7 +274,7 @@ def _of_values(advantage):
   run = _run(advantage='gae')
   return jax.jit(lambda params, batch, weights: jax.value_and_grad(
       lambda params: update_lib.loss(
-          run.experiment.model, run.experiment.rl, run.learner.objective,
+          run.model, run.settings, run.learner.objective,
           params, batch, weights, jnp.arange(len(weights)), jnp.float32(0.1),
           num_rows=len(weights))[0])(params))
 

@@ -41,7 +41,7 @@ def _contexts(run, steps):
   _, _, prompts, lengths, rollouts, *_ = run.calls[0]
   rows = rows_lib.assemble(prompts, lengths, rollouts, pad_id=0)
   find = continuations.jit_contexts(
-      steps, run.experiment.rl.episodes.episode_length)
+      steps, run.settings.episodes.episode_length)
   with run.mesh:
     return jax.device_get((find(prompts, lengths, rollouts), rows))
 
@@ -119,7 +119,7 @@ def test_a_greedy_continuation_is_what_came_next(axes):
     asked = run.learner.player
     _, _, prompts, lengths, *_ = run.calls[0]
     play = continuations.jit_continue(
-        run.experiment.model, rules=rules, num_rollouts=1, num_slots=16)
+        run.model, rules=rules, num_rollouts=1, num_slots=16)
     zeros = sharding.split_batch(
         np.zeros(len(lengths), np.int32), run.devices)
     beginning = continuations.queue.Beginning(zeros, zeros)
@@ -171,7 +171,7 @@ def _value(run, context, episode, weights, before, attempt=()) -> float:
       tokens[i, :len(text)] = text
     lengths = np.ones(1024, np.int32)
     lengths[:len(live)] = [len(text) for text, *_ in live]
-    probs = _next(run.experiment.model)(run.setup.start, tokens, lengths)
+    probs = _next(run.model)(run.setup.start, tokens, lengths)
     old, live = live, []
     for row, (text, p, attempt, e, drawn, total) in zip(probs, old):
       for token in np.flatnonzero(row > 0).tolist():
@@ -224,7 +224,7 @@ def test_earlier_attempts_must_be_in_the_prompt():
   zeros = jnp.zeros(4, jnp.int32)
   with pytest.raises(ValueError, match='beginning: given with a window or'):
     continuations.jit_continue(
-        run.experiment.model, rules=run.learner.player.rules, num_rollouts=1,
+        run.model, rules=run.learner.player.rules, num_rollouts=1,
         num_slots=4)(
             run.setup.start, jnp.ones((4, 6), jnp.int32), zeros + 6,
             continuations.queue.Beginning(zeros, zeros), jax.random.key(0))

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from configs import base as base_config
+from configs import countdown as countdown_config
+from configs import kinds
 from data_pipelines import tokenizers
 from data_pipelines.tokenizers import sentencepiece
 from meta_cot import sharding
-from meta_cot import tasks
+from meta_cot.model import config as model_config
 from meta_cot.model import transformer
 from meta_cot.rl import questions as questions_lib
 from meta_cot.rl import settings as settings_lib
@@ -29,6 +30,7 @@ from meta_cot.rollouts import episodes
 from meta_cot.rollouts import judge as judge_lib
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import vocabulary
+from meta_cot.stages import base
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import rl
 from meta_cot.tasks import countdown
@@ -59,35 +61,43 @@ def tokenizer() -> tokenizers.Tokenizer:
 def experiment(
     search: dict[str, Any] | None = None, **changes: Any
 ) -> experiment_lib.Experiment:
-  """The base experiment made small, with changes of `config.rl`.
+  """A stage `rl` behind a start that nobody trained.
 
   Args:
-    search: changes of `config.search`.
-    **changes: of `config.rl`.
+    search: changes of `config.rl.search`.
+    **changes: of `config.rl` or of its other groups.
   """
-  config = base_config.get_config()
-  config.arms = ('revisions',)
+  config = countdown_config.pipeline()
   config.model.update(_MODEL)
-  config.data.sequence_length = 64
-  config.tokenizer.vocab_size = 40
+  config.task.update(dict(max_number=6, min_target=2, max_target=12))
+  config.tokenizer.vocabulary.vocab_size = 40
+  config.sft.arms = ('revisions',)
+  config.rl = kinds.rl()
   config.rl.optimizer.update(_OPTIMIZER)
-  config.search.update(search or {})
+  config.rl.search.update(search or {})
   change(config.rl, **_RL | changes)
+  config.stages = ('rl',)
   return experiment_lib.parse(config)
 
 
 def change(config: ml_collections.ConfigDict, **changes: Any) -> None:
-  """Sets keys of `config.rl` or of its groups, no two of which share one."""
+  """Sets keys of `config.rl` or of its groups but that of a search."""
   for key, value in changes.items():
     found = [config] * (key in config) + [
-        group for group in config.values()
-        if isinstance(group, ml_collections.ConfigDict) and key in group]
+        group for name, group in config.items()
+        if isinstance(group, ml_collections.ConfigDict)
+        and name != 'search' and key in group]
     (group,) = found
     group[key] = value
 
 
 def settings(**changes: Any) -> settings_lib.RlConfig:
-  return experiment(**changes).rl
+  return of(experiment(**changes))
+
+
+def of(settled: experiment_lib.Experiment) -> settings_lib.RlConfig:
+  """Its settings of stage `rl`."""
+  return settled.groups['rl'].settings
 
 
 def changed(
@@ -112,16 +122,23 @@ def setup(
     settled: experiment_lib.Experiment, axes: tuple[int, int, int]
 ) -> setup_lib.Setup:
   """What the runs of an experiment share, on so many devices."""
-  mesh = sharding.make_mesh(
-      sharding.MeshConfig(*axes), jax.devices()[:int(np.prod(axes))])
+  context = context_of(settled, axes)
+  model, style = context.shared.model, context.shared.style
   made = rl.make_programs(
-      settled, tasks.make('countdown'), tokenizer(), functools.partial(
-          vocabulary.of, tokenizer(), settled.model.vocab_size,
-          settled.data.style), PROBLEMS, mesh)
+      context, of(settled), model, style, tokenizer(), functools.partial(
+          vocabulary.of, tokenizer(), model.vocab_size, style), PROBLEMS)
   return _Setup(
-      made, PROBLEMS, PROBLEMS[:4], PROBLEMS[:4],
-      jax.device_put(parameters(settled.model), jax.tree.map(
-          lambda x: x.sharding, made.state.params)), settled.seed)
+      made, PROBLEMS, PROBLEMS[:4], jax.device_put(
+          parameters(model), jax.tree.map(
+              lambda x: x.sharding, made.state.params)), context.seed)
+
+
+def context_of(
+    settled: experiment_lib.Experiment, axes: tuple[int, int, int]
+) -> base.Context:
+  """That of its stages, on so many devices."""
+  return base.Context(settled.shared, settled.groups, sharding.make_mesh(
+      sharding.MeshConfig(*axes), jax.devices()[:int(np.prod(axes))]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,12 +181,19 @@ class Run:
     self.programs = self.setup.programs.of(objective)
     with self.mesh:
       made = self.setup.learner(objective, seed)
-      self.evaluate = setup_lib.Evaluation(
-          self.setup, self.programs, self.setup.validation)
+      self.evaluate = setup_lib.Evaluation(self.setup, self.programs)
     self.batches, self.calls = [], []
     self.learner = dataclasses.replace(
         made, prepare=self._prepare, update=self._update)
     self._made = made
+
+  @property
+  def settings(self) -> settings_lib.RlConfig:
+    return of(self.experiment)
+
+  @property
+  def model(self) -> model_config.ModelConfig:
+    return self.experiment.shared.model
 
   @property
   def mesh(self):
@@ -185,7 +209,7 @@ class Run:
     return self.setup.state(0)
 
   def memory(self, seed: int = 0) -> questions_lib.Memory:
-    config = self.experiment.rl
+    config = self.settings
     return questions_lib.Memory(
         questions_lib.Questions(
             len(PROBLEMS), seed=seed, min_success=config.questions.min_success,

@@ -59,12 +59,12 @@ def check(
   """Raises a ConfigError where no search `exploration` may or can explore."""
   if settings.outcome != 'value':
     raise config_lib.ConfigError(
-        f'config.rl.search.outcome: got {settings.outcome!r} with '
-        f"config.rl.episodes.exploration {exploration!r}; must be 'value', as "
-        'no verifier guides an answer to a new question.')
+        f'search.outcome: got {settings.outcome!r} with exploration '
+        f"{exploration!r}; must be 'value', as no verifier guides an answer to "
+        'a new question.')
   if settings.value == 'head' and model.value_head == 'none':
     raise config_lib.ConfigError(
-        "config.rl.search.value: got 'head'; the model has no value head: set "
+        "search.value: got 'head'; the model has no value head: set "
         "config.model.value_head to 'shared'.")
 
 

@@ -34,6 +34,7 @@ from meta_cot.rl import credit
 from meta_cot.rl import exploration
 from meta_cot.rl import loss as loss_lib
 from meta_cot.rl import objective as objective_lib
+from meta_cot.rl import playing
 from meta_cot.rl import settings as settings_lib
 from meta_cot.rl import update as update_lib
 from meta_cot.rollouts import continuations
@@ -82,8 +83,12 @@ class Programs:
     config = self.settings.episodes
     if self.num_episodes == 1 or not config.has_search:
       return None
-    exploration.check(
-        self.settings.search, config.exploration, self.model)
+    try:
+      exploration.check(self.settings.search, config.exploration, self.model)
+      strategy = searching.make_strategy(
+          self.settings.search, config.exploration, self.depth())
+    except config_lib.ConfigError as e:
+      raise config_lib.ConfigError(f'config.rl.{e}') from None
     try:
       vocabulary = self.make_vocabulary()
     except ValueError as e:
@@ -106,8 +111,8 @@ class Programs:
     Raises:
       ConfigError: no trajectory can follow the settings.
     """
-    config = self.settings.episodes
-    give_up_id = None
+    config, give_up_id = self.settings.episodes, None
+    number = self.num_episodes if self.search is None else 1
     try:
       if config.give_up is not None:
         give_up_id = player.token_of(self.tokenizer, config.give_up)
@@ -115,8 +120,8 @@ class Programs:
       raise config_lib.ConfigError(f'config.rl.episodes.give_up: {e}') from e
     try:
       return episodes.Episodes(
-          num_episodes=self.num_episodes if self.search is None else 1,
-          episode_length=config.episode_length, sampling=config.sampling(),
+          num_episodes=number, episode_length=config.episode_length,
+          sampling=config.sampling(),
           stop_ids=self.tokenizer.eos_ids, give_up_id=give_up_id,
           reset_ids=tuple(self.tokenizer.encode(config.reset)),
           max_tokens=config.max_tokens, window=config.window)
@@ -169,13 +174,6 @@ class Programs:
   def state(self) -> state_lib.TrainState:
     """Shapes and shardings of a run's state."""
     return state_lib.shardings(self.init, self.optimizer, self.mesh)[0]
-
-  @property
-  def num_start_samples(self) -> int:
-    """First attempts that take as many tokens as any of these trajectories."""
-    # A search has no more steps than nodes, an attempt has at least one.
-    count = self.settings.num_eval_samples * self.num_episodes
-    return max(count, self.search.strategy.num_nodes if self.search else 0)
 
   @property
   def parts(self) -> tuple[str, ...]:
@@ -254,19 +252,11 @@ class Programs:
 
   def play(self, name: str, num_samples: int) -> Program:
     """Makes the program of trajectories of one batch of questions."""
-    num = self.settings.questions.num_questions
-    rules, width = self.rules, self.width
-    tokens = num * num_samples * rules.num_tokens
-    work = flops.prefill_flops(self.model, num, width, num_readouts=0)
-    work += tokens * self.model.flops_per_token(width + rules.row_length / 2)
-    arguments = (
-        self.state.params, self._ints(num, width), self._ints(num),
-        self._ints(num), self._whole(jax.eval_shape(
-            lambda: jax.random.key(0))))
-    jitted = player.jit_rollout(
-        self.model, rules=rules, num_samples=num_samples,
-        num_slots=self.num_slots)
-    return Program(name, jitted, arguments, {}, work, tokens)
+    return playing.rollout(
+        name, self.model, self.rules, self.mesh, params=self.state.params,
+        width=self.width,
+        num_questions=self.settings.questions.num_questions,
+        num_samples=num_samples, num_slots=self.num_slots)
 
   def _whole(self, tree):
     return program_lib.placed(tree, self.mesh)
@@ -287,16 +277,10 @@ class Programs:
 
 
 def _explore(of: Programs, name: str) -> Program:
-  """All searches of an iteration; no step ends early."""
-  num, width = of.settings.questions.num_questions, of.question_width
-  strategy, length = of.search.strategy, of.search.settings.step_length
-  params, *_, rng = of.play(name, 1).arguments
-  asked = player.Asked(of._ints(num, width), of._ints(num), of._ints(num))
-  tokens = num * (strategy.num_nodes - 1) * length
-  work = flops.prefill_flops(of.model, num, width, num_readouts=0)
-  work += tokens * of.model.flops_per_token(
-      width + strategy.max_depth * length / 2)
-  return Program(name, of.explore(), (params, asked, rng), {}, work, tokens)
+  """All searches of an iteration."""
+  return playing.explore(
+      name, of.search, of.mesh, params=of.state.params, width=of.question_width,
+      num_questions=of.settings.questions.num_questions)
 
 
 def _rollout(of: Programs, name: str) -> Program:

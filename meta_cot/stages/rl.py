@@ -6,6 +6,7 @@ best one on validation problems in `best/`, metrics.jsonl, tensorboard,
 summary.json.
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import logging
@@ -15,7 +16,9 @@ from etils import epath
 import jax
 import tqdm
 
+from data_pipelines import tokenizers
 from meta_cot.model import config as model_config
+from meta_cot.problem import Problem
 from meta_cot.rl import programs as programs_lib
 from meta_cot.rl import questions as questions_lib
 from meta_cot.rl import settings as settings_lib
@@ -80,13 +83,19 @@ def plan(
   words = vocabulary.Vocabulary(
       pad_id=start.tokenizer.pad_id, eos_ids=start.tokenizer.eos_ids,
       delimiter_ids=(_DELIMITER_ID,), texts=())
-  return _programs(
+  return make_programs(
       context, settings, start.model, start.style, start.tokenizer,
       lambda: words, context.first_problems)
 
 
-def _programs(context, settings, model: model_config.ModelConfig, style,
-              tokenizer, make_vocabulary, problems) -> programs_lib.Programs:
+def make_programs(
+    context: base.Context, settings: Settings, model: model_config.ModelConfig,
+    style: str, tokenizer: tokenizers.Tokenizer,
+    make_vocabulary: Callable[[], vocabulary.Vocabulary],
+    problems: Sequence[Problem],
+) -> programs_lib.Programs:
+  """Makes the programs of a start, with prompts as wide as the problems need.
+  """
   width = player.prompt_width(
       tokenizer, problems, style, settings.credit.discount_prompts)
   return programs_lib.Programs(
@@ -108,7 +117,7 @@ def make_setup(context: base.Context, settings: Settings) -> setup_lib.Setup:
   train_problems = read(tasks.TRAIN)
   validation = read(tasks.VALIDATION, settings.num_eval_problems)
   tokenizer = start.tokenizer()
-  programs = _programs(
+  programs = make_programs(
       context, settings, start.model, start.style, tokenizer,
       functools.partial(
           vocabulary.of, tokenizer, start.model.vocab_size, start.style,

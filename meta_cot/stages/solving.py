@@ -18,6 +18,8 @@ from meta_cot import sharding
 from meta_cot import traces
 from meta_cot.evaluation import bench
 from meta_cot.rl import exploration
+from meta_cot.rl import playing
+from meta_cot.rollouts import episodes
 from meta_cot.search import batching
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base as solvers_base
@@ -54,6 +56,8 @@ def check(
             there.model, settings.search, _width(context, there), depth)
       except config_lib.ConfigError as e:
         raise config_lib.ConfigError(f'config.{name}.{e}') from None
+  if _EPISODES in settings.solvers:
+    _Asked(context, settings, there).check_episodes(name)
 
 
 def is_for(name: str, there: policy_lib.Policy) -> bool:
@@ -125,18 +129,22 @@ def _samples(settings, there, tokens) -> sampling.Settings:
 
 
 def _explore(context, settings, there, number):
-  """The search that writes all attempts but the last."""
   tokenizer = there.tokenizer()
-  exploration.check(settings.search, settings.exploration, there.model)
-  depth = settings.search.depth(context.task, context.first_problems)
-  return exploration.jit_explore(exploration.Search(
-      context.task, there.model, settings.search, searching.make_strategy(
-          settings.search, settings.exploration, depth),
-      vocabulary.of(
+  return exploration.jit_explore(_explorer(
+      context, settings, there.model, vocabulary.of(
           tokenizer, there.model.vocab_size, there.style, settings.search.step),
+      tokenizer, number), context.mesh)
+
+
+def _explorer(
+    context, settings, model, words, tokenizer, number) -> exploration.Search:
+  """The search that writes all of `number` attempts but the last."""
+  depth = settings.search.depth(context.task, context.first_problems)
+  return exploration.Search(
+      context.task, model, settings.search, searching.make_strategy(
+          settings.search, settings.exploration, depth), words,
       num_attempts=number - 1,
-      reset_ids=tuple(tokenizer.encode(settings.episodes.reset))),
-      context.mesh)
+      reset_ids=tuple(tokenizer.encode(settings.episodes.reset)))
 
 
 def programs(context: base.Context, settings: Any) -> base.Programs:
@@ -147,6 +155,9 @@ def programs(context: base.Context, settings: Any) -> base.Programs:
   found = {}
   if set(_PLAIN) & set(settings.solvers):
     found |= {'prefill': asked.prefill, 'generate': asked.generate}
+  if _EPISODES in settings.solvers:
+    found |= {'explore': asked.explore} if asked.explorer else {}
+    found |= {'revisions': asked.revisions}
   if strategies := [s for s in settings.solvers if s in searching.STRATEGIES]:
     found |= {
         'params': asked.params_of_searches,
@@ -218,6 +229,72 @@ class _Asked:
         (self.params, self._ints(rows, width), self._ints(rows), self.rng),
         dict(row_ids_B=self._ints(rows)), work, rows * num_new)
 
+  @functools.cached_property
+  def words(self) -> vocabulary.Vocabulary:
+    """Those of a search, as many as there will be."""
+    tokenizer = self.there.tokenizer
+    return vocabulary.Vocabulary(
+        pad_id=tokenizer.pad_id, eos_ids=tokenizer.eos_ids,
+        delimiter_ids=(_DELIMITER_ID,),
+        texts=tuple(str(i) for i in range(self.there.model.vocab_size)))
+
+  @functools.cached_property
+  def explorer(self) -> exploration.Search | None:
+    """The search that writes the first attempts of `revisions`, if any does."""
+    number = self.settings.episodes.num_episodes
+    if number == 1 or self.settings.exploration == 'policy':
+      return None
+    return _explorer(
+        self.context, self.settings, self.there.model, self.words,
+        self.there.tokenizer, number)
+
+  def _rules(self) -> episodes.Episodes:
+    mine = self.settings.episodes
+    if self.explorer:
+      mine = dataclasses.replace(mine, num_episodes=1)
+    return revising.rules(mine, self.there.tokenizer)
+
+  def _width_behind(self) -> int:
+    """Slots of a prompt with the attempts of a search."""
+    behind = self.explorer.num_behind if self.explorer else 0
+    return _width(self.context, self.there) + behind
+
+  def check_episodes(self, name: str) -> None:
+    """Raises a ConfigError where no trajectory can be played."""
+    settings, model = self.settings, self.there.model
+    try:
+      if settings.exploration != 'policy':
+        exploration.check(settings.search, settings.exploration, model)
+      rules = self._rules()
+    except config_lib.ConfigError as e:
+      raise config_lib.ConfigError(f'config.{name}.{e}') from None
+    except ValueError as e:
+      raise base.wrong(name, 'episodes', str(e)) from e
+    if self._width_behind() + rules.row_length > model.max_length:
+      raise base.wrong(
+          name, 'episodes.episode_length', f'got {rules.episode_length}; '
+          f'{rules.row_length} tokens of a trajectory after prompts of '
+          f'{self._width_behind()} must be at most config.model.max_length, '
+          f'{model.max_length}.')
+
+  def revisions(self) -> program.Program:
+    """The trajectories of one call of `revising.Reviser`."""
+    mine, mesh = self.settings.episodes, self.context.mesh
+    return playing.rollout(
+        'revisions', self.there.model, self._rules(), mesh, params=self.params,
+        width=self._width_behind(),
+        num_questions=sharding.up_to_parts(mine.num_questions, mesh),
+        num_samples=mine.num_samples,
+        num_slots=sharding.up_to_parts(mine.num_slots, mesh))
+
+  def explore(self) -> program.Program:
+    mesh = self.context.mesh
+    return playing.explore(
+        'explore', self.explorer, mesh, params=self.params,
+        width=_width(self.context, self.there),
+        num_questions=sharding.up_to_parts(
+            self.settings.episodes.num_questions, mesh))
+
   def params_of_searches(self) -> program.Program:
     """The weights as searches want them."""
     return program.Program(
@@ -238,12 +315,8 @@ class _Asked:
         self.context, self.there.model, self.settings.search)
     depth, width = settings.depth(
         context.task, context.first_problems), _width(context, self.there)
-    words = vocabulary.Vocabulary(
-        pad_id=self.there.tokenizer.pad_id,
-        eos_ids=self.there.tokenizer.eos_ids, delimiter_ids=(_DELIMITER_ID,),
-        texts=tuple(str(i) for i in range(model.vocab_size)))
     slots = searching.make_slots(
-        context.task, model, settings, words, context.mesh,
+        context.task, model, settings, self.words, context.mesh,
         searching.make_strategy(settings, strategy, depth))
     made = slots.programs(
         self._sliced(), self.rng, self._inputs(slots.num_slots, width),
