@@ -44,7 +44,8 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
       policies=(c.rl.start, 'rl'), start=c.rl.start,
       solvers=('samples', 'revisions'), num_curve_problems=0,
       num_problems=c.rl.num_eval_problems)
-  c.episodes.episodes.update({key: c.rl.episodes[key] for key in _PLAYED})
+  for key in _PLAYED:  # they follow what is set on the command line
+    c.episodes.episodes[key] = c.rl.episodes.get_ref(key)
   c.episodes.episodes.update(dict(
       num_samples=c.rl.num_eval_samples,
       num_questions=c.rl.questions.num_questions,

@@ -12,9 +12,9 @@ os.environ['XLA_FLAGS'] = ' '.join((
     os.environ.get('XLA_FLAGS', ''), '--xla_backend_optimization_level=0',
     '--xla_llvm_disable_expensive_passes=true'))
 # One cache of compiled programs per run of the tests, for all its processes.
-_OWN_CACHE = 'JAX_COMPILATION_CACHE_DIR' not in os.environ
-if _OWN_CACHE:
-  os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='jax-cache')
+os.environ.setdefault(
+    'JAX_COMPILATION_CACHE_DIR',
+    f'{tempfile.gettempdir()}/jax-cache-of-tests-{os.getpid()}')
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
 
 import hypothesis
@@ -33,8 +33,9 @@ hypothesis.settings.load_profile('repeatable')
 
 def pytest_unconfigure():
   """Removes the cache; the process that made it does."""
-  if _OWN_CACHE:
-    shutil.rmtree(os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
+  cache = os.environ['JAX_COMPILATION_CACHE_DIR']
+  if cache.endswith(f'-of-tests-{os.getpid()}'):
+    shutil.rmtree(cache, ignore_errors=True)
 
 
 @pytest.fixture(scope='module', autouse=True)
