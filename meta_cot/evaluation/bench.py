@@ -110,7 +110,7 @@ def _claim(where: epath.Path, identity: dict[str, Any]) -> None:
   path = where / 'identity.json'
   if distributed.is_primary():
     differences = path.exists() and config_lib.differences(
-        files.read_json(path), identity, free=(), where='there')
+        files.read_json(path), identity, where='there')
     if differences:
       logging.info(
           '%s: made anew, as %s', where, '; '.join(differences[:3]))

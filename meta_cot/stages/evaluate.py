@@ -46,7 +46,7 @@ class Settings:
   """Who is asked what, and how; rows of other settings are made anew."""
 
   policies: tuple[str, ...] = _setting(min_items=1, is_unique=True)
-  problems: str = _setting()
+  problems: str = config_lib.setting()
   splits: tuple[str, ...] = _setting(is_unique=True)
   solvers: tuple[str, ...] = _setting(
       choices=tuple(table.SOLVERS), min_items=1, is_unique=True)
