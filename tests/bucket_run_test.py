@@ -15,7 +15,7 @@ from tests import small_run
 
 def _start(workdir):
   command = small_run.command(
-      workdir, '--config.arms=traces', '--config.compilation_cache=off')
+      workdir, '--config.sft.arms=traces', '--config.compilation_cache=off')
   return subprocess.Popen(
       command, cwd=small_run.ROOT, text=True, stderr=subprocess.PIPE,
       env=small_run.environment())

@@ -14,23 +14,24 @@ import time
 
 import pytest
 
-from data_pipelines import store
+from meta_cot.evaluation import rows as rows_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAUNCHER = ROOT / 'launch' / 'local_cluster.sh'
 ARM = 'solution_only'
 SMALL = (
-    '--config=configs/countdown.py:tiny', f"--config.arms=('{ARM}',)",
+    '--config=configs/countdown.py:tiny', f"--config.sft.arms=('{ARM}',)",
+    '--config.evaluate.reference=None',
     '--config.task.max_number=9', '--config.model.num_layers=1',
     '--config.model.embed_dim=32', '--config.model.mlp_dim=32',
-    '--config.data.num_streams=4', '--config.train.num_tokens=14000',
-    '--config.train.log_every_steps=2', '--config.train.eval_every_steps=10',
-    '--config.train.num_eval_batches=2',
-    '--config.checkpoint.save_every_steps=6',
-    '--config.evaluation.num_problems=16',
-    '--config.evaluation.num_curve_problems=8',
-    '--config.evaluation.batch_size=16', '--config.evaluation.num_samples=2',
-    '--config.evaluation.max_new_tokens=24')
+    '--config.sft.data.num_streams=4', '--config.sft.num_tokens=14000',
+    '--config.sft.log_every_steps=2', '--config.sft.eval_every_steps=10',
+    '--config.sft.num_eval_batches=2', '--config.sft.save_every_steps=6',
+    '--config.evaluate.num_problems=16',
+    '--config.evaluate.num_curve_problems=8',
+    '--config.evaluate.samples.batch_size=16',
+    '--config.evaluate.samples.num_samples=2',
+    '--config.evaluate.samples.max_new_tokens=24')
 
 
 def _main(workdir, *more):
@@ -94,11 +95,11 @@ def whole(tmp_path_factory):
 
 def _ready_to_train(whole, workdir):
   """A workdir with the traces and the tokenizer of `whole`."""
-  for name in ('traces', 'tokenizer', 'done'):
+  for name in ('problems', 'traces', 'tokenizer', 'done'):
     shutil.copytree(whole / name, workdir / name)
   shutil.copy(whole / 'config.json', workdir)
-  (workdir / 'done' / 'sft').unlink()
-  (workdir / 'done' / 'evaluate').unlink()
+  (workdir / 'done' / 'sft.json').unlink()
+  (workdir / 'done' / 'evaluate.json').unlink()
   return workdir
 
 
@@ -113,21 +114,21 @@ def test_four_processes_give_what_one_gives(whole, tmp_path):
     for path in files:
       assert path.read_bytes() == (workdir / folder / path.name).read_bytes()
   _assert_same_training(workdir, whole)
-  assert _rows(whole / 'eval') == _rows(workdir / 'eval')
+  assert _answers(whole / 'evaluate') == _answers(workdir / 'evaluate')
   summaries = [
-      json.loads((w / 'eval' / 'summary.json').read_text())
+      json.loads((w / 'evaluate' / 'summary.json').read_text())
       for w in (whole, workdir)]
   of_success = [
       [{k: v for k, v in entry.items() if k not in ('seconds', 'occupancy')}
        for entry in summary['success']] for summary in summaries]
   assert of_success[0] == of_success[1]
-  assert (workdir / 'eval' / 'report.md').exists()
+  assert (workdir / 'evaluate' / 'report.md').exists()
   assert not [p for p in workdir.rglob('*') if 'tmp' in p.name]
   log = (tmp_path / 'logs' / 'rank-0.log').read_text()
   assert '4 sequences of 192 tokens per step = 1 rows/device x 4 devices' in log
 
 
-def _rows(directory):
+def _answers(directory):
   """All rows, without times and values, which rounding changes."""
   assert list(directory.glob('rows/**/*.jsonl'))
   return [
@@ -140,10 +141,13 @@ def _rows(directory):
 @pytest.mark.slow
 def test_two_processes_search_as_one(whole, tmp_path):
   more = (
-      '--stages=search', '--config.search.strategies=beam,mcts',
-      '--config.search.num_problems=12', '--config.search.num_slots=4',
-      '--config.search.branching=3', '--config.search.step_length=6',
-      '--config.search.num_simulations=6', '--config.search.num_samples=2')
+      '--config=configs/search.py:tiny', '--stages=search',
+      '--config.search.solvers=greedy,samples,beam,mcts',
+      '--config.search.num_problems=12', '--config.search.search.num_slots=4',
+      '--config.search.search.branching=3',
+      '--config.search.search.step_length=6',
+      '--config.search.search.num_simulations=6',
+      '--config.search.samples.num_samples=2')
   alone, workdir = tmp_path / 'alone', tmp_path / 'w'
   for copy in (alone, workdir):
     shutil.copytree(whole, copy)
@@ -153,7 +157,9 @@ def test_two_processes_search_as_one(whole, tmp_path):
   assert code == 0, err[-3000:]
   for name in ('beam', 'mcts'):
     found, wanted = (
-        store.read(w / 'search' / name, 'heldout_numbers')
+        [record for folder in (w / 'search').glob(
+            f'rows/**/{name}/heldout_numbers')
+         for record in rows_lib.records(folder)]
         for w in (workdir, alone))
     assert len(found) == len(wanted) == 12
     for a, b in zip(found, wanted):
@@ -163,7 +169,7 @@ def test_two_processes_search_as_one(whole, tmp_path):
         assert bare(x) == bare(y)
         assert (x.value, x.log_prob) == pytest.approx(
             (y.value, y.log_prob), abs=1e-5)
-  assert _rows(workdir / 'search') == _rows(alone / 'search')
+  assert _answers(workdir / 'search') == _answers(alone / 'search')
   assert not [p for p in (workdir / 'search').rglob('*') if 'tmp' in p.name]
 
 
@@ -207,7 +213,7 @@ def test_a_killed_process_ends_the_job_and_a_rerun_continues(whole, tmp_path):
   assert 'rank 1 of 2 failed (exit code 137, signal 9)' in err
   assert f'[1] {last_line}' in err
   assert not any(_is_alive(_pid(logs, rank)) for rank in range(2))
-  assert not (workdir / 'done' / 'sft').exists(), 'killed too late to tell'
+  assert not (workdir / 'done' / 'sft.json').exists(), 'killed too late to tell'
 
   saved = (workdir / 'sft' / ARM / 'checkpoints').iterdir()
   newest = max(int(path.name) for path in saved if path.name.isdigit())
@@ -260,9 +266,9 @@ def test_a_missing_worker_is_named_by_those_that_came(tmp_path):
 
 def test_streams_that_the_hosts_cannot_share(tmp_path):
   code, _, err = _run(
-      2, _main(tmp_path / 'w', '--config.data.num_streams=1'), tmp_path)
+      2, _main(tmp_path / 'w', '--config.sft.data.num_streams=1'), tmp_path)
   assert code == 2
-  assert 'config.data.num_streams: got 1; must be a multiple of 2' in err
+  assert 'config.sft.data.num_streams: got 1; must be a multiple of 2' in err
   assert 'Traceback' not in err
   assert not (tmp_path / 'w').exists()
 

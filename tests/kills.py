@@ -16,8 +16,8 @@ import tempfile
 import time
 
 STAGES = (
-    'problems', 'generate_traces', 'train_tokenizer', 'sft', 'evaluate',
-    'search', 'rl')
+    'problems', 'traces', 'tokenizer', 'sft', 'evaluate', 'search', 'answers',
+    'rl', 'episodes')
 EXIT_INTERRUPTED = 75
 _POLL_SECONDS = 0.002
 _DEADLINE_SECONDS = 600
@@ -44,30 +44,31 @@ _BEFORE_ARMS = (
     Moment('problems', 'start', 'config.json', latest=0.3),
     Moment('problems', 'problem shard', 'problems/.*-00001-of-*.tmp-*'),
     Moment('problems', 'problem manifest', 'problems/.manifest.json.tmp-*'),
-    Moment('generate_traces', 'traces', 'done/problems', latest=0.1),
-    Moment('generate_traces', 'shard', 'traces/.*-00001-of-*.tmp-*'),
-    Moment('generate_traces', 'description', 'traces/.*.array_record.json'),
-    Moment('generate_traces', 'manifest', 'traces/.manifest.json.tmp-*'),
-    Moment('generate_traces', 'splits', 'traces/manifest.json', latest=0.1),
-    Moment('train_tokenizer', 'start', 'done/generate_traces', latest=0.1),
-    Moment('train_tokenizer', 'model', 'tokenizer/*'),
-    Moment('sft', 'start', 'done/train_tokenizer', latest=2.0),
+    Moment('traces', 'traces', 'done/problems.json', latest=0.1),
+    Moment('traces', 'shard', 'traces/.*-00001-of-*.tmp-*'),
+    Moment('traces', 'description', 'traces/.*.array_record.json'),
+    Moment('traces', 'manifest', 'traces/.manifest.json.tmp-*'),
+    Moment('traces', 'splits', 'traces/manifest.json', latest=0.1),
+    Moment('tokenizer', 'start', 'done/traces.json', latest=0.1),
+    Moment('tokenizer', 'model', 'tokenizer/*'),
+    Moment('sft', 'start', 'done/tokenizer.json', latest=2.0),
 )
 _AFTER_ARMS = (
-    Moment('evaluate', 'start', 'done/sft', latest=1.0),
-    Moment('evaluate', 'decoding', 'done/sft', latest=10.0),
-    Moment('evaluate', 'samples', 'eval/samples/*'),
-    Moment('evaluate', 'plots', 'eval/*.png'),
-    Moment('evaluate', 'summary', 'eval/summary.json'),
-    Moment('evaluate', 'report', 'eval/report.md'),
-    Moment('search', 'start', 'done/evaluate', latest=1.0),
-    Moment('search', 'searching', 'done/evaluate', latest=10.0),
-    Moment('search', 'search shard', 'search/*/.*.tmp-*'),
-    Moment('search', 'search texts', 'search/samples/*'),
+    Moment('evaluate', 'start', 'done/sft.json', latest=1.0),
+    Moment('evaluate', 'decoding', 'done/sft.json', latest=10.0),
+    Moment('evaluate', 'rows', 'evaluate/rows/**/samples/*/*.jsonl'),
+    Moment('evaluate', 'plots', 'evaluate/*.png'),
+    Moment('evaluate', 'summary', 'evaluate/summary.json'),
+    Moment('evaluate', 'report', 'evaluate/report.md'),
+    Moment('search', 'start', 'done/evaluate.json', latest=1.0),
+    Moment('search', 'searching', 'done/evaluate.json', latest=10.0),
+    Moment('search', 'search rows', 'search/rows/**/*.jsonl'),
     Moment('search', 'search summary', 'search/summary.json'),
     Moment('search', 'search report', 'search/report.md'),
-    Moment('rl', 'start', 'done/search', latest=1.0),
-    Moment('rl', 'first rollout', 'done/search', latest=15.0),
+    Moment('answers', 'answers rows', 'answers/rows/**/*.jsonl'),
+    Moment('answers', 'answers shard', 'answers/.*.tmp-*'),
+    Moment('rl', 'start', 'done/answers.json', latest=1.0),
+    Moment('rl', 'first rollout', 'done/answers.json', latest=15.0),
     Moment('rl', 'in the best save', 'rl/*/*/best/*tmp*', latest=0.1),
     # An iteration takes about a tenth of a second: all of its parts are met.
     Moment('rl', 'iteration', 'rl/*/*/metrics.jsonl', num_lines=1, latest=0.2),
@@ -77,7 +78,9 @@ _AFTER_ARMS = (
     Moment('rl', 'rl hashed', 'rl/*/*/checkpoints/*tmp*/hashes.json'),
     Moment('rl', 'rl renamed', 'rl/*/*/checkpoints/[0-9]*[0-9]', latest=0.01),
     Moment('rl', 'policy', 'rl/*/*/summary.json', latest=3.0),
-    Moment('rl', 'rl report', 'rl/report.md'),
+    Moment('episodes', 'start', 'done/rl.json', latest=1.0),
+    Moment('episodes', 'episodes rows', 'episodes/rows/**/*.jsonl'),
+    Moment('episodes', 'episodes report', 'episodes/report.md'),
 )
 
 
@@ -253,7 +256,8 @@ class Run:
     return seen
 
   def _done(self) -> set[str]:
-    return {s for s in STAGES if (self._workdir / 'done' / s).exists()}
+    return {
+        s for s in STAGES if (self._workdir / 'done' / f'{s}.json').exists()}
 
   def _unfinished(self) -> set[str]:
     """Files and checkpoints under their temporary names."""

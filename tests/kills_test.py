@@ -23,11 +23,12 @@ ARMS = ('traces', 'solution_only')
 MOMENTS = kills.moments(ARMS, num_rows=12)
 # One kind of place each: two shards, the tokenizer, a checkpoint that is
 # written, one that was, between checkpoints, a report, the searches,
-# reinforcement learning as it saves and between its saves.
+# reinforcement learning as it saves and between its saves, its report.
 FEW = (
     'problem shard', 'shard', 'model', 'traces: in a save',
-    'solution_only: renamed', 'solution_only: row', 'samples', 'search texts',
-    'in the best save', 'iteration')
+    'solution_only: renamed', 'solution_only: row', 'rows', 'search rows',
+    'in the best save', 'iteration',
+    'episodes rows')
 NUM_WORKDIRS = 5
 NUM_MORE = 3  # kills in every workdir, besides its share of the moments
 
@@ -35,9 +36,8 @@ NUM_MORE = 3  # kills in every workdir, besides its share of the moments
 def _run(workdir: pathlib.Path) -> kills.Run:
   return kills.Run(
       small_run.command(
-          workdir, f'--config.arms={",".join(ARMS)}',
-          f'--stages={",".join(kills.STAGES)}', *small_run.SEARCH,
-          *small_run.RL, '--config.rl.start=solution_only'), workdir,
+          workdir, *small_run.SEARCH, *small_run.RL, *small_run.EPISODES,
+          config='tests/every_stage.py'), workdir,
       cwd=small_run.ROOT, environment=small_run.environment())
 
 
@@ -108,7 +108,7 @@ def test_the_comparison_sees_what_it_should(unbroken, tmp_path):
     assert changed(lambda: metrics.write_text(''.join(text))) != []
   assert changed(lambda: (copy / 'tokenizer/extra').write_text('')) == [
       'tokenizer/extra: unexpected']
-  assert changed(lambda: (copy / 'eval/report.md').unlink()) == [
+  assert changed(lambda: (copy / 'evaluate/report.md').unlink()) == [
       'eval/report.md: missing']
   report = copy / 'search' / 'report.md'
   assert changed(lambda: report.write_text(

@@ -11,17 +11,18 @@ from tests import small_run
 def test_revisions_are_trained_and_evaluated(tmp_path):
   done = subprocess.run(
       small_run.command(
-          tmp_path / 'w', '--config.arms=revisions',
-          '--config.train.num_tokens=6000'),
+          tmp_path / 'w', '--config.sft.arms=revisions',
+          '--config.evaluate.reference=sft/revisions',
+          '--config.sft.num_tokens=6000'),
       cwd=small_run.ROOT, env=small_run.environment(), text=True,
       capture_output=True, check=False)
   assert done.returncode == 0, done.stderr[-3000:]
-  summary = json.loads((tmp_path / 'w/eval/summary.json').read_text())
+  summary = json.loads((tmp_path / 'w/evaluate/summary.json').read_text())
   values = summary_lib.find(
-      summary['success'], policy='revisions', solver='greedy',
+      summary['success'], policy='sft/revisions', solver='greedy',
       split='heldout_numbers')
   assert values['num_problems'] == 16
   # Decoded up to twice one attempt of 13 tokens: the first is what counts.
   assert 0 < values['mean_tokens'] <= 26
-  assert 0 < summary['training']['revisions']['loss'] < 5
-  assert '| revisions |' in (tmp_path / 'w/eval/report.md').read_text()
+  assert 0 < summary['training']['sft/revisions']['loss'] < 5
+  assert '| sft/revisions |' in (tmp_path / 'w/evaluate/report.md').read_text()

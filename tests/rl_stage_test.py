@@ -7,24 +7,23 @@ import re
 import shutil
 import subprocess
 
-from etils import epath
 import pytest
 
 from configs import erl2 as erl2_config
-from meta_cot.evaluation import report
+from meta_cot.settings import config as config_lib
 from meta_cot.stages import experiment as experiment_lib
 from tests import run_comparison
 from tests import small_run
 
-STAGES = (
-    '--stages=problems,generate_traces,train_tokenizer,sft,evaluate,rl')
+ARM = ('--config.sft.arms=revisions', '--config.sft.num_tokens=6000')
 
 
 def _run(workdir, *more, code=0) -> str:
   """Runs the command; its log."""
   done = subprocess.run(
       small_run.command(
-          workdir, '--config.arms=revisions', STAGES, *small_run.RL, *more),
+          workdir, *ARM, '--config.evaluate.reference=None', *small_run.RL,
+          *small_run.EPISODES, *more, config='configs/erl2.py:tiny'),
       cwd=small_run.ROOT, env=small_run.environment(), text=True,
       capture_output=True, check=False)
   assert done.returncode == code, done.stderr[-3000:]
@@ -51,7 +50,7 @@ def _rows(directory):
 
 
 def _episodes(workdir):
-  summary = json.loads((workdir / 'rl' / 'summary.json').read_text())
+  summary = json.loads((workdir / 'episodes' / 'summary.json').read_text())
   return summary['episodes']
 
 
@@ -110,52 +109,38 @@ def test_reports(finished):
   summary = _episodes(workdir)
   num_episodes = {
       name: len(p['episodes']) for name, p in summary['policies'].items()}
-  assert num_episodes == dict(sft=2, erl2=2, single=1)
+  assert num_episodes == {'sft/revisions': 2, 'rl/erl2': 2, 'rl/single': 1}
   assert summary['num_problems'] == 6
   assert summary['samples']['num_samples'] == 4
-  readable = (workdir / 'rl' / 'report.md').read_text()
+  readable = (workdir / 'episodes' / 'report.md').read_text()
+  for words in ('| rl/erl2 |', '| rl/single |', '| sft/revisions |'):
+    assert words in readable
   images = re.findall(r'\]\((\w+\.png)\)', readable)
-  assert len(images) == 3
-  assert all((workdir / 'rl' / image).stat().st_size > 1000 for image in images)
-  whole = (workdir / 'eval' / 'report.md').read_text()
-  assert whole.count('\n# Reinforcement learning\n') == 1
-  section = whole.partition('\n# Reinforcement learning\n')[2]
-  for words in ('| erl2 |', '| single |', '| sft |', '../rl/report.md'):
-    assert words in section
-  for link in re.findall(r'\]\((\.\./rl/[\w.]+)\)', section):
-    assert (workdir / 'eval' / link).exists()
-
-
-def test_evaluating_again_keeps_the_section(finished, tmp_path):
-  workdir = epath.Path(finished[0])
-  whole = (workdir / 'eval' / 'report.md').read_text()
-  (tmp_path / 'report.md').write_text(whole)
-  summary = json.loads((workdir / 'eval' / 'summary.json').read_text())
-  training = summary.pop('training')
-  report.write(epath.Path(tmp_path), 'Again', summary, training=training)
-  again = (tmp_path / 'report.md').read_text()
-  section = '\n# Reinforcement learning\n'
-  assert again.count('\n# ') == 1
-  assert again.partition(section)[1:] == whole.partition(section)[1:]
+  assert len(images) >= 3
+  for image in images:
+    assert (workdir / 'episodes' / image).stat().st_size > 1000
 
 
 def test_a_second_command_does_nothing(finished):
   workdir, _ = finished
   before = _seen(workdir)
   log = _run(workdir)
-  assert 'stage rl: already done' in log
+  assert log.count('already done') == 7
   assert _seen(workdir) == before
 
 
-def test_other_settings_of_a_trained_policy_are_refused(finished):
-  workdir, _ = finished
-  before = _seen(workdir)
-  log = _run(workdir, '--config.rl.loss.clip_low=0.1', code=2)
-  last = log.splitlines()[-1]
-  assert last.startswith('error: ') and 'Traceback' not in log
-  assert 'config.rl.loss.clip_low: 0.2 there, 0.1 now' in last
-  assert _seen(workdir) == before
-  assert 'stage rl: already done' in _run(workdir)
+def test_other_settings_train_again_and_nothing_before(copy):
+  one = copy / 'rl' / 'erl2' / 'seed0' / 'metrics.jsonl'
+  before = one.read_text()
+  log = _run(copy, '--config.rl.loss.clip_low=0.1',
+             '--config.rl.num_iterations=1', '--config.rl.objectives=erl2')
+  assert log.count('already done') == 5
+  assert 'stage rl: runs again (config.rl.loss.clip_low: 0.2 before, 0.1' in log
+  assert 'stage episodes: runs again (rl/erl2/seed0 was made anew' in log
+  moved = copy / 'replaced' / 'rl' / 'erl2' / 'seed0' / 'metrics.jsonl'
+  assert moved.read_text() == before
+  assert len(_rows(one.parent)) == 1
+  assert not (copy / 'rl' / 'single').exists()
 
 
 def test_another_seed_is_trained_alone(copy):
@@ -163,8 +148,8 @@ def test_another_seed_is_trained_alone(copy):
   assert 'erl2, seed 1 iteration 4/4' in log
   assert 'erl2, seed 0 iteration' not in log and 'single, seed' not in log
   summary = _episodes(copy)
-  assert summary['policies']['erl2']['seeds'] == [0, 1]
-  last = summary['policies']['erl2']['episodes'][-1]['this']
+  assert summary['policies']['rl/erl2']['seeds'] == [0, 1]
+  last = summary['policies']['rl/erl2']['episodes'][-1]['this']
   assert len(last['by_seed']) == 2 and last['seeds_ci95'] is not None
   one, two = (
       _rows(copy / 'rl' / 'erl2' / f'seed{seed}') for seed in (0, 1))
@@ -175,34 +160,46 @@ def test_a_search_may_write_the_first_attempts(copy):
   shutil.rmtree(copy / 'rl')
   log = _run(
       copy, '--config.rl.objectives=erl2', '--config.rl.num_iterations=2',
-      '--config.rl.episodes.exploration=mcts', '--config.search.outcome=value',
-      '--config.search.num_simulations=4', '--config.search.branching=2',
-      '--config.search.step_length=6')
+      '--config.rl.episodes.exploration=mcts',
+      '--config.rl.search.num_simulations=4', '--config.rl.search.branching=2',
+      '--config.rl.search.step_length=6',
+      '--config.episodes.exploration=mcts',
+      '--config.episodes.search.outcome=value',
+      '--config.episodes.search.num_simulations=4',
+      '--config.episodes.search.branching=2',
+      '--config.episodes.search.step_length=6')
   assert 'erl2, seed 0 iteration 2/2' in log
   rows = _rows(copy / 'rl' / 'erl2' / 'seed0')
   assert all(row['explored_tokens'] > 0 for row in rows)
   assert all(row['gap_max'] < 1e-4 for row in rows)
   assert len({row['programs_compiled'] for row in rows}) == 1
   summary = _episodes(copy)
-  for policy in ('sft', 'erl2'):
+  for policy in ('sft/revisions', 'rl/erl2'):
     (final,) = summary['policies'][policy]['episodes']
     assert final['tokens'] > 10  # more than an attempt may have
 
 
 @pytest.mark.parametrize('changes, words', [
-    (['--config.rl.start=traces'],
-     "config.rl.start: got 'traces'; must be one of config.arms, revisions"),
-    (['--config.rl.episodes.episode_length=400'],
-     'config.rl.episodes.episode_length: got 400; 800 tokens of a trajectory'),
-    (['--config.rl.questions.num_questions=5'],
+    ({'start': 'sft/nosuch'}, "config.rl: reads 'sft/nosuch', which stage sft"),
+    ({'episodes.episode_length': 400},
+     'config.rl.episodes.episode_length: got 400; 1200 tokens of a trajectory'),
+    ({'credit.advantage': 'gae', 'loss.kl_in': 'reward',
+      'loss.kl_estimator': 'k1'}, 'config.rl.loss.kl_in: got reward')])
+def test_wrong_settings_are_named_before_any_work(changes, words):
+  config = erl2_config.get_config('tiny')
+  config.rl.update_from_flattened_dict(changes)
+  with pytest.raises(config_lib.ConfigError, match=words) as error:
+    experiment_lib.parse(config)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('change, words', [
+    ('--config.rl.questions.num_questions=5',
      'config.rl.questions.num_questions: got 5; must'),
-    (['--config.rl.episodes.give_up=12+3'],
-     "config.rl.episodes.give_up: '12+3' is 3 tokens"),
-    (['--config.rl.credit.advantage=gae', '--config.rl.loss.kl_in=reward',
-      '--config.rl.loss.kl_estimator=k1'], 'config.rl.loss.kl_in: got reward')])
-def test_wrong_settings_are_named_in_one_line(copy, changes, words):
-  shutil.rmtree(copy / 'rl')
-  log = _run(copy, *changes, code=2)
+    ('--config.rl.episodes.give_up=12+3',
+     "config.rl.episodes.give_up: '12+3' is 3 tokens")])
+def test_what_devices_and_tokenizer_refuse_is_one_line(copy, change, words):
+  log = _run(copy, change, code=2)
   last = log.splitlines()[-1]
   assert last.startswith('error: ') and words in last
   assert 'Traceback' not in log
@@ -210,17 +207,16 @@ def test_wrong_settings_are_named_in_one_line(copy, changes, words):
 
 
 def test_it_needs_its_start(copy):
-  shutil.rmtree(copy / 'sft')
-  shutil.rmtree(copy / 'rl')
-  (copy / 'done' / 'rl').unlink()
+  (copy / 'done' / 'sft.json').unlink()
   log = _run(copy, '--stages=rl', code=2)
-  assert 'this arm is not trained; run the stage sft first' in log
+  assert log.splitlines()[-1].endswith('run the stage sft first.')
 
 
 def test_variants():
   for variant in erl2_config.VARIANTS:
     experiment = experiment_lib.parse(erl2_config.get_config(variant))
-    assert experiment.stages[-1] == 'rl'
-    assert experiment.rl.start in experiment.arms
+    assert experiment.stages[-2:] == ('rl', 'episodes')
+    start = experiment.groups['rl'].settings.start
+    assert start.removeprefix('sft/') in experiment.groups['sft'].settings.arms
   with pytest.raises(ValueError, match="got 'x'; must be one of tiny"):
     erl2_config.get_config('x')

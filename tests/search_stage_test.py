@@ -3,64 +3,82 @@
 
 import dataclasses
 import json
+import pathlib
+import shutil
 
+import jax
 import numpy as np
 import pytest
 
 from configs import search as search_config
 from data_pipelines import store
-from meta_cot import tasks
+from meta_cot import main
+from meta_cot import sharding
 from meta_cot import traces
+from meta_cot.evaluation import rows as rows_lib
 from meta_cot.evaluation import summary as summary_lib
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
-from meta_cot.stages import evaluate
+from meta_cot.stages import base
 from meta_cot.stages import experiment as experiment_lib
-from meta_cot.stages import generate_traces
-from meta_cot.stages import problems
-from meta_cot.stages import sft
-from meta_cot.stages import train_tokenizer
-from meta_cot.stages import workdir as workdir_lib
 
 SPLIT = 'heldout_numbers'  # the first test split
 STRATEGIES = ('best_first', 'mcts')
+POLICY = 'sft/solution_only'
+BEFORE = ('problems', 'traces', 'tokenizer', 'sft')
 
 
 def _experiment(**changes):
   """The tiny experiment made smaller, with changes of `config.search`."""
   config = search_config.get_config('tiny')
-  config.arms = ('solution_only',)
+  config.stages = (*BEFORE, 'search')
   config.task.update(dict(max_number=5, heldout_numbers_fraction=0.2))
   config.model.update(dict(num_layers=1, embed_dim=32, mlp_dim=64))
   config.traces.num_shards = 1
-  config.data.sequence_length = 64
-  config.optimizer.learning_rate = 1e-2
-  config.train.update(dict(
-      num_tokens=150_000, batch_size=8, eval_every_steps=1000,
-      num_eval_batches=1))
-  config.checkpoint.save_every_steps = 1000
-  config.evaluation.batch_size = 16
+  config.sft.update(dict(
+      arms=('solution_only',), num_tokens=150_000, batch_size=8,
+      eval_every_steps=1000, num_eval_batches=1, save_every_steps=1000))
+  config.sft.data.sequence_length = 64
+  config.sft.optimizer.learning_rate = 1e-2
   config.search.update(dict(
-      strategies=STRATEGIES, num_problems=16, num_slots=8, branching=3,
-      num_expansions=4, num_simulations=6, beam_width=2, num_samples=4,
-      temperature=0.7) | changes)
+      solvers=('greedy', 'samples', *STRATEGIES), splits=(SPLIT,),
+      num_problems=16))
+  config.search.samples.update(dict(
+      batch_size=16, num_samples=4, temperature=0.7))
+  config.search.search.update(dict(
+      num_slots=8, branching=3, num_expansions=4, num_simulations=6,
+      beam_width=2, temperature=0.7))
+  config.search.update_from_flattened_dict(changes)
   return experiment_lib.parse(config)
+
+
+def _run(experiment, workdir, *names):
+  """Runs stages, on two devices."""
+  mesh = sharding.make_mesh(experiment.shared.mesh, jax.devices()[:2])
+  context = base.Context(
+      experiment.shared, experiment.groups, mesh, files.path(workdir))
+  with sharding.use_mesh(mesh):
+    for group in experiment.chosen(names):
+      main.run(context, group)
 
 
 @pytest.fixture(scope='module')
 def searched(tmp_path_factory):
   """A workdir with the stage's files, and the experiment."""
-  workdir = files.path(tmp_path_factory.mktemp('search') / 'w')
+  workdir = tmp_path_factory.mktemp('search') / 'w'
   experiment = _experiment()
-  for stage in (problems, generate_traces, train_tokenizer, sft):
-    stage.run(experiment, workdir)
-  evaluate.run_search(experiment, workdir)
+  _run(experiment, workdir, *experiment.stages)
   return workdir, experiment
 
 
+def _folder(workdir, name) -> pathlib.Path:
+  """Where the rows of a solver are."""
+  (folder,) = (workdir / 'search' / 'rows' / POLICY).glob(f'*/{name}/{SPLIT}')
+  return folder
+
+
 def _records(workdir, name):
-  source = store.read(workdir / 'search' / name, SPLIT)
-  return [source[i] for i in range(len(source))]
+  return list(rows_lib.records(_folder(workdir, name)))
 
 
 def test_summary_and_report(searched):
@@ -77,7 +95,7 @@ def test_summary_and_report(searched):
     assert 0 < values['occupancy'] <= 1 and values['minus'] is not None
     assert values['seconds'] > 0 and values['mean_tokens'] > 1
     equal = summary_lib.find(
-        summary['equal_tokens'], beside=['solution_only', name])
+        summary['equal_tokens'], beside=[POLICY, name])
     assert equal['n'] == 1 or equal['tokens'] <= values['mean_tokens']
     assert 0 <= equal['majority']['success'] <= 1
   assert 0 < summary['success'][0]['occupancy'] <= 1
@@ -90,13 +108,13 @@ def test_summary_and_report(searched):
 @pytest.mark.parametrize('name', STRATEGIES)
 def test_records_hold_the_searches(searched, name):
   workdir, experiment = searched
-  task = tasks.make('countdown')
+  task = experiment.shared.task
   num_ends = 0
   source = store.read(workdir / 'problems', SPLIT)
   for i, record in enumerate(_records(workdir, name)):
     assert record.problem == source[i]
     assert record.strategy == name
-    assert record.arguments['branching'] == experiment.search.branching
+    assert record.arguments['branching'] == 3
     assert record.nodes[0].order == 0
     orders = sorted(n.order for n in record.nodes if n.order >= 0)
     assert orders == list(range(len(orders)))
@@ -117,7 +135,7 @@ def test_records_hold_the_searches(searched, name):
 @pytest.mark.parametrize('name', STRATEGIES)
 def test_texts_read_back(searched, name):
   workdir, _ = searched
-  (path,) = workdir.glob(f'search/rows/*/*/{name}/{SPLIT}/*.jsonl')
+  (path,) = _folder(workdir, name).glob('*.jsonl')
   rows = [json.loads(line) for line in path.read_text().splitlines()]
   num_steps = 0
   for row, record in zip(rows, _records(workdir, name), strict=True):
@@ -129,20 +147,25 @@ def test_texts_read_back(searched, name):
   assert num_steps > 16
 
 
+def _times(workdir, name) -> dict[str, int]:
+  return {
+      path.name: path.stat().st_mtime_ns
+      for path in _folder(workdir, name).iterdir()}
+
+
 def test_slots_change_no_tree(searched, tmp_path):
   workdir, _ = searched
-  other = _experiment(
-      num_slots=16, chunk_steps=7, strategies=('best_first',), num_samples=1)
-  copy = files.path(tmp_path / 'w')
-  copy.mkdir()
-  for name in ('tokenizer', 'problems', 'sft'):
-    (tmp_path / 'w' / name).symlink_to(str(workdir / name))
-  # Of an earlier run with other settings nothing is left, its mark neither.
-  for name in ('search/dvts/manifest.json', 'done/search'):
-    files.write_atomic(copy / name, 'old')
-  evaluate.run_search(other, copy)
-  assert not (copy / 'search' / 'dvts').exists()
-  assert not (copy / 'done' / 'search').exists()
+  other = _experiment(**{
+      'search.num_slots': 16, 'search.chunk_steps': 7,
+      'solvers': ('greedy', 'best_first')})
+  copy = tmp_path / 'w'
+  shutil.copytree(workdir, copy)
+  names = ('greedy', 'best_first', 'mcts')
+  before = {name: _times(copy, name) for name in names}
+  _run(other, copy, 'search')
+  # The rows of other settings are made anew, and no others.
+  assert [_times(copy, name) == before[name] for name in names] == [
+      True, False, True]
   expected = _records(workdir, 'best_first')
   for a, b in zip(expected, _records(copy, 'best_first'), strict=True):
     assert a.solution == b.solution
@@ -153,52 +176,42 @@ def test_slots_change_no_tree(searched, tmp_path):
           (x.value, x.log_prob), (y.value, y.log_prob), atol=1e-5)
 
 
-def test_a_stage_is_done_with_its_settings(searched):
-  workdir, experiment = searched
-  mark = workdir_lib.mark('search', experiment)
-  workdir_lib.mark_done(workdir, 'search', mark)
-  assert workdir_lib.is_done(workdir, 'search', mark)
-  other = workdir_lib.mark('search', _experiment(beam_width=1))
-  assert not workdir_lib.is_done(workdir, 'search', other)
-  assert workdir_lib.mark('generate_traces', experiment) == workdir_lib.DONE
-  more = dataclasses.replace(experiment, arms=('traces', 'solution_only'))
-  assert workdir_lib.mark('sft', experiment) != workdir_lib.mark('sft', more)
-
-
 @pytest.mark.parametrize('changes, words', [
-    ({'arm': 'solution_only_permuted'}, 'config.search.arm: got'),
-    ({'step_length': 400}, 'config.search.step_length: got 400'),
-    ({'strategies': ('beam',), 'max_tokens': 0}, 'must be at least 1'),
-    ({'num_expansions': -2}, 'config.search.num_expansions: got -2'),
-    ({'branching': 0}, 'config.search.branching: got 0'),
-    ({'strategies': ('beam', 'dvts'), 'beam_width': 4},
-     'config.search: dvts: num_groups: got 4; must be at most branching, 3'),
+    ({'policies': ('sft/traces',), 'reference': None},
+     "config.search: reads 'sft/traces', which stage sft does not leave"),
+    ({'reference': 'sft/traces'}, "config.search.reference: got 'sft/traces'"),
+    ({'splits': ('train',)}, r"config.search.splits\[0\]: got 'train'"),
+    ({'solvers': ('mcts', 'mcts')}, r'config.search.solvers\[1\]: got'),
+    ({'search.step_length': 400}, 'search.step_length: got 400'),
+    ({'search.max_tokens': 0}, 'must be at least 1'),
+    ({'search.num_expansions': -2}, 'search.num_expansions: got -2'),
+    ({'search.branching': 0}, 'search.branching: got 0'),
+    ({'solvers': ('beam', 'dvts'), 'search.beam_width': 4},
+     'dvts: num_groups: got 4; must be at most branching, 3'),
 ])
-def test_wrong_settings_are_named(searched, changes, words):
-  workdir, _ = searched
-  with pytest.raises(config_lib.ConfigError, match=words):
-    evaluate.run_search(_experiment(**changes), workdir)
+def test_wrong_settings_are_named(changes, words):
+  with pytest.raises(config_lib.ConfigError, match=words) as error:
+    _experiment(**changes)
+  assert '\n' not in str(error.value)
+  assert str(error.value).startswith('config.search')
 
 
 def test_needs_a_trained_arm(tmp_path):
   experiment = _experiment()
-  workdir = files.path(tmp_path)
-  problems.run(experiment, workdir)
-  generate_traces.run(experiment, workdir)
-  train_tokenizer.run(experiment, workdir)
+  _run(experiment, tmp_path, *BEFORE[:3])
   with pytest.raises(config_lib.UserError, match='run the stage sft first'):
-    evaluate.run_search(experiment, workdir)
+    _run(experiment, tmp_path, 'search')
 
 
 def test_needs_problems(tmp_path):
   plain = _experiment()
-  config = dataclasses.replace(plain, task=dataclasses.replace(
-      plain.task, settings=dataclasses.replace(
-          plain.task.settings, num_heldout=0)))
+  empty = dataclasses.replace(plain.shared.task_settings, num_heldout=0)
+  experiment = dataclasses.replace(plain, shared=dataclasses.replace(
+      plain.shared, task_settings=empty))
   with pytest.raises(
       config_lib.ConfigError, match='the split validation is empty'):
-    problems.run(config, files.path(tmp_path))
-  assert not list(tmp_path.iterdir())
+    _run(experiment, tmp_path, 'problems')
+  assert not (tmp_path / 'problems').exists()
 
 
 def test_variants():

@@ -20,6 +20,7 @@ from meta_cot.settings import config as config_lib
 from meta_cot.settings import config_file
 
 EXIT_USAGE = 2
+_PROFILE = 'profile_steps'  # of a stage that can trace steps
 
 
 class Arguments(NamedTuple):
@@ -43,9 +44,9 @@ def parse(
       what is allowed.
   """
   flags, overrides = split(argv, ('config', 'workdir', 'stages', 'profile'))
-  if flags.get('profile'):
-    overrides.append(_profile_override(flags['profile']))
   config = config_file.load(required(flags, 'config'), overrides)
+  if flags.get('profile'):
+    _set_profile(config, flags['profile'])
   workdir = required(flags, 'workdir')
   chosen = None
   if 'stages' in flags:
@@ -61,12 +62,18 @@ def parse(
   return Arguments(config, workdir, chosen)
 
 
-def _profile_override(text: str) -> config_file.Override:
+def _set_profile(config: config_dict.ConfigDict, text: str) -> None:
+  """Traces these steps in every stage that can."""
   if not re.fullmatch(r'\d+:\d+', text):
     raise config_lib.ConfigError(
         f'--profile: got {text!r}; must be FIRST:LAST, steps such as 10:12.')
-  return config_file.Override(
-      'train.profile_steps', text.replace(':', ','), False)
+  stages = [
+      group for group in config.values()
+      if isinstance(group, config_dict.ConfigDict) and _PROFILE in group]
+  if not stages:
+    raise config_lib.ConfigError('--profile: no stage of this config trains.')
+  for group in stages:
+    group[_PROFILE] = tuple(int(step) for step in text.split(':'))
 
 
 def required(flags: dict[str, str], name: str) -> str:
