@@ -267,7 +267,7 @@ def test_a_policy_depends_on_its_search():
      'config.rl.search: dvts: '),
     (dict(search=_SEARCH | dict(step_length=13)),
      'config.rl.episodes.episode_length: got 5; 5 tokens of a trajectory '
-     'after prompts of 96 must be at most config.model.max_length, 64')])
+     'after prompts of 88 must be at most config.model.max_length, 64')])
 def test_errors(changes, message):
   with pytest.raises(config_lib.ConfigError) as e:
     small_rl.experiment(**_settings(**changes))

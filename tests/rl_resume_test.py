@@ -35,10 +35,11 @@ _AXES = (2, 1, 1)
 @pytest.fixture(scope='module', autouse=True)
 def _programs(tmp_path_factory):
   """Every run makes the same programs: the first one for all."""
+  before = jax.config.jax_compilation_cache_dir
   compilation_cache.reset_cache()
   compilation.use_cache(str(tmp_path_factory.mktemp('programs')))
   yield
-  jax.config.update('jax_compilation_cache_dir', None)
+  jax.config.update('jax_compilation_cache_dir', before)
   compilation_cache.reset_cache()
 
 

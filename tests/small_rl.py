@@ -69,7 +69,8 @@ def experiment(
   """
   config = countdown_config.pipeline()
   config.model.update(_MODEL)
-  config.task.update(dict(max_number=6, min_target=2, max_target=12))
+  config.task.update(dict(
+      num_numbers=2, max_number=9, min_target=2, max_target=20))
   config.tokenizer.vocabulary.vocab_size = 40
   config.sft.arms = ('revisions',)
   config.rl = kinds.rl()
