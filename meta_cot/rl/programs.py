@@ -94,11 +94,6 @@ class Programs:
     except ValueError as e:
       raise config_lib.ConfigError(
           f'config.rl.episodes.exploration: {e}') from e
-    try:
-      strategy = searching.make_strategy(
-          self.settings.search, config.exploration, self.depth())
-    except config_lib.ConfigError as e:
-      raise config_lib.ConfigError(f'config.rl.{e}') from None
     return exploration.Search(
         self.task, self.model, self.settings.search, strategy, vocabulary,
         num_attempts=self.num_episodes - 1,
