@@ -143,7 +143,7 @@ def test_topologies(name, found):
     ([TINY, '--topology=v5p-30'], "got 'v5p-30'; must be one of v5p-8, "),
     ([TINY, '--topology=v5e:3x5'], "got 'v5e:3x5'; libtpu knows no such"),
     ([TINY, '--topology=v5e:2x2', '--programs=train'],
-     "--programs: got 'train'; did you mean 'train_step'"),
+     "--programs: got 'train'; did you mean 'sft/train_step'"),
     ([TINY, '--topology=v5e:2x4', '--config.sft.batch_size=4',
       '--config.sft.data.num_streams=2'],
      'config.sft.batch_size: got 4; must be divisible by 8'),
