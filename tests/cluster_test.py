@@ -15,15 +15,16 @@ import time
 import pytest
 
 from meta_cot.evaluation import rows as rows_lib
+from tests import small_run
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAUNCHER = ROOT / 'launch' / 'local_cluster.sh'
 ARM = 'solution_only'
 SMALL = (
-    '--config=configs/countdown.py:tiny', f"--config.sft.arms=('{ARM}',)",
-    '--config.evaluate.reference=None',
-    '--config.task.max_number=9', '--config.model.num_layers=1',
-    '--config.model.embed_dim=32', '--config.model.mlp_dim=32',
+    '--config=configs/countdown.py:tiny', f'--config.sft.arms={ARM}',
+    '--config.evaluate.reference=None', '--config.task.max_number=9',
+    '--config.model.num_layers=1', '--config.model.embed_dim=32',
+    '--config.model.mlp_dim=32',
     '--config.sft.data.num_streams=4', '--config.sft.num_tokens=14000',
     '--config.sft.log_every_steps=2', '--config.sft.eval_every_steps=10',
     '--config.sft.num_eval_batches=2', '--config.sft.save_every_steps=6',
@@ -142,12 +143,8 @@ def _answers(directory):
 def test_two_processes_search_as_one(whole, tmp_path):
   more = (
       '--config=configs/search.py:tiny', '--stages=search',
-      '--config.search.solvers=greedy,samples,beam,mcts',
-      '--config.search.num_problems=12', '--config.search.search.num_slots=4',
-      '--config.search.search.branching=3',
-      '--config.search.search.step_length=6',
-      '--config.search.search.num_simulations=6',
-      '--config.search.samples.num_samples=2')
+      *small_run.SEARCH, '--config.search.solvers=greedy,samples,beam,mcts',
+      '--config.search.search.num_simulations=6')
   alone, workdir = tmp_path / 'alone', tmp_path / 'w'
   for copy in (alone, workdir):
     shutil.copytree(whole, copy)

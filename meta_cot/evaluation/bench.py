@@ -80,7 +80,7 @@ def run(
           _round(policy, name, procedure.solver, split, some, where, rng,
                  number, piece_size)
         asked.append((where, len(some)))
-  distributed.wait(f'{directory}: rows')
+  distributed.wait(f'{directory.name}: rows')
   return [
       row for where, number in asked for row in rows_lib.read(where)
       if row['place'] < number]
@@ -119,7 +119,7 @@ def _claim(where: epath.Path, identity: dict[str, Any]) -> None:
           piece.unlink()
     if differences or not path.exists():
       files.write_json(path, identity)
-  distributed.wait(f'{where}: claimed')
+  distributed.wait(f'{where.name}: claimed')
 
 
 def _round(policy, name, solver, split, problems, where, rng, number,
