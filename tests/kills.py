@@ -76,7 +76,7 @@ _AFTER_ARMS = (
            latest=0.1),
     Moment('rl', 'in an rl save', 'rl/*/*/checkpoints/*tmp*', latest=0.1),
     Moment('rl', 'rl hashed', 'rl/*/*/checkpoints/*tmp*/hashes.json'),
-    Moment('rl', 'rl renamed', 'rl/*/*/checkpoints/[0-9]*[0-9]', latest=0.01),
+    Moment('rl', 'rl renamed', 'rl/*/*/checkpoints/[0-9]', latest=0.01),
     Moment('rl', 'policy', 'rl/*/*/summary.json', latest=3.0),
     Moment('episodes', 'start', 'done/rl.json', latest=1.0),
     Moment('episodes', 'episodes rows', 'episodes/rows/**/*.jsonl'),

@@ -26,6 +26,7 @@ from data_pipelines.tokenizers import sentencepiece
 from meta_cot.evaluation import plots
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
+from meta_cot.stages import marks
 from meta_cot.stages import workdir as workdir_lib
 from tests import store_records as records
 
@@ -339,21 +340,33 @@ def test_tokenizers(directory):
 
 
 def test_the_workdir_knows_its_config(directory):
-  config = ml_collections.ConfigDict({'seed': 1, 'model': {'layers': (1, 2)}})
+  config = ml_collections.ConfigDict({'schema': 2, 'seed': 1})
   assert workdir_lib.claim(directory, config, is_writer=False) == directory
   assert not (directory / 'config.json').exists()
   assert workdir_lib.claim(str(directory), config) == directory
+  config.seed = 2  # what it changes, marks say
   assert workdir_lib.claim(directory, config) == directory
-  assert not workdir_lib.is_done(directory, 'sft')
-  workdir_lib.mark_done(directory, 'sft', is_writer=False)
-  assert not workdir_lib.is_done(directory, 'sft')
-  workdir_lib.mark_done(directory, 'sft')
-  assert workdir_lib.is_done(directory, 'sft')
-  config.seed = 2
+  assert files.read_json(directory / 'config.json')['seed'] == 2
+  files.write_json(directory / 'config.json', {'seed': 1})
   for is_writer in (True, False):
-    with pytest.raises(
-        config_lib.ConfigError, match='config.seed: 1 there, 2 now'):
+    with pytest.raises(config_lib.UserError, match='has schema 1'):
       workdir_lib.claim(directory, config, is_writer=is_writer)
+
+
+def test_marks(directory):
+  mark = lambda rate: dict(
+      settings=dict(sft=dict(rate=rate)), shared={}, grown={}, reads={})
+  files.write_atomic(directory / 'sft' / 'a', 'x')
+  assert marks.begin(directory, 'sft', mark(1)) == []
+  assert not marks.is_done(directory, 'sft', mark(1))
+  marks.finish(directory, 'sft', mark(1))
+  assert marks.is_done(directory, 'sft', mark(1))
+  assert not marks.is_done(directory, 'sft', mark(2))
+  assert (directory / 'sft' / 'a').exists()
+  assert marks.begin(directory, 'sft', mark(2)) == [
+      'config.sft.rate: 1 before, 2 now']
+  assert not (directory / 'sft' / 'a').exists()
+  assert not marks.is_done(directory, 'sft', mark(1))
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path, bucket):
