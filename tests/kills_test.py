@@ -112,7 +112,7 @@ def test_the_comparison_sees_what_it_should(unbroken, tmp_path):
       'eval/report.md: missing']
   report = copy / 'search' / 'report.md'
   assert changed(lambda: report.write_text(
-      re.sub(r'(solved % [^\n]*\n[^\n]*\n\| \w+ \| greedy \| )\w', r'\g<1>x',
+      re.sub(r'(solved % [^\n]*\n[^\n]*\n\| [\w/]+ \| greedy \| )\w', r'\g<1>x',
              report.read_text()))) == ['search/report.md: content differs']
   assert any('scalars' in x or 'scalar' in x for x in changed(
       lambda: next(run.glob('tensorboard/events*')).unlink()))
