@@ -140,13 +140,17 @@ def eval_batches(
 
 
 def longest(
-    source: store.Source | Sequence, example: Example) -> int | None:
-  """Counts the tokens of the longest trained part, None without any."""
+    source: store.Source | Sequence, example: Example, eos_id: int
+) -> int | None:
+  """Counts the tokens of the longest attempt behind a prompt, None without any.
+  """
   rng, lengths = np.random.default_rng(0), []
   for index in range(len(source)):
     made = example(source[index], rng)
     if made is not None and made['weights'].any():
-      lengths.append(len(made) - int(np.argmax(made['weights'] > 0)))
+      targets = made['targets'][int(np.argmax(made['weights'] > 0)):]
+      ends = np.flatnonzero(targets == eos_id)
+      lengths.append(int(np.diff(ends, prepend=-1).max(initial=0)))
   return max(lengths, default=None)
 
 

@@ -12,6 +12,7 @@ SIGINT or SIGHUP with everything saved, 76 another run has taken the workdir.
 """
 
 from collections.abc import Sequence
+import functools
 import logging
 
 from etils import epath
@@ -73,17 +74,18 @@ def run(context: base.Context, group: base.Group) -> None:
       logging.info('stage %s: already done', name)
       return
     logging.info('stage %s: something of it is missing', name)
-  _begin(context.workdir, name, mark)
+  _begin(context.workdir, name, mark, functools.partial(
+      stage.check_folder, settings, directory))
   stage.run(context, settings, directory)
   if distributed.is_primary():
     marks.finish(context.workdir, name, mark)
   distributed.wait(f'{name}: done')
 
 
-def _begin(workdir: epath.Path, name: str, mark: dict) -> None:
+def _begin(workdir: epath.Path, name: str, mark: dict, check_folder) -> None:
   reasons = []
   if distributed.is_primary():
-    reasons = marks.begin(workdir, name, mark)
+    reasons = marks.begin(workdir, name, mark, check_folder)
   distributed.wait(f'{name}: begun')
   if reasons:
     logging.info(

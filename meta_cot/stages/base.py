@@ -124,6 +124,8 @@ class Stage:
       that is read whole.
     check: (context, settings, name) raises a ConfigError for what `run` would
       refuse, as far as settings tell; the context has no mesh and no workdir.
+    check_folder: (settings, directory) raises a UserError where what is there
+      cannot be gone on with.
     check_devices: (settings, name, mesh) raises a ConfigError where the work
       does not divide over the devices.
     num_bytes: (shared, settings) -> what its checkpoints need on disk, roughly.
@@ -138,6 +140,7 @@ class Stage:
   grown: Callable[[Any], dict[str, Any]] = lambda settings: {}
   leaves: Callable[[Any], tuple[str, ...]] = _nothing
   check: Callable[['Context', Any, str], Any] = _nothing
+  check_folder: Callable[[Any, epath.Path], Any] = _nothing
   check_devices: Callable[[Any, str, jax.sharding.Mesh], Any] = _nothing
   num_bytes: Callable[[Shared, Any], int] = lambda shared, settings: 0
   is_whole: Callable[[Context, Any, epath.Path], bool] = _always

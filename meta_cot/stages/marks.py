@@ -8,7 +8,7 @@ changed setting makes its stage run again, and what stands on it, and nothing
 else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import hashlib
 import json
 from typing import Any
@@ -45,11 +45,13 @@ def is_done(workdir: epath.Path, name: str, mark: Mapping[str, Any]) -> bool:
 
 
 def begin(
-    workdir: epath.Path, name: str, mark: Mapping[str, Any]) -> list[str]:
+    workdir: epath.Path, name: str, mark: Mapping[str, Any],
+    check_folder: Callable[[], Any] = lambda: None,
+) -> list[str]:
   """Makes the stage's folder ready for work with this mark.
 
   What was begun with another one goes to `replaced/NAME`, in the place of what
-  was there.
+  was there; `check_folder` may refuse to go on with the rest.
 
   Returns:
     What differs from the mark of what was there, a few words each; empty where
@@ -57,8 +59,10 @@ def begin(
   """
   path = workdir / 'begun' / f'{name}.json'
   before = _read(path)
-  (workdir / 'done' / f'{name}.json').unlink(missing_ok=True)
   reasons = [] if before is None else _differences(before, mark)
+  if not reasons:
+    check_folder()
+  (workdir / 'done' / f'{name}.json').unlink(missing_ok=True)
   if reasons and (workdir / name).exists():
     _replace(workdir, name)
   files.write_json(path, mark)

@@ -17,6 +17,7 @@ import jax
 import tqdm
 
 from data_pipelines import tokenizers
+from meta_cot import sharding
 from meta_cot.model import config as model_config
 from meta_cot.problem import Problem
 from meta_cot.rl import programs as programs_lib
@@ -58,6 +59,17 @@ def check(context: base.Context, settings: Settings, name: str) -> None:
   programs = plan(context, settings)
   for objective in settings.objectives:
     programs.of(objective).check()
+
+
+def check_devices(
+    settings: Settings, name: str, mesh: jax.sharding.Mesh) -> None:
+  """Raises a ConfigError where questions do not divide over the devices."""
+  number, parts = (
+      settings.questions.num_questions, sharding.data_parallelism(mesh))
+  if number % parts:
+    raise base.wrong(
+        name, 'questions.num_questions', f'got {number}; must be a multiple of '
+        f'{parts}, the data-parallel devices.')
 
 
 def run(
@@ -283,7 +295,8 @@ def _build(learned: programs_lib.Programs, part: str, name: str):
 STAGE = base.Stage(
     Settings=Settings, run=run,
     reads=lambda settings: (settings.start, settings.problems), leaves=leaves,
-    check=check, is_whole=lambda context, settings, directory: all(
+    check=check, check_devices=check_devices,
+    is_whole=lambda context, settings, directory: all(
         (directory / part / 'summary.json').exists()
         for part in leaves(settings)),
     programs=programs)

@@ -98,7 +98,10 @@ def procedure(
   """
   task, mesh = context.task, context.mesh
   if name in _PLAIN:
-    return bench.make(name, _samples(settings, there, tokens), task, mesh)
+    mine = _samples(settings, there, tokens)
+    # How samples are drawn says nothing of greedy texts.
+    return bench.make(
+        name, mine.greedy() if name == 'greedy' else mine, task, mesh)
   if name != _EPISODES:
     return bench.make(name, settings.search, task, mesh)
   number = min(

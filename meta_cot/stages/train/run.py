@@ -77,7 +77,8 @@ class Run:
     if jax.process_index() == 0:
       policy_lib.write(directory, model, tokenizer, style, dict(
           arm=arm, objective=settings.objective, longest=pipelines.longest(
-              made.source[tasks.VALIDATION], made.examples[tasks.VALIDATION])))
+              made.source[tasks.VALIDATION], made.examples[tasks.VALIDATION],
+              tokenizer.eos_id)))
     return made
 
   @property

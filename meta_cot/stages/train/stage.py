@@ -41,6 +41,12 @@ def is_whole(
   return all(_is_trained(directory / arm, settings) for arm in settings.arms)
 
 
+def check_folder(settings: Settings, directory: epath.Path) -> None:
+  """Raises a UserError where an arm is trained on more than is asked for."""
+  for arm in settings.arms:
+    _is_trained(directory / arm, settings)
+
+
 def _is_trained(directory: epath.Path, settings: Settings) -> bool:
   path = directory / 'summary.json'
   if not path.exists():
@@ -83,5 +89,6 @@ STAGE = base.Stage(
         settings.records, settings.start or settings.tokenizer),
     grown=lambda settings: dict(num_tokens=settings.num_tokens),
     leaves=lambda settings: settings.arms,
-    check=check, check_devices=settings_lib.check_devices,
+    check=check, check_folder=check_folder,
+    check_devices=settings_lib.check_devices,
     num_bytes=num_bytes, is_whole=is_whole, programs=programs_lib.programs)
