@@ -4,6 +4,7 @@
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 
 os.environ['JAX_PLATFORMS'] = 'cpu'  # child processes inherit it
@@ -21,6 +22,7 @@ import hypothesis
 import jax
 import pytest
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup too, for children
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')

@@ -109,7 +109,7 @@ def test_the_comparison_sees_what_it_should(unbroken, tmp_path):
   assert changed(lambda: (copy / 'tokenizer/extra').write_text('')) == [
       'tokenizer/extra: unexpected']
   assert changed(lambda: (copy / 'evaluate/report.md').unlink()) == [
-      'eval/report.md: missing']
+      'evaluate/report.md: missing']
   report = copy / 'search' / 'report.md'
   assert changed(lambda: report.write_text(
       re.sub(r'(solved % [^\n]*\n[^\n]*\n\| [\w/]+ \| greedy \| )\w', r'\g<1>x',

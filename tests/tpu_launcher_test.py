@@ -90,7 +90,7 @@ def test_full_zone_is_asked_again(cloud):
 
 def test_queue_that_never_moves_ends_the_wait(cloud):
   cloud.scenario(queue=['WAITING_FOR_RESOURCES'] * 100)
-  errors = cloud.refused('create', '--wait-seconds=0.6', code=1)
+  errors = cloud.run('create', '--wait-seconds=0.6', code=1).stderr
   assert 'WAITING_FOR_RESOURCES after 0.6 s' in errors
   assert 'launch/tpu.sh delete' in errors
 
@@ -241,8 +241,8 @@ def test_create_reads_the_config_before_anything_is_paid_for(
   for flag, more, words in (
       ('--config=configs/countdown.py:podd', ['--dry-run'],
        "did you mean 'pod'?"),
-      ('--overrides=--config.train.batch_size=0', [],
-       'train.batch_size: got 0')):
+      ('--overrides=--config.sft.batch_size=0', [],
+       'sft.batch_size: got 0')):
     result = cloud.run('create', flag, *more, code=2)
     assert words in result.stderr and result.stderr.count('\n') == 1
   assert not (cloud.state / 'calls.jsonl').exists()  # nothing was asked for
