@@ -4,7 +4,7 @@
   python -m meta_cot.main --config=configs/countdown.py:tiny --workdir=runs/tiny
 
 Variants:
-  tiny    3 numbers of 1..20, 0.5M parameters: under twelve minutes on two CPU
+  tiny    3 numbers of 1..20, 0.5M parameters: eight minutes on two CPU
           cores.
   laptop  3 numbers of 1..30, 0.8M parameters: an hour on two CPU cores (33
           minutes for two of its three arms).
