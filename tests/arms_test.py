@@ -7,27 +7,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines import arms
 from data_pipelines import examples as examples_lib
 from data_pipelines.tokenizers import sentencepiece
-from meta_cot import tasks
 from meta_cot import traces
-from meta_cot.tasks import countdown
 from meta_cot.traces import events as events_lib
 from meta_cot.traces import format as format_lib
 from meta_cot.traces.arithmetic import teacher
+from tests import small_arms
 
-SETTINGS = countdown.Settings(
-    num_numbers=3, min_number=1, max_number=12, min_target=10, max_target=40,
-    max_value=60, enumerate_all=True, num_train=0, num_heldout=50,
-    heldout_target_fraction=0.1, heldout_numbers_fraction=0.1,
-    validation_fraction=0.25, operands='listed')
-TASK = tasks.make('countdown', SETTINGS)
-ARMS = {name: arms.make(name, TASK) for name in arms.ARMS}
-CONFIG = examples_lib.DataConfig(
-    sequence_length=160, mask='procedure_cloning', packing_bins=4,
-    num_workers=0, num_streams=1, prune_fraction=0.0, max_attempts=4,
-    trained_attempts='final')
+TASK = small_arms.TASK
+ARMS = small_arms.ARMS
+CONFIG = small_arms.CONFIG
 REVISIONS = ARMS['revisions']
 
 
