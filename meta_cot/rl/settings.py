@@ -3,11 +3,11 @@
 
 import dataclasses
 
-from meta_cot import decode
 from meta_cot.rl import credit
 from meta_cot.rl import loss
 from meta_cot.rl import objective as objective_lib
 from meta_cot.settings import config as config_lib
+from meta_cot.solvers import revising
 from meta_cot.solvers import searching
 from meta_cot.training import optimizer
 
@@ -38,20 +38,11 @@ class QuestionsConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EpisodesConfig:
-  """What a trajectory is."""
+class EpisodesConfig(revising.Rules):
+  """What a trajectory is, and who writes the attempts before its last one."""
 
-  num_episodes: int = config_lib.setting(low=1)
   exploration: str = config_lib.setting(
       choices=(_POLICY, *searching.STRATEGIES))
-  episode_length: int = config_lib.setting(low=1)
-  max_tokens: int | None = config_lib.setting(low=1)
-  window: int | None = config_lib.setting(low=0)
-  reset: str = config_lib.setting()
-  give_up: str | None = config_lib.setting()
-  temperature: float = config_lib.setting(above=0.0)
-  top_k: int | None = config_lib.setting(low=1)
-  top_p: float | None = config_lib.setting(above=0.0, high=1.0)
 
   def __post_init__(self):
     if self.has_search and self.num_episodes < 2:
@@ -68,11 +59,6 @@ class EpisodesConfig:
   def has_search(self) -> bool:
     """Whether a search writes the attempts before the last one."""
     return self.exploration != _POLICY
-
-  def sampling(self) -> decode.Sampling:
-    """Makes the rule by which tokens are drawn."""
-    return decode.Sampling(
-        temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
 
 
 @dataclasses.dataclass(frozen=True)

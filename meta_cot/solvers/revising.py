@@ -26,12 +26,9 @@ _NO_QUESTION = 2**32 - 1  # no question has this number
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-  """The rules of a trajectory, and how many are played."""
+class Rules:
+  """What a trajectory is."""
 
-  num_questions: int = config_lib.setting(low=1)  # of one call
-  num_samples: int = config_lib.setting(low=1)  # trajectories of a question
-  num_slots: int = config_lib.setting(low=1)
   num_episodes: int = config_lib.setting(low=1)
   episode_length: int = config_lib.setting(low=1)
   max_tokens: int | None = config_lib.setting(low=1)
@@ -41,6 +38,20 @@ class Settings:
   temperature: float = config_lib.setting(above=0.0)
   top_k: int | None = config_lib.setting(low=1)
   top_p: float | None = config_lib.setting(above=0.0, high=1.0)
+
+  def sampling(self) -> decode.Sampling:
+    """Makes the rule by which tokens are drawn."""
+    return decode.Sampling(
+        temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Rules):
+  """The rules of a trajectory, and how many are played."""
+
+  num_questions: int = config_lib.setting(low=1)  # of one call
+  num_samples: int = config_lib.setting(low=1)  # trajectories of a question
+  num_slots: int = config_lib.setting(low=1)
 
 
 class Reviser:
@@ -97,7 +108,7 @@ class Reviser:
         num_slots=up(self._settings.num_slots))
 
 
-def rules(settings: Settings, tokenizer) -> episodes.Episodes:
+def rules(settings: Rules, tokenizer) -> episodes.Episodes:
   """Makes the rules of a trajectory, in tokens.
 
   Raises:
@@ -108,9 +119,7 @@ def rules(settings: Settings, tokenizer) -> episodes.Episodes:
     give_up_id = player_lib.token_of(tokenizer, s.give_up)
   return episodes.Episodes(
       num_episodes=s.num_episodes, episode_length=s.episode_length,
-      sampling=decode.Sampling(
-          temperature=s.temperature, top_k=s.top_k, top_p=s.top_p),
-      stop_ids=tokenizer.eos_ids, give_up_id=give_up_id,
+      sampling=s.sampling(), stop_ids=tokenizer.eos_ids, give_up_id=give_up_id,
       reset_ids=tuple(tokenizer.encode(s.reset)), max_tokens=s.max_tokens,
       window=s.window)
 
