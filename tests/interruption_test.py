@@ -16,7 +16,10 @@ from meta_cot.runtime import interruption
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROGRAM = '''
-import sys, time
+import signal, sys, time
+# Whatever the tests themselves run under.
+signal.signal(signal.SIGHUP, signal.{hangup})
+signal.pthread_sigmask(signal.SIG_SETMASK, [])
 from meta_cot.runtime import interruption
 interruption.install()
 print('ready', flush=True)
@@ -29,7 +32,8 @@ time.sleep(60)
 '''
 
 
-def _start(mode, program=PROGRAM):
+def _start(mode, hangup='SIG_DFL'):
+  program = PROGRAM.format(hangup=hangup)
   process = subprocess.Popen(
       [sys.executable, '-c', program, mode], cwd=ROOT, text=True,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -51,8 +55,7 @@ def test_a_signal_ends_with_the_documented_code(number):
 
 
 def test_under_nohup_a_lost_connection_is_ignored():
-  program = f'import signal; signal.signal(1, signal.SIG_IGN){PROGRAM}'
-  process = _start('deferred', program)
+  process = _start('deferred', hangup='SIG_IGN')
   process.send_signal(signal.SIGHUP)
   assert process.stdout.readline() == 'finished\n'
   assert process.poll() is None
