@@ -10,7 +10,8 @@ the columns Rank and Puzzles, the ranks 901 to 1000 are the test split.
 
 Variants:
   tiny    solutions only, 0.5M parameters: minutes on two CPU cores.
-  laptop  searches too, 0.8M parameters: meant for an hour on two CPU cores.
+  laptop  searches too, 0.8M parameters, search at three budgets: an hour or so
+          on two CPU cores.
 """
 
 import ml_collections
@@ -61,12 +62,31 @@ def _laptop(c: ml_collections.ConfigDict) -> None:
   c.model.update(dict(
       embed_dim=128, head_dim=32, mlp_dim=344, max_length=1024))
   c.sft.update(dict(
-      arms=('traces', 'solution_only', 'solution_only_permuted'),
-      num_tokens=6_000_000, batch_size=4, save_every_steps=400))
-  c.evaluate.reference = 'sft/traces'
+      arms=('traces',), num_tokens=3_000_000, batch_size=4,
+      save_every_steps=400))
   c.sft.data.sequence_length = 1024  # longer searches are left out
   c.sft.optimizer.learning_rate = 2e-3
+  c.solutions = kinds.train(
+      arms=('solution_only', 'solution_only_permuted'), num_tokens=2_000_000,
+      save_every_steps=500)
+  c.solutions.data.sequence_length = 128
+  c.evaluate.update(dict(
+      policies=('sft', 'solutions'), reference='sft/traces'))
   c.evaluate.samples.max_new_tokens = 768
+  c.search.update(dict(
+      policies=('solutions/solution_only',),
+      reference='solutions/solution_only'))
+  c.search.samples.num_samples = 256
+  searches = []
+  for size in (4, 16, 64):  # how success grows with the nodes visited
+    searches.append(f'search{size}')
+    c[searches[-1]] = c.search.copy_and_resolve_references()
+    c[searches[-1]].search.update(dict(
+        num_expansions=size, num_simulations=size, beam_width=size // 4))
+  del c.search
+  c.stages = (
+      'problems', 'traces', 'tokenizer', 'sft', 'solutions', 'evaluate',
+      *searches)
 
 
 VARIANTS = {'tiny': _tiny, 'laptop': _laptop}
