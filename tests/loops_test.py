@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loops of stages: killed in a later round, and changed there."""
 
+from collections.abc import Callable
 import os
 import pathlib
 import signal
@@ -46,7 +47,9 @@ def test_a_loop_is_a_longer_tuple_of_stages(variant):
   assert groups['table'].policies == ('sft', 'sft1', 'sft2')
 
 
-def _command(workdir: pathlib.Path, *more: str) -> list[str]:
+def _command(
+    workdir: pathlib.Path, *more: str, variant: str = 'star_tiny',
+) -> list[str]:
   rounds = (
       f'--config.sft{i}.{setting}' for i in (1, 2) for setting in _ROUND)
   searches = (
@@ -54,15 +57,15 @@ def _command(workdir: pathlib.Path, *more: str) -> list[str]:
       for setting in ('num_train=48', 'num_validation=8'))
   return [
       sys.executable, '-m', 'meta_cot.main',
-      '--config=configs/loops.py:star_tiny', f'--workdir={workdir}',
+      f'--config=configs/loops.py:{variant}', f'--workdir={workdir}',
       f'--config.compilation_cache={workdir.parent.parent / "cache"}',
       *_SMALL, *rounds, *searches, *more]
 
 
-def _run(workdir: pathlib.Path, *more: str) -> str:
+def _run(workdir: pathlib.Path, *more: str, **variant: str) -> str:
   done = subprocess.run(
-      _command(workdir, *more), cwd=ROOT, env=_environment(), text=True,
-      capture_output=True, check=False)
+      _command(workdir, *more, **variant), cwd=ROOT, env=_environment(),
+      text=True, capture_output=True, check=False)
   assert done.returncode == 0, done.stderr[-3000:]
   return done.stderr
 
@@ -79,23 +82,46 @@ def _times(workdir: pathlib.Path) -> dict[str, int]:
       if path.is_file() and path.name not in ('config.json', 'lease.json')}
 
 
-def test_the_second_round_killed_and_changed(tmp_path):
-  unbroken, workdir = tmp_path / 'a' / 'w', tmp_path / 'b' / 'w'
-  for path in (unbroken, workdir):
-    path.parent.mkdir()
-  log = _run(unbroken)
-  assert [n for n in STAGES if f' stage {n}\n' in log] == list(STAGES)
+def _kill(
+    workdir: pathlib.Path, is_time: Callable[[], bool], **variant: str) -> None:
+  """Starts a run and ends it, with no warning, as soon as it is time."""
   process = subprocess.Popen(
-      _command(workdir), cwd=ROOT, env=_environment(),
+      _command(workdir, **variant), cwd=ROOT, env=_environment(),
       stderr=subprocess.DEVNULL)
-  metrics = workdir / 'sft2' / 'solution_only' / 'metrics.jsonl'
   deadline = time.monotonic() + 240
   while time.monotonic() < deadline and process.poll() is None:
-    if metrics.exists() and metrics.read_text().count('\n') >= 3:
+    if is_time():
       break
     time.sleep(0.01)
   process.send_signal(signal.SIGKILL)
   assert process.wait() == -signal.SIGKILL
+
+
+def _workdirs(tmp_path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+  for name in 'ab':
+    (tmp_path / name).mkdir()
+  return tmp_path / 'a' / 'w', tmp_path / 'b' / 'w'
+
+
+def test_a_tree_search_of_the_second_round_killed(tmp_path):
+  unbroken, workdir = _workdirs(tmp_path)
+  variant = dict(variant='ts_llm_tiny')
+  _run(unbroken, **variant)
+  _kill(workdir, (workdir / 'begun' / 'search2.json').exists, **variant)
+  assert (workdir / 'done' / 'sft1.json').exists()
+  assert not (workdir / 'done' / 'search2.json').exists(), 'killed too late'
+  log = _run(workdir, **variant)
+  assert log.count('already done') == STAGES.index('search2')
+  assert not run_comparison.differences(unbroken, workdir)
+
+
+def test_the_second_round_killed_and_changed(tmp_path):
+  unbroken, workdir = _workdirs(tmp_path)
+  log = _run(unbroken)
+  assert [n for n in STAGES if f' stage {n}\n' in log] == list(STAGES)
+  metrics = workdir / 'sft2' / 'solution_only' / 'metrics.jsonl'
+  _kill(workdir, lambda: (
+      metrics.exists() and metrics.read_text().count('\n') >= 3))
   assert (workdir / 'done' / 'search2.json').exists()
   assert not (workdir / 'done' / 'sft2.json').exists(), 'killed too late'
   log = _run(workdir)
