@@ -158,12 +158,14 @@ def _complete(prompts, batch_size, num_devices, temperature):
 def test_completions_do_not_depend_on_batches_or_devices(temperature):
   prompts = ['5,17,1>23:', '1>2:', '20,1,9>28:', '5,17,1>23:', '7,7,7>14:']
   expected = _complete(prompts, 5, 1, temperature)
-  bare = lambda found: [dataclasses.replace(c, log_prob=0.0) for c in found]
   for batch_size, num_devices in ((2, 1), (3, 8)):
-    found = _complete(prompts, batch_size, num_devices, temperature)
-    assert bare(found) == bare(expected)
-    assert [c.log_prob for c in found] == pytest.approx(
-        [c.log_prob for c in expected], abs=1e-4)
-  for prompt, completion in zip(prompts, expected):
-    assert completion.text.startswith(prompt)
-    assert 1 <= completion.num_tokens <= 12
+    texts, found = _complete(prompts, batch_size, num_devices, temperature)
+    assert texts == expected[0]
+    for name in ('tokens', 'lengths', 'is_finished'):
+      np.testing.assert_array_equal(
+          getattr(found, name), getattr(expected[1], name))
+    np.testing.assert_allclose(
+        found.log_probs, expected[1].log_probs, atol=1e-4)
+  for prompt, text, length in zip(prompts, expected[0], expected[1].lengths):
+    assert text.startswith(prompt)
+    assert 1 <= length <= 12

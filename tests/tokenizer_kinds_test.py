@@ -103,7 +103,7 @@ def test_a_decoder_ends_texts_at_either_token():
   """A text is that of a run without ends, up to the first of them."""
   (model, params), tokenizer = _model(), _tokenizer()
   prompts = ['2,3>5:', '24', '9'] * 8
-  found = sampling_lib.Sampler(
+  texts, done = sampling_lib.Sampler(
       sampling_lib.Settings(
           batch_size=24, max_new_tokens=12, num_samples=1, temperature=1.0,
           top_k=None, top_p=None), tasks.make('countdown'), _mesh()).complete(
@@ -119,12 +119,12 @@ def test_a_decoder_ends_texts_at_either_token():
       jax.random.key(0), row_ids_B=np.arange(24))
   assert not whole.is_finished.any()
   last = []
-  for prompt, completion, tokens in zip(
-      prompts, found, whole.tokens.tolist(), strict=True):
+  for i, (prompt, tokens) in enumerate(
+      zip(prompts, whole.tokens.tolist(), strict=True)):
     ends = [i for i, t in enumerate(tokens) if t in tokenizer.eos_ids]
-    assert completion.is_finished == bool(ends)
-    assert completion.num_tokens == (ends[0] + 1 if ends else 12)
-    assert completion.text == prompt + tokenizer.decode(
+    assert done.is_finished[i] == bool(ends)
+    assert done.lengths[i] == (ends[0] + 1 if ends else 12)
+    assert texts[i] == prompt + tokenizer.decode(
         tokens[:ends[0]] if ends else tokens)
     last += [tokens[ends[0]]] if ends else ['none']
   assert {*last} == {*tokenizer.eos_ids, 'none'}

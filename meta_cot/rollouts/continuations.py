@@ -13,7 +13,6 @@ first, whose context is the question.
 
 from collections.abc import Callable, Sequence
 import dataclasses
-from typing import Any
 
 from flax import struct
 import jax
@@ -21,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from meta_cot import decode
-from meta_cot import sharding
 from meta_cot.model import config as model_config
 from meta_cot.problem import Problem
 from meta_cot.rollouts import episodes
@@ -99,7 +97,7 @@ def jit_contexts(
     written_NxJxT = jnp.take_along_axis(
         rows.tokens[:, None], jnp.maximum(place_NxJxT, 0), axis=2)
     later = lambda x_NxJ: x_NxJ[:, 1:].reshape(-1, *x_NxJ.shape[2:])
-    return jax.tree.map(_split, Contexts(
+    return jax.tree.map(queue.split, Contexts(
         texts=rows.tokens, lengths=later(lengths_NxJ),
         beginning=queue.Beginning(
             jnp.tile(j_J[1:] // steps.number, num), later(drawn_NxJ)),
@@ -113,13 +111,8 @@ def rejoin(
 ) -> episodes.Rollouts:
   """Puts what their first episode had before in front of continuations.
 
-  Args:
-    played: `num_rollouts` of every context, NumPy.
-    found: the contexts, NumPy.
-    num_rollouts: a context.
-
-  Returns:
-    What a judge reads of trajectories.
+  All NumPy; `played` are `num_rollouts` of every context. A judge can read the
+  result.
   """
   each = lambda x_V: np.repeat(x_V, num_rollouts, axis=0)
   width = found.written.shape[1]
@@ -140,7 +133,7 @@ def jit_continue(
   @jax.jit
   def play(params, texts_RxX, lengths_V, beginning, rng):
     texts_RxX, lengths_V, beginning = jax.tree.map(
-        _split, (texts_RxX, lengths_V, beginning))
+        queue.split, (texts_RxX, lengths_V, beginning))
     return rollout_lib.rollout(
         model, params, texts_RxX, lengths_V, rng, rules=rules,
         num_samples=num_rollouts, num_slots=num_slots, beginning=beginning)
@@ -202,8 +195,3 @@ class Vine:
           self.judge([problems[q] for q in numbers_V], played), numbers_V,
           before_NxJ[:, 1:].reshape(-1)).reshape(num, -1)
     return values_NxJ
-
-
-def _split(x: Any) -> jax.Array:
-  """The first axis over the devices."""
-  return sharding.constrain(x, 'act_batch', *[None] * (x.ndim - 1))

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from meta_cot import decode
+from meta_cot import reasoning
 from meta_cot import sharding
 from meta_cot.model import cache as cache_lib
 from meta_cot.rollouts import episodes
@@ -125,12 +126,12 @@ class Queue:
     seen = window, rules.episode_length + rules.num_between
     width = math.prod(seen) if rules.is_windowed else rules.num_between
     keeps = rules.is_windowed or rules.feedback is not None
-    zeros = lambda *shape: self._split(jnp.zeros((slots, *shape), jnp.int32))
+    zeros = lambda *shape: split(jnp.zeros((slots, *shape), jnp.int32))
     share = slots // self.num_parts
-    trajectory_S = self._split(jnp.tile(
+    trajectory_S = split(jnp.tile(
         jnp.arange(share, dtype=jnp.int32), self.num_parts))
     made = Slots(
-        trajectory=trajectory_S, is_live=self._split(jnp.ones(slots, bool)),
+        trajectory=trajectory_S, is_live=split(jnp.ones(slots, bool)),
         episode=zeros(), length=zeros(), num_drawn=zeros(), in_episode=zeros(),
         forced=zeros(width), num_forced=zeros(), at_forced=zeros(),
         attempt=zeros(rules.episode_length if keeps else 0),
@@ -147,7 +148,7 @@ class Queue:
         self.rules.rows_per_trajectory * episodes.NUM_LINES)
     zero = jnp.zeros((), jnp.int32)
     return episodes.Transcript(
-        self._split(jnp.zeros((lines, self.rules.row_length), jnp.int32)),
+        split(jnp.zeros((lines, self.rules.row_length), jnp.int32)),
         num_steps=zero, num_live=zero)
 
   def questions(self, slots: Slots) -> jax.Array:
@@ -158,9 +159,7 @@ class Queue:
   def keys(self, keys_Q: PRNGKey, slots: Slots) -> PRNGKey:
     """Makes those of the tokens that are drawn now, [S]."""
     fold = jax.vmap(jax.random.fold_in)
-    data_Qx2 = jax.random.key_data(keys_Q)
-    keys_S = jax.random.wrap_key_data(
-        self.take(data_Qx2, self.questions(slots)))
+    keys_S = self.take(keys_Q, self.questions(slots))
     return fold(
         fold(keys_S, slots.trajectory % self.num_samples), slots.num_drawn)
 
@@ -178,11 +177,10 @@ class Queue:
         added.tokens, added.log_probs, added.is_drawn, slots.episode)
     lines_Sx3 = row_S[:, None] * episodes.NUM_LINES + (
         jnp.arange(episodes.NUM_LINES)[None])
-    put = jax.vmap(lambda x, r, c, v: x.at[r, c].set(v, mode='drop'))
-    written = put(*map(self._parts, (
-        transcript.written, lines_Sx3, slots.length[:, None], entry_Sx3)))
     return transcript.replace(
-        written=self._split(written.reshape(transcript.written.shape)),
+        written=split(self._each(
+            lambda x, r, c, new: x.at[r, c].set(new, mode='drop'),
+            transcript.written, lines_Sx3, slots.length[:, None], entry_Sx3)),
         num_live=transcript.num_live + jnp.sum(slots.is_live, dtype=jnp.int32))
 
   def advance(
@@ -213,16 +211,14 @@ class Queue:
 
   def take(self, x_Qx: jax.Array, questions_S: jax.Array) -> jax.Array:
     """Takes rows of the slots' questions, [S, ...]."""
-    rows = self._rows(x_Qx, self._parts(questions_S))
-    return self._split(rows.reshape(-1, *x_Qx.shape[1:]))
+    return split(self._each(lambda x, q: x[q], x_Qx, questions_S))
 
   def take_cache(
       self, cache: cache_lib.Cache, questions_S: jax.Array
   ) -> cache_lib.Cache:
     """Takes the prompts of the slots, S rows."""
-    questions_MxS = self._parts(questions_S)
-    return _of_rows(lambda x: self._rows(x, questions_MxS).reshape(
-        -1, *x.shape[1:]), cache)
+    return _of_rows(
+        lambda x: self._each(lambda x, q: x[q], x, questions_S), cache)
 
   def refill(
       self, old: cache_lib.Cache, prompts: cache_lib.Cache,
@@ -244,40 +240,37 @@ class Queue:
   def _refill(self, width, prompts, questions_S, carry):
     """Some of the new prompts; (cache, those still to come)."""
     cache, is_new_S = carry
-    is_new_MxS = self._parts(is_new_S)
-    slots_MxW = jax.vmap(lambda x: jnp.nonzero(
-        x, size=width, fill_value=x.shape[0])[0])(is_new_MxS)
-    questions_MxW = jax.vmap(lambda q, i: q.at[i].get(
-        mode='fill', fill_value=0))(self._parts(questions_S), slots_MxW)
-    put = jax.vmap(lambda x, i, r: x.at[i].set(r, mode='drop'))
+    slots_W = self._each(
+        lambda x: jnp.nonzero(x, size=width, fill_value=len(x))[0], is_new_S)
+    questions_W = self._each(
+        lambda x, s: x.at[s].get(mode='fill', fill_value=0), questions_S,
+        slots_W)
+    move = lambda old, new, s, q: old.at[s].set(new[q], mode='drop')
     cache = _of_rows(
-        lambda old, new: put(
-            self._parts(old), slots_MxW, self._rows(new, questions_MxW)
-            ).reshape(old.shape), cache, prompts)
-    is_new_MxS = jax.vmap(lambda x, i: x.at[i].set(False, mode='drop'))(
-        is_new_MxS, slots_MxW)
-    return cache, self._split(is_new_MxS.reshape(-1))
+        lambda old, new: self._each(move, old, new, slots_W, questions_W),
+        cache, prompts)
+    is_new_S = self._each(
+        lambda x, s: x.at[s].set(False, mode='drop'), is_new_S, slots_W)
+    return cache, split(is_new_S)
 
   def _speak(self, slots: Slots, is_next_S: jax.Array) -> Slots:
     """What slots are to read before their next episode."""
     rules, pieces = self.rules, []
+    ints = lambda *shape: jax.ShapeDtypeStruct(
+        (self.num_slots, *shape), jnp.int32)
     if rules.feedback is not None:
-      shapes = (
-          jax.ShapeDtypeStruct(
-              (self.num_slots, rules.feedback_length), jnp.int32),
-          jax.ShapeDtypeStruct((self.num_slots,), jnp.int32))
       part_S = jnp.repeat(
           jnp.arange(self.num_parts), self.num_slots // self.num_parts)
       questions_S = part_S * (self.num_questions // self.num_parts) + (
           self.questions(slots))
       pieces.append(jax.pure_callback(
-          rules.feedback, shapes, questions_S, slots.attempt,
-          slots.in_episode, vmap_method='sequential'))
-    reset_SxF = jnp.broadcast_to(
-        jnp.asarray(rules.reset_ids, jnp.int32)[None],
-        (self.num_slots, len(rules.reset_ids)))
+          rules.feedback, (ints(rules.feedback_length), ints()), questions_S,
+          slots.attempt, slots.in_episode, vmap_method='sequential'))
+    number = len(rules.reset_ids)
     pieces.append((
-        reset_SxF, jnp.full(self.num_slots, len(rules.reset_ids), jnp.int32)))
+        jnp.broadcast_to(
+            jnp.asarray(rules.reset_ids, jnp.int32), (self.num_slots, number)),
+        jnp.full(self.num_slots, number, jnp.int32)))
     if rules.is_windowed:  # of the attempts in it, this one is the newest
       newest_SxF, length_S = _join(
           [(slots.attempt, slots.in_episode), *pieces])
@@ -298,52 +291,47 @@ class Queue:
 
   def _next(self, slots: Slots, is_over_S, beginning: Beginning) -> Slots:
     """Ended trajectories replaced by those of the queue."""
-    is_over_MxS = self._parts(is_over_S)
-    rank_MxS = jnp.cumsum(is_over_MxS, axis=1, dtype=jnp.int32) - 1
-    new_S = self._split((slots.next[:, None] + rank_MxS).reshape(-1))
+    new_S = split(self._each(
+        lambda head, x: head + jnp.cumsum(x, dtype=jnp.int32) - 1, slots.next,
+        is_over_S))
     trajectory_S = jnp.where(
         is_over_S, jnp.minimum(new_S, self._per_part), slots.trajectory)
     slots = slots.replace(
         trajectory=trajectory_S, is_live=trajectory_S < self._per_part,
-        next=slots.next + jnp.sum(is_over_MxS, axis=1, dtype=jnp.int32))
+        next=slots.next + self._each(
+            lambda x: jnp.sum(x, keepdims=True, dtype=jnp.int32), is_over_S))
     first = jax.tree.map(
         lambda x: self.take(x, self.questions(slots)), beginning)
-    begun = dict(episode=first.episode, in_episode=first.drawn) | (
-        dict.fromkeys((
-            'length', 'num_drawn', 'num_forced', 'at_forced',
-            'seen_lengths'), 0))
+    begun = dict(
+        episode=first.episode, in_episode=first.drawn, length=0, num_drawn=0,
+        num_forced=0, at_forced=0, seen_lengths=0)
     return slots.replace(**{
         name: _pick(is_over_S, new, getattr(slots, name))
         for name, new in begun.items()})
 
-  def _rows(self, x_Qx, questions_MxW) -> jax.Array:
-    """Rows of W questions of every part, [M, W, ...]."""
-    return jax.vmap(lambda x, i: x[i])(self._parts(x_Qx), questions_MxW)
+  def _each(self, function: Callable[..., jax.Array], *arrays) -> jax.Array:
+    """`function` on the shares that every part has of arrays."""
+    new = jax.vmap(function)(*(
+        x.reshape(self.num_parts, -1, *x.shape[1:]) for x in arrays))
+    return new.reshape(-1, *new.shape[2:])
 
-  def _parts(self, x: jax.Array) -> jax.Array:
-    """[X, ...] -> [M, X / M, ...]."""
-    return x.reshape(self.num_parts, -1, *x.shape[1:])
 
-  def _split(self, x: jax.Array) -> jax.Array:
-    return sharding.constrain(x, 'act_batch', *[None] * (x.ndim - 1))
+def split(x: jax.Array) -> jax.Array:
+  """Splits the first axis over the batch axes of the mesh."""
+  return sharding.constrain(x, 'act_batch', *[None] * (x.ndim - 1))
 
 
 def _of_rows(function: Callable[..., jax.Array], *caches) -> Any:
   """`function` on all arrays of caches, rows in front."""
-
-  def on_rows(*arrays):
-    new = function(*(jnp.moveaxis(x, -4, 0) for x in arrays))
-    heads = 'act_kv_heads', None, None
-    new = sharding.constrain(
-        new, 'act_batch', *[None] * (new.ndim - 1 - len(heads)), *heads)
-    return jnp.moveaxis(new, 0, -4)
-
-  many = lambda name: jax.tree.map(on_rows, *(getattr(c, name) for c in caches))
-  one = lambda name: sharding.constrain(
-      function(*(getattr(c, name) for c in caches)), 'act_batch', None)
-  return caches[0].replace(
-      keys=many('keys'), values=many('values'), positions=one('positions'),
-      is_valid=one('is_valid'))
+  on_rows = lambda *arrays: jnp.moveaxis(
+      function(*(jnp.moveaxis(x, -4, 0) for x in arrays)), 0, -4)
+  of = lambda name: [getattr(cache, name) for cache in caches]
+  new = caches[0].replace(
+      keys=jax.tree.map(on_rows, *of('keys')),
+      values=jax.tree.map(on_rows, *of('values')),
+      positions=function(*of('positions')), is_valid=function(*of('is_valid')))
+  return jax.tree.map(
+      lambda x, axes: sharding.constrain(x, *axes), new, reasoning.axes(new))
 
 
 def _pick(is_new_S, new, old) -> jax.Array:

@@ -50,16 +50,9 @@ class _State:
 
 
 def rollout(
-    config: model_config.ModelConfig,
-    params: Params,
-    texts_RxP: jax.Array,
-    prompt_lengths_Q: jax.Array,
-    rng: PRNGKey,
-    *,
-    rules: episodes.Episodes,
-    num_samples: int,
-    num_slots: int,
-    question_ids_Q: jax.Array | None = None,
+    config: model_config.ModelConfig, params: Params, texts_RxP: jax.Array,
+    prompt_lengths_Q: jax.Array, rng: PRNGKey, *, rules: episodes.Episodes,
+    num_samples: int, num_slots: int, question_ids_Q: jax.Array | None = None,
     beginning: queue_lib.Beginning | None = None,
 ) -> episodes.Rollouts:
   """Samples G trajectories for every question.
@@ -68,14 +61,12 @@ def rollout(
   With a mesh, questions, slots and results are split over the batch axes.
 
   Args:
-    config: of the model.
     params: unboxed.
     texts_RxP: int32, padded on the right with anything: the prompts, or what
       several of them begin, see `decode.read_prompts`.
     prompt_lengths_Q: int32, at least 1.
     rng: consumed. Token t that trajectory n draws uses the key folded with the
       question's id, the sample's number and t.
-    rules: of the trajectories.
     num_samples: G.
     num_slots: S, trajectories at a time.
     question_ids_Q: int32, name the questions; 0 .. Q-1 by default.
@@ -107,7 +98,11 @@ def rollout(
   step = functools.partial(
       _step, config, params, prompts, queue,
       jax.vmap(jax.random.fold_in, (None, 0))(rng, question_ids_Q), beginning)
-  places = _places(rules)
+  # On the CPU the ring grows, as attention costs as much as there are places.
+  # Elsewhere memory is dearer, and to grow takes both rings.
+  places = [rules.row_length]
+  if sharding.platform() == 'cpu':
+    places = decode.stages(rules.row_length)
   state = _start(config, prompts, queue, beginning, places[0])
   # All have ended by the last bound; it says in the compiled program how long
   # the loop is at most.
@@ -117,17 +112,6 @@ def rollout(
         lambda s, last_step=last_step: (s.transcript.num_steps < last_step) & (
             jnp.any(s.slots.is_live)), step, state)
   return episodes.read(rules, state.transcript)
-
-
-def _places(rules: episodes.Episodes) -> list[int]:
-  """Places of the ring, from the first to the whole one.
-
-  On the CPU it grows, as attention costs as much as there are places. Elsewhere
-  memory is dearer, and to grow takes both rings.
-  """
-  if sharding.platform() != 'cpu':
-    return [rules.row_length]
-  return decode.stages(rules.row_length)
 
 
 def _start(config, prompts, queue, beginning, num_places) -> _State:

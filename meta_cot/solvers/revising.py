@@ -9,7 +9,6 @@ import time
 import jax
 import numpy as np
 
-from meta_cot import decode
 from meta_cot import sharding
 from meta_cot.problem import Problem
 from meta_cot.rollouts import episodes
@@ -26,7 +25,7 @@ _NO_QUESTION = 2**32 - 1  # no question has this number
 
 
 @dataclasses.dataclass(frozen=True)
-class Rules:
+class Rules(base.Drawing):
   """What a trajectory is."""
 
   num_episodes: int = config_lib.setting(low=1)
@@ -38,11 +37,6 @@ class Rules:
   temperature: float = config_lib.setting(above=0.0)
   top_k: int | None = config_lib.setting(low=1)
   top_p: float | None = config_lib.setting(above=0.0, high=1.0)
-
-  def sampling(self) -> decode.Sampling:
-    """Makes the rule by which tokens are drawn."""
-    return decode.Sampling(
-        temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,9 +126,9 @@ def play(
     judge: (problems, rollouts) -> verdicts.
     params: of the policy.
     problems: the questions.
-    rng: of all draws.
+    rng: of all draws, which follow from the numbers of the questions too.
     explore: writes the first attempts, if a search does.
-    first: number of the first question; the draws follow from it.
+    first: number of the first question.
 
   Returns:
     Verdicts on G trajectories of each problem in turn, and the share of slots
@@ -151,12 +145,10 @@ def play(
       asked = explore(params, asked, explore_rng)
     host, explored_Q = player.fetch(
         (player(params, asked, rng), asked.num_explored))
-    judged = judge(
-        [*some, *some[:1] * (count - len(some))], host).after(explored_Q)
-    rows = len(some) * player.num_samples
-    parts.append(jax.tree.map(
-        lambda x, rows=rows: x[:rows], dataclasses.asdict(judged)))
+    parts.append(dataclasses.asdict(judge(
+        [*some, *some[:1] * (count - len(some))], host).after(explored_Q)))
     live += int(host.num_live)
     total += int(host.num_steps) * player.num_slots
+  rows = len(problems) * player.num_samples
   return judge_lib.Judged(**jax.tree.map(
-      lambda *x: np.concatenate(x), *parts)), live / max(total, 1)
+      lambda *x: np.concatenate(x)[:rows], *parts)), live / max(total, 1)

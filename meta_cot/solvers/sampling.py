@@ -28,7 +28,7 @@ from meta_cot.tasks import base as tasks_base
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(base.Drawing):
   """How texts are drawn."""
 
   batch_size: int = config_lib.setting(low=1)  # texts written together
@@ -42,20 +42,6 @@ class Settings:
     """Changes to the one likeliest text of a problem."""
     return dataclasses.replace(
         self, num_samples=1, temperature=0.0, top_k=None, top_p=None)
-
-  def sampling(self) -> decode.Sampling:
-    """Makes the rule by which tokens are drawn."""
-    return decode.Sampling(self.temperature, self.top_k, self.top_p)
-
-
-@dataclasses.dataclass(frozen=True)
-class Completion:
-  """What the model wrote after a prompt."""
-
-  text: str  # prompt and continuation, what ends it cut off
-  num_tokens: int  # generated, what ends it included
-  is_finished: bool  # ended by a token that ends a text, not by the limit
-  log_prob: float  # of these tokens, as they were drawn
 
 
 class Sampler:
@@ -86,41 +72,47 @@ class Sampler:
     longest = max(prompts, key=lambda p: len(policy.tokenizer.encode(p)))
     self.complete(policy, [longest], rng)  # compiles
     start = time.perf_counter()
-    completions = self.complete(policy, prompts, rng, first * copies)
+    texts, done = self.complete(policy, prompts, rng, first * copies)
     seconds = time.perf_counter() - start
     claims = [
         judge_lib.of_text(
-            self._task, problems[i // copies], c.text, policy.style,
-            is_finished=c.is_finished)
-        for i, c in enumerate(completions)]
-    shape = len(problems), copies
-    grid = lambda values, dtype: np.array(list(values), dtype).reshape(shape)
+            self._task, problems[i // copies], text, policy.style,
+            is_finished=done.is_finished[i])
+        for i, text in enumerate(texts)]
+    lengths, size = done.lengths.tolist(), self._batch_size
+    num_steps = sum(
+        max(lengths[i:i + size]) for i in range(0, len(texts), size))
+    grid = lambda values, dtype: np.array(values, dtype).reshape(-1, copies)
     return base.Outcomes(
-        is_correct=grid((c.verdict.is_correct for c in claims), bool),
-        is_finished=grid((c.is_finished for c in completions), bool),
-        num_tokens=grid((c.num_tokens for c in completions), np.float64),
-        answers=grid((c.answer for c in claims), object),
-        values=grid(
-            (math.exp(c.log_prob / c.num_tokens) for c in completions),
-            np.float64),
-        seconds=seconds, occupancy=_occupancy(completions, self._batch_size),
-        details=self._details(policy, problems, completions, claims))
+        is_correct=grid([c.verdict.is_correct for c in claims], bool),
+        is_finished=grid(done.is_finished, bool),
+        num_tokens=grid(lengths, np.float64),
+        answers=grid([c.answer for c in claims], object),
+        values=grid([
+            math.exp(float(log_probs[:length].sum()) / length)
+            for log_probs, length in zip(done.log_probs, lengths)], np.float64),
+        seconds=seconds, occupancy=sum(lengths) / (num_steps * size),
+        details=self._details(policy, problems, texts, done, claims))
 
   def complete(
       self, policy: base.Policy, prompts: Sequence[str], rng: types.PRNGKey,
       first: int = 0,
-  ) -> list[Completion]:
+  ) -> tuple[list[str], decode.Generation]:
     """Completes all prompts; i samples with its own key, `first` + i of rng.
 
     Short batches are filled up with copies of their first row. Calls with the
     same widths use the same program.
+
+    Returns:
+      Prompts and continuations, what ends them cut off; and what was
+      generated, NumPy.
     """
     tokenizer, size = policy.tokenizer, self._batch_size
     generate = self._generate(
         policy.model, eos_ids=tokenizer.eos_ids, pad_id=tokenizer.pad_id)
     encoded = [tokenizer.encode(prompt) for prompt in prompts]
     width = decode.prompt_width(max(map(len, encoded)))
-    completions = []
+    batches = []
     for start in range(0, len(prompts), size):
       rows = encoded[start:start + size]
       tokens_BxP, lengths_B = player_lib.padded(
@@ -128,26 +120,25 @@ class Sampler:
       ids_B = np.arange(first + start, first + start + size, dtype=np.int32)
       *asked, ids_B = sharding.split_batch(
           (tokens_BxP, lengths_B, ids_B), self._mesh)
-      done = jax.device_get(
-          generate(policy.params, *asked, rng, row_ids_B=ids_B))
-      for row, prompt in enumerate(prompts[start:start + size]):
-        length = int(done.lengths[row])
-        is_finished = bool(done.is_finished[row])
-        tokens = done.tokens[row, :length - is_finished].tolist()
-        completions.append(Completion(
-            prompt + tokenizer.decode(tokens), length, is_finished,
-            float(done.log_probs[row, :length].sum())))
-    return completions
+      batches.append(jax.device_get(
+          generate(policy.params, *asked, rng, row_ids_B=ids_B)))
+    done = jax.tree.map(
+        lambda *x: np.concatenate(x)[:len(prompts)], *batches)
+    return [
+        prompt + tokenizer.decode(tokens[:length - is_finished].tolist())
+        for prompt, tokens, length, is_finished in zip(
+            prompts, done.tokens, done.lengths, done.is_finished)], done
 
-  def _details(self, policy, problems, completions, claims) -> dict:
+  def _details(self, policy, problems, texts, done, claims) -> dict:
     if self._settings.temperature > 0:
       return {}
     told = [
-        traces.analyze(p, c.text, policy.style, c.is_finished)
-        for p, c in zip(problems, completions, strict=True)]
+        traces.analyze(problem, text, policy.style, bool(is_finished))
+        for problem, text, is_finished in zip(
+            problems, texts, done.is_finished, strict=True)]
     column = lambda values: base.objects([[value] for value in values])
     return dict(
-        text=column(c.text for c in completions),
+        text=column(texts),
         reason=column(c.verdict.reason for c in claims),
         error=column(t.primary_error for t in told),
         nodes=column(t.nodes for t in told),
@@ -168,11 +159,3 @@ def jit_generate(
           decode.generate, model, max_new_tokens=max_new_tokens,
           sampling=sampling, eos_ids=eos_ids, pad_id=pad_id),
       out_shardings=sharding.replicated(mesh))
-
-
-def _occupancy(completions: Sequence[Completion], batch_size: int) -> float:
-  """Share of the row-steps that made a token."""
-  rows = [
-      [c.num_tokens for c in completions[i:i + batch_size]]
-      for i in range(0, len(completions), batch_size)]
-  return sum(map(sum, rows)) / sum(max(r) * batch_size for r in rows)

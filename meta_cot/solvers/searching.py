@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from meta_cot import decode
 from meta_cot import reasoning
 from meta_cot import sharding
 from meta_cot import traces
@@ -59,7 +58,7 @@ STRATEGIES: Mapping[str, Callable[..., engine.Strategy]] = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(base.Drawing):
   """How trees grow, and what they may cost."""
 
   step: str = config_lib.setting(choices=vocabulary_lib.KINDS)
@@ -80,11 +79,6 @@ class Settings:
   temperature: float = config_lib.setting(above=0.0)
   top_k: int | None = config_lib.setting(low=1)
   top_p: float | None = config_lib.setting(above=0.0, high=1.0)
-
-  def sampling(self) -> decode.Sampling:
-    """Makes the rule by which steps are drawn."""
-    return decode.Sampling(
-        temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
 
   def depth(self, task: base_task.Task, problems: Sequence[Problem]) -> int:
     """Finds the levels of a tree: by default the steps of a solution.
@@ -117,7 +111,7 @@ class Found:
 
 @functools.partial(jax.jit, static_argnames=('model',))
 def slice_layers(model: model_config.ModelConfig, params: Params) -> Params:
-  """`transformer.slice_layers`, compiled: the parameters that searches want."""
+  """Compiles `transformer.slice_layers`: the parameters that searches want."""
   return transformer.slice_layers(model, params)
 
 
@@ -128,7 +122,7 @@ class Searcher:
       self, name: str, settings: Settings, task: base_task.Task,
       mesh: jax.sharding.Mesh,
   ):
-    """Compiles nothing; `name` is that of the strategy."""
+    """Prepares the strategy `name`; compiles nothing."""
     self._name = name
     self._settings = settings
     self._task = task
@@ -238,12 +232,7 @@ def judge_inputs(
 ) -> list[dict[str, np.ndarray]]:
   """Collects what the verdict on a text needs to know of every problem.
 
-  Args:
-    task: judges.
-    settings: of the search.
-    problems: any number.
-    style: of the texts.
-    first: place of the first problem in its split.
+  `first` is the place of the first problem in its split.
 
   Raises:
     UserError: two problems differ in shape; names them.
@@ -352,8 +341,7 @@ def make_steps(
   return step_fn, start
 
 
-def _nothing(problem, tokens_M, length) -> jax.Array:
-  del problem, tokens_M, length
+def _nothing(*_) -> jax.Array:
   return jnp.zeros((), jnp.float32)
 
 

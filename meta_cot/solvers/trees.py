@@ -29,7 +29,7 @@ def read(
   """Reads and judges the tree of one search.
 
   Args:
-    judge: with the model's tokenizer and style.
+    judge: of the model's texts.
     kind: of the steps, of `vocabulary.KINDS`.
     problem: that was searched.
     tree: a `search.SearchTree` of one problem, NumPy.
@@ -128,7 +128,7 @@ def told(record: traces.TraceRecord, style: str) -> tuple[str, int]:
     if node.parent not in index:
       continue
     node = dataclasses.replace(node, parent=index[node.parent])
-    if _can_tell(record.problem, [*kept, node], style):
+    if _can_tell(record, [*kept, node], style):
       index[i] = len(kept)
       kept.append(node)
   is_whole = all(i in index for i in record.solution)
@@ -143,18 +143,16 @@ def told(record: traces.TraceRecord, style: str) -> tuple[str, int]:
   return text, len(record.nodes) - len(kept)
 
 
-def _can_tell(
-    problem: Problem, nodes: Sequence[traces.Node], style: str) -> bool:
+def _can_tell(record, nodes: Sequence[traces.Node], style: str) -> bool:
   """Whether the style can write the way to the last of the nodes."""
-  events = [traces.Start(problem.question)]
-  for depth, i in enumerate(from_tree.path(nodes, len(nodes) - 1)[1:]):
-    node = nodes[i]
-    outcome = 'goal' if node.is_correct else 'dead_end' * node.is_terminal
-    events += [traces.Jump(depth)] * bool(depth)
-    events.append(traces.Step(
-        depth + 1, depth, node.step, node.state, outcome))
+  way = from_tree.path(nodes, len(nodes) - 1)
+  chain = [
+      dataclasses.replace(
+          nodes[i], parent=depth - 1, order=depth if i != way[-1] else -1)
+      for depth, i in enumerate(way)]
   try:
-    traces.render(events, style=style)
+    traces.render(traces.linearize(dataclasses.replace(
+        record, nodes=chain, solution=())), style=style)
   except ValueError:
     return False
   return True

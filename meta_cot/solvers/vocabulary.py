@@ -36,13 +36,7 @@ def of(
     tokenizer: tokenizers.Tokenizer, vocab_size: int, style: str,
     kind: str = 'solution',
 ) -> Vocabulary:
-  """Makes that of a tokenizer.
-
-  Args:
-    tokenizer: of the model.
-    vocab_size: of the model, at least the tokenizer's.
-    style: of its texts.
-    kind: of the steps.
+  """Makes that of a model, of texts in a style and one of KINDS of steps.
 
   Raises:
     ValueError: no token ends a step.
