@@ -22,7 +22,7 @@ from data_pipelines import examples
 from data_pipelines.tokenizers import sentencepiece
 from meta_cot import main
 from meta_cot import traces
-from meta_cot.rollouts import verdicts
+from meta_cot.rollouts import judge as judge_lib
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import base
@@ -82,8 +82,8 @@ def test_a_style(monkeypatch):
       arms.make('solution_only', task), config, tokenizer, 'plain')(
           record, np.random.default_rng(0))
   tokens = example['targets'][example['weights'] > 0].tolist()
-  assert verdicts.of_tokens(
-      task, tokenizer, problem, tokens, 'plain').verdict.is_correct
+  assert judge_lib.Judge(task, tokenizer, 'plain').claim(
+      problem, tokens).verdict.is_correct
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,10 +68,10 @@ class Guess:
 
 def _made(number=2) -> bench.Procedure:
   """As `bench.make` makes one: a new solver is one line of the table."""
-  kinds = {**table.SOLVERS, 'guess': table.Kind(Settings, Guess)}
+  solvers = {**table.SOLVERS, 'guess': Guess}
   settings = Settings(number)
   return bench.Procedure(
-      settings, kinds['guess'].make(settings, tasks.make('countdown'), None))
+      settings, solvers['guess'](settings, tasks.make('countdown'), None))
 
 
 def _policy(label='a', params=1.0, **more):

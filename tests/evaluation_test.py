@@ -12,7 +12,6 @@ import pytest
 
 from configs import models
 from data_pipelines.tokenizers import sentencepiece
-from meta_cot import decode
 from meta_cot import sharding
 from meta_cot import tasks
 from meta_cot import traces
@@ -21,7 +20,7 @@ from meta_cot.evaluation import symbolic
 from meta_cot.evaluation import trees
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
-from meta_cot.rollouts import verdicts
+from meta_cot.rollouts import judge as judge_lib
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
 from meta_cot.solvers import sampling as sampling_lib
@@ -46,7 +45,7 @@ TEXT = traces.render(traces.linearize(RECORD), style='compact')
     ('5,17,1>23:S5+1=6,17+6=23 really', True, 'format'),
 ])
 def test_verdicts_and_kinds_of_error(text, is_finished, error):
-  answer, verdict = verdicts.of_text(
+  answer, verdict = judge_lib.of_text(
       tasks.make('countdown'), PROBLEM, text, 'compact',
       is_finished=is_finished)
   assert verdict.is_correct == (error == 'none')
@@ -143,25 +142,30 @@ def _model():
 
 def _complete(prompts, batch_size, num_devices, temperature):
   tokenizer, config, params = _model()
+  settings = sampling_lib.Settings(
+      batch_size, max_new_tokens=12, num_samples=1, temperature=temperature,
+      top_k=None, top_p=None)
   mesh = sharding.make_mesh(
       sharding.MeshConfig(-1, 1, 1), jax.devices()[:num_devices])
   with sharding.use_mesh(mesh):
-    decoder = sampling_lib.Decoder(
-        config, tokenizer, mesh, batch_size=batch_size, max_new_tokens=12,
-        sampling=decode.Sampling(temperature=temperature))
-    return decoder(params, prompts, jax.random.key(0))
+    sampler = sampling_lib.Sampler(settings, tasks.make('countdown'), mesh)
+    return sampler.complete(
+        base.Policy('', config, params, tokenizer, 'compact'), prompts,
+        jax.random.key(0))
 
 
 @pytest.mark.parametrize('temperature', [0.0, 1.0])
 def test_completions_do_not_depend_on_batches_or_devices(temperature):
   prompts = ['5,17,1>23:', '1>2:', '20,1,9>28:', '5,17,1>23:', '7,7,7>14:']
   expected = _complete(prompts, 5, 1, temperature)
-  bare = lambda found: [dataclasses.replace(c, log_prob=0.0) for c in found]
   for batch_size, num_devices in ((2, 1), (3, 8)):
-    found = _complete(prompts, batch_size, num_devices, temperature)
-    assert bare(found) == bare(expected)
-    assert [c.log_prob for c in found] == pytest.approx(
-        [c.log_prob for c in expected], abs=1e-4)
-  for prompt, completion in zip(prompts, expected):
-    assert completion.text.startswith(prompt)
-    assert 1 <= completion.num_tokens <= 12
+    texts, found = _complete(prompts, batch_size, num_devices, temperature)
+    assert texts == expected[0]
+    for name in ('tokens', 'lengths', 'is_finished'):
+      np.testing.assert_array_equal(
+          getattr(found, name), getattr(expected[1], name))
+    np.testing.assert_allclose(
+        found.log_probs, expected[1].log_probs, atol=1e-4)
+  for prompt, text, length in zip(prompts, expected[0], expected[1].lengths):
+    assert text.startswith(prompt)
+    assert 1 <= length <= 12

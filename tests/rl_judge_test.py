@@ -13,7 +13,6 @@ from meta_cot import traces
 from meta_cot.problem import Problem, Verdict
 from meta_cot.rollouts import episodes
 from meta_cot.rollouts import judge as judge_lib
-from meta_cot.rollouts import verdicts
 from meta_cot.tasks import base
 from tests import small_rl
 
@@ -74,7 +73,7 @@ def test_verdicts_are_those_on_the_texts(is_windowed, played):
   for n, trajectory in enumerate(played):
     problem = _PROBLEMS[n // _G]
     for e, (text, end) in enumerate(trajectory):
-      _, verdict = verdicts.of_text(
+      _, verdict = judge_lib.of_text(
           tasks.make('countdown'), problem,
           traces.prompt(problem, style=_STYLE) + text, _STYLE,
           is_finished=end == 'stop')

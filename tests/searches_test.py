@@ -14,8 +14,7 @@ import pytest
 from data_pipelines.tokenizers import sentencepiece
 from meta_cot import tasks
 from meta_cot import traces
-from meta_cot.rollouts import verdicts
-from meta_cot.solvers import steps
+from meta_cot.rollouts import judge as judge_lib
 from meta_cot.solvers import trees
 from meta_cot.solvers import vocabulary
 from meta_cot.tasks import countdown
@@ -51,18 +50,20 @@ def _tree(nodes, order):
           n is not None and n[1].endswith(EOS) for n in nodes]),
       expansion_order=np.array([order.get(i, -1) for i in range(num)]),
       visit_counts=np.arange(num), values=np.linspace(0, 1, num),
-      log_probs=-np.arange(num, dtype=float), num_tokens=np.int32(40),
-      num_expansions=np.int32(len(order)))
+      log_probs=-np.arange(num, dtype=float))
   padded = np.array([t + [0] * (width - len(t)) for t in tokens])
   return tree, padded, np.array([len(t) for t in tokens])
 
 
-def _read(nodes, order, solution):
-  read = trees.Reader(
-      tasks.make('countdown'), _tokenizer(), STYLE, 'solution',
-      strategy='best_first',
-      arguments={'branching': 2}, seed=3, model='tiny')
-  return read(PROBLEM, *_tree(nodes, order), solution, 2)
+def _judge():
+  return judge_lib.Judge(tasks.make('countdown'), _tokenizer(), STYLE)
+
+
+def _read(nodes, order, solution, kind='solution'):
+  """The record of a search, and the text that is its answer."""
+  return trees.read(
+      _judge(), kind, PROBLEM, *_tree(nodes, order), solution,
+      strategy='best_first', arguments={'branching': 2}, seed=3, model='tiny')
 
 
 NODES = [
@@ -73,8 +74,7 @@ ORDER = {0: 0, 3: 1, 1: 2}
 
 
 def test_a_record_leaves_out_slots_without_a_node():
-  found = _read(NODES, ORDER, 6)
-  record = found.record
+  record, text = _read(NODES, ORDER, 6)
   assert [(n.parent, n.step, n.state) for n in record.nodes] == [
       (-1, '', '5,17,1'), (0, '5+1=6', '17,6'), (0, '5-1=4', '17,4'),
       (2, '17+4=21', '21'), (2, '17-4=13', '13'), (1, '17+6=23', '23'),
@@ -83,22 +83,24 @@ def test_a_record_leaves_out_slots_without_a_node():
   assert [n.is_terminal for n in record.nodes] == [
       False, False, False, True, False, True, True]
   assert [n.is_correct for n in record.nodes].index(True) == 5
-  assert record.solution == (0, 1, 5) and found.is_solved and found.is_found
+  assert record.solution == (0, 1, 5) and record.is_solved
+  assert text == '5,17,1>23:S5+1=6,17+6=23'
   assert record.nodes[5].visits == 6 and record.nodes[5].log_prob == -6.0
   assert record.nodes[5].tokens == tuple(_tokens(f'17+6=23{EOS}'))
-  assert (found.num_tokens, found.num_expansions, found.num_steps) == (40, 3, 2)
   assert record_lib.from_json(record_lib.to_json(record)) == record
 
 
 def test_a_wrong_answer_is_no_solution():
-  found = _read(NODES, ORDER, 4)
-  assert found.record.solution == ()
-  assert not found.is_solved and found.is_found
-  assert not _read(NODES[:6], {0: 0, 3: 1}, -1).is_found
+  record, text = _read(NODES, ORDER, 4)
+  assert record.solution == () and not record.is_solved
+  assert text == '5,17,1>23:S5-1=4,17+4=21'
+  assert any(n.is_correct for n in record.nodes)
+  record, text = _read(NODES[:6], {0: 0, 3: 1}, -1)
+  assert not any(n.is_correct for n in record.nodes) and text == ''
 
 
 def test_the_text_of_a_search():
-  text, left_out = trees.told(_read(NODES, ORDER, 6).record, STYLE)
+  text, left_out = trees.told(_read(NODES, ORDER, 6)[0], STYLE)
   # 17-4=13 does not end although one number is left; 17+5=22 is illegal.
   assert left_out == 2
   assert text == '5,17,1>23:5+1=6,17;5-1=4,17;+21x@1;+23!S5+1=6,17+6=23'
@@ -111,8 +113,8 @@ def test_steps_without_words_are_left_out_with_what_is_below(step):
   nodes = [
       (-1, ''), (0, step), (0, 'S17-1=16,'), (1, f'17+6=23{EOS}'),
       (2, f'16+5=21{EOS}')]
-  found = _read(nodes, {0: 0, 2: 1, 1: 2}, 4)
-  text, left_out = trees.told(found.record, STYLE)
+  record, _ = _read(nodes, {0: 0, 2: 1, 1: 2}, 4)
+  text, left_out = trees.told(record, STYLE)
   assert left_out == 2
   assert text == '5,17,1>23:17-1=16,5;+21x'
 
@@ -130,15 +132,16 @@ def test_a_parent_that_is_no_node_is_refused():
 
 def test_delimiters():
   ends = lambda *kind: [
-      _tokenizer().decode([i]) for i in steps.end_ids(_tokenizer(), *kind)]
+      _tokenizer().decode([i])
+      for i in vocabulary.of(_tokenizer(), 128, *kind).delimiter_ids]
   assert ends(STYLE, 'solution') == [',']
   assert set(ends(STYLE, 'event')) <= {';', 'x', '!'} and ';' in ends(
       STYLE, 'event')
   other = sentencepiece.train(['5+1=6'], 128, 60)
   with pytest.raises(ValueError, match="no token ends with ','"):
-    steps.end_ids(other, STYLE, 'solution')
+    vocabulary.of(other, 128, STYLE, 'solution')
   with pytest.raises(ValueError, match="no token ends with ';' or 'x' or '!'"):
-    steps.end_ids(other, STYLE, 'event')
+    vocabulary.of(other, 128, STYLE, 'event')
 
 
 _pieces = st.lists(st.sampled_from(
@@ -164,9 +167,8 @@ def test_the_verdict_on_tokens_is_that_on_text(pieces):
       dict(numbers=jnp.array([5, 17, 1]), target=jnp.int32(23)), row,
       len(tokens))
   for claim in (
-      verdicts.of_tokens(
-          tasks.make('countdown'), _tokenizer(), PROBLEM, tokens, STYLE),
-      verdicts.of_text(
+      _judge().claim(PROBLEM, tokens),
+      judge_lib.of_text(
           tasks.make('countdown'), PROBLEM,
           traces.prompt(PROBLEM, style=STYLE) + _tokenizer().decode(tokens),
           STYLE)):
@@ -174,23 +176,18 @@ def test_the_verdict_on_tokens_is_that_on_text(pieces):
 
 
 def test_an_event_of_a_trace_is_a_step_without_a_state():
-  read = trees.Reader(
-      tasks.make('countdown'), _tokenizer(), STYLE, 'event',
-      strategy='beam', arguments={}, seed=0, model='')
   nodes = [(-1, ''), (0, '5-1=4,17;'), (1, '+21@0;'), (1, '5+1=6,17;'),
            (3, '+23!'), (4, f'S5+1=6,17+6=23{EOS}')]
-  found = read(PROBLEM, *_tree(nodes, {0: 0, 1: 1, 3: 2, 4: 3}), 5, 4)
-  assert [n.step for n in found.record.nodes] == [
+  record, text = _read(nodes, {0: 0, 1: 1, 3: 2, 4: 3}, 5, 'event')
+  assert [n.step for n in record.nodes] == [
       text.removesuffix(EOS) for _, text in nodes]
-  assert not any(n.state for n in found.record.nodes)
-  assert found.is_solved and found.record.solution == (0, 1, 3, 4, 5)
-  assert found.text == (
-      '5,17,1>23:5-1=4,17;5+1=6,17;+23!S5+1=6,17+6=23')
+  assert not any(n.state for n in record.nodes)
+  assert record.is_solved and record.solution == (0, 1, 3, 4, 5)
+  assert text == '5,17,1>23:5-1=4,17;5+1=6,17;+23!S5+1=6,17+6=23'
 
 
 def test_the_verdict_on_the_host_is_that_on_text():
-  judge = vocabulary.HostVerdict(
-      tasks.make('countdown'), _tokenizer(), STYLE, {7: PROBLEM})
+  judge = vocabulary.HostVerdict(_judge(), {7: PROBLEM})
   texts = [f'S5+1=6,17+6=23{EOS}', 'S5+1=6,17+6=23', f'S5+1=6{EOS}', EOS, '']
   rows = np.zeros((len(texts), 16), np.int32)
   lengths = [len(_tokens(text)) for text in texts]
@@ -210,10 +207,10 @@ def test_the_last_of_several_attempts_counts(text, is_right):
   tokens = [i for part in text.split(EOS)[:-1] for i in _tokens(part + EOS)]
   row = np.zeros(32, np.int32)
   row[:len(tokens)] = tokens
-  outcome = steps.of_last_text(
+  outcome = vocabulary.of_last_text(
       tasks.make('countdown').in_graph.outcome(
           vocabulary.of(_tokenizer(), 128, STYLE).texts), _tokenizer().eos_ids)
   problem = dict(numbers=jnp.array([5, 17, 1]), target=jnp.int32(23))
   assert outcome(problem, jnp.array(row), len(tokens)) == is_right
-  last = steps.last_text(tokens, _tokenizer().eos_ids)
+  last = vocabulary.last_text(tokens, _tokenizer().eos_ids)
   assert last == _tokens(text.split(EOS)[-2] + EOS)

@@ -16,6 +16,7 @@ from meta_cot import sharding
 from meta_cot import tasks
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
+from meta_cot.rollouts import judge as judge_lib
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
 from meta_cot.solvers import searching
@@ -63,16 +64,15 @@ def searcher(name='best_first', **changes):
 
 
 def search(name, problems=PROBLEMS, **changes):
-  """Finished searches and what is read of them."""
+  """Finished searches, what they found, and their records."""
   finished, _, _ = searcher(name, **changes).run(
       policy(), problems, jax.random.key(0))
-  read = trees.Reader(
-      tasks.make('countdown'), tokenizer(), 'compact', 'solution',
-      strategy=name, arguments={}, seed=0, model='')
+  judge = judge_lib.Judge(tasks.make('countdown'), tokenizer(), 'compact')
   return [
-      (f.result.output, read(
-          problem, f.result.output.tree, f.result.tokens, f.result.lengths,
-          int(f.result.output.solution_index), f.num_steps))
+      (f, f.result.output, trees.read(
+          judge, 'solution', problem, f.result.output.tree, f.result.tokens,
+          f.result.lengths, int(f.result.output.solution_index), strategy=name,
+          arguments={}, seed=0, model='')[0])
       for problem, f in zip(problems, finished, strict=True)]
 
 
@@ -81,27 +81,28 @@ def test_a_problem_without_solution_ends_without_one(name):
   problems = PROBLEMS[::-1] * 2
   found = search(name, problems)
   assert len(found) == len(problems)
-  for problem, (output, searched) in zip(problems, found):
-    assert output.is_done and searched.num_steps >= 1
+  for problem, (finished, output, record) in zip(problems, found):
+    assert output.is_done and finished.num_steps >= 1
     assert output.tree.num_expansions >= 1
     if problem is PROBLEMS[1]:
-      assert not searched.is_solved and not searched.is_found
-      assert searched.record.solution == () and output.solution_value == 0
+      assert not any(node.is_correct for node in record.nodes)
+      assert record.solution == () and output.solution_value == 0
     if output.solution_index == -1:
       assert not (output.tree.is_terminal & output.tree.is_valid).any()
-    assert trees.told(searched.record, 'compact')[0]
+    assert trees.told(record, 'compact')[0]
   outcomes = searcher(name)(policy(), problems, jax.random.key(0))
   assert not outcomes.is_correct[::2].any()
-  for (output, searched), record, tokens, value in zip(
+  assert not outcomes.details['is_found'][::2].any()
+  for (_, output, wanted), record, tokens, value in zip(
       found, outcomes.records[:, 0], outcomes.num_tokens[:, 0],
       outcomes.values[:, 0], strict=True):
-    assert record.nodes == searched.record.nodes
-    assert (tokens, value) == (searched.num_tokens, output.solution_value)
+    assert record.nodes == wanted.nodes
+    assert (tokens, value) == (output.tree.num_tokens, output.solution_value)
 
 
 def test_a_budget_smaller_than_one_expansion_pays_for_one():
-  for output, searched in search('beam', max_tokens=1):
-    assert output.is_done and searched.num_steps == 1
+  for finished, output, _ in search('beam', max_tokens=1):
+    assert output.is_done and finished.num_steps == 1
     assert output.tree.num_expansions == 1
     assert output.solution_index == -1 or output.tree.is_terminal[
         output.solution_index]
@@ -146,12 +147,12 @@ def test_what_cannot_be_searched_is_refused(changes, problems, message):
 
 def test_settings_that_do_not_go_together_are_found_before_a_search():
   with pytest.raises(config_lib.ConfigError) as error:
-    searcher('dvts', beam_width=4).check(policy(), PROBLEMS)
+    searcher('dvts', beam_width=4).prepare(policy(), PROBLEMS)
   assert str(error.value) == (
       'search: dvts: num_groups: got 4; must be at most branching, 3: '
       'every group begins with a child of the root.')
   for name in searching.STRATEGIES:
-    searcher(name).check(policy(), PROBLEMS)
+    searcher(name).prepare(policy(), PROBLEMS)
 
 
 def test_several_runs_of_one_searcher_give_the_same_bits():
@@ -203,4 +204,4 @@ def test_events_of_traces_are_searched(style):
   assert all(n.value == float(n.is_correct) for n in ends)
   with pytest.raises(
       config_lib.ConfigError, match='search.max_depth: got None'):
-    searcher(step='event').check(policy(style), PROBLEMS)
+    searcher(step='event').prepare(policy(style), PROBLEMS)

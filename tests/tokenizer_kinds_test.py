@@ -103,10 +103,12 @@ def test_a_decoder_ends_texts_at_either_token():
   """A text is that of a run without ends, up to the first of them."""
   (model, params), tokenizer = _model(), _tokenizer()
   prompts = ['2,3>5:', '24', '9'] * 8
-  run = functools.partial(
-      sampling_lib.Decoder, model, tokenizer, _mesh(), batch_size=24,
-      max_new_tokens=12, sampling=_SAMPLING)
-  found = run()(params, prompts, jax.random.key(0))
+  texts, done = sampling_lib.Sampler(
+      sampling_lib.Settings(
+          batch_size=24, max_new_tokens=12, num_samples=1, temperature=1.0,
+          top_k=None, top_p=None), tasks.make('countdown'), _mesh()).complete(
+              base.Policy('', model, params, tokenizer, 'compact'), prompts,
+              jax.random.key(0))
   endless = sampling_lib.jit_generate(
       model, _mesh(), max_new_tokens=12, sampling=_SAMPLING, eos_ids=(),
       pad_id=0)
@@ -117,12 +119,12 @@ def test_a_decoder_ends_texts_at_either_token():
       jax.random.key(0), row_ids_B=np.arange(24))
   assert not whole.is_finished.any()
   last = []
-  for prompt, completion, tokens in zip(
-      prompts, found, whole.tokens.tolist(), strict=True):
+  for i, (prompt, tokens) in enumerate(
+      zip(prompts, whole.tokens.tolist(), strict=True)):
     ends = [i for i, t in enumerate(tokens) if t in tokenizer.eos_ids]
-    assert completion.is_finished == bool(ends)
-    assert completion.num_tokens == (ends[0] + 1 if ends else 12)
-    assert completion.text == prompt + tokenizer.decode(
+    assert done.is_finished[i] == bool(ends)
+    assert done.lengths[i] == (ends[0] + 1 if ends else 12)
+    assert texts[i] == prompt + tokenizer.decode(
         tokens[:ends[0]] if ends else tokens)
     last += [tokens[ends[0]]] if ends else ['none']
   assert {*last} == {*tokenizer.eos_ids, 'none'}
@@ -139,9 +141,7 @@ def test_a_search_ends_texts_at_either_token():
   run, _, _ = searching.Searcher('best_first', settings, task, _mesh()).run(
       base.Policy('', model, params, tokenizer, 'compact'), _PROBLEMS,
       jax.random.key(0))
-  read = trees.Reader(
-      task, tokenizer, 'compact', settings.step, strategy='best_first',
-      arguments={}, seed=0, model='')
+  judge = judge_lib.Judge(task, tokenizer, 'compact')
   (comma,) = tokenizer.encode(',')
   last = []
   for problem, finished in zip(_PROBLEMS, run, strict=True):
@@ -154,9 +154,10 @@ def test_a_search_ends_texts_at_either_token():
       assert texts[slot][-1] in (*tokenizer.eos_ids, comma) or (
           len(texts[slot]) == 4)
       last.append(texts[slot][-1])
-    record = read(
-        problem, tree, found.tokens, found.lengths,
-        int(found.output.solution_index), finished.num_steps).record
+    record, _ = trees.read(
+        judge, settings.step, problem, tree, found.tokens, found.lengths,
+        int(found.output.solution_index), strategy='best_first', arguments={},
+        seed=0, model='')
     for node in record.nodes[1:]:
       text = tokenizer.decode(node.tokens)
       assert node.step in (text.removesuffix(','), text)

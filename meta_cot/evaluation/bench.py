@@ -38,7 +38,7 @@ def make(
     name: str, settings: Any, task: base_task.Task, mesh: jax.sharding.Mesh
 ) -> Procedure:
   """Makes the procedure of a solver of `table.SOLVERS`."""
-  return Procedure(settings, table.SOLVERS[name].make(settings, task, mesh))
+  return Procedure(settings, table.SOLVERS[name](settings, task, mesh))
 
 
 def run(

@@ -13,7 +13,6 @@ first, whose context is the question.
 
 from collections.abc import Callable, Sequence
 import dataclasses
-from typing import Any
 
 from flax import struct
 import jax
@@ -21,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from meta_cot import decode
-from meta_cot import sharding
 from meta_cot.model import config as model_config
 from meta_cot.problem import Problem
 from meta_cot.rollouts import episodes
@@ -41,11 +39,10 @@ class Steps:
   number: int  # S; what is left of an episode is its last step
 
   def of_tokens(self, rows: rows_lib.Rows, num_episodes: int) -> jax.Array:
-    """The step of every token, j of J, [R, X] int32; -1: was not drawn.
+    """Numbers the step of every token of trajectories in one row each.
 
-    Args:
-      rows: one a trajectory.
-      num_episodes: E.
+    Returns:
+      j of J, [R, X] int32; -1: was not drawn.
     """
     is_end_RxX = rows.is_sampled & decode.is_one_of(
         rows.targets, self.end_ids)
@@ -71,57 +68,51 @@ class Contexts:
   written: jax.Array  # [V, T] int32, of the episode so far, at the right
 
 
-def contexts(
-    rows: rows_lib.Rows, prompt_lengths_N: jax.Array,
-    rollouts: episodes.Rollouts, steps: Steps, episode_length: int,
-) -> Contexts:
-  """The contexts of all steps but the first.
+def jit_contexts(
+    steps: Steps, episode_length: int
+) -> Callable[..., Contexts]:
+  """Makes (prompts, lengths, rollouts) -> contexts, jitted.
 
-  Args:
-    rows: of the trajectories, one row each.
-    prompt_lengths_N: int32, of their prompts.
-    rollouts: of the same.
-    steps: how episodes are cut.
-    episode_length: T.
-
-  Returns:
-    Of a step that did not take place the context is the first token.
+  They are those of all steps but the first. Of a step that did not take place
+  the context is the first token.
   """
-  num, num_episodes = rollouts.starts.shape
-  j_J = jnp.arange(num_episodes * steps.number, dtype=jnp.int32)
-  is_of_NxXxJ = steps.of_tokens(
-      rows, num_episodes)[..., None] == j_J[None, None]
-  first_NxJ = jnp.argmax(is_of_NxXxJ, axis=1).astype(jnp.int32)
-  is_used_NxJ = jnp.any(is_of_NxXxJ, axis=1)
-  # Position x of a row has read x + 1 tokens and predicts the next.
-  lengths_NxJ = jnp.where(is_used_NxJ, first_NxJ + 1, 1)
-  starts_NxE = prompt_lengths_N[:, None] + rollouts.starts
-  drawn_NxJ = jnp.where(
-      is_used_NxJ, lengths_NxJ - jnp.repeat(starts_NxE, steps.number, 1), 0)
-  place_NxJxT = lengths_NxJ[..., None] + (
-      jnp.arange(-episode_length, 0)[None, None])
-  written_NxJxT = jnp.take_along_axis(
-      rows.tokens[:, None], jnp.maximum(place_NxJxT, 0), axis=2)
-  later = lambda x_NxJ: x_NxJ[:, 1:].reshape(-1, *x_NxJ.shape[2:])
-  return Contexts(
-      texts=rows.tokens, lengths=later(lengths_NxJ),
-      beginning=queue.Beginning(
-          jnp.tile(j_J[1:] // steps.number, num), later(drawn_NxJ)),
-      written=later(written_NxJxT))
+
+  @jax.jit
+  def find(prompts_QxP, lengths_Q, rollouts):
+    rows = rows_lib.assemble(prompts_QxP, lengths_Q, rollouts, pad_id=0)
+    num, num_episodes = rollouts.starts.shape
+    prompt_lengths_N = jnp.repeat(lengths_Q, num // len(lengths_Q))
+    j_J = jnp.arange(num_episodes * steps.number, dtype=jnp.int32)
+    is_of_NxXxJ = steps.of_tokens(
+        rows, num_episodes)[..., None] == j_J[None, None]
+    first_NxJ = jnp.argmax(is_of_NxXxJ, axis=1).astype(jnp.int32)
+    is_used_NxJ = jnp.any(is_of_NxXxJ, axis=1)
+    # Position x of a row has read x + 1 tokens and predicts the next.
+    lengths_NxJ = jnp.where(is_used_NxJ, first_NxJ + 1, 1)
+    starts_NxE = prompt_lengths_N[:, None] + rollouts.starts
+    drawn_NxJ = jnp.where(
+        is_used_NxJ, lengths_NxJ - jnp.repeat(starts_NxE, steps.number, 1), 0)
+    place_NxJxT = lengths_NxJ[..., None] + (
+        jnp.arange(-episode_length, 0)[None, None])
+    written_NxJxT = jnp.take_along_axis(
+        rows.tokens[:, None], jnp.maximum(place_NxJxT, 0), axis=2)
+    later = lambda x_NxJ: x_NxJ[:, 1:].reshape(-1, *x_NxJ.shape[2:])
+    return jax.tree.map(queue.split, Contexts(
+        texts=rows.tokens, lengths=later(lengths_NxJ),
+        beginning=queue.Beginning(
+            jnp.tile(j_J[1:] // steps.number, num), later(drawn_NxJ)),
+        written=later(written_NxJxT)))
+
+  return find
 
 
 def rejoin(
     played: episodes.Rollouts, found: Contexts, num_rollouts: int
 ) -> episodes.Rollouts:
-  """Continuations with what their first episode had before; NumPy.
+  """Puts what their first episode had before in front of continuations.
 
-  Args:
-    played: `num_rollouts` continuations of every context.
-    found: the contexts.
-    num_rollouts: a context.
-
-  Returns:
-    What a judge reads of trajectories.
+  All NumPy; `played` are `num_rollouts` of every context. A judge can read the
+  result.
   """
   each = lambda x_V: np.repeat(x_V, num_rollouts, axis=0)
   width = found.written.shape[1]
@@ -133,32 +124,16 @@ def rejoin(
       starts=starts_NxE, ends=played.ends + width)
 
 
-def jit_contexts(
-    steps: Steps, episode_length: int
-) -> Callable[..., Contexts]:
-  """(prompts, lengths, rollouts) -> contexts, jitted."""
-
-  @jax.jit
-  def find(prompts_QxP, lengths_Q, rollouts):
-    rows = rows_lib.assemble(prompts_QxP, lengths_Q, rollouts, pad_id=0)
-    num_samples = len(rollouts.starts) // len(lengths_Q)
-    return jax.tree.map(_split, contexts(
-        rows, jnp.repeat(lengths_Q, num_samples), rollouts, steps,
-        episode_length))
-
-  return find
-
-
 def jit_continue(
     model: model_config.ModelConfig, *, rules: episodes.Episodes,
     num_rollouts: int, num_slots: int,
 ) -> Callable[..., episodes.Rollouts]:
-  """(params, texts, lengths, beginning, rng) -> rollouts, jitted."""
+  """Makes (params, texts, lengths, beginning, rng) -> rollouts, jitted."""
 
   @jax.jit
   def play(params, texts_RxX, lengths_V, beginning, rng):
     texts_RxX, lengths_V, beginning = jax.tree.map(
-        _split, (texts_RxX, lengths_V, beginning))
+        queue.split, (texts_RxX, lengths_V, beginning))
     return rollout_lib.rollout(
         model, params, texts_RxX, lengths_V, rng, rules=rules,
         num_samples=num_rollouts, num_slots=num_slots, beginning=beginning)
@@ -182,7 +157,7 @@ class Vine:
       rollouts: episodes.Rollouts, problems: Sequence[Problem],
       judged: judge_lib.Judged, worth: Callable[..., np.ndarray], rng: PRNGKey,
   ) -> np.ndarray:
-    """Values [N, J] float32; those of steps that did not take place are junk.
+    """Values every step.
 
     Args:
       params: of the policy.
@@ -193,6 +168,9 @@ class Vine:
       worth: (verdicts, questions [V], drawn in earlier episodes [V]) -> mean
         worth of the continuations of every context, [V].
       rng: consumed.
+
+    Returns:
+      [N, J] float32; of steps that did not take place junk.
     """
     num, num_episodes = judged.rewards.shape
     num_steps, num_questions = self.steps.number, len(problems)
@@ -211,15 +189,9 @@ class Vine:
       played = self.player.fetch(self.go_on(
           params, found.texts, found.lengths, found.beginning, keys[1]))
       played = rejoin(played, self.player.fetch(found), self.num_rollouts)
-      numbers_V = np.repeat(
-          numbers_Q, len(found.lengths) // num_questions)
+      numbers_V = np.repeat(numbers_Q, len(found.lengths) // num_questions)
       before_NxJ = np.repeat(judged.tokens_before, num_steps, axis=1)
       values_NxJ[:, 1:] = worth(
           self.judge([problems[q] for q in numbers_V], played), numbers_V,
           before_NxJ[:, 1:].reshape(-1)).reshape(num, -1)
     return values_NxJ
-
-
-def _split(x: Any) -> jax.Array:
-  """The first axis over the devices."""
-  return sharding.constrain(x, 'act_batch', *[None] * (x.ndim - 1))

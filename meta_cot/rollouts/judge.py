@@ -1,24 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verdicts on the episodes of rollouts, on the host.
+"""From what a model wrote to a verdict: the one way from tokens to right.
 
 Axes: N trajectories, E episodes.
 """
 
 from collections.abc import Sequence
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
 from data_pipelines import tokenizers
-from meta_cot.problem import Problem
+from meta_cot import traces
+from meta_cot.problem import Problem, Verdict
 from meta_cot.rollouts import episodes
-from meta_cot.rollouts import verdicts
 from meta_cot.tasks import base
+
+
+class Claim(NamedTuple):
+  """The answer that a text claims, None for none, and what it is worth."""
+
+  answer: str | None
+  verdict: Verdict
+
+
+def of_text(
+    task: base.Task, problem: Problem, text: str, style: str, *,
+    is_finished: bool = True,
+) -> Claim:
+  """Judges prompt and continuation; an unfinished one is never right."""
+  if not is_finished:
+    return Claim(None, Verdict(False, 'unfinished: no end of sequence'))
+  answer = traces.extract_answer(text, style)
+  if answer is None:
+    return Claim(None, Verdict(False, 'no answer in the text'))
+  return Claim(answer, task.verify(problem, answer))
 
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-  """All NumPy."""
+  """Verdicts on episodes, all NumPy."""
 
   rewards: np.ndarray  # [N, E] float32, 1 for a right answer, else 0
   is_taken: np.ndarray  # [N, E] bool
@@ -44,7 +65,7 @@ class Judged:
     return spent
 
   def after(self, num_explored_Q: np.ndarray | None) -> 'Judged':
-    """The same behind searches of so many tokens, shared by the samples."""
+    """Adds what searches cost, each shared by the samples of a question."""
     if num_explored_Q is None:
       return self
     num_samples = len(self.rewards) // len(num_explored_Q)
@@ -54,31 +75,30 @@ class Judged:
 
 @dataclasses.dataclass(frozen=True)
 class Judge:
-  """Reads the episodes and asks the verifier."""
+  """Reads what a model wrote and asks the verifier, on the host."""
 
   task: base.Task
   tokenizer: tokenizers.Tokenizer
   style: str
 
+  def claim(self, problem: Problem, tokens: Sequence[int]) -> Claim:
+    """Judges tokens behind a prompt, the end of sequence left out or not."""
+    prompt = traces.prompt(problem, style=self.style)
+    return of_text(
+        self.task, problem, prompt + self.tokenizer.decode(tokens), self.style)
+
   def __call__(
       self, problems: Sequence[Problem], rollouts: episodes.Rollouts
   ) -> Judged:
-    """Judges all episodes.
-
-    Args:
-      problems: one per question.
-      rollouts: of these questions, NumPy.
-    """
-    shape = rollouts.starts.shape
-    num, num_episodes = shape
-    per_row = rollouts.tokens.shape[0] // num
+    """Judges all episodes of the problems' rollouts, which are NumPy."""
+    shape = num, num_episodes = rollouts.starts.shape
+    per_row = len(rollouts.tokens) // num
     rewards = np.zeros(shape, np.float32)
     is_undecided, is_repeated = np.zeros((2, *shape), bool)
     answers = np.full(shape, None, object)
     claims = {}  # the same answer to a question is common
     for n in range(num):
-      question = n * len(problems) // num
-      seen = set()
+      question, seen = n * len(problems) // num, set()
       for e in range(num_episodes):
         start, end = int(rollouts.starts[n, e]), int(rollouts.ends[n, e])
         if end <= start:
@@ -91,9 +111,7 @@ class Judge:
           continue
         key = question, tokens
         if key not in claims:
-          claims[key] = verdicts.of_tokens(
-              self.task, self.tokenizer, problems[question], tokens[:-1],
-              self.style)
+          claims[key] = self.claim(problems[question], tokens[:-1])
         answers[n, e], verdict = claims[key]
         rewards[n, e] = verdict.is_correct
         is_undecided[n, e] = not verdict.is_decided

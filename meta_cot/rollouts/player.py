@@ -34,7 +34,7 @@ def jit_rollout(
     model: model_config.ModelConfig, *, rules: episodes.Episodes,
     num_samples: int, num_slots: int,
 ) -> Callable[..., episodes.Rollouts]:
-  """(params, prompts, lengths, ids, rng) -> rollouts, jitted."""
+  """Makes (params, prompts, lengths, ids, rng) -> rollouts, jitted."""
 
   @jax.jit
   def play(params, prompts_QxP, lengths_Q, ids_Q, rng):
@@ -54,19 +54,7 @@ class Player:
       rules: episodes.Episodes, style: str, width: int, num_questions: int,
       num_samples: int, num_slots: int,
   ):
-    """Prepares; compiles nothing.
-
-    Args:
-      model: its settings.
-      tokenizer: of the model.
-      mesh: devices.
-      rules: of the trajectories.
-      style: of the prompts.
-      width: P; see `prompt_width`.
-      num_questions: Q.
-      num_samples: G.
-      num_slots: trajectories at a time.
-    """
+    """Compiles nothing; P is `width`, see `prompt_width`."""
     self._tokenizer = tokenizer
     self._mesh = mesh
     self._style = style
@@ -92,16 +80,12 @@ class Player:
       openings: texts in front of the questions; none by default.
     """
     missing = self.num_questions - len(problems)
-    openings = openings or [''] * len(problems)
     encoded = [
         self._tokenizer.encode(o + traces.prompt(p, style=self._style))
-        for o, p in zip(openings, problems, strict=True)]
-    encoded += encoded[:1] * missing
-    prompts_QxP = np.full(
-        (len(encoded), self._width), self._tokenizer.pad_id, np.int32)
-    for row, tokens in enumerate(encoded):
-      prompts_QxP[row, :len(tokens)] = tokens
-    lengths_Q = np.array([len(tokens) for tokens in encoded], np.int32)
+        for o, p in zip(
+            openings or [''] * len(problems), problems, strict=True)]
+    prompts_QxP, lengths_Q = padded(
+        encoded + encoded[:1] * missing, self._width, self._tokenizer.pad_id)
     ids_Q = np.array([*ids, *ids[:1] * missing], np.int32)
     return Asked(*sharding.split_batch(
         (prompts_QxP, lengths_Q, ids_Q), self._mesh))
@@ -113,15 +97,25 @@ class Player:
     return self.play(params, asked.prompts, asked.lengths, asked.ids, rng)
 
   def fetch(self, rollouts: episodes.Rollouts) -> episodes.Rollouts:
-    """The results as NumPy, in full in every process."""
+    """Copies results to the host, in full in every process."""
     return jax.device_get(self._whole(rollouts))
+
+
+def padded(
+    rows: Sequence[Sequence[int]], width: int, pad_id: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Puts texts into one array: tokens [R, width] and lengths [R], int32."""
+  tokens_RxP = np.full((len(rows), width), pad_id, np.int32)
+  for tokens_P, row in zip(tokens_RxP, rows):
+    tokens_P[:len(row)] = row
+  return tokens_RxP, np.array([len(row) for row in rows], np.int32)
 
 
 def prompt_width(
     tokenizer: tokenizers.Tokenizer, problems: Sequence[Problem],
     style: str, openings: Sequence[str] = ('',),
 ) -> int:
-  """P for these problems, any of the texts in front."""
+  """Finds P for these problems, any of the texts in front."""
   longest = max(
       len(tokenizer.encode(traces.prompt(p, style=style))) for p in problems)
   longest += max(len(tokenizer.encode(o)) for o in openings)
@@ -130,7 +124,7 @@ def prompt_width(
 
 @functools.cache
 def token_of(tokenizer: tokenizers.Tokenizer, text: str) -> int:
-  """The one token that is `text`.
+  """Finds the one token that is `text`.
 
   Raises:
     ValueError: there is none.

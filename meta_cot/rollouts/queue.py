@@ -9,6 +9,7 @@ part, so nothing crosses devices. Axes as in `rollout`; M parts.
 from collections.abc import Callable
 import dataclasses
 import functools
+import math
 from typing import Any
 
 from flax import struct
@@ -16,10 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from meta_cot import decode
+from meta_cot import reasoning
 from meta_cot import sharding
 from meta_cot.model import cache as cache_lib
 from meta_cot.rollouts import episodes
-from meta_cot.rollouts import transcript as transcript_lib
 from meta_cot.types import PRNGKey
 
 
@@ -68,7 +69,7 @@ def add(
     rules: episodes.Episodes, slots: Slots, drawn_S: jax.Array,
     log_probs_S: jax.Array,
 ) -> Added:
-  """The token that every slot gets, given those drawn for them."""
+  """Chooses the token that every slot gets, given those drawn for them."""
   is_forced_S = slots.at_forced < slots.num_forced
   tokens_S = drawn_S
   if slots.forced.shape[1]:
@@ -119,75 +120,72 @@ class Queue:
     return self.num_questions * self.num_samples // self.num_parts
 
   def start(self, beginning: Beginning) -> Slots:
-    """The first trajectories in all slots."""
+    """Puts the first trajectories in all slots."""
     rules, slots = self.rules, self.num_slots
-    width = rules.num_between
     window = rules.window if rules.is_windowed else 0
-    if rules.is_windowed:
-      width = window * (rules.episode_length + rules.num_between)
+    seen = window, rules.episode_length + rules.num_between
+    width = math.prod(seen) if rules.is_windowed else rules.num_between
     keeps = rules.is_windowed or rules.feedback is not None
-    zeros = lambda *shape: self._split(jnp.zeros((slots, *shape), jnp.int32))
+    zeros = lambda *shape: split(jnp.zeros((slots, *shape), jnp.int32))
     share = slots // self.num_parts
-    trajectory_S = self._split(jnp.tile(
+    trajectory_S = split(jnp.tile(
         jnp.arange(share, dtype=jnp.int32), self.num_parts))
     made = Slots(
-        trajectory=trajectory_S, is_live=self._split(jnp.ones(slots, bool)),
+        trajectory=trajectory_S, is_live=split(jnp.ones(slots, bool)),
         episode=zeros(), length=zeros(), num_drawn=zeros(), in_episode=zeros(),
         forced=zeros(width), num_forced=zeros(), at_forced=zeros(),
         attempt=zeros(rules.episode_length if keeps else 0),
-        seen=zeros(window, rules.episode_length + rules.num_between),
-        seen_lengths=zeros(window),
+        seen=zeros(*seen), seen_lengths=zeros(window),
         next=jnp.full(self.num_parts, share, jnp.int32))
     questions_S = self.questions(made)
     return made.replace(
         episode=self.take(beginning.episode, questions_S),
         in_episode=self.take(beginning.drawn, questions_S))
 
-  def empty(self) -> transcript_lib.Transcript:
-    """Results of no trajectory."""
-    rows = self.num_questions * self.num_samples * (
-        self.rules.rows_per_trajectory)
-    empty = transcript_lib.empty(rows, self.rules.row_length)
-    return empty.replace(written=self._split(empty.written))
+  def empty(self) -> episodes.Transcript:
+    """Makes results of no trajectory."""
+    lines = self.num_questions * self.num_samples * (
+        self.rules.rows_per_trajectory * episodes.NUM_LINES)
+    zero = jnp.zeros((), jnp.int32)
+    return episodes.Transcript(
+        split(jnp.zeros((lines, self.rules.row_length), jnp.int32)),
+        num_steps=zero, num_live=zero)
 
   def questions(self, slots: Slots) -> jax.Array:
-    """The questions of the slots, inside their part, [S] int32."""
+    """Finds the questions of the slots, inside their part, [S] int32."""
     last = self.num_questions // self.num_parts - 1
     return jnp.minimum(slots.trajectory // self.num_samples, last)
 
   def keys(self, keys_Q: PRNGKey, slots: Slots) -> PRNGKey:
-    """Of the tokens that are drawn now, [S]."""
+    """Makes those of the tokens that are drawn now, [S]."""
     fold = jax.vmap(jax.random.fold_in)
-    data_Qx2 = jax.random.key_data(keys_Q)
-    keys_S = jax.random.wrap_key_data(
-        self.take(data_Qx2, self.questions(slots)))
+    keys_S = self.take(keys_Q, self.questions(slots))
     return fold(
         fold(keys_S, slots.trajectory % self.num_samples), slots.num_drawn)
 
   def record(
-      self, transcript: transcript_lib.Transcript, slots: Slots, added: Added
-  ) -> transcript_lib.Transcript:
-    """The results with one more token of every live slot."""
+      self, transcript: episodes.Transcript, slots: Slots, added: Added
+  ) -> episodes.Transcript:
+    """Writes one more token of every live slot."""
     per_row = self.rules.rows_per_trajectory
     row_S = slots.trajectory * per_row
     if per_row > 1:
       row_S += slots.episode
     # Behind the last row: nowhere.
     row_S = jnp.where(slots.is_live, row_S, self._per_part * per_row)
-    entry_Sx3 = transcript_lib.entry(
+    entry_Sx3 = episodes.entry(
         added.tokens, added.log_probs, added.is_drawn, slots.episode)
-    number = transcript_lib.NUM_LINES
-    lines_Sx3 = row_S[:, None] * number + jnp.arange(number)[None]
-    put = jax.vmap(lambda x, r, c, v: x.at[r, c].set(v, mode='drop'))
-    written = put(*map(self._parts, (
-        transcript.written, lines_Sx3, slots.length[:, None], entry_Sx3)))
+    lines_Sx3 = row_S[:, None] * episodes.NUM_LINES + (
+        jnp.arange(episodes.NUM_LINES)[None])
     return transcript.replace(
-        written=self._split(written.reshape(transcript.written.shape)),
+        written=split(self._each(
+            lambda x, r, c, new: x.at[r, c].set(new, mode='drop'),
+            transcript.written, lines_Sx3, slots.length[:, None], entry_Sx3)),
         num_live=transcript.num_live + jnp.sum(slots.is_live, dtype=jnp.int32))
 
   def advance(
       self, slots: Slots, added: Added, beginning: Beginning) -> Slots:
-    """The slots after their token: next episodes, next trajectories."""
+    """Goes on behind the tokens: next episodes, next trajectories."""
     rules = self.rules
     is_next_S = added.is_end & ~added.is_over
     slots = slots.replace(
@@ -212,25 +210,21 @@ class Queue:
     return self._next(slots, added.is_over, beginning)
 
   def take(self, x_Qx: jax.Array, questions_S: jax.Array) -> jax.Array:
-    """Rows of the slots' questions, [S, ...]."""
-    return self._split(self._take(x_Qx, questions_S))
-
-  def _take(self, x_Qx, questions_S) -> jax.Array:
-    rows = jax.vmap(lambda x, i: x[i])(
-        self._parts(x_Qx), self._parts(questions_S))
-    return rows.reshape(-1, *x_Qx.shape[1:])
+    """Takes rows of the slots' questions, [S, ...]."""
+    return split(self._each(lambda x, q: x[q], x_Qx, questions_S))
 
   def take_cache(
       self, cache: cache_lib.Cache, questions_S: jax.Array
   ) -> cache_lib.Cache:
-    """The prompts of the slots, S rows."""
-    return _of_rows(lambda x: self._take(x, questions_S), cache)
+    """Takes the prompts of the slots, S rows."""
+    return _of_rows(
+        lambda x: self._each(lambda x, q: x[q], x, questions_S), cache)
 
   def refill(
       self, old: cache_lib.Cache, prompts: cache_lib.Cache,
       questions_S: jax.Array, is_new_S: jax.Array,
   ) -> cache_lib.Cache:
-    """The slots' prompts, replaced where `is_new_S`."""
+    """Replaces the slots' prompts where `is_new_S`."""
 
     def put(old, prompts):
       # As many as come in most steps at once; more come in turns.
@@ -246,122 +240,107 @@ class Queue:
   def _refill(self, width, prompts, questions_S, carry):
     """Some of the new prompts; (cache, those still to come)."""
     cache, is_new_S = carry
-    is_new_MxS = self._parts(is_new_S)
-    slots_MxW = jax.vmap(lambda x: jnp.nonzero(
-        x, size=width, fill_value=x.shape[0])[0])(is_new_MxS)
-    questions_MxW = jax.vmap(lambda q, i: q.at[i].get(
-        mode='fill', fill_value=0))(self._parts(questions_S), slots_MxW)
-
-    def move(old, new):
-      rows = jax.vmap(lambda x, i: x[i])(self._parts(new), questions_MxW)
-      put = jax.vmap(lambda x, i, r: x.at[i].set(r, mode='drop'))
-      return put(self._parts(old), slots_MxW, rows).reshape(old.shape)
-
-    cache = _of_rows(move, cache, prompts)
-    is_new_MxS = jax.vmap(lambda x, i: x.at[i].set(False, mode='drop'))(
-        is_new_MxS, slots_MxW)
-    return cache, self._split(is_new_MxS.reshape(-1))
+    slots_W = self._each(
+        lambda x: jnp.nonzero(x, size=width, fill_value=len(x))[0], is_new_S)
+    questions_W = self._each(
+        lambda x, s: x.at[s].get(mode='fill', fill_value=0), questions_S,
+        slots_W)
+    move = lambda old, new, s, q: old.at[s].set(new[q], mode='drop')
+    cache = _of_rows(
+        lambda old, new: self._each(move, old, new, slots_W, questions_W),
+        cache, prompts)
+    is_new_S = self._each(
+        lambda x, s: x.at[s].set(False, mode='drop'), is_new_S, slots_W)
+    return cache, split(is_new_S)
 
   def _speak(self, slots: Slots, is_next_S: jax.Array) -> Slots:
     """What slots are to read before their next episode."""
-    rules = self.rules
-    pieces = []
+    rules, pieces = self.rules, []
+    ints = lambda *shape: jax.ShapeDtypeStruct(
+        (self.num_slots, *shape), jnp.int32)
     if rules.feedback is not None:
-      shapes = (
-          jax.ShapeDtypeStruct(
-              (self.num_slots, rules.feedback_length), jnp.int32),
-          jax.ShapeDtypeStruct((self.num_slots,), jnp.int32))
       part_S = jnp.repeat(
           jnp.arange(self.num_parts), self.num_slots // self.num_parts)
       questions_S = part_S * (self.num_questions // self.num_parts) + (
           self.questions(slots))
       pieces.append(jax.pure_callback(
-          rules.feedback, shapes, questions_S, slots.attempt,
-          slots.in_episode, vmap_method='sequential'))
-    reset_SxF = jnp.broadcast_to(
-        jnp.asarray(rules.reset_ids, jnp.int32)[None],
-        (self.num_slots, len(rules.reset_ids)))
+          rules.feedback, (ints(rules.feedback_length), ints()), questions_S,
+          slots.attempt, slots.in_episode, vmap_method='sequential'))
+    number = len(rules.reset_ids)
     pieces.append((
-        reset_SxF, jnp.full(self.num_slots, len(rules.reset_ids), jnp.int32)))
-    if rules.is_windowed:
-      slots = _remember(slots, is_next_S, pieces)
+        jnp.broadcast_to(
+            jnp.asarray(rules.reset_ids, jnp.int32), (self.num_slots, number)),
+        jnp.full(self.num_slots, number, jnp.int32)))
+    if rules.is_windowed:  # of the attempts in it, this one is the newest
+      newest_SxF, length_S = _join(
+          [(slots.attempt, slots.in_episode), *pieces])
+      shift = lambda old, new: _pick(
+          is_next_S, jnp.concatenate([old[:, 1:], new[:, None]], axis=1), old)
+      slots = slots.replace(
+          seen=shift(slots.seen, newest_SxF),
+          seen_lengths=shift(slots.seen_lengths, length_S))
       pieces = [
           (slots.seen[:, w], slots.seen_lengths[:, w])
           for w in range(rules.window)]
     forced_SxF, num_forced_S = _join(pieces)
-    pick = lambda new, old: jnp.where(
-        is_next_S.reshape(-1, *[1] * (old.ndim - 1)), new, old)
     return slots.replace(
-        forced=pick(forced_SxF[:, :slots.forced.shape[1]], slots.forced),
-        num_forced=pick(num_forced_S, slots.num_forced),
-        at_forced=pick(0, slots.at_forced))
+        forced=_pick(
+            is_next_S, forced_SxF[:, :slots.forced.shape[1]], slots.forced),
+        num_forced=_pick(is_next_S, num_forced_S, slots.num_forced),
+        at_forced=_pick(is_next_S, 0, slots.at_forced))
 
   def _next(self, slots: Slots, is_over_S, beginning: Beginning) -> Slots:
     """Ended trajectories replaced by those of the queue."""
-    is_over_MxS = self._parts(is_over_S)
-    rank_MxS = jnp.cumsum(is_over_MxS, axis=1, dtype=jnp.int32) - 1
-    new_S = self._split((slots.next[:, None] + rank_MxS).reshape(-1))
+    new_S = split(self._each(
+        lambda head, x: head + jnp.cumsum(x, dtype=jnp.int32) - 1, slots.next,
+        is_over_S))
     trajectory_S = jnp.where(
         is_over_S, jnp.minimum(new_S, self._per_part), slots.trajectory)
     slots = slots.replace(
         trajectory=trajectory_S, is_live=trajectory_S < self._per_part,
-        next=slots.next + jnp.sum(is_over_MxS, axis=1, dtype=jnp.int32))
-    zero = lambda x: jnp.where(
-        is_over_S.reshape(-1, *[1] * (x.ndim - 1)), 0, x)
-    names = (
-        'length', 'num_drawn', 'num_forced', 'at_forced', 'seen_lengths')
+        next=slots.next + self._each(
+            lambda x: jnp.sum(x, keepdims=True, dtype=jnp.int32), is_over_S))
     first = jax.tree.map(
         lambda x: self.take(x, self.questions(slots)), beginning)
-    return slots.replace(
-        episode=jnp.where(is_over_S, first.episode, slots.episode),
-        in_episode=jnp.where(is_over_S, first.drawn, slots.in_episode),
-        **{name: zero(getattr(slots, name)) for name in names})
+    begun = dict(
+        episode=first.episode, in_episode=first.drawn, length=0, num_drawn=0,
+        num_forced=0, at_forced=0, seen_lengths=0)
+    return slots.replace(**{
+        name: _pick(is_over_S, new, getattr(slots, name))
+        for name, new in begun.items()})
 
-  def _parts(self, x: jax.Array) -> jax.Array:
-    """[X, ...] -> [M, X / M, ...]."""
-    return x.reshape(self.num_parts, -1, *x.shape[1:])
+  def _each(self, function: Callable[..., jax.Array], *arrays) -> jax.Array:
+    """`function` on the shares that every part has of arrays."""
+    new = jax.vmap(function)(*(
+        x.reshape(self.num_parts, -1, *x.shape[1:]) for x in arrays))
+    return new.reshape(-1, *new.shape[2:])
 
-  def _split(self, x: jax.Array) -> jax.Array:
-    return sharding.constrain(x, 'act_batch', *[None] * (x.ndim - 1))
+
+def split(x: jax.Array) -> jax.Array:
+  """Splits the first axis over the batch axes of the mesh."""
+  return sharding.constrain(x, 'act_batch', *[None] * (x.ndim - 1))
 
 
 def _of_rows(function: Callable[..., jax.Array], *caches) -> Any:
   """`function` on all arrays of caches, rows in front."""
-
-  def on_rows(*arrays):
-    new = function(*(jnp.moveaxis(x, -4, 0) for x in arrays))
-    heads = 'act_kv_heads', None, None
-    new = sharding.constrain(
-        new, 'act_batch', *[None] * (new.ndim - 1 - len(heads)), *heads)
-    return jnp.moveaxis(new, 0, -4)
-
-  first = caches[0]
-  many = lambda name: jax.tree.map(on_rows, *(getattr(c, name) for c in caches))
-  one = lambda name: sharding.constrain(
-      function(*(getattr(c, name) for c in caches)), 'act_batch', None)
-  return first.replace(
-      keys=many('keys'), values=many('values'), positions=one('positions'),
-      is_valid=one('is_valid'))
+  on_rows = lambda *arrays: jnp.moveaxis(
+      function(*(jnp.moveaxis(x, -4, 0) for x in arrays)), 0, -4)
+  of = lambda name: [getattr(cache, name) for cache in caches]
+  new = caches[0].replace(
+      keys=jax.tree.map(on_rows, *of('keys')),
+      values=jax.tree.map(on_rows, *of('values')),
+      positions=function(*of('positions')), is_valid=function(*of('is_valid')))
+  return jax.tree.map(
+      lambda x, axes: sharding.constrain(x, *axes), new, reasoning.axes(new))
 
 
-def _remember(slots: Slots, is_next_S, pieces) -> Slots:
-  """The attempts in the window, the one that has ended the newest."""
-  if not slots.seen.shape[1]:
-    return slots
-  newest_SxF, length_S = _join(
-      [(slots.attempt, slots.in_episode), *pieces])
-  shift = lambda old, new: jnp.where(
-      is_next_S.reshape(-1, *[1] * (old.ndim - 1)),
-      jnp.concatenate([old[:, 1:], new[:, None]], axis=1), old)
-  return slots.replace(
-      seen=shift(slots.seen, newest_SxF),
-      seen_lengths=shift(slots.seen_lengths, length_S))
+def _pick(is_new_S, new, old) -> jax.Array:
+  """Rows of `new` where `is_new_S`, else of `old`."""
+  return jnp.where(is_new_S.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
 
 def _join(pieces) -> tuple[jax.Array, jax.Array]:
   """Texts [S, any] of given lengths, one behind the other without holes."""
-  if not pieces:
-    raise ValueError('pieces: got none; must be at least one.')
   tokens_SxF = jnp.concatenate([tokens for tokens, _ in pieces], axis=1)
   is_text_SxF = jnp.concatenate([
       jnp.arange(tokens.shape[1])[None] < length[:, None]

@@ -14,6 +14,7 @@ batch into, and no slot takes from another part.
 """
 
 import functools
+from typing import NamedTuple
 
 from flax import struct
 import jax
@@ -26,16 +27,14 @@ from meta_cot.model import config as model_config
 from meta_cot.model import transformer
 from meta_cot.rollouts import episodes
 from meta_cot.rollouts import queue as queue_lib
-from meta_cot.rollouts import transcript as transcript_lib
 from meta_cot.types import Params, PRNGKey
 
 
-@struct.dataclass
-class _Prompts:
+class _Prompts(NamedTuple):
   """The prompts of all questions, read."""
 
-  cache: cache_lib.Cache  # Q rows
   hidden: jax.Array  # [Q, D] compute dtype, at the last token
+  cache: cache_lib.Cache  # Q rows
   lengths: jax.Array  # [Q] int32
 
 
@@ -47,20 +46,13 @@ class _State:
   hidden: jax.Array  # [S, D] compute dtype, at every slot's newest token
   cache: cache_lib.Cache  # the ring, S rows
   prompts: cache_lib.Cache  # of the slots, S rows; or of the questions, Q rows
-  transcript: transcript_lib.Transcript
+  transcript: episodes.Transcript
 
 
 def rollout(
-    config: model_config.ModelConfig,
-    params: Params,
-    texts_RxP: jax.Array,
-    prompt_lengths_Q: jax.Array,
-    rng: PRNGKey,
-    *,
-    rules: episodes.Episodes,
-    num_samples: int,
-    num_slots: int,
-    question_ids_Q: jax.Array | None = None,
+    config: model_config.ModelConfig, params: Params, texts_RxP: jax.Array,
+    prompt_lengths_Q: jax.Array, rng: PRNGKey, *, rules: episodes.Episodes,
+    num_samples: int, num_slots: int, question_ids_Q: jax.Array | None = None,
     beginning: queue_lib.Beginning | None = None,
 ) -> episodes.Rollouts:
   """Samples G trajectories for every question.
@@ -69,14 +61,12 @@ def rollout(
   With a mesh, questions, slots and results are split over the batch axes.
 
   Args:
-    config: of the model.
     params: unboxed.
     texts_RxP: int32, padded on the right with anything: the prompts, or what
       several of them begin, see `decode.read_prompts`.
     prompt_lengths_Q: int32, at least 1.
     rng: consumed. Token t that trajectory n draws uses the key folded with the
       question's id, the sample's number and t.
-    rules: of the trajectories.
     num_samples: G.
     num_slots: S, trajectories at a time.
     question_ids_Q: int32, name the questions; 0 .. Q-1 by default.
@@ -86,10 +76,12 @@ def rollout(
     ValueError: a row does not fit the model; Q or S does not divide over the
       devices; `beginning` with a window or feedback.
   """
-  num_questions, num_prompt = len(prompt_lengths_Q), texts_RxP.shape[1]
-  num_slots = min(num_slots, num_questions * num_samples)
-  parts = sharding.num_parts('act_batch')
-  _check(config, rules, num_questions, num_prompt, num_slots, parts)
+  num_questions = len(prompt_lengths_Q)
+  queue = queue_lib.Queue(
+      rules, num_questions=num_questions, num_samples=num_samples,
+      num_slots=min(num_slots, num_questions * num_samples),
+      num_parts=sharding.num_parts('act_batch'))
+  _check(config, queue, texts_RxP.shape[1])
   if beginning is None:
     beginning = queue_lib.Beginning(
         *jnp.zeros((2, num_questions), jnp.int32))
@@ -100,49 +92,36 @@ def rollout(
   if question_ids_Q is None:
     question_ids_Q = jnp.arange(num_questions, dtype=jnp.int32)
   params = transformer.slice_layers(config, params)
-  hidden_QxD, cache = decode.read_prompts(
-      config, params, texts_RxP, prompt_lengths_Q)
-  prompts = _Prompts(cache, hidden_QxD, prompt_lengths_Q.astype(jnp.int32))
-  queue = queue_lib.Queue(
-      rules, num_questions=num_questions, num_samples=num_samples,
-      num_slots=num_slots, num_parts=parts)
+  prompts = _Prompts(
+      *decode.read_prompts(config, params, texts_RxP, prompt_lengths_Q),
+      prompt_lengths_Q.astype(jnp.int32))
   step = functools.partial(
       _step, config, params, prompts, queue,
       jax.vmap(jax.random.fold_in, (None, 0))(rng, question_ids_Q), beginning)
-  *grown, whole = places = _places(rules)
+  # On the CPU the ring grows, as attention costs as much as there are places.
+  # Elsewhere memory is dearer, and to grow takes both rings.
+  places = [rules.row_length]
+  if sharding.platform() == 'cpu':
+    places = decode.stages(rules.row_length)
   state = _start(config, prompts, queue, beginning, places[0])
   # All have ended by the last bound; it says in the compiled program how long
   # the loop is at most.
-  for places, last_step in (
-      *((n, n) for n in grown), (whole, queue.max_steps)):
-    state = state.replace(cache=cache_lib.grow(state.cache, places))
+  for size, last_step in zip(places, (*places[:-1], queue.max_steps)):
+    state = state.replace(cache=cache_lib.grow(state.cache, size))
     state = jax.lax.while_loop(
         lambda s, last_step=last_step: (s.transcript.num_steps < last_step) & (
             jnp.any(s.slots.is_live)), step, state)
-  return transcript_lib.read(rules, state.transcript)
-
-
-def _places(rules: episodes.Episodes) -> list[int]:
-  """Places of the ring, from the first to the whole one.
-
-  On the CPU it grows, as attention costs as much as there are places. Elsewhere
-  memory is dearer, and to grow takes both rings.
-  """
-  if sharding.platform() != 'cpu':
-    return [rules.row_length]
-  return decode.stages(rules.row_length)
+  return episodes.read(rules, state.transcript)
 
 
 def _start(config, prompts, queue, beginning, num_places) -> _State:
   slots = queue.start(beginning)
   questions_S = queue.questions(slots)
-  cache = prompts.cache
-  if not queue.is_shared:
-    cache = queue.take_cache(cache, questions_S)
   return _State(
       slots=slots, hidden=queue.take(prompts.hidden, questions_S),
       cache=cache_lib.create(config, queue.num_slots, num_places),
-      prompts=cache, transcript=queue.empty())
+      prompts=prompts.cache if queue.is_shared else queue.take_cache(
+          prompts.cache, questions_S), transcript=queue.empty())
 
 
 def _step(
@@ -183,15 +162,16 @@ def _step(
       transcript=transcript.replace(num_steps=transcript.num_steps + 1))
 
 
-def _check(config, rules, num_questions, num_prompt, num_slots, parts):
+def _check(config, queue, num_prompt):
+  rules, parts = queue.rules, queue.num_parts
   decode.check_ids(config, stop_ids=rules.stop_ids)
   if num_prompt + rules.row_length > config.max_length:
     raise ValueError(
         f'episodes: {rules.row_length} tokens after prompts of {num_prompt}; '
         'together they must be at most config.model.max_length, '
         f'{config.max_length}.')
-  for name, number in (('questions', num_questions), ('slots', num_slots)):
-    if number % parts:
+  for name in ('num_questions', 'num_slots'):
+    if getattr(queue, name) % parts:
       raise ValueError(
-          f'num_{name}: got {number}; must be a multiple of {parts}, the parts '
-          'that the mesh splits a batch into.')
+          f'{name}: got {getattr(queue, name)}; must be a multiple of {parts}, '
+          'the parts that the mesh splits a batch into.')

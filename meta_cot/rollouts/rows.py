@@ -28,7 +28,7 @@ def assemble(
     prompts_QxP: jax.Array, prompt_lengths_Q: jax.Array,
     rollouts: episodes.Rollouts, *, pad_id: int, multiple: int = 1,
 ) -> Rows:
-  """Training rows of all trajectories.
+  """Makes the training rows of all trajectories.
 
   Args:
     prompts_QxP: int32, padded on the right with anything.

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from data_pipelines import tokenizers
+from meta_cot import decode
 from meta_cot.model import config as model_config
 from meta_cot.problem import Problem
 from meta_cot.types import Params, PRNGKey
@@ -28,6 +29,14 @@ class Policy:
   seed: int = 0  # of its training
   step: int = 0  # of its training
   trained_tokens: float | None = None  # up to this step
+
+
+class Drawing:
+  """Settings with `temperature`, `top_k` and `top_p`."""
+
+  def sampling(self) -> decode.Sampling:
+    """Makes the rule by which tokens are drawn."""
+    return decode.Sampling(self.temperature, self.top_k, self.top_p)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,19 +37,17 @@ def majority(outcomes: base.Outcomes, k: int) -> np.ndarray:
 
   Attempts without an answer have no vote.
   """
-  return _chosen(outcomes, k, voting.majority(_rows(answer_ids(outcomes), k)))
+  return _voted(outcomes, k, voting.majority)
 
 
 def value(outcomes: base.Outcomes, k: int) -> np.ndarray:
   """Takes the answer of the attempt with the highest value."""
-  return _chosen(outcomes, k, voting.best_of_n(
-      _rows(answer_ids(outcomes), k), _rows(_values(outcomes), k)))
+  return _voted(outcomes, k, voting.best_of_n, _values(outcomes))
 
 
 def weighted(outcomes: base.Outcomes, k: int) -> np.ndarray:
   """Takes the answer whose attempts have the largest sum of values."""
-  return _chosen(outcomes, k, voting.weighted(
-      _rows(answer_ids(outcomes), k), _rows(_values(outcomes), k)))
+  return _voted(outcomes, k, voting.weighted, _values(outcomes))
 
 
 CHOOSERS: Mapping[str, Chooser] = types.MappingProxyType({
@@ -116,15 +114,12 @@ def _groups(values_BxN: np.ndarray, k: int) -> np.ndarray:
   return values_BxN[:, :groups * k].reshape(num_problems, groups, k)
 
 
-def _rows(values_BxN: np.ndarray, k: int) -> np.ndarray:
-  return _groups(values_BxN, k).reshape(-1, k)
-
-
-def _chosen(outcomes, k: int, chosen_BG) -> np.ndarray:
+def _voted(outcomes, k: int, vote, *values_BxN: np.ndarray) -> np.ndarray:
   """[B] shares of groups whose chosen attempt is right; NONE is wrong."""
-  chosen_BG = np.asarray(chosen_BG)
+  rows = lambda x_BxN: _groups(x_BxN, k).reshape(-1, k)
+  chosen_BG = np.asarray(vote(*map(rows, (answer_ids(outcomes), *values_BxN))))
   picked_BG = np.take_along_axis(
-      _rows(outcomes.is_correct, k), np.maximum(chosen_BG, 0)[:, None],
+      rows(outcomes.is_correct), np.maximum(chosen_BG, 0)[:, None],
       axis=1)[:, 0]
   is_right_BG = picked_BG & (chosen_BG != tree_lib.NONE)
   return is_right_BG.reshape(len(outcomes.is_correct), -1).mean(axis=1)

@@ -9,7 +9,6 @@ import time
 import jax
 import numpy as np
 
-from meta_cot import decode
 from meta_cot import sharding
 from meta_cot.problem import Problem
 from meta_cot.rollouts import episodes
@@ -26,7 +25,7 @@ _NO_QUESTION = 2**32 - 1  # no question has this number
 
 
 @dataclasses.dataclass(frozen=True)
-class Rules:
+class Rules(base.Drawing):
   """What a trajectory is."""
 
   num_episodes: int = config_lib.setting(low=1)
@@ -38,11 +37,6 @@ class Rules:
   temperature: float = config_lib.setting(above=0.0)
   top_k: int | None = config_lib.setting(low=1)
   top_p: float | None = config_lib.setting(above=0.0, high=1.0)
-
-  def sampling(self) -> decode.Sampling:
-    """Makes the rule by which tokens are drawn."""
-    return decode.Sampling(
-        temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,22 +53,13 @@ class Reviser:
 
   def __init__(
       self, settings: Settings, task: base_task.Task, mesh: jax.sharding.Mesh,
-      *, explore: Explore | None = None, width: int | None = None,
+      *, explore: Explore | None = None,
   ):
-    """Compiles nothing.
-
-    Args:
-      settings: of the trajectories.
-      task: judges.
-      mesh: devices.
-      explore: writes the first attempts instead.
-      width: slots of a prompt; those of the problems at hand by default.
-    """
+    """Compiles nothing; `explore` writes the first attempts instead."""
     self._settings = settings
     self._task = task
     self._mesh = mesh
     self._explore = explore
-    self._width = width
     self._player = functools.cache(self._make_player)
 
   def __call__(
@@ -86,17 +71,22 @@ class Reviser:
     Raises:
       ValueError: no trajectory can follow the rules.
     """
-    width = self._width or player_lib.prompt_width(
-        policy.tokenizer, problems, policy.style)
+    width = player_lib.prompt_width(policy.tokenizer, problems, policy.style)
     player = self._player(policy.model, policy.tokenizer, policy.style, width)
     judge = judge_lib.Judge(self._task, policy.tokenizer, policy.style)
     start = time.perf_counter()
     judged, occupancy = play(
         player, judge, policy.params, problems, rng, explore=self._explore,
         first=first)
-    return outcomes(
-        judged, self._settings.num_samples, occupancy=occupancy,
-        seconds=time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    grid = lambda x_NxE: x_NxE.reshape(len(problems), -1)
+    return base.Outcomes(
+        is_correct=grid(judged.rewards) > 0,
+        is_finished=grid(judged.is_finished),
+        # What a search before the first episode cost is that episode's.
+        num_tokens=grid(judged.tokens_spent).astype(np.float64),
+        answers=grid(judged.answers), num_episodes=judged.rewards.shape[1],
+        seconds=seconds, occupancy=occupancy)
 
   def _make_player(self, model, tokenizer, style, width) -> player_lib.Player:
     up = lambda number: sharding.up_to_parts(number, self._mesh)
@@ -136,9 +126,9 @@ def play(
     judge: (problems, rollouts) -> verdicts.
     params: of the policy.
     problems: the questions.
-    rng: of all draws.
-    explore: writes the first attempts, if there is a search that does.
-    first: number of the first question; the draws follow from it.
+    rng: of all draws, which follow from the numbers of the questions too.
+    explore: writes the first attempts, if a search does.
+    first: number of the first question.
 
   Returns:
     Verdicts on G trajectories of each problem in turn, and the share of slots
@@ -155,27 +145,10 @@ def play(
       asked = explore(params, asked, explore_rng)
     host, explored_Q = player.fetch(
         (player(params, asked, rng), asked.num_explored))
-    judged = judge(
-        [*some, *some[:1] * (count - len(some))], host).after(explored_Q)
-    rows = len(some) * player.num_samples
-    parts.append(jax.tree.map(
-        lambda x, rows=rows: x[:rows], dataclasses.asdict(judged)))
+    parts.append(dataclasses.asdict(judge(
+        [*some, *some[:1] * (count - len(some))], host).after(explored_Q)))
     live += int(host.num_live)
     total += int(host.num_steps) * player.num_slots
+  rows = len(problems) * player.num_samples
   return judge_lib.Judged(**jax.tree.map(
-      lambda *x: np.concatenate(x), *parts)), live / max(total, 1)
-
-
-def outcomes(
-    judged: judge_lib.Judged, num_samples: int, **costs: float
-) -> base.Outcomes:
-  """Reads verdicts on G trajectories of each problem as attempts, E each.
-
-  What a search before the first episode cost is that episode's.
-  """
-  num_episodes = judged.rewards.shape[1]
-  grid = lambda x_NxE: x_NxE.reshape(-1, num_samples * num_episodes)
-  return base.Outcomes(
-      is_correct=grid(judged.rewards) > 0, is_finished=grid(judged.is_finished),
-      num_tokens=grid(judged.tokens_spent).astype(np.float64),
-      answers=grid(judged.answers), num_episodes=num_episodes, **costs)
+      lambda *x: np.concatenate(x)[:rows], *parts)), live / max(total, 1)

@@ -16,13 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from meta_cot import decode
 from meta_cot import reasoning
 from meta_cot import sharding
 from meta_cot import traces
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
 from meta_cot.problem import Problem
+from meta_cot.rollouts import judge as judge_lib
+from meta_cot.rollouts import player as player_lib
 from meta_cot.search import base as search_base
 from meta_cot.search import batching
 from meta_cot.search import engine
@@ -33,7 +34,6 @@ from meta_cot.search.depth_first import DepthFirst
 from meta_cot.search.mcts import Mcts
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
-from meta_cot.solvers import steps as steps_lib
 from meta_cot.solvers import trees
 from meta_cot.solvers import vocabulary as vocabulary_lib
 from meta_cot.tasks import base as base_task
@@ -58,10 +58,10 @@ STRATEGIES: Mapping[str, Callable[..., engine.Strategy]] = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(base.Drawing):
   """How trees grow, and what they may cost."""
 
-  step: str = config_lib.setting(choices=tuple(steps_lib.KINDS))
+  step: str = config_lib.setting(choices=vocabulary_lib.KINDS)
   num_slots: int = config_lib.setting(is_free=True, low=1)
   chunk_steps: int = config_lib.setting(is_free=True, low=1)
   value: str = config_lib.setting(choices=('likelihood', 'head'))
@@ -80,13 +80,8 @@ class Settings:
   top_k: int | None = config_lib.setting(low=1)
   top_p: float | None = config_lib.setting(above=0.0, high=1.0)
 
-  def sampling(self) -> decode.Sampling:
-    """How steps are drawn."""
-    return decode.Sampling(
-        temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
-
   def depth(self, task: base_task.Task, problems: Sequence[Problem]) -> int:
-    """Levels of a tree: as many as a solution has steps by default.
+    """Finds the levels of a tree: by default the steps of a solution.
 
     Raises:
       ConfigError: it is not set and the task does not say, or steps are not
@@ -116,7 +111,7 @@ class Found:
 
 @functools.partial(jax.jit, static_argnames=('model',))
 def slice_layers(model: model_config.ModelConfig, params: Params) -> Params:
-  """`transformer.slice_layers`, compiled: the parameters that searches want."""
+  """Compiles `transformer.slice_layers`: the parameters that searches want."""
   return transformer.slice_layers(model, params)
 
 
@@ -127,34 +122,15 @@ class Searcher:
       self, name: str, settings: Settings, task: base_task.Task,
       mesh: jax.sharding.Mesh,
   ):
-    """Compiles nothing.
-
-    Args:
-      name: of the strategy, a key of `STRATEGIES`.
-      settings: of the search.
-      task: judges.
-      mesh: devices.
-    """
+    """Prepares the strategy `name`; compiles nothing."""
     self._name = name
     self._settings = settings
     self._task = task
     self._mesh = mesh
     # Others of the same strategy would be compiled again.
     self._slots = functools.cache(self._make_slots)
-    self._host = functools.cache(functools.partial(
-        vocabulary_lib.HostVerdict, task))
-
-  def check(self, policy: base.Policy, problems: Sequence[Problem]) -> None:
-    """Checks settings and problems; searches nothing.
-
-    Raises:
-      ConfigError: settings that allow no search of the problems.
-      UserError: two problems whose inputs for the verdict differ in shape.
-      ValueError: no problems.
-    """
-    inputs, depth = self._prepare(policy, problems, 0)
-    make_strategy(self._settings, self._name, depth)
-    check_room(policy.model, self._settings, len(inputs[0]['prompt']), depth)
+    self._host = functools.cache(lambda *model: vocabulary_lib.HostVerdict(
+        judge_lib.Judge(task, *model)))
 
   def __call__(
       self, policy: base.Policy, problems: Sequence[Problem], rng: PRNGKey, *,
@@ -163,32 +139,50 @@ class Searcher:
     """See `base.Solver`.
 
     Raises:
-      UserError, ValueError: as `check`.
+      UserError, ValueError: as `prepare`.
     """
     finished, usage, seconds = self.run(policy, problems, rng, first=first)
-    read = trees.Reader(
-        self._task, policy.tokenizer, policy.style, self._settings.step,
+    kind, style = self._settings.step, policy.style
+    read = functools.partial(
+        trees.read, judge_lib.Judge(self._task, policy.tokenizer, style), kind,
         strategy=self._name, arguments=dataclasses.asdict(self._settings),
         seed=int(jax.random.key_data(rng).reshape(-1)[-1]),
         model=f'{policy.label}, step {policy.step}')
-    found = [
+    records, texts = zip(*(
         read(problem, f.result.output.tree, f.result.tokens, f.result.lengths,
-             int(f.result.output.solution_index), f.num_steps)
-        for problem, f in zip(problems, finished, strict=True)]
-    return _outcomes(
-        found, finished, policy.style, seconds=seconds,
-        occupancy=usage.occupancy)
+             int(f.result.output.solution_index))
+        for problem, f in zip(problems, finished, strict=True)))
+    told = [(text, None) for text in texts]
+    if kind == 'solution':
+      told = [trees.told(record, style) for record in records]
+    column = lambda values: base.objects([[value] for value in values])
+    outputs = [f.result.output for f in finished]
+    return base.Outcomes(
+        is_correct=column(r.is_solved for r in records).astype(bool),
+        is_finished=column(map(bool, texts)).astype(bool),
+        num_tokens=column(o.tree.num_tokens for o in outputs).astype(float),
+        answers=column(
+            traces.extract_answer(t, style) if t else None for t in texts),
+        values=column(o.solution_value for o in outputs).astype(float),
+        seconds=seconds, occupancy=usage.occupancy,
+        details=dict(
+            text=column(text for text, _ in told),
+            is_found=column(any(n.is_correct for n in r.nodes)
+                            for r in records),
+            nodes=column(len(r.nodes) - 1 for r in records),
+            nodes_left_out=column(left_out for _, left_out in told),
+            expansions=column(int(o.tree.num_expansions) for o in outputs)),
+        records=column(records))
 
   def run(
       self, policy: base.Policy, problems: Sequence[Problem], rng: PRNGKey, *,
       first: int = 0,
   ) -> tuple[list[batching.Finished], batching.Usage, float]:
     """Searches: (`Found` of every problem in order, usage, seconds)."""
-    self.check(policy, problems)
-    inputs, depth = self._prepare(policy, problems, first)
+    inputs, strategy = self.prepare(policy, problems, first)
     self._host(policy.tokenizer, policy.style).problems = dict(
         enumerate(problems, first))
-    made = self._slots(policy.model, policy.tokenizer, policy.style, depth)
+    made = self._slots(policy.model, policy.tokenizer, policy.style, strategy)
     params = slice_layers(policy.model, policy.params)
     queue = [batching.Problem(i, row) for i, row in enumerate(inputs, first)]
     made.warm_up(params, rng, queue[0])
@@ -198,51 +192,54 @@ class Searcher:
         key=lambda f: f.problem.id)
     return finished, usage, time.perf_counter() - start
 
-  def _make_slots(self, model, tokenizer, style, depth) -> batching.Slots:
+  def _make_slots(self, model, tokenizer, style, strategy) -> batching.Slots:
     return make_slots(
         self._task, model, self._settings, vocabulary_lib.of(
             tokenizer, model.vocab_size, style, self._settings.step),
-        self._mesh, make_strategy(self._settings, self._name, depth),
-        verdict=None if steps_lib.is_in_graph(self._task, style) else (
+        self._mesh, strategy,
+        verdict=None if vocabulary_lib.is_in_graph(self._task, style) else (
             self._host(tokenizer, style)))
 
-  def _prepare(self, policy, problems, first) -> tuple[list[dict], int]:
-    """What the search needs of every problem, in equal shapes, and depth."""
+  def prepare(
+      self, policy: base.Policy, problems: Sequence[Problem], first: int = 0
+  ) -> tuple[list[dict], engine.Strategy]:
+    """Makes what is searched, in equal shapes, and by which strategy.
+
+    Raises:
+      ConfigError: settings that allow no search of the problems.
+      UserError: two problems whose inputs for the verdict differ in shape.
+      ValueError: no problems.
+    """
     if not problems:
       raise ValueError('problems: got none; must be at least one.')
     judged = judge_inputs(
         self._task, self._settings, problems, policy.style, first)
-    encoded = [
-        policy.tokenizer.encode(traces.prompt(p, style=policy.style))
-        for p in problems]
-    width = decode.prompt_width(max(map(len, encoded)))
-    pad = lambda ids: ids + [policy.tokenizer.pad_id] * (width - len(ids))
-    inputs = [
-        dict(prompt=np.array(pad(ids), np.int32), length=np.int32(len(ids)),
-             problem=problem)
-        for problem, ids in zip(judged, encoded)]
-    return inputs, self._settings.depth(self._task, problems)
+    depth = self._settings.depth(self._task, problems)
+    strategy = make_strategy(self._settings, self._name, depth)
+    width = player_lib.prompt_width(policy.tokenizer, problems, policy.style)
+    check_room(policy.model, self._settings, width, depth)
+    prompts = player_lib.padded(
+        [policy.tokenizer.encode(traces.prompt(p, style=policy.style))
+         for p in problems], width, policy.tokenizer.pad_id)
+    return [
+        dict(prompt=prompt_P, length=length, problem=problem)
+        for prompt_P, length, problem in zip(*prompts, judged)], strategy
 
 
 def judge_inputs(
     task: base_task.Task, settings: Settings, problems: Sequence[Problem],
     style: str, first: int = 0,
 ) -> list[dict[str, np.ndarray]]:
-  """What the verdict on a text needs to know of every problem.
+  """Collects what the verdict on a text needs to know of every problem.
 
-  Args:
-    task: judges.
-    settings: of the search.
-    problems: any number.
-    style: of the texts.
-    first: place of the first problem in its split.
+  `first` is the place of the first problem in its split.
 
   Raises:
     UserError: two problems differ in shape; names them.
   """
   if settings.outcome != 'verifier':
     return [{} for _ in problems]
-  if not steps_lib.is_in_graph(task, style):
+  if not vocabulary_lib.is_in_graph(task, style):
     return [
         dict(index=np.int32(i)) for i in range(first, first + len(problems))]
   inputs = [task.in_graph.inputs(p) for p in problems]
@@ -257,7 +254,7 @@ def judge_inputs(
 
 def make_strategy(
     settings: Settings, name: str, depth: int) -> engine.Strategy:
-  """The strategy `name` of STRATEGIES.
+  """Makes the strategy `name` of STRATEGIES.
 
   Raises:
     ConfigError: the settings allow no search.
@@ -287,7 +284,7 @@ def make_slots(
     vocabulary: vocabulary_lib.Vocabulary, mesh: jax.sharding.Mesh,
     strategy: engine.Strategy, verdict: Callable[..., jax.Array] | None = None,
 ) -> batching.Slots:
-  """One strategy over problems.
+  """Makes the slots of one strategy over problems.
 
   A problem's inputs are the NumPy arrays prompt [P] and length [], int32, and
   problem, a dict as of `judge_inputs`. `verdict` is that of the task in the
@@ -309,7 +306,7 @@ def make_steps(
 ) -> tuple[
     search_base.StepFn,
     Callable[..., tuple[reasoning.Prompts, search_base.Root]]]:
-  """A model's steps, valued as the settings say, and where they begin.
+  """Makes a model's steps, valued as the settings say, and their beginning.
 
   Returns:
     The step function, and (params, inputs) -> (rows, roots), as `slots.Slots`
@@ -323,7 +320,7 @@ def make_steps(
   if is_judged:
     outcome = verdict or task.in_graph.outcome(vocabulary.texts)
     if settings.step == 'episode':
-      outcome = steps_lib.of_last_text(outcome, vocabulary.eos_ids)
+      outcome = vocabulary_lib.of_last_text(outcome, vocabulary.eos_ids)
   step_fn = reasoning.make_step_fn(
       model, branching=settings.branching, step_length=settings.step_length,
       delimiter_ids=vocabulary.delimiter_ids, eos_ids=vocabulary.eos_ids,
@@ -344,37 +341,7 @@ def make_steps(
   return step_fn, start
 
 
-def _outcomes(
-    found: Sequence[trees.Searched], finished: Sequence[batching.Finished],
-    style: str, **costs: float,
-) -> base.Outcomes:
-  """One attempt at every problem: what its search chose."""
-  column = lambda values: base.objects([[value] for value in values])
-  is_solution = found[0].record.arguments['step'] == 'solution'
-  told = [
-      trees.told(f.record, style) if is_solution else (f.text, None)
-      for f in found]
-  return base.Outcomes(
-      is_correct=column(f.is_solved for f in found).astype(bool),
-      is_finished=column(bool(f.text) for f in found).astype(bool),
-      num_tokens=column(f.num_tokens for f in found).astype(float),
-      answers=column(
-          traces.extract_answer(f.text, style) if f.text else None
-          for f in found),
-      values=column(
-          float(f.result.output.solution_value) for f in finished).astype(
-              float),
-      details=dict(
-          text=column(text for text, _ in told),
-          is_found=column(f.is_found for f in found),
-          nodes=column(len(f.record.nodes) - 1 for f in found),
-          nodes_left_out=column(left_out for _, left_out in told),
-          expansions=column(f.num_expansions for f in found)),
-      records=column(f.record for f in found), **costs)
-
-
-def _nothing(problem, tokens_M, length) -> jax.Array:
-  del problem, tokens_M, length
+def _nothing(*_) -> jax.Array:
   return jnp.zeros((), jnp.float32)
 
 

@@ -6,113 +6,81 @@ A step of a tree is one operation of a solution, such as those of
 the record as it is, with no state.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
 import numpy as np
 
-from data_pipelines import tokenizers
 from meta_cot import traces
 from meta_cot.problem import Problem
-from meta_cot.rollouts import verdicts
-from meta_cot.solvers import steps as steps_lib
+from meta_cot.rollouts import judge as judge_lib
+from meta_cot.solvers import vocabulary
 from meta_cot.tasks import base
+from meta_cot.traces import format as format_lib
 from meta_cot.traces import from_tree
 
 
-@dataclasses.dataclass(frozen=True)
-class Searched:
-  """One search: its record, its cost, and whether it was any good."""
+def read(
+    judge: judge_lib.Judge, kind: str, problem: Problem,
+    tree: from_tree.Arrays, tokens_NxT: np.ndarray, lengths_N: np.ndarray,
+    solution: int, **about: Any,
+) -> tuple[traces.TraceRecord, str]:
+  """Reads and judges the tree of one search.
 
-  record: traces.TraceRecord
-  num_tokens: int  # generated for all children, those merged away included
-  num_expansions: int
-  num_steps: int  # of the engine
-  is_found: bool  # some finished child is right, whether chosen or not
-  text: str  # prompt and steps of the attempt that is the answer, or ''
+  Args:
+    judge: of the model's texts.
+    kind: of the steps, of `vocabulary.KINDS`.
+    problem: that was searched.
+    tree: a `search.SearchTree` of one problem, NumPy.
+    tokens_NxT: int, of every node's own step.
+    lengths_N: int, of the steps.
+    solution: the search's answer, a slot; -1 for none.
+    **about: strategy, arguments, seed and model of the record.
 
-  @property
-  def is_solved(self) -> bool:
-    """Whether the search's own answer is right."""
-    return self.record.is_solved
+  Returns:
+    Its record, and prompt and steps of the attempt that is the answer, or ''.
+  """
+  task, tokenizer, first = judge.task, judge.tokenizer, None
+  if kind == 'solution' and task.states is not None:
+    first = task.states.first(problem)
+  last = lambda tokens: vocabulary.last_text(tokens, tokenizer.eos_ids)
+  texts = {0: from_tree.NodeText('', first or '', False, ())}
+  paths, states = {0: ()}, {0: first}  # tokens; state, None if illegal
+  for slot in np.flatnonzero(tree.is_valid).tolist()[1:]:
+    parent = int(tree.parents[slot])
+    tokens = tuple(tokens_NxT[slot, :lengths_N[slot]].tolist())
+    paths[slot] = paths[parent] + tokens
+    text = tokenizer.decode(tokens)
+    step = _said(text, judge.style, is_first=parent == 0) if (
+        kind == 'solution') else None
+    is_legal = step is not None and states[parent] is not None
+    states[slot] = task.states.after(states[parent], step) if is_legal else None
+    texts[slot] = from_tree.NodeText(
+        step=text if step is None else step, tokens=tokens,
+        state=states[slot] or '',
+        is_correct=bool(tree.is_terminal[slot]) and judge.claim(
+            problem, last(paths[slot])).verdict.is_correct)
+  answer = ''
+  if solution >= 0:
+    answer = traces.prompt(problem, style=judge.style) + tokenizer.decode(
+        last(paths[solution]))
+  return from_tree.from_tree(problem, tree, texts, solution, **about), answer
 
 
-@dataclasses.dataclass(frozen=True)
-class Reader:
-  """Makes records of the trees of one model."""
-
-  task: base.Task
-  tokenizer: tokenizers.Tokenizer
-  style: str
-  kind: str  # of the steps, of `steps.KINDS`
-  strategy: str
-  arguments: Mapping[str, Any]  # JSON values
-  seed: int
-  model: str
-
-  def __call__(
-      self, problem: Problem, tree: from_tree.Arrays,
-      tokens_NxT: np.ndarray, lengths_N: np.ndarray, solution: int,
-      num_steps: int,
-  ) -> Searched:
-    """Reads and judges one tree.
-
-    Args:
-      problem: that was searched.
-      tree: a `search.SearchTree` of one problem, NumPy.
-      tokens_NxT: int, of every node's own step.
-      lengths_N: int, of the steps.
-      solution: the search's answer, a slot; -1 for none.
-      num_steps: of the engine.
-    """
-    texts, paths = self._texts(problem, tree, tokens_NxT, lengths_N)
-    record = from_tree.from_tree(
-        problem, tree, texts, solution, strategy=self.strategy,
-        arguments=self.arguments, seed=self.seed, model=self.model)
-    return Searched(
-        record, int(tree.num_tokens), int(tree.num_expansions), num_steps,
-        any(text.is_correct for text in texts.values()),
-        traces.prompt(problem, style=self.style) + self.tokenizer.decode(
-            self._last(paths[solution])) if solution >= 0 else '')
-
-  def _texts(self, problem, tree, tokens_NxT, lengths_N):
-    """{slot: NodeText} and {slot: tokens from the root on}."""
-    first = self._first(problem)
-    texts = {0: from_tree.NodeText('', first or '', False, ())}
-    paths, states = {0: ()}, {0: first}  # tokens; state, None if illegal
-    for slot in np.flatnonzero(tree.is_valid).tolist()[1:]:
-      parent = int(tree.parents[slot])
-      tokens = tuple(tokens_NxT[slot, :lengths_N[slot]].tolist())
-      paths[slot] = paths[parent] + tokens
-      text = self.tokenizer.decode(tokens)
-      step = steps_lib.said(
-          text, self.style, self.kind, is_first=parent == 0)
-      is_legal = step is not None and states[parent] is not None
-      states[slot] = self.task.states.after(
-          states[parent], step) if is_legal else None
-      texts[slot] = from_tree.NodeText(
-          step=text if step is None else step, tokens=tokens,
-          state=states[slot] or '',
-          is_correct=bool(tree.is_terminal[slot]) and verdicts.of_tokens(
-              self.task, self.tokenizer, problem, self._last(paths[slot]),
-              self.style).verdict.is_correct)
-    return texts, paths
-
-  def _last(self, tokens: Sequence[int]) -> Sequence[int]:
-    return steps_lib.last_text(tokens, self.tokenizer.eos_ids)
-
-  def _first(self, problem: Problem) -> str | None:
-    """The state of the root; None where steps do not lead to states."""
-    if self.kind != 'solution' or self.task.states is None:
-      return None
-    return self.task.states.first(problem)
+def _said(text: str, style: str, *, is_first: bool) -> str | None:
+  """A step without what begins or ends it; None: it begins no solution."""
+  module = format_lib.STYLES[style]
+  if is_first and not text.startswith(module.OPENING):
+    return None
+  if is_first:
+    text = text.removeprefix(module.OPENING)
+  return text.removesuffix(module.STEP_END)
 
 
 def of_answers(
     task: base.Task, problem: Problem, answers: Sequence[str | None],
-    is_correct: Sequence[bool], *, strategy: str,
-    arguments: Mapping[str, Any], seed: int, model: str,
+    is_correct: Sequence[bool], **about: Any,
 ) -> traces.TraceRecord:
   """Makes a record of whole answers: a chain of steps for each, in order.
 
@@ -121,10 +89,7 @@ def of_answers(
     problem: that was answered.
     answers: one step per line; None: none was claimed.
     is_correct: of the same; the first right one is the solution.
-    strategy: name of the solver.
-    arguments: of the solver, JSON values.
-    seed: of its random draws.
-    model: who answered.
+    **about: strategy, arguments, seed and model of the record.
   """
   nodes, solution = [traces.Node(-1, '', task.states.first(problem), 0)], ()
   for answer, is_right in zip(answers, is_correct, strict=True):
@@ -140,13 +105,12 @@ def of_answers(
     if is_right and not solution:
       solution = from_tree.path(nodes, parent)
   return traces.TraceRecord(
-      problem=problem, strategy=strategy, arguments=arguments, seed=seed,
-      model=model, nodes=tuple(nodes), solution=solution,
-      traversal='depth_first')
+      problem=problem, nodes=tuple(nodes), solution=solution,
+      traversal='depth_first', **about)
 
 
 def told(record: traces.TraceRecord, style: str) -> tuple[str, int]:
-  """The search as text, as far as the style can write it.
+  """Tells the search as text, as far as the style can write it.
 
   Nodes that it has no words for are left out, with all that is below them: a
   step that is no operation on the numbers left, an end before one number is
@@ -164,7 +128,7 @@ def told(record: traces.TraceRecord, style: str) -> tuple[str, int]:
     if node.parent not in index:
       continue
     node = dataclasses.replace(node, parent=index[node.parent])
-    if _can_tell(record.problem, [*kept, node], style):
+    if _can_tell(record, [*kept, node], style):
       index[i] = len(kept)
       kept.append(node)
   is_whole = all(i in index for i in record.solution)
@@ -179,18 +143,16 @@ def told(record: traces.TraceRecord, style: str) -> tuple[str, int]:
   return text, len(record.nodes) - len(kept)
 
 
-def _can_tell(
-    problem: Problem, nodes: Sequence[traces.Node], style: str) -> bool:
+def _can_tell(record, nodes: Sequence[traces.Node], style: str) -> bool:
   """Whether the style can write the way to the last of the nodes."""
-  events = [traces.Start(problem.question)]
-  for depth, i in enumerate(from_tree.path(nodes, len(nodes) - 1)[1:]):
-    node = nodes[i]
-    outcome = 'goal' if node.is_correct else 'dead_end' * node.is_terminal
-    events += [traces.Jump(depth)] * bool(depth)
-    events.append(traces.Step(
-        depth + 1, depth, node.step, node.state, outcome))
+  way = from_tree.path(nodes, len(nodes) - 1)
+  chain = [
+      dataclasses.replace(
+          nodes[i], parent=depth - 1, order=depth if i != way[-1] else -1)
+      for depth, i in enumerate(way)]
   try:
-    traces.render(events, style=style)
+    traces.render(traces.linearize(dataclasses.replace(
+        record, nodes=chain, solution=())), style=style)
   except ValueError:
     return False
   return True

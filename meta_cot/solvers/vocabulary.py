@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a compiled search must know of a tokenizer, and verdicts on its tokens.
-"""
+"""What a search knows of a model's texts: tokens, steps, and verdicts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 
 import jax
@@ -10,10 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import tokenizers
+from meta_cot import decode
 from meta_cot.problem import Problem
-from meta_cot.rollouts import verdicts
-from meta_cot.solvers import steps
+from meta_cot.rollouts import judge as judge_lib
 from meta_cot.tasks import base
+from meta_cot.traces import format as format_lib
+
+# Kinds of steps. `solution`: of a model that writes solutions only; `event`: of
+# one that writes whole traces; `episode`: a whole attempt, behind which another
+# one may follow.
+KINDS = ('solution', 'event', 'episode')
+_READ_IN_GRAPH = ('S', ',')  # opening and end of steps, of `in_graph.check`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,21 +36,31 @@ def of(
     tokenizer: tokenizers.Tokenizer, vocab_size: int, style: str,
     kind: str = 'solution',
 ) -> Vocabulary:
-  """That of a tokenizer.
-
-  Args:
-    tokenizer: of the model.
-    vocab_size: of the model, at least the tokenizer's.
-    style: of its texts.
-    kind: of the steps, of `steps.KINDS`.
+  """Makes that of a model, of texts in a style and one of KINDS of steps.
 
   Raises:
     ValueError: no token ends a step.
   """
+  module = format_lib.STYLES[style]
+  ends = dict(
+      solution=(module.STEP_END,), event=module.EVENT_ENDS, episode=())[kind]
+  delimiter_ids = sorted({
+      int(i) for end in ends for i in np.flatnonzero(tokenizer.ending_in(end))})
+  if ends and not delimiter_ids:
+    raise ValueError(
+        f'tokenizer: no token ends with {" or ".join(map(repr, ends))}, which '
+        f'ends a step; train it on traces of style {style!r}.')
   return Vocabulary(
       pad_id=tokenizer.pad_id, eos_ids=tokenizer.eos_ids,
-      delimiter_ids=steps.end_ids(tokenizer, style, kind),
+      delimiter_ids=tuple(delimiter_ids),
       texts=tuple(tokenizer.decode([i]) for i in range(vocab_size)))
+
+
+def is_in_graph(task: base.Task, style: str) -> bool:
+  """Tells whether texts of a style are judged in compiled programs."""
+  module = format_lib.STYLES[style]
+  return task.in_graph is not None and (
+      module.OPENING, module.STEP_END) == _READ_IN_GRAPH
 
 
 @dataclasses.dataclass(eq=False)
@@ -55,13 +71,11 @@ class HostVerdict:
   `problems`.
   """
 
-  task: base.Task
-  tokenizer: tokenizers.Tokenizer
-  style: str
+  judge: judge_lib.Judge
   problems: Mapping[int, Problem] = dataclasses.field(default_factory=dict)
 
   def __call__(self, problem, tokens_M, length) -> jax.Array:
-    """1.0 for a right text, else 0.0; [] float32."""
+    """Returns 1.0 for a right text, else 0.0; [] float32."""
     return jax.pure_callback(
         self._verdict, jax.ShapeDtypeStruct((), jnp.float32),
         problem['index'], tokens_M, length, vmap_method='sequential')
@@ -69,7 +83,26 @@ class HostVerdict:
   def _verdict(self, index, tokens_M, length) -> np.ndarray:
     tokens = np.asarray(tokens_M)[:int(length)].tolist()
     # Most texts are parts of one, without an end.
-    is_ended = bool(set(tokens[-1:]) & set(self.tokenizer.eos_ids))
-    return np.float32(is_ended and verdicts.of_tokens(
-        self.task, self.tokenizer, self.problems[int(index)], tokens,
-        self.style).verdict.is_correct)
+    is_ended = bool(set(tokens[-1:]) & set(self.judge.tokenizer.eos_ids))
+    return np.float32(is_ended and self.judge.claim(
+        self.problems[int(index)], tokens).verdict.is_correct)
+
+
+def last_text(tokens: Sequence[int], eos_ids: Sequence[int]) -> Sequence[int]:
+  """Cuts out the last attempt of several, with its end."""
+  ends = [i for i, token in enumerate(tokens[:-1]) if token in eos_ids]
+  return tokens[ends[-1] + 1:] if ends else tokens
+
+
+def of_last_text(
+    outcome: Callable[..., jax.Array], eos_ids: tuple[int, ...]
+) -> Callable[..., jax.Array]:
+  """Makes the outcome of the last attempt; as `last_text`, in the graph."""
+
+  def of_last(problem, tokens_M, length):
+    column_M = jnp.arange(tokens_M.shape[0])
+    is_end_M = decode.is_one_of(tokens_M, eos_ids) & (column_M < length - 1)
+    start = jnp.max(jnp.where(is_end_M, column_M + 1, 0))
+    return outcome(problem, jnp.roll(tokens_M, -start), length - start)
+
+  return of_last

@@ -222,9 +222,7 @@ class _Asked:
     generate = sampling.jit_generate(
         model, self.context.mesh, max_new_tokens=num_new,
         eos_ids=tokenizer.eos_ids, pad_id=tokenizer.pad_id,
-        sampling=decode.Sampling(
-            temperature=samples.temperature, top_k=samples.top_k,
-            top_p=samples.top_p))
+        sampling=samples.sampling())
     work = flops.prefill_flops(model, rows, width, num_readouts=rows)
     work += rows * (num_new - 1) * model.flops_per_token(width + num_new / 2)
     return program.Program(
