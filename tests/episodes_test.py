@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from meta_cot.evaluation import episodes
-from meta_cot.evaluation import episodes_report
+from meta_cot.evaluation import report
 from meta_cot.solvers import base
 from meta_cot.solvers import choosing
 
@@ -181,7 +181,7 @@ def _summary():
 
 def test_report_has_every_policy_and_both_rivals(tmp_path):
   summary = json.loads(json.dumps(_summary()))
-  text = episodes_report.write(tmp_path / 'a', summary)
+  text = report.episodes(tmp_path / 'a', summary)
   lines = text.splitlines()
   assert '| single | 0 | 1 | 10.0 | 50.0 [0.0, 100.0] | - ' in text
   assert '| sft | 0, 1 | 3 | 30.0 | 50.0 [0.0, 100.0] | [50.0, 50.0] | - ' in (
@@ -198,7 +198,7 @@ def test_report_has_every_policy_and_both_rivals(tmp_path):
 
 def test_every_plot_has_the_rivals():
   summary = _summary()
-  this, anyhow = (episodes_report.curves(summary, k) for k in ('this', 'any'))
+  this, anyhow = (report.episode_curves(summary, k) for k in ('this', 'any'))
   for curves in (this, anyhow):
     assert list(curves) == [
         'sft', 'erl2', 'single', 'sft, best of N', 'sft, majority of N']

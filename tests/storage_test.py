@@ -380,5 +380,5 @@ def test_a_workdir_that_cannot_be_written(tmp_path, bucket):
 
 def test_figures(directory):
   path = directory / 'eval' / 'loss.png'
-  plots.loss_curves(path, {'a': ([1, 2], [3.0, 2.0])})
+  plots.loss_curves(path, {'a': [(1, 3.0), (2, 2.0)]})
   assert path.read_bytes().startswith(b'\x89PNG')
