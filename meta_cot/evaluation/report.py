@@ -16,10 +16,9 @@ _EPISODES = {  # key of a row -> figure, what it shows
 
 
 def write(
-    directory: epath.Path, title: str, summary: Mapping, *, note: str = '',
+    directory: epath.Path, title: str, summary: Mapping, *,
     training: Mapping[str, Mapping] | None = None,
-    drawn: Sequence[trees.Tree] = (),
-    texts: Mapping[str, str] | None = None,
+    drawn: Sequence[trees.Tree] = (), texts: Mapping[str, str] | None = None,
 ) -> None:
   """Writes summary.json, `report.md` and its PNG plots.
 
@@ -27,7 +26,6 @@ def write(
     directory: local or in a bucket; made if missing.
     title: of the report.
     summary: of `summary.of_rows`.
-    note: under the title.
     training: what training left of every policy: summary.json, and `losses`,
       points (tokens, loss) on validation data.
     drawn: searches to draw as trees.
@@ -37,9 +35,9 @@ def write(
   files.write_json(directory / 'summary.json', dict(
       summary, training={k: dict(v) for k, v in training.items()}))
   parts = [
-      f'# {title}\n', _headline(summary), note and f'{note}\n',
-      _success(summary), _curve(directory, summary),
-      _samples(directory, summary), _equal_tokens(summary), _errors(summary),
+      f'# {title}\n', _headline(summary), _success(summary),
+      _curve(directory, summary), _samples(directory, summary),
+      _equal_tokens(summary), _errors(summary),
       episodes(directory, summary['episodes']), _drawn(directory, drawn),
       _texts(texts or {}), _training(directory, training)]
   files.write_atomic(
@@ -57,20 +55,19 @@ def _headline(summary) -> str:
       e for e in entries if mine and e['split'] == mine['split'] and e['minus']]
   if not others:
     return ''
-  lines = [
-      f'- `{e["policy"]}` {_cell(e)}%: a difference of '
-      f'{_cell(_turned(e["minus"]))} points.\n' for e in others]
+  lines = ''
+  for e in others:
+    gap = e['minus']
+    turned = dict(  # seen from the other side, and never -0.0
+        estimate=0.0 - gap['estimate'], low=0.0 - gap['high'],
+        high=0.0 - gap['low'])
+    lines += (
+        f'- `{e["policy"]}` {_cell(e)}%: a difference of {_cell(turned)} '
+        'points.\n')
   return (
       f'`{policy}`, {solver}, solves {_cell(mine)}% of '
       f'{mine["num_problems"]} problems of {mine["split"]}. Beside it:\n\n'
-      + ''.join(lines) + '\nBrackets are 95% intervals.\n')
-
-
-def _turned(gap: Mapping) -> dict[str, float]:
-  """The difference seen from the other side."""
-  return dict(  # never -0.0
-      estimate=0.0 - gap['estimate'], low=0.0 - gap['high'],
-      high=0.0 - gap['low'])
+      f'{lines}\nBrackets are 95% intervals.\n')
 
 
 def _success(summary) -> str:
@@ -170,7 +167,7 @@ def _equal_tokens(summary) -> str:
 def _errors(summary) -> str:
   entries = [e for e in summary['success'] if e['errors']]
   kinds = sorted({kind for e in entries for kind in e['errors']})
-  return kinds and (
+  return '' if not kinds else (
       '## Why problems were not solved\n\nFirst thing that went wrong in each '
       'unsolved completion.\n\n' + _table(
           ' | '.join(['policy', 'solver', 'split', *kinds]),
@@ -263,10 +260,10 @@ def _every_episode(summary: Mapping) -> str:
 
 
 def _drawn(directory, drawn: Sequence[trees.Tree]) -> str:
+  images = []
   for i, tree in enumerate(drawn, 1):
     trees.draw(directory / f'search_{i}.png', tree)
-  images = (
-      f'![search {i}](search_{i}.png)\n' for i, _ in enumerate(drawn, 1))
+    images.append(f'![search {i}](search_{i}.png)\n')
   return drawn and '## Searches as trees\n\n' + '\n'.join(images)
 
 

@@ -6,7 +6,6 @@ problems; it is written in one go, so that it is whole or not there.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-import dataclasses
 import json
 from typing import Any
 
@@ -28,11 +27,11 @@ def of(
     policy: base.Policy, solver: str, split: str, problems: Sequence[Problem],
     outcomes: base.Outcomes, *, place: int, attempt: int,
 ) -> list[dict[str, Any]]:
-  """Makes the rows of outcomes.
+  """Makes the rows of the outcomes of problems.
 
   Args:
     policy: who answered.
-    solver: name of how.
+    solver: its name.
     split: of the problems.
     problems: B of them.
     outcomes: of these.
@@ -90,8 +89,7 @@ def read(directory: epath.Path) -> list[dict[str, Any]]:
       rows, key=lambda row: (row['place'], row['attempt'], row['episode']))
 
 
-def records(
-    directory: epath.Path) -> Iterator[record_lib.TraceRecord]:
+def records(directory: epath.Path) -> Iterator[record_lib.TraceRecord]:
   """Reads the searches of a folder, in order of the problems."""
   for path in sorted(directory.glob(f'*{_RECORDS}')):
     for line in path.read_text().splitlines():
@@ -107,16 +105,11 @@ def group(rows: Iterable[Row], *keys: str) -> dict[tuple, list[Row]]:
 
 
 def outcomes(rows: Sequence[Row]) -> base.Outcomes:
-  """Gathers the attempts of one policy and solver at one split.
+  """Gathers the attempts of one policy and solver at one split, at least one.
 
   Problems that have more or fewer attempts than the first one are left out.
-
-  Raises:
-    ValueError: no rows.
   """
   by_problem = list(group(rows, 'place').values())
-  if not by_problem:
-    raise ValueError('rows: none; give at least one.')
   num_attempts = len(by_problem[0])
   grid = [mine for mine in by_problem if len(mine) == num_attempts]
   column = lambda key, dtype: np.array(
@@ -135,22 +128,3 @@ def outcomes(rows: Sequence[Row]) -> base.Outcomes:
           k: base.objects([[row['details'][k] for row in mine]
                            for mine in grid])
           for k in grid[0][0]['details']})
-
-
-def identity(
-    policy: base.Policy, settings: Any, draws: list[int], params: int
-) -> dict[str, Any]:
-  """Lists what rows depend on besides problems, as JSON values.
-
-  Args:
-    policy: who answers.
-    settings: of the solver, a dataclass or JSON values.
-    draws: the key of all draws.
-    params: a checksum of the parameters.
-  """
-  if dataclasses.is_dataclass(settings):
-    settings = dataclasses.asdict(settings)
-  return json.loads(json.dumps(dict(
-      version=VERSION, step=policy.step, params=params,
-      style=policy.style, draws=draws,
-      model=dataclasses.asdict(policy.model), settings=settings)))
