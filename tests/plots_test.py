@@ -116,8 +116,8 @@ def test_large_trees_keep_the_solution_and_count_the_rest(tmp_path):
 
 def test_deep_trees_do_not_exhaust_the_stack(tmp_path):
   chain = tuple(record.Node(i - 1, '', '', order=i) for i in range(1500))
-  layout = trees.layout_of(chain, set(range(1500)))
-  assert len(set(layout.y.values())) == 1
+  places, _, _ = trees.layout(chain, set(range(1500)))
+  assert len({place.y for place in places.values()}) == 1
 
 
 @hypothesis.given(st.lists(st.integers(0, 10**6), max_size=60))
@@ -125,16 +125,14 @@ def test_layout_puts_no_two_things_in_one_place(draws):
   nodes = [NODES[0]] + [
       record.Node(draw % (i + 1), f'step {draw}', '')
       for i, draw in enumerate(draws)]
-  layout = trees.layout_of(nodes, set(range(len(nodes))))
-  places = {(layout.x[i], layout.y[i]) for i in layout.labels}
-  assert len(places) == len(nodes)
+  places, width, height = trees.layout(nodes, set(range(len(nodes))))
+  assert len({(p.x, p.y) for p in places.values()}) == len(nodes)
   for i, node in enumerate(nodes[1:], start=1):
-    end = layout.column_end[layout.depths[node.parent]]
-    assert layout.x[node.parent] < end < layout.x[i]
-  for i in layout.labels:
-    assert 0 < layout.x[i] < layout.width
-    assert 0 < layout.y[i] < layout.height
-  for depth in set(layout.depths):
-    rows = sorted(
-        layout.y[i] for i in layout.labels if layout.depths[i] == depth)
+    parent = places[node.parent]
+    assert parent.x < parent.column_end < places[i].x
+  columns = {}
+  for place in places.values():
+    assert 0 < place.x < width and 0 < place.y < height
+    columns.setdefault(place.x, []).append(place.y)
+  for rows in map(sorted, columns.values()):
     assert all(b - a > 0.2 for a, b in zip(rows, rows[1:]))

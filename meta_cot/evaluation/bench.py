@@ -55,8 +55,6 @@ def run(
     policies: read one after the other, so that one is in memory at a time.
     procedures: by the name of the solver.
     problems: by the name of their split, in the order of the split.
-    directory: of the rows.
-    rng: of all draws.
     num_rounds: how often a solver is asked; the attempts of later rounds follow
       those of earlier ones.
     piece_size: problems whose rows are written together.

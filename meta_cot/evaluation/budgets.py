@@ -55,11 +55,8 @@ def at_tokens(
 ) -> dict:
   """Computes `at` for what fits a budget, at least 1 attempt, at most all.
 
-  Args:
-    outcomes: as of `at`.
-    budget: tokens of a problem, on average.
-    choosers: as of `at`.
-    is_whole: every problem gets as many; else the budget is met exactly.
+  The budget is in tokens of a problem, on average. Every problem gets as many
+  attempts if `is_whole`; else the budget is met exactly.
   """
   mean = outcomes.mean_tokens
   n = budget // mean if is_whole else budget / mean

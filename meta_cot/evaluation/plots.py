@@ -21,12 +21,10 @@ from meta_cot.runtime import files
 
 BLUE, RED, GREEN = '#0072B2', '#D55E00', '#009E73'
 _COLORS = (BLUE, RED, GREEN, '#CC79A7', '#E69F00', '#56B4E9', '#000000')
-_MARKERS = 'osD^vPX'
 _STYLES = tuple(  # of the first line, the second, ...
-    dict(color=color, marker=marker)
-    for color, marker in zip(_COLORS, _MARKERS))
+    dict(color=color, marker=m) for color, m in zip(_COLORS, 'osD^vPX'))
 
-Point = tuple[float, float, float, float]  # x, success, low, high
+Point = tuple[float, float, float, float]  # tokens, success, low, high
 
 
 def loss_curves(
@@ -44,12 +42,7 @@ def loss_curves(
 
 def success_curves(
     path: files.Path, curves: Mapping[str, Sequence[Point]]) -> None:
-  """Draws the success rate of each arm as it trains, with its interval.
-
-  Args:
-    path: image to write.
-    curves: arm -> points (tokens, success, low, high); at least one arm.
-  """
+  """Draws the success rate of at least one arm as it trains."""
   axes = _new('training tokens', 'problems solved')
   for (arm, points), style in _styled(curves):
     x, success, low, high = zip(*sorted(points))
@@ -70,8 +63,7 @@ def success_against_tokens(
 
   Args:
     path: image to write.
-    curves: method -> points (tokens > 0, success, low, high), joined by a
-      line; x is logarithmic.
+    curves: method -> points, joined by a line; x is logarithmic.
     reference: method -> its one point, such as one greedy trace; a dashed line
       carries its success across the figure.
     labels: method -> a short text for each of its points, such as 'N=4'.

@@ -24,7 +24,6 @@ def write(
 
   Args:
     directory: local or in a bucket; made if missing.
-    title: of the report.
     summary: of `summary.of_rows`.
     training: what training left of every policy: summary.json, and `losses`,
       points (tokens, loss) on validation data.

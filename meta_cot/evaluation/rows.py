@@ -27,16 +27,10 @@ def of(
     policy: base.Policy, solver: str, split: str, problems: Sequence[Problem],
     outcomes: base.Outcomes, *, place: int, attempt: int,
 ) -> list[dict[str, Any]]:
-  """Makes the rows of the outcomes of problems.
+  """Makes the rows of what came of problems.
 
-  Args:
-    policy: who answered.
-    solver: its name.
-    split: of the problems.
-    problems: B of them.
-    outcomes: of these.
-    place: of the first problem in its split.
-    attempt: number of the first attempt at each.
+  The first of them stands at `place` in its split, and its first attempt has
+  the number `attempt`.
   """
   rows, episodes = [], outcomes.num_episodes
   seconds = outcomes.seconds / outcomes.is_correct.size

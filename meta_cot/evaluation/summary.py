@@ -62,8 +62,7 @@ def of_rows(
 
 
 def _success(found: Mapping[Key, base.Outcomes], key: Key, reference) -> dict:
-  """Success and cost of one procedure, beside the reference if that is there.
-  """
+  """Success and cost of one procedure, beside the reference if there is one."""
   (policy, solver, split), outcomes, minus = key, found[key], None
   other = found.get((*(reference or ()), split))
   if other is not None and reference != key[:2] and (

@@ -23,14 +23,8 @@ def write(
 ) -> list[rows_lib.Row]:
   """Writes the rows of the teacher and of every strategy, and returns them.
 
-  Args:
-    directory: of rows.
-    teacher: searches.
-    taught: by split, what it would be taught with; the strategies search the
-      problems of the first split.
-    tokenizer: counts.
-    style: of the texts that are counted.
-    seed: of the strategies.
+  `taught` is what it would be taught with, by split; the strategies search the
+  problems of the first split.
   """
   split, first = next(iter(taught.items()))
   runs = [(TEACHER, split, some) for split, some in taught.items()]

@@ -5,7 +5,7 @@ The root is on the left. Data coordinates are inches and every column is as
 wide as its longest label, so labels cannot overlap whatever the tree.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 import dataclasses
 import math
 from typing import NamedTuple
@@ -24,6 +24,7 @@ _CHARACTER = 0.0085 * _FONT  # inches: a monospace character, with some air
 _ROW = 0.25  # inches between leaves
 _GAP = 0.40  # inches between columns, crossed by the edges
 _RADIUS = 0.10  # inches
+_TEXT = _RADIUS + 0.05  # inches from the middle of a node to its label
 _MARGIN = 0.25
 _HEADER = 0.75  # inches above the tree: title and legend
 _LONGEST = 40  # characters of a label
@@ -72,20 +73,13 @@ def from_text(text: str, style: str) -> Tree | None:
       for step in steps)))
 
 
-class Layout(NamedTuple):
-  """Where everything goes."""
+class Place(NamedTuple):
+  """Where a node is drawn; inches, from the left and from the bottom."""
 
-  labels: dict[int, str]  # of the nodes that are drawn, in order of index
-  x: dict[int, float]  # inches
-  y: dict[int, float]  # inches, from the bottom
-  column_end: list[float]  # inches; where the labels of a depth end
-  depths: list[int]  # of all nodes
-  width: float
-  height: float
-
-  def text_start(self, i: int) -> float:
-    """Where the label of node i begins."""
-    return self.x[i] + _RADIUS + 0.05
+  label: str
+  x: float
+  y: float
+  column_end: float  # where the labels of its depth end
 
 
 def draw(path: files.Path, tree: Tree) -> None:
@@ -98,19 +92,19 @@ def draw(path: files.Path, tree: Tree) -> None:
   nodes = tree.nodes
   goal = next((i for i, node in enumerate(nodes) if node.is_correct), -1)
   solution = from_tree.path(nodes, goal)
-  layout = layout_of(nodes, _drawn(nodes, solution))
-  figure = figure_lib.Figure((layout.width, layout.height))
+  places, width, height = layout(nodes, _drawn(nodes, solution))
+  figure = figure_lib.Figure((width, height))
   axes = figure.add_axes((0, 0, 1, 1))
-  axes.set(xlim=(0, layout.width), ylim=(0, layout.height))
+  axes.set(xlim=(0, width), ylim=(0, height))
   axes.axis('off')
-  _draw_nodes(axes, nodes, layout, solution)
-  _draw_edges(axes, nodes, layout, {*solution})
+  _draw_nodes(axes, nodes, places, solution)
+  _draw_edges(axes, nodes, places, {*solution})
   axes.text(
-      _MARGIN, layout.height - 0.14, tree.title, ha='left', va='top',
+      _MARGIN, height - 0.14, tree.title, ha='left', va='top',
       fontsize=10, parse_math=False)
   axes.legend(
       ncols=5, loc='upper left', frameon=False, fontsize=7.5, markerscale=0.7,
-      bbox_to_anchor=(_MARGIN - 0.1, layout.height - 0.36),
+      bbox_to_anchor=(_MARGIN - 0.1, height - 0.36),
       bbox_transform=axes.transData, borderpad=0, columnspacing=1.2,
       handletextpad=0.4, handlelength=1.4)
   plots.save(path, figure)
@@ -128,8 +122,13 @@ def _drawn(nodes: Sequence[traces.Node], solution: Sequence[int]) -> set[int]:
   return kept
 
 
-def layout_of(nodes: Sequence[traces.Node], drawn: Set[int]) -> Layout:
-  """Leaves take a row each, parents the middle of their children."""
+def layout(
+    nodes: Sequence[traces.Node], drawn: Set[int]
+) -> tuple[dict[int, Place], float, float]:
+  """Places of nodes, width and height of the figure in inches.
+
+  Leaves take a row each, parents the middle of their children.
+  """
   children = {i: [] for i in drawn}
   hidden = dict.fromkeys(drawn, 0)
   depths = [0] * len(nodes)
@@ -156,11 +155,12 @@ def layout_of(nodes: Sequence[traces.Node], drawn: Set[int]) -> Layout:
     if children[i]:
       rows[i] = (rows[children[i][0]] + rows[children[i][-1]]) / 2
   height = _HEADER + next_row * _ROW + _MARGIN
-  return Layout(
-      labels=labels, x={i: starts[depths[i]] for i in drawn},
-      y={i: height - _HEADER - (rows[i] + 0.5) * _ROW for i in drawn},
-      column_end=ends, depths=depths, width=max(ends[-1] + _MARGIN, 6.5),
-      height=height)
+  places = {
+      i: Place(
+          label, starts[depths[i]],
+          height - _HEADER - (rows[i] + 0.5) * _ROW, ends[depths[i]])
+      for i, label in labels.items()}
+  return places, max(ends[-1] + _MARGIN, 6.5), height
 
 
 def _label(node: traces.Node, num_hidden: int) -> str:
@@ -184,51 +184,51 @@ def _kind(node: traces.Node) -> str:
 
 
 def _draw_nodes(
-    axes: axes_lib.Axes, nodes: Sequence[traces.Node], layout: Layout,
-    solution: Sequence[int]) -> None:
+    axes: axes_lib.Axes, nodes: Sequence[traces.Node],
+    places: Mapping[int, Place], solution: Sequence[int]) -> None:
   """Markers, orders of expansion, and labels."""
   def mark(some, **look):
     axes.plot(
-        [layout.x[i] for i in some], [layout.y[i] for i in some],
+        [places[i].x for i in some], [places[i].y for i in some],
         linestyle='none', **look)
 
   for kind, look in _KINDS.items():
-    some = [i for i in layout.labels if _kind(nodes[i]) == kind]
+    some = [i for i in places if _kind(nodes[i]) == kind]
     if some:
       mark(some, label=kind, **look)
   mark(
       solution, marker='o', color=plots.GREEN, markerfacecolor='none',
       markersize=13, markeredgewidth=1.8)
-  for i, label in layout.labels.items():
-    node, y = nodes[i], layout.y[i]
+  for i, place in places.items():
+    node = nodes[i]
     if node.order >= 0:
       number = str(node.order + 1)
       axes.text(
-          layout.x[i], y, number, ha='center', va='center_baseline',
+          place.x, place.y, number, ha='center', va='center_baseline',
           fontsize=6.0 if len(number) < 3 else 4.5, zorder=4,
           color='white' if node.is_correct else 'black')
     is_seen = node.order >= 0 or node.is_terminal or i in solution
     axes.text(
-        layout.text_start(i), y, label, ha='left', va='center_baseline',
-        family='monospace', fontsize=_FONT, zorder=4, parse_math=False,
-        fontweight='bold' if i in solution else 'normal',
+        place.x + _TEXT, place.y, place.label, ha='left',
+        va='center_baseline', family='monospace', fontsize=_FONT, zorder=4,
+        parse_math=False, fontweight='bold' if i in solution else 'normal',
         color='black' if is_seen else '#666666')
 
 
 def _draw_edges(
-    axes: axes_lib.Axes, nodes: Sequence[traces.Node], layout: Layout,
-    solution: Set[int]) -> None:
+    axes: axes_lib.Axes, nodes: Sequence[traces.Node],
+    places: Mapping[int, Place], solution: Set[int]) -> None:
   """Square corners, so that no edge crosses a node or a label."""
   plain, thick = [], []
-  for i in [*layout.labels][1:]:  # all but the root
-    parent = nodes[i].parent
-    text_end = layout.text_start(parent) + 0.04 + (
-        len(layout.labels[parent]) * _CHARACTER)
-    y = layout.y[parent]
-    turn = layout.column_end[layout.depths[parent]] + 0.4 * _GAP
-    line = [(text_end, y), (turn, y), (turn, layout.y[i]),
-            (layout.x[i], layout.y[i])]
-    (thick if {i, parent} <= solution else plain).append(line)
+  for i, place in places.items():
+    if i == 0:
+      continue
+    parent = places[nodes[i].parent]
+    text_end = parent.x + _TEXT + 0.04 + len(parent.label) * _CHARACTER
+    turn = parent.column_end + 0.4 * _GAP
+    line = [(text_end, parent.y), (turn, parent.y), (turn, place.y),
+            (place.x, place.y)]
+    (thick if {i, nodes[i].parent} <= solution else plain).append(line)
   axes.add_collection(collections_lib.LineCollection(
       plain, colors=_FADED, linewidths=0.8, zorder=1))
   if thick:
