@@ -142,12 +142,10 @@ def _round(policy, name, solver, split, problems, where, rng, number,
         outcomes.seconds, 100 * outcomes.occupancy)
     if distributed.is_primary():
       path = where / f'{start:07d}-{stop:07d}.{number}.jsonl'
-      num_trajectories = outcomes.is_correct.shape[1] // outcomes.num_episodes
       if outcomes.records is not None:
         rows_lib.write_records(path, outcomes.records.reshape(-1))
       rows_lib.write(path, rows_lib.of(
-          policy, name, split, some, outcomes, place=start,
-          attempt=number * num_trajectories))
+          policy, name, split, some, outcomes, place=start, number=number))
 
 
 def _missing(

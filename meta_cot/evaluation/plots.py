@@ -36,7 +36,6 @@ def loss_curves(
     if len(points) > 2:  # a marker where a line would be too short to see
       style = style | dict(marker=None)
     axes.plot(*zip(*points), label=arm, **style)
-  axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))
   _save(path, axes)
 
 
@@ -49,7 +48,6 @@ def success_curves(
     axes.fill_between(
         x, low, high, color=style['color'], alpha=0.15, linewidth=0)
     axes.plot(x, success, markersize=5, label=arm, **style)
-  axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))
   _rate_axis(axes)
   _save(path, axes)
 
@@ -87,18 +85,13 @@ def success_against_tokens(
           fontsize=8, color=style['color'])
   axes.set_xscale('log')
   axes.margins(x=0.08)
-  axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))
   axes.xaxis.set_minor_formatter(ticker.NullFormatter())
   _rate_axis(axes)
   _save(path, axes)
 
 
 def save(path: files.Path, figure: figure_lib.Figure) -> None:
-  """Writes the figure to `path`.
-
-  Raises:
-    ValueError: the suffix names no format.
-  """
+  """Writes the figure to `path`; a ValueError lists the known suffixes."""
   image = io.BytesIO()
   figure.savefig(
       image, format=pathlib.Path(path).suffix.removeprefix('.'), dpi=150)
@@ -126,5 +119,6 @@ def _rate_axis(axes: axes_lib.Axes) -> None:
 
 
 def _save(path: files.Path, axes: axes_lib.Axes) -> None:
+  axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))
   axes.legend(frameon=True, framealpha=0.9, edgecolor='none', fontsize=9)
   save(path, axes.figure)

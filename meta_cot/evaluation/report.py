@@ -290,8 +290,7 @@ def _training(directory, training) -> str:
 
 def _point(tokens: float, rate: Mapping) -> plots.Point:
   """A rate in a plot; its interval is over seeds where there are several."""
-  return tokens, rate['success'], *(
-      rate.get('seeds_ci95') or rate['ci95'])
+  return tokens, rate['success'], *(rate.get('seeds_ci95') or rate['ci95'])
 
 
 def _table(header: str, rows: Sequence[Sequence[Any]]) -> str:
@@ -313,7 +312,6 @@ def _cell(value: Any) -> str:
     case {'success': success, 'ci95': ci95}:
       return f'{100 * success:.1f} {_cell(ci95)}'
     case {'estimate': estimate, 'low': low, 'high': high}:
-      return (
-          f'{100 * estimate:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]')
+      return f'{100 * estimate:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]'
     case _:
       return str(value)

@@ -25,14 +25,14 @@ Row = Mapping[str, Any]
 
 def of(
     policy: base.Policy, solver: str, split: str, problems: Sequence[Problem],
-    outcomes: base.Outcomes, *, place: int, attempt: int,
+    outcomes: base.Outcomes, *, place: int = 0, number: int = 0,
 ) -> list[dict[str, Any]]:
   """Makes the rows of what came of problems.
 
-  The first of them stands at `place` in its split, and its first attempt has
-  the number `attempt`.
+  The first of them stands at `place` in its split; `number` is of the round.
   """
   rows, episodes = [], outcomes.num_episodes
+  first = number * (outcomes.is_correct.shape[1] // episodes)
   seconds = outcomes.seconds / outcomes.is_correct.size
   plain = lambda x: None if np.isnan(x) else float(x)
   for b, n in np.ndindex(outcomes.is_correct.shape):
@@ -40,7 +40,7 @@ def of(
         version=VERSION, policy=policy.label, seed=policy.seed,
         step=policy.step, trained_tokens=policy.trained_tokens, solver=solver,
         split=split, problem=problems[b].id, place=place + b,
-        attempt=attempt + n // episodes, episode=n % episodes + 1,
+        attempt=first + n // episodes, episode=n % episodes + 1,
         is_correct=bool(outcomes.is_correct[b, n]),
         is_finished=bool(outcomes.is_finished[b, n]),
         num_tokens=plain(outcomes.num_tokens[b, n]),

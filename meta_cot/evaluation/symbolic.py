@@ -38,7 +38,7 @@ def write(
       row for solver, split, some in runs
       for row in rows_lib.of(
           policy, solver, split, [r.problem for r in some],
-          outcomes(some, tokenizer, style), place=0, attempt=0)]
+          outcomes(some, tokenizer, style))]
   rows_lib.write(directory / POLICY / 'all.jsonl', rows)
   return rows
 

@@ -6,7 +6,6 @@ wide as its longest label, so labels cannot overlap whatever the tree.
 """
 
 from collections.abc import Mapping, Sequence, Set
-import dataclasses
 import math
 from typing import NamedTuple
 
@@ -41,8 +40,7 @@ _KINDS = {  # of nodes -> how they look
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Tree:
+class Tree(NamedTuple):
   """A search and who wrote it."""
 
   title: str
