@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records -> training sequences: tokens, targets, and what is trained of them.
-"""
+"""Records -> training sequences: tokens, targets, what is trained of them."""
 
 import dataclasses
 
@@ -54,11 +53,7 @@ class Texts:
   def __call__(
       self, record: record_lib.TraceRecord, rng: np.random.Generator
   ) -> np.ndarray | None:
-    """Makes the sequence of one record.
-
-    Returns:
-      POSITION [n]; None for a record of which the arm writes nothing.
-    """
+    """Returns POSITION [n]; None where the arm writes nothing of the record."""
     config = self.config
     if config.prune_fraction and rng.random() < config.prune_fraction:
       record = masks.prune(record, rng.random(), rng)
@@ -87,30 +82,24 @@ def tokenize(
 
   Args:
     events: from `traces.linearize` or an arm.
-    style: name of the text format.
+    style: of the text.
     mask: which parts are trained; see `traces.masks`.
-    tokenizer: encodes the text.
+    tokenizer: of the text.
 
   Returns:
     Tokens int32 [n] and weights float32 [n], 0 or 1; the prompt has 0.
   """
   text, trained = masks.trained_ranges(events, style, mask)
-  ids, weights = [], []
-
-  def extend(start, stop, weight):
-    part = tokenizer.encode(text[start:stop])
-    ids.extend(part)
-    weights.extend([weight] * len(part))
-
   done = len(format_lib.prompt(events, style))
-  extend(0, done, 0)
+  parts = [(0, done, 0)]  # start, stop, weight
   for start, stop in trained:
-    if start > done:
-      extend(done, start, 0)
-    extend(start, stop, 1)
+    parts += [(done, start, 0), (start, stop, 1)]
     done = stop
-  if done < len(text):
-    extend(done, len(text), 0)
+  ids, weights = [], []
+  for start, stop, weight in (*parts, (done, len(text), 0)):
+    part = tokenizer.encode(text[start:stop]) if start < stop else []
+    ids += part
+    weights += [weight] * len(part)
   ids.append(tokenizer.eos_id)
   weights.append(masks.trains_end(events, mask))
   return np.asarray(ids, np.int32), np.asarray(weights, np.float32)
@@ -120,17 +109,14 @@ def tokenize_attempts(
     attempts: arms.Attempts, config: DataConfig,
     tokenizer: tokenizers.Tokenizer, style: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The question, then attempts at it, each with its end of sequence.
+  """As `tokenize`: the question, then attempts, each with its end of sequence.
 
   Args:
     attempts: at least one; the question of the first is the one written.
     config: `trained_attempts` 'final' leaves only the last one's weights
       (arXiv 2501.04682, Eq. 5-6, and Eq. 7 for its end); 'all' keeps all.
-    tokenizer: encodes the text.
-    style: name of the text format.
-
-  Returns:
-    As of `tokenize`, which says what is trained within an attempt.
+    tokenizer: of the text.
+    style: of the text.
   """
   parts = []
   for number, events in enumerate(attempts, start=1):

@@ -9,9 +9,10 @@ no batch depends on the number of hosts.
 """
 
 import collections
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
 import logging
-from typing import Protocol
+from typing import Any, Protocol
 
 from absl import flags
 import grain
@@ -19,14 +20,14 @@ from grain import experimental as grain_experimental
 import numpy as np
 
 from data_pipelines import examples as examples_lib
-from data_pipelines import store
-from data_pipelines import streams as streams_lib
 from meta_cot.settings import config as config_lib
 from meta_cot.traces import record as record_lib
 
 CACHE_POSITIONS = 1 << 24  # kept in memory per process: 192 MiB
 CACHE_NODES = 1 << 18  # of parsed records, for random arms: about 100 MiB
-Batch = streams_lib.Batch
+
+Batch = dict[str, np.ndarray]  # the fields of meta_cot.types.Batch, [B, L]
+Source = Sequence[record_lib.TraceRecord]  # such as `store.Source`
 
 
 class Example(Protocol):
@@ -40,14 +41,60 @@ class Example(Protocol):
     """Returns `examples.POSITION` [n]; None for a record without one."""
 
 
+class Streams(Iterator[Batch]):
+  """Batches of a host: the rows of its streams, one stream after the other.
+
+  The streams of a run are numbered over all hosts. The state has an entry for
+  each, so that another number of hosts can share them out anew.
+  """
+
+  def __init__(self, iterators: Mapping[int, grain.DatasetIterator]):
+    """Takes the iterators by the number of their stream, in order."""
+    self._iterators = {str(i): x for i, x in iterators.items()}
+
+  def __next__(self) -> Batch:
+    batches = [next(iterator) for iterator in self._iterators.values()]
+    if len(batches) == 1:
+      return batches[0]
+    return {
+        name: np.concatenate([batch[name] for batch in batches])
+        for name in batches[0]}
+
+  def stream_names(self) -> tuple[str, ...]:
+    """Names of the streams that this host reads."""
+    return tuple(self._iterators)
+
+  def get_state(self) -> dict[str, Any]:
+    """Where each stream of this host stands: name -> JSON value."""
+    return {
+        name: json.loads(json.dumps(iterator.get_state()))
+        for name, iterator in self._iterators.items()}
+
+  def set_state(self, state: Mapping[str, Any]) -> None:
+    """Puts each stream of this host where `state` says; others are ignored.
+
+    Raises:
+      ValueError: a stream is not there.
+    """
+    absent = [name for name in self._iterators if name not in state]
+    if absent:
+      raise ValueError(
+          f'state of stream {", ".join(absent)} missing; there are '
+          f'{", ".join(sorted(state, key=int)) or "none"}. data.num_streams '
+          'must be that of the run that saved it.')
+    for name, iterator in self._iterators.items():
+      iterator.set_state(state[name])
+
+  def close(self) -> None:
+    """Ends the worker processes, if there are any."""
+    for iterator in self._iterators.values():
+      iterator.close()
+
+
 def train_batches(
-    source: store.Source | Sequence, example: Example,
-    config: examples_lib.DataConfig, *,
-    seed: int,
-    batch_size: int,
-    num_hosts: int,
-    host_index: int,
-) -> streams_lib.Streams:
+    source: Source, example: Example, config: examples_lib.DataConfig, *,
+    seed: int, batch_size: int, num_hosts: int, host_index: int,
+) -> Streams:
   """Endless batches; every epoch has its own order, all from `seed`.
 
   Stream s of S reads every S-th record of that order from the s-th on, packs
@@ -57,33 +104,22 @@ def train_batches(
   than a row are dropped, and counted in the log.
 
   Args:
-    source: random access to TraceRecords.
+    source: random access to at least one record.
     example: makes a sequence of a record.
     config: length of a row, packing, number of streams.
     seed: of the order, the packing and the sequences.
-    batch_size: rows B per batch of all hosts together.
-    num_hosts: hosts that share the streams.
+    batch_size: rows B per batch of all hosts together; a multiple of S.
+    num_hosts: hosts that share the streams; divides S.
     host_index: which of them this is; it has rows host_index * B / num_hosts
       and on.
 
   Returns:
-    Iterator over `Batch`, B / num_hosts rows each, with `get_state` and
-    `set_state`. Close it if there are worker processes.
+    Batches of B / num_hosts rows. Close it if there are worker processes.
 
   Raises:
-    ValueError: no records, no such host, or rows and streams that do not
-      divide.
     UserError: later, from the iterator, if no record gives an example.
   """
-  if not len(source) or not 0 <= host_index < num_hosts:
-    raise ValueError(
-        f'{len(source)=}, {host_index=}, {num_hosts=}: there must be records, '
-        'and the host must be in 0..num_hosts-1.')
   num_streams = config.num_streams
-  if batch_size % num_streams or num_streams % num_hosts:
-    raise ValueError(
-        f'{batch_size=}, {num_streams=}, {num_hosts=}: streams must divide the '
-        'batch, and hosts the streams.')
   examples = _Examples(source, example, config.sequence_length)
   indices = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
   dataset = indices.random_map(examples)
@@ -101,29 +137,19 @@ def train_batches(
     flags.FLAGS.mark_as_parsed()  # grain reads one; there is no absl.app here
   share = num_streams // num_hosts
   own = range(host_index * share, (host_index + 1) * share)
-  return streams_lib.Streams({number: stream(number) for number in own})
+  return Streams({number: stream(number) for number in own})
 
 
 def eval_batches(
-    source: store.Source | Sequence, example: Example,
-    config: examples_lib.DataConfig, *,
-    seed: int,
-    batch_size: int,
-    num_hosts: int,
-    host_index: int,
+    source: Source, example: Example, config: examples_lib.DataConfig, *,
+    seed: int, batch_size: int, num_hosts: int, host_index: int,
 ) -> Iterator[Batch]:
   """One pass in a fixed order; zero rows fill the last batch.
 
   Every host packs all the records and takes its rows of each batch, so that
   all hosts see the same number of batches, and there are no streams. Arguments
   as of `train_batches`; `seed` matters only to random examples.
-
-  Raises:
-    ValueError: hosts do not divide the rows.
   """
-  if batch_size % num_hosts:
-    raise ValueError(
-        f'{batch_size=}, {num_hosts=}: hosts must divide the batch.')
   examples = _Examples(source, example, config.sequence_length)
   indices = grain.MapDataset.range(len(source)).seed(seed)
   rows = _pack(
@@ -139,11 +165,8 @@ def eval_batches(
   return iter(rows.batch(batch_size, batch_fn=stack).map(_as_batch))
 
 
-def longest(
-    source: store.Source | Sequence, example: Example, eos_id: int
-) -> int | None:
-  """Counts the tokens of the longest attempt behind a prompt, None without any.
-  """
+def longest(source: Source, example: Example, eos_id: int) -> int | None:
+  """Counts the tokens of the longest attempt behind a prompt; None: none."""
   rng, lengths = np.random.default_rng(0), []
   for index in range(len(source)):
     made = example(source[index], rng)
@@ -155,37 +178,49 @@ def longest(
 
 
 class _Examples:
-  """Record index -> POSITION array [n], or None for a dropped record."""
+  """Record index -> POSITION array [n], or None for a dropped record.
+
+  While memory allows it keeps the sequences, or the records of random ones.
+  """
 
   def __init__(self, source, example, length):
     self._arguments = source, example, length
     self._source, self._example, self._length = source, example, length
-    self._cache = {}
-    self._cached_positions = 0
-    self._records = {}
-    self._cached_nodes = 0
+    self._kept, self._size = {}, 0
     self._has_example = False
-    self.dropped = collections.Counter()
+    self._dropped = collections.Counter()
 
   def __reduce__(self):
-    return _Examples, self._arguments  # without the caches
+    return _Examples, self._arguments  # without what it keeps
 
   def __call__(self, index: int, rng: np.random.Generator):
-    example = self._cache.get(index)
-    if example is None:
-      example = self._make(index, rng)
-      if (not self._example.is_random
-          and self._cached_positions < CACHE_POSITIONS):
-        self._cache[index] = example
-        self._cached_positions += len(example)
-    if len(example):
-      self._has_example = True
-      return example
-    return None
+    if self._example.is_random:
+      example = self._make(self._keep(
+          index, lambda: self._source[index], lambda x: len(x.nodes),
+          CACHE_NODES), rng)
+    else:
+      example = self._keep(
+          index, lambda: self._make(self._source[index], rng), len,
+          CACHE_POSITIONS)
+    self._has_example |= len(example) > 0
+    return example if len(example) else None
 
-  def _make(self, index: int, rng: np.random.Generator) -> np.ndarray:
+  def _keep(
+      self, index: int, make: Callable[[], Any], size: Callable[[Any], int],
+      limit: int) -> Any:
+    """What `make` gives, or gave for this index."""
+    if index in self._kept:
+      return self._kept[index]
+    made = make()
+    if self._size < limit:
+      self._kept[index] = made
+      self._size += size(made)
+    return made
+
+  def _make(
+      self, record: record_lib.TraceRecord, rng: np.random.Generator
+  ) -> np.ndarray:
     """The example of a record; empty if it is dropped."""
-    record = self._record(index)
     example = self._example(record, rng)
     if example is None:
       return self._drop('without text', record.problem.id)
@@ -195,25 +230,15 @@ class _Examples:
           f'of {self._length}')
     return example
 
-  def _record(self, index: int) -> record_lib.TraceRecord:
-    """A record, kept if it will be needed again and memory allows."""
-    record = self._records.get(index)
-    if record is None:
-      record = self._source[index]
-      if self._example.is_random and self._cached_nodes < CACHE_NODES:
-        self._records[index] = record
-        self._cached_nodes += len(record.nodes)
-    return record
-
   def _drop(self, reason: str, what: str) -> np.ndarray:
     """Counts a dropped record; logs each time the count has doubled."""
-    self.dropped[reason] += 1
-    count = self.dropped[reason]
+    self._dropped[reason] += 1
+    count = self._dropped[reason]
     if count & (count - 1) == 0:
       logging.info('dropped %d records %s; latest %s', count, reason, what)
-    if not self._has_example and self.dropped.total() >= len(self._source):
+    if not self._has_example and self._dropped.total() >= len(self._source):
       raise config_lib.UserError(
-          f'no record gives an example: {dict(self.dropped)}, latest {what}; '
+          f'no record gives an example: {dict(self._dropped)}, latest {what}; '
           'raise data.sequence_length, or use another arm or more records.')
     return np.empty(0, examples_lib.POSITION)
 

@@ -11,7 +11,7 @@ workers that generate records start in a second.
 """
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import json
@@ -25,7 +25,6 @@ from array_record.python import array_record_data_source
 from array_record.python import array_record_module
 from etils import epath
 
-from data_pipelines import manifest as manifest_lib
 from data_pipelines import workers
 from meta_cot import problem as problem_lib
 from meta_cot.runtime import files
@@ -39,21 +38,78 @@ MakeRecords = Callable[[int, int], Iterable[Record]]
 # Kind of a directory -> module with `to_json`, `from_json` and `counts`.
 KINDS: Mapping[str, types.ModuleType] = types.MappingProxyType(
     {module.KIND: module for module in (problem_lib, record_lib)})
+SCHEMA = 2  # of the manifest
+MANIFEST = 'manifest.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """One finished file."""
+
+  file: str
+  num_records: int
+  num_bytes: int
+  sha256: str
+  counts: Mapping[str, int]  # sums over the records
+  failures: Sequence[Mapping[str, Any]]  # index and reason of each
+
+  def __str__(self):
+    return f'{self.file}, {self.num_records} records'
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """One finished split; `arguments` include what `generate` was called with."""
+
+  num_records: int
+  counts: Mapping[str, int]
+  num_failures: int
+  arguments: Mapping[str, Any]
+  shards: Sequence[Shard]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """The finished splits of a directory."""
+
+  kind: str  # of its records, a key of KINDS
+  splits: Mapping[str, Split]
+  schema: int = SCHEMA
+
+
+def read_manifest(directory: files.Path) -> Manifest:
+  """Reads the manifest of a directory.
+
+  Raises:
+    UserError: missing, damaged, or of another schema version.
+  """
+  path = files.path(directory) / MANIFEST
+  if not path.is_file():
+    raise config_lib.UserError(
+        f'{path}: no such file; the records are not generated, or not to the '
+        'end; run the stage that makes them.')
+  raw = files.read_json(path)
+  try:
+    if raw['schema'] != SCHEMA:
+      raise config_lib.UserError(
+          f'{path}: schema {raw["schema"]}, this version reads {SCHEMA}; '
+          'generate the records again in an empty directory.')
+    return Manifest(raw['kind'], {
+        name: Split(**{
+            **split, 'shards': [Shard(**shard) for shard in split['shards']]})
+        for name, split in raw['splits'].items()})
+  except (AttributeError, KeyError, TypeError) as e:
+    raise config_lib.UserError(
+        f'{path}: not a manifest ({e!r}); delete the file and run the '
+        'stage that makes it.') from e
 
 
 def generate(
-    directory: files.Path,
-    make_records: MakeRecords, *,
-    kind: str,
-    split: str,
-    num_records: int,
-    num_shards: int,
-    arguments: Mapping[str, Any],
-    num_processes: int,
-    host_index: int = 0,
-    num_hosts: int = 1,
+    directory: files.Path, make_records: MakeRecords, *, kind: str, split: str,
+    num_records: int, num_shards: int, arguments: Mapping[str, Any],
+    num_processes: int, host_index: int = 0, num_hosts: int = 1,
     wait: Callable[[str], None] = lambda name: None,
-) -> manifest_lib.Manifest:
+) -> Manifest:
   """Makes records 0..num_records-1 of a split, or what is missing of them.
 
   Several hosts call it with the same arguments but `host_index`: host h makes
@@ -79,15 +135,9 @@ def generate(
     The manifest with this split and those that were there before.
 
   Raises:
-    ValueError: sizes out of range, a number of records other than asked for,
-      or a directory that holds the split made with other arguments.
+    ValueError: a bad name of a split, a number of records other than asked
+      for, or a directory that holds the split made with other arguments.
   """
-  if num_records < 0 or num_shards < 1 or num_processes < 1:
-    raise ValueError(
-        f'{num_records=}, {num_shards=}, {num_processes=}: must be at least '
-        '0, 1 and 1.')
-  if not 0 <= host_index < num_hosts:
-    raise ValueError(f'{host_index=}: must be in 0..{num_hosts - 1}.')
   if not re.fullmatch(r'[a-z0-9_]+', split):
     raise ValueError(
         f'{split=}: must be lower-case letters, digits and underscores.')
@@ -98,27 +148,22 @@ def generate(
   names = [
       f'{split}-{i:05d}-of-{num_shards:05d}.array_record'
       for i in range(num_shards)]
-  own = set(names[host_index::num_hosts])
-  _remove_temporaries(directory, split, own)
-  done = _finished(directory, split, arguments, own)
+  known = _described(directory, split, arguments)
   jobs = [
       functools.partial(
-          _write_shard, directory / name, kind, make_records,
+          _write_shard, directory / names[i], kind, make_records,
           num_records * i // num_shards, num_records * (i + 1) // num_shards,
           arguments)
-      for i, name in enumerate(names) if name in own and name not in done]
-  for shard in workers.run(
-      jobs, num_processes, name=f'{directory.name}/{split}',
-      describe=lambda shard: f'{shard.file}, {shard.num_records} records'):
-    done[shard.file] = shard
+      for i in range(host_index, num_shards, num_hosts)
+      if not _is_whole(directory, known.get(names[i]))]
+  workers.run(jobs, num_processes, name=f'{directory.name}/{split}')
   wait(f'{directory.name}/{split}: shards')
   if host_index == 0:
-    if num_hosts > 1:
-      done = _of_all_hosts(directory, split, arguments, names)
     _commit(
-        directory, kind, split, arguments, [done[name] for name in names])
+        directory, kind, split, arguments,
+        _of_all_hosts(directory, split, arguments, names))
   wait(f'{directory.name}/{split}: manifest')
-  return manifest_lib.read(directory)
+  return read_manifest(directory)
 
 
 class Source:
@@ -147,20 +192,18 @@ def read(directory: files.Path, split: str) -> Source:
   """Opens a split after comparing every shard with the manifest.
 
   Raises:
-    ValueError: no manifest or split, or a shard that is missing or damaged;
+    UserError: no manifest or split, or a shard that is missing or damaged;
       names the file.
   """
-  directory = files.path(directory)
-  manifest = manifest_lib.read(directory)
-  splits = manifest.splits
-  if split not in splits:
+  directory, manifest = files.path(directory), read_manifest(directory)
+  if split not in manifest.splits:
     raise config_lib.UserError(
-        f'{directory / manifest_lib.NAME}: no split {split!r}; it has '
-        f'{", ".join(sorted(splits)) or "none"}.')
+        f'{directory / MANIFEST}: no split {split!r}; it has '
+        f'{", ".join(sorted(manifest.splits)) or "none"}.')
   paths = []
-  for shard in splits[split].shards:
+  for shard in manifest.splits[split].shards:
     try:
-      path = manifest_lib.local_path(directory, shard)
+      path = _local_path(directory, shard)
     except ValueError as e:
       raise config_lib.UserError(
           f'{directory / shard.file}: {e}; delete the file and run the stage '
@@ -180,7 +223,7 @@ def is_whole(directory: files.Path, split: str) -> bool:
 
 def _write_shard(
     path: epath.Path, kind: str, make_records: MakeRecords, start: int,
-    stop: int, arguments: Mapping[str, Any]) -> manifest_lib.Shard:
+    stop: int, arguments: Mapping[str, Any]) -> Shard:
   """Writes records start..stop-1 and the shard's description."""
   temporary = files.scratch(path)
   try:
@@ -189,19 +232,19 @@ def _write_shard(
     files.publish(temporary, path, shard.sha256)
   finally:
     temporary.unlink(missing_ok=True)
-  files.write_json(_sidecar(path), {
+  files.write_json(path.with_name(f'.{path.name}.json'), {
       'arguments': arguments, 'shard': dataclasses.asdict(shard)})
   return shard
 
 
 def _write_records(
     path: pathlib.Path, name: str, kind: types.ModuleType,
-    make_records: MakeRecords, start: int, stop: int) -> manifest_lib.Shard:
+    make_records: MakeRecords, start: int, stop: int) -> Shard:
   """Writes records start..stop-1 to a local file, durably."""
   writer = array_record_module.ArrayRecordWriter(str(path), 'group_size:1')
   num_records, counts, failures = 0, collections.Counter(), []
   for item in _records(make_records, start, stop):
-    if isinstance(item, manifest_lib.Failure):
+    if isinstance(item, dict):
       failures.append(item)
       continue
     writer.write(kind.to_json(item).encode())
@@ -214,15 +257,15 @@ def _write_records(
         f'{num_records + len(failures)} records; it must give {stop - start}.')
   with open(path, 'rb') as f:
     os.fsync(f.fileno())
-  return manifest_lib.Shard(
+  return Shard(
       name, num_records, path.stat().st_size, files.sha256(path), dict(counts),
-      tuple(failures))
+      failures)
 
 
 def _records(
     make_records: MakeRecords, start: int, stop: int
-) -> Iterator[Record | manifest_lib.Failure]:
-  """Yields each record, or the Failure in its place.
+) -> Iterator[Record | dict[str, Any]]:
+  """Yields each record, or in its place index and reason of a failure.
 
   An iterable that raises may do so before it gives the records ahead of the
   bad one, so the range is split until the bad index stands alone.
@@ -239,7 +282,7 @@ def _records(
     except ValueError as e:
       reason = ' '.join(str(e).split())
     if high - low == 1:
-      yield manifest_lib.Failure(low, reason)
+      yield dict(index=low, reason=reason)
       continue
     middle = (low + high) // 2 if index == low else index + 1
     # Last in, first out: the earlier range goes on top.
@@ -249,36 +292,63 @@ def _records(
 
 def _described(
     directory: epath.Path, split: str, arguments: Mapping[str, Any]
-) -> dict[str, manifest_lib.Shard]:
+) -> dict[str, Shard]:
   """What the manifest and the sidecars say of shards, by file name."""
   known = []
-  path = directory / manifest_lib.NAME
+  path = directory / MANIFEST
   if path.is_file():
-    entry = manifest_lib.read(directory).splits.get(split)
+    entry = read_manifest(directory).splits.get(split)
     if entry:
-      manifest_lib.check_arguments(path, entry.arguments, arguments)
+      _check_arguments(path, entry.arguments, arguments)
       known += entry.shards
-  for path in files.matching(directory, f'.{split}-*.array_record.json'):
+  for path in _sidecars(directory, split):
     raw = files.read_json(path)
-    manifest_lib.check_arguments(path, raw['arguments'], arguments)
-    known.append(manifest_lib.shard_from_json(raw['shard']))
+    _check_arguments(path, raw['arguments'], arguments)
+    known.append(Shard(**raw['shard']))
   return {shard.file: shard for shard in known}
 
 
-def _finished(
-    directory: epath.Path, split: str, arguments: Mapping[str, Any],
-    names: Set[str]) -> dict[str, manifest_lib.Shard]:
-  """Those of the named shards that are already whole."""
-  return {
-      name: shard
-      for name, shard in _described(directory, split, arguments).items()
-      if name in names and manifest_lib.is_whole(directory, shard)}
+def _check_arguments(
+    path: epath.Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+  """Raises a UserError naming the first argument that differs."""
+  for key in sorted({*old, *new}):
+    if key not in old or key not in new or old[key] != new[key]:
+      raise config_lib.UserError(
+          f'{path}: made with {key}={old.get(key, "(absent)")!r}, now asked '
+          f'for {key}={new.get(key, "(absent)")!r}; use another directory or '
+          'delete this one.')
+
+
+def _local_path(directory: epath.Path, shard: Shard) -> pathlib.Path:
+  """A local file with the shard's content; one in a bucket is copied once.
+
+  Raises:
+    ValueError: the shard's file is not the one that was written; says why.
+  """
+  path = directory / shard.file
+  size = files.size(path)
+  if size is None:
+    raise ValueError('missing')
+  if size != shard.num_bytes:
+    raise ValueError(
+        f'has {size} bytes, the manifest says {shard.num_bytes}')
+  try:
+    return files.local_copy(path, shard.sha256)
+  except ValueError as e:
+    raise ValueError('its sha256 is not the one in the manifest') from e
+
+
+def _is_whole(directory: epath.Path, shard: Shard | None) -> bool:
+  try:
+    return shard is not None and bool(_local_path(directory, shard))
+  except ValueError:
+    return False
 
 
 def _of_all_hosts(
     directory: epath.Path, split: str, arguments: Mapping[str, Any],
-    names: Sequence[str]) -> dict[str, manifest_lib.Shard]:
-  """All shards; each host has checked the content of its own."""
+    names: Sequence[str]) -> list[Shard]:
+  """The named shards; each host has checked the content of its own."""
   shards = _described(directory, split, arguments)
   for name in names:
     if name not in shards or (
@@ -286,41 +356,39 @@ def _of_all_hosts(
       raise config_lib.UserError(
           f'{directory / name}: another host has made it, but it is not here; '
           'all hosts need the same --workdir, such as gs://BUCKET/RUN.')
-  return shards
+  return [shards[name] for name in names]
 
 
 def _commit(
     directory: epath.Path, kind: str, split: str, arguments: Mapping[str, Any],
-    shards: list[manifest_lib.Shard]) -> None:
+    shards: Sequence[Shard]) -> None:
   """Writes the manifest, after which the shards' sidecars can go."""
   if shards and not any(shard.num_records for shard in shards):
-    for shard in shards:  # what a corrected rerun must not take for finished
-      (directory / shard.file).unlink(missing_ok=True)
-      _sidecar(directory / shard.file).unlink(missing_ok=True)
+    for path in (  # what a corrected rerun must not take for finished
+        *(directory / s.file for s in shards), *_sidecars(directory, split)):
+      path.unlink(missing_ok=True)
     raise config_lib.UserError(
         f'{directory}/{split}: no record could be made; the first failure is '
-        f'{shards[0].failures[0].reason!r}.')
-  manifest_lib.add_split(directory, kind, split, arguments, tuple(shards))
-  for path in files.matching(directory, f'.{split}-*.array_record.json'):
-    path.unlink(missing_ok=True)
-  _remove_temporaries(directory, split, None)
+        f'{shards[0].failures[0]["reason"]!r}.')
+  path, splits = directory / MANIFEST, {}
+  if path.is_file():
+    there = read_manifest(directory)
+    if there.kind != kind:
+      raise config_lib.UserError(
+          f'{path}: is of records of kind {there.kind!r}, now asked for '
+          f'{kind!r}; use another directory.')
+    splits |= there.splits
+  counts = collections.Counter()
+  for shard in shards:
+    counts.update(shard.counts)  # `+` would leave out what is 0
+  splits[split] = Split(
+      num_records=sum(s.num_records for s in shards), counts=dict(counts),
+      num_failures=sum(len(s.failures) for s in shards), arguments=arguments,
+      shards=shards)
+  files.write_json(path, dataclasses.asdict(Manifest(kind, splits)))
+  for sidecar in _sidecars(directory, split):
+    sidecar.unlink(missing_ok=True)
 
 
-def _remove_temporaries(
-    directory: epath.Path, split: str, names: Set[str] | None) -> None:
-  """Removes what killed writers left of the named shards, or of all files."""
-  if files.is_remote(directory):
-    return
-  # The second kind is of sidecars, whose names begin with a dot already.
-  for pattern in (f'.{split}-*.tmp-*', f'..{split}-*.tmp-*'):
-    for path in files.matching(directory, pattern):
-      shard = path.name.lstrip('.').partition('.array_record')[0]
-      if names is None or f'{shard}.array_record' in names:
-        path.unlink(missing_ok=True)
-  if names is None:
-    for path in files.matching(directory, f'.{manifest_lib.NAME}.tmp-*'):
-      path.unlink(missing_ok=True)
-
-
-def _sidecar(path: epath.Path) -> epath.Path:
-  return path.with_name(f'.{path.name}.json')
+def _sidecars(directory: epath.Path, split: str) -> list[epath.Path]:
+  return files.matching(directory, f'.{split}-*.array_record.json')

@@ -9,27 +9,21 @@ from multiprocessing import connection
 import os
 import sys
 import threading
-from typing import TypeVar
+from typing import Any
 
 import tqdm
 
-Result = TypeVar('Result')
-
 
 def run(
-    jobs: Sequence[Callable[[], Result]], num_processes: int, *, name: str,
-    describe: Callable[[Result], str],
-) -> Iterator[Result]:
+    jobs: Sequence[Callable[[], Any]], num_processes: int, *, name: str
+) -> None:
   """Runs the jobs, in this process or in workers, and reports progress.
 
   Args:
-    jobs: picklable where there are several processes.
+    jobs: picklable where there are several processes; the log has the `str` of
+      what they return.
     num_processes: 1 runs the jobs in this process.
     name: of the work, for progress.
-    describe: a result in a few words, for the log.
-
-  Yields:
-    The results, in the order in which the jobs end.
   """
   with tqdm.tqdm(
       total=len(jobs), desc=name, unit='shard',
@@ -38,14 +32,11 @@ def run(
       bar.update()
       if bar.disable:
         logging.info(
-            '%s: shard %d of %d written (%s)', name, i + 1, len(jobs),
-            describe(result))
-      yield result
+            '%s: shard %d of %d written (%s)', name, i + 1, len(jobs), result)
 
 
 def _completed(
-    jobs: Sequence[Callable[[], Result]], num_processes: int
-) -> Iterator[Result]:
+    jobs: Sequence[Callable[[], Any]], num_processes: int) -> Iterator[Any]:
   """Yields the results of the jobs as they end."""
   if num_processes == 1 or len(jobs) < 2:
     yield from (job() for job in jobs)

@@ -20,6 +20,15 @@ class Settings:
 
   vocab_size: None = None  # follows from the texts
 
+  def make(self, texts: Iterable[str]) -> 'Tokenizer':
+    return Tokenizer(_UNKNOWN + ''.join(sorted(set(''.join(texts)))))
+
+  def check(self) -> None:
+    pass
+
+  def placeholder(self) -> 'Tokenizer':
+    return Tokenizer(_UNKNOWN)
+
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
@@ -48,9 +57,6 @@ class Tokenizer:
     return ''.join(
         shown[i] if 0 <= i < len(shown) else _UNKNOWN for i in map(int, ids))
 
-  def control(self, name: str) -> int | None:
-    return CONTROL_TOKENS.index(name) if name in CONTROL_TOKENS else None
-
   def ending_in(self, text: str) -> np.ndarray:
     return np.array([False] * len(CONTROL_TOKENS) + [
         c == text for c in self.characters])
@@ -59,19 +65,5 @@ class Tokenizer:
     files.write_json(files.path(folder) / FILE, self.characters)
 
 
-def make(settings: Settings, texts: Iterable[str]) -> Tokenizer:
-  del settings
-  return Tokenizer(_UNKNOWN + ''.join(sorted(set(''.join(texts)))))
-
-
-def check(settings: Settings) -> None:
-  del settings
-
-
 def load(folder: files.Path) -> Tokenizer:
   return Tokenizer(files.read_json(files.path(folder) / FILE))
-
-
-def placeholder(settings: Settings) -> Tokenizer:
-  del settings
-  return Tokenizer(_UNKNOWN)

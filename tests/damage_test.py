@@ -213,7 +213,7 @@ def test_a_platform_that_is_not_there_is_one_line(monkeypatch):
 def test_figures_need_no_backend_of_the_shell(tmp_path):
   program = (
       'from meta_cot.evaluation import plots\n'
-      f'plots.loss_curves("{tmp_path}/a.png", {{"a": ([1, 2], [3.0, 2.0])}})\n')
+      f'plots.loss_curves("{tmp_path}/a.png", {{"a": [(1, 3.0), (2, 2.0)]}})\n')
   done = subprocess.run(
       [sys.executable, '-c', program], capture_output=True, text=True,
       env=os.environ | {'MPLBACKEND': 'module://no_such_package.backend'},

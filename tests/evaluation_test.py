@@ -113,9 +113,8 @@ def test_symbolic_searches_and_their_tokens():
   assert tasks.make('countdown').verify(
       PROBLEM, outcomes.answers[0, 0]).is_correct
   hard = countdown.make_problem([20, 1, 9], 28)
-  run = lambda name: symbolic.run_all(
-      teacher.Teacher(60, 'descending'), name, [hard], 0)
-  assert run('dfs_sum')[0].is_solved and not run('bfs_sum_1')[0].is_solved
+  run = lambda name: teacher.Teacher(60, 'descending').search(hard, name, 0)
+  assert run('dfs_sum').is_solved and not run('bfs_sum_1').is_solved
 
 
 @pytest.mark.parametrize('style', ['compact', 'stream_of_search'])

@@ -11,7 +11,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from meta_cot.evaluation import summary as summary_lib
 from tests import small_run
 
 
@@ -52,7 +51,7 @@ def test_leaves_what_the_readme_promises(finished):
   for name, solver in (
       ('sft/traces', 'greedy'), ('sft/solution_only', 'greedy'),
       ('symbolic', 'teacher')):
-    values = summary_lib.find(
+    values = small_run.find(
         summary['success'], policy=name, solver=solver, split='heldout_numbers')
     assert 0.0 <= values['ci95'][0] <= values['success']
     assert values['success'] <= values['ci95'][1] <= 1.0

@@ -295,23 +295,6 @@ def test_no_example_at_all_is_an_error_not_an_endless_wait(source, tokenizer):
     evaluate(source, tokenizer, config)
 
 
-def test_no_records_or_no_such_host_is_refused(source, tokenizer):
-  with pytest.raises(ValueError, match=r'len\(source\)=0'):
-    train([], tokenizer)
-  with pytest.raises(ValueError, match='host_index=2, num_hosts=2'):
-    train(source, tokenizer, num_hosts=2, host_index=2)
-
-
-@pytest.mark.parametrize('num_streams, num_hosts', [(3, 1), (1, 2), (2, 4)])
-def test_streams_that_do_not_divide_are_refused(
-    source, tokenizer, num_streams, num_hosts):
-  config = dataclasses.replace(CONFIG, num_streams=num_streams)
-  with pytest.raises(ValueError, match=f'{num_streams=}, {num_hosts=}'):
-    train(source, tokenizer, config, batch_size=8, num_hosts=num_hosts)
-  with pytest.raises(ValueError, match='batch_size=8, num_hosts=3'):
-    evaluate(source, tokenizer, batch_size=8, num_hosts=3)
-
-
 def test_settings_are_checked():
   values = dataclasses.asdict(CONFIG)
   assert config_lib.parse(examples_lib.DataConfig, values) == CONFIG

@@ -4,7 +4,6 @@
 import json
 import subprocess
 
-from meta_cot.evaluation import summary as summary_lib
 from tests import small_run
 
 
@@ -18,7 +17,7 @@ def test_revisions_are_trained_and_evaluated(tmp_path):
       capture_output=True, check=False)
   assert done.returncode == 0, done.stderr[-3000:]
   summary = json.loads((tmp_path / 'w/evaluate/summary.json').read_text())
-  values = summary_lib.find(
+  values = small_run.find(
       summary['success'], policy='sft/revisions', solver='greedy',
       split='heldout_numbers')
   assert values['num_problems'] == 16

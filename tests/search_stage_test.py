@@ -16,11 +16,11 @@ from meta_cot import main
 from meta_cot import sharding
 from meta_cot import traces
 from meta_cot.evaluation import rows as rows_lib
-from meta_cot.evaluation import summary as summary_lib
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import base
 from meta_cot.stages import experiment as experiment_lib
+from tests import small_run
 
 SPLIT = 'heldout_numbers'  # the first test split
 STRATEGIES = ('best_first', 'mcts')
@@ -87,14 +87,14 @@ def test_summary_and_report(searched):
   assert [e['solver'] for e in summary['success']] == [
       'greedy', 'samples', *STRATEGIES]
   for name in STRATEGIES:
-    values = summary_lib.find(summary['success'], solver=name)
+    values = small_run.find(summary['success'], solver=name)
     records = _records(workdir, name)
     assert values['num_problems'] == 16
     assert values['success'] == sum(r.is_solved for r in records) / 16
     assert values['success'] <= values['means']['is_found'] <= 1
     assert 0 < values['occupancy'] <= 1 and values['minus'] is not None
     assert values['seconds'] > 0 and values['mean_tokens'] > 1
-    equal = summary_lib.find(
+    equal = small_run.find(
         summary['equal_tokens'], beside=[POLICY, name])
     assert equal['n'] == 1 or equal['tokens'] <= values['mean_tokens']
     assert 0 <= equal['majority']['success'] <= 1

@@ -55,6 +55,12 @@ def command(
       f'--workdir={workdir}', *_SETTINGS, *more]
 
 
+def find(entries, **fields):
+  """The one entry of a summary with these fields."""
+  (entry,) = (e for e in entries if fields.items() <= e.items())
+  return entry
+
+
 def environment() -> dict[str, str]:
   """Two devices on a CPU, as the quickstart has."""
   return os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '2'}

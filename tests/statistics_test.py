@@ -104,8 +104,6 @@ def test_mcnemar_is_the_binomial_tail():
     extreme = sum(abs(2 * sum(o) - n) >= abs(a - b) for o in outcomes)
     assert statistics.mcnemar(a, b) == pytest.approx(extreme / len(outcomes))
   assert statistics.mcnemar(0, 0) == 1.0
-  with pytest.raises(ValueError, match='only_a=-1'):
-    statistics.mcnemar(-1, 0)
 
 
 def test_difference_counts_pairs_and_changes_sign():

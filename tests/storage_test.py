@@ -19,7 +19,6 @@ import time
 import ml_collections
 import pytest
 
-from data_pipelines import manifest as manifest_lib
 from data_pipelines import store
 from data_pipelines import tokenizers
 from data_pipelines.tokenizers import sentencepiece
@@ -156,7 +155,7 @@ def test_the_store_in_a_bucket_is_the_same_bytes(remote, tmp_path):
   records.generate(tmp_path)
   manifest = records.generate(remote, num_processes=2)
   assert records.contents(remote) == records.contents(tmp_path)
-  assert manifest == manifest_lib.read(tmp_path)
+  assert manifest == store.read_manifest(tmp_path)
   source = store.read(remote, 'train')
   assert [source[i] for i in range(len(source))] == [
       records.make_record(i) for i in range(records.NUM_RECORDS)]
@@ -306,7 +305,7 @@ def test_a_host_leaves_alone_what_another_is_writing(tmp_path):
     waited.append(label)
     raise TimeoutError
 
-  for i in range(4):
+  for i in (0, 2):
     files.write_atomic(tmp_path / name.format(i), 'being written')
   with pytest.raises(TimeoutError):
     records.generate(tmp_path, host_index=1, num_hosts=2, wait=wait)
@@ -322,8 +321,6 @@ def test_hosts_with_different_folders_are_told(tmp_path):
       config_lib.UserError, match='00001-of-00004.* need the same --workdir'):
     records.generate(
         tmp_path, host_index=0, num_hosts=2, wait=lambda name: None)
-  with pytest.raises(ValueError, match='host_index=2: must be in 0..1'):
-    records.generate(tmp_path, host_index=2, num_hosts=2)
 
 
 def test_tokenizers(directory):
@@ -383,5 +380,5 @@ def test_a_workdir_that_cannot_be_written(tmp_path, bucket):
 
 def test_figures(directory):
   path = directory / 'eval' / 'loss.png'
-  plots.loss_curves(path, {'a': ([1, 2], [3.0, 2.0])})
+  plots.loss_curves(path, {'a': [(1, 3.0), (2, 2.0)]})
   assert path.read_bytes().startswith(b'\x89PNG')

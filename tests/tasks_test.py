@@ -14,7 +14,7 @@ import pytest
 from configs import countdown as countdown_config
 from configs import game24 as game24_config
 from data_pipelines import arms
-from data_pipelines import manifest
+from data_pipelines import store
 from meta_cot import main
 from meta_cot import problem as problem_lib
 from meta_cot import tasks
@@ -242,7 +242,7 @@ def test_a_task_of_a_user_s_own_has_stages(own, tmp_path):
   read = functools.partial(artifacts.problems, context, 'problems')
   assert [p.answer for p in read('test')] == ['0', '2', '4']
   assert len(read('train', 2)) == 2
-  assert manifest.read(context.workdir / 'problems').kind == 'problem'
+  assert store.read_manifest(context.workdir / 'problems').kind == 'problem'
   with pytest.raises(config_lib.ConfigError, match='has no states'):
     arms.make('revisions', context.task)
   config.task.number = 0

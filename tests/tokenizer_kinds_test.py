@@ -66,8 +66,7 @@ def _mesh():
 
 
 def _tokenizer():
-  return tokenizers.make(
-      _experiment().groups['tokenizer'].settings.vocabulary, [_TEXT])
+  return _experiment().groups['tokenizer'].settings.vocabulary.make([_TEXT])
 
 
 def _of_length(lengths_B, tokens_BxT):

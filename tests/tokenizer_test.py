@@ -19,10 +19,8 @@ SOS = (
     'Current State: 24:[4, 9, 3], Operations: []\n'
     'Exploring Operation: 9-3=6, Resulting Numbers: [4, 6]\n'
     'Generated Node #0,1: 24:[4, 6] Operation: 9-3=6\n')
-
-
-def control_ids(tokenizer):
-  return {tokenizer.control(name) for name in sentencepiece.CONTROL_TOKENS}
+CONTROL_IDS = set(range(len(sentencepiece.CONTROL_TOKENS)))
+UNK_ID = sentencepiece.CONTROL_TOKENS.index('<unk>')
 
 
 @pytest.fixture(scope='module')
@@ -60,7 +58,7 @@ def test_merged_vocabulary_keeps_digits_and_newlines_apart(bytes_tokenizer):
 def test_any_unicode_survives_a_round_trip(bytes_tokenizer, text):
   ids = bytes_tokenizer.encode(text)
   assert bytes_tokenizer.decode(ids) == text
-  assert not set(ids) & control_ids(bytes_tokenizer)
+  assert not set(ids) & CONTROL_IDS
 
 
 @hypothesis.given(st.text(alphabet='ab \u2581\n\t\r\x00<eos>\U0001f600'))
@@ -78,16 +76,16 @@ def test_control_tokens_cannot_be_written_as_text(
     compact, bytes_tokenizer, name):
   assert bytes_tokenizer.decode(bytes_tokenizer.encode(name)) == name
   for tokenizer in (compact, bytes_tokenizer):
-    forbidden = control_ids(tokenizer) - {tokenizer.control('<unk>')}
+    forbidden = CONTROL_IDS - {UNK_ID}
     assert not forbidden & set(tokenizer.encode(f'1{name}2'))
 
 
 def test_control_ids_are_fixed_and_decode_as_asked(compact):
-  assert [compact.control(n) for n in sentencepiece.CONTROL_TOKENS] == list(
-      range(9))
-  assert compact.control('9') is compact.control('<|no|>') is None
+  assert [
+      compact.decode([i], show_control=True) for i in range(9)] == list(
+          sentencepiece.CONTROL_TOKENS)
   assert (compact.pad_id, compact.eos_id, compact.eos_ids) == (0, 1, (1,))
-  bos_id = compact.control('<bos>')
+  bos_id = sentencepiece.CONTROL_TOKENS.index('<bos>')
   ids = [bos_id, *compact.encode('9-3'), compact.eos_id, compact.pad_id]
   assert compact.decode(ids) == '9-3'
   assert compact.decode(ids, show_control=True) == '<bos>9-3<eos><pad>'
@@ -104,7 +102,7 @@ def test_decode_never_raises_on_sampled_ids(bytes_tokenizer, compact, ids):
 def test_tokens_that_end_in_a_text(bytes_tokenizer, compact, text):
   for tokenizer in (bytes_tokenizer, compact):
     expected = [
-        tokenizer.decode([i]).endswith(text) and i not in control_ids(tokenizer)
+        tokenizer.decode([i]).endswith(text) and i not in CONTROL_IDS
         for i in range(tokenizer.vocab_size)]
     found = tokenizer.ending_in(text)
     assert found.dtype == bool and found.tolist() == expected
@@ -122,7 +120,7 @@ def test_unknown_text_and_ids_show_the_replacement_character(compact):
 
 def test_training_is_deterministic_and_the_fingerprint_tells(tmp_path):
   settings = sentencepiece.Settings(700, None, None)
-  tokenizer, same = (tokenizers.make(settings, [SOS]) for _ in range(2))
+  tokenizer, same = (settings.make([SOS]) for _ in range(2))
   tokenizer.save(tmp_path / 'a')
   same.save(tmp_path / 'b')
   path = tmp_path / 'a' / 'tokenizer.model'
@@ -133,7 +131,7 @@ def test_training_is_deterministic_and_the_fingerprint_tells(tmp_path):
   reused = sentencepiece.Settings(700, None, str(path))
   for copy in (
       tokenizers.load(tmp_path / 'a'), pickle.loads(pickle.dumps(tokenizer)),
-      tokenizers.make(reused, iter(()))):
+      reused.make(iter(()))):
     assert copy.fingerprint == tokenizer.fingerprint
     assert copy.encode(SOS) == tokenizer.encode(SOS)
 
@@ -141,8 +139,8 @@ def test_training_is_deterministic_and_the_fingerprint_tells(tmp_path):
 @pytest.mark.parametrize('text, number', [
     ('20,20,20>60:', 8), ('20,100>61:', 9), ('S', 1), ('', 0), ('a\n7', 3)])
 def test_a_placeholder_makes_as_many_tokens_at_most(text, number):
-  placeholder = lambda number_tokens: tokenizers.placeholder(
-      sentencepiece.Settings(128, number_tokens, None))
+  placeholder = lambda number_tokens: sentencepiece.Settings(
+      128, number_tokens, None).placeholder()
   assert len(placeholder(60).encode(text)) == number
   assert len(placeholder(None).encode(text)) == len(text)
   trained = sentencepiece.train([text + 'S'], 128, 60)
@@ -154,7 +152,7 @@ def test_a_placeholder_makes_as_many_tokens_at_most(text, number):
 
 def test_texts_longer_than_a_trainer_sentence_are_not_skipped():
   tokenizer = sentencepiece.train(['9+3=12,' * 4000 + '~'], 128, 60)
-  assert tokenizer.control('<unk>') not in tokenizer.encode('~')
+  assert UNK_ID not in tokenizer.encode('~')
 
 
 @pytest.mark.parametrize('texts, vocab_size', [([], 128), (COMPACT, 32)])
@@ -168,12 +166,12 @@ def test_a_damaged_model_is_named(tmp_path):
   path = tmp_path / 'tokenizer.model'
   settings = sentencepiece.Settings(128, None, str(path))
   with pytest.raises(config_lib.UserError, match=f'{path}: no tokenizer model'):
-    tokenizers.make(settings, iter(()))
+    settings.make(iter(()))
   for content in (b'', b'not a model'):
     path.write_bytes(content)
     for read in (
         lambda: tokenizers.load(tmp_path),
-        lambda: tokenizers.make(settings, iter(()))):
+        lambda: settings.make(iter(()))):
       with pytest.raises(config_lib.UserError, match=(
           f'{path}: .*run its stage again')):
         read()

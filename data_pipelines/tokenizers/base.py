@@ -3,21 +3,19 @@
 
 A kind is a module, and one line of `factory.KINDS`. It has
 
-  FILE                     by this file its folders are told; `save` writes it
-                           last
-  Settings                 of the group `tokenizer`: `kind`, `vocab_size` (as
-                           many tokens at most; None: only its files say), and
-                           what else it needs
-  make(settings, texts)    a tokenizer, learned from the texts or read
-  check(settings)          that what `make` reads is there; how many tokens it
-                           has, None where they are learned
-  load(folder)             the one that was saved there
-  placeholder(settings)    what programs are built with before there is one:
-                           `pad_id`, `eos_ids`, `ending_in` and `encode`, which
-                           makes of a text as many tokens as the one to come
-                           at most
+  FILE          by this file its folders are told; `save` writes it last
+  load(folder)  the tokenizer that was saved there
+  Settings      of the group `tokenizer`: `kind`, `vocab_size` (as many tokens
+                at most; None: only its files say), and what else it needs. They
 
-`make` and `load` raise a UserError of one line that names the file.
+    make(texts)    a tokenizer, learned from the texts or read
+    check()        that what `make` reads is there; how many tokens it has, None
+                   where they are learned
+    placeholder()  what programs are built with before there is one: `pad_id`,
+                   `eos_ids`, `ending_in` and `encode`, which makes of a text as
+                   many tokens as the one to come at most
+
+`make`, `check` and `load` raise a UserError of one line that names the file.
 """
 
 from collections.abc import Sequence
@@ -51,9 +49,6 @@ class Tokenizer(Protocol):
       ids: any integers. Ids of no token and incomplete bytes decode to U+FFFD.
       show_control: write control tokens by name instead of dropping them.
     """
-
-  def control(self, name: str) -> int | None:
-    """Id of the control token `name`, as '<|step|>'; None if there is none."""
 
   def ending_in(self, text: str) -> np.ndarray:
     """Finds the tokens whose own text ends in `text`, at least a character.

@@ -58,43 +58,36 @@ class Settings:
           f'vocab_size: got {self.vocab_size}; must be greater than {taken}, '
           'the control tokens, the line feed and number_tokens.')
 
+  def make(self, texts: Iterable[str]) -> 'Tokenizer':
+    """Trains a tokenizer on the texts, or reads the one to reuse.
 
-def make(settings: Settings, texts: Iterable[str]) -> 'Tokenizer':
-  """Trains a tokenizer on the texts, or reads the one to reuse.
+    Raises:
+      UserError: as `train`; or there is no sentencepiece model to reuse.
+    """
+    if self.path is not None:
+      return _read(files.path(self.path))
+    return train(texts, self.vocab_size, self.number_tokens)
 
-  Raises:
-    UserError: as `train`; or there is no sentencepiece model to reuse.
-  """
-  if settings.path is not None:
-    return _read(files.path(settings.path))
-  return train(texts, settings.vocab_size, settings.number_tokens)
+  def check(self) -> int | None:
+    """Makes sure that the model to reuse is there; returns its tokens.
 
+    Raises:
+      UserError: there is none, or it is no sentencepiece model.
+    """
+    if self.path is None:
+      return None
+    if files.size(files.path(self.path)) is None:
+      raise config_lib.UserError(
+          f'tokenizer: path: got {self.path!r}; there is no such file.')
+    return _read(files.path(self.path)).vocab_size
 
-def check(settings: Settings) -> int | None:
-  """Makes sure that the model to reuse is there; returns its tokens.
-
-  Raises:
-    UserError: there is none, or it is no sentencepiece model.
-  """
-  if settings.path is None:
-    return None
-  if files.size(files.path(settings.path)) is None:
-    raise config_lib.UserError(
-        f'tokenizer: path: got {settings.path!r}; there is no such file.')
-  return _read(files.path(settings.path)).vocab_size
-
-
-def placeholder(settings: Settings) -> '_Placeholder':
-  """Returns what makes as many tokens of a text as a trained model at most."""
-  return _Placeholder(settings)
+  def placeholder(self) -> '_Placeholder':
+    """Makes as many tokens of a text as a trained model at most."""
+    return _Placeholder(self)
 
 
 def load(folder: files.Path) -> 'Tokenizer':
-  """Reads the tokenizer of a folder.
-
-  Raises:
-    UserError: its file is missing or not a model; names it.
-  """
+  """Reads the tokenizer of a folder; a UserError names a damaged file."""
   return _read(files.path(folder) / FILE)
 
 
@@ -152,11 +145,7 @@ class Tokenizer:
   eos_ids = (eos_id,)
 
   def __init__(self, model_proto: bytes):
-    """Wraps a serialized model.
-
-    Raises:
-      ValueError: not a model, or one without the control tokens.
-    """
+    """Wraps a serialized model; a ValueError says that it is none of ours."""
     self._processor = sentencepiece.SentencePieceProcessor()
     try:
       self._processor.LoadFromSerializedProto(model_proto)
@@ -197,22 +186,17 @@ class Tokenizer:
     """Text of `ids`; never raises on what a model may sample."""
     parts, run = [], []
     for i in map(int, ids):
-      is_control = 0 <= i < len(CONTROL_TOKENS)
-      if 0 <= i < self.vocab_size and not is_control:
+      if _TEXT_ID <= i < self.vocab_size:
         run.append(i)
         continue
-      if i == _UNK_ID and not show_control or not is_control:
-        shown = REPLACEMENT
+      if show_control and 0 <= i < _TEXT_ID:
+        shown = CONTROL_TOKENS[i]
       else:
-        shown = CONTROL_TOKENS[i] if show_control else ''
+        shown = '' if 0 <= i < _TEXT_ID and i != _UNK_ID else REPLACEMENT
       if shown:
         parts += [self._processor.decode(run), shown]
         run = []
     return ''.join([*parts, self._processor.decode(run)])
-
-  def control(self, name: str) -> int | None:
-    """Id of one of CONTROL_TOKENS."""
-    return CONTROL_TOKENS.index(name) if name in CONTROL_TOKENS else None
 
   def ending_in(self, text: str) -> np.ndarray:
     """Finds the pieces that end in `text`, bool [vocab_size]."""
@@ -236,7 +220,7 @@ def _read(path) -> Tokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class _Placeholder:
-  """Has one token for all text; see `placeholder`."""
+  """Has one token for all text."""
 
   settings: Settings
   pad_id = Tokenizer.pad_id
@@ -245,12 +229,10 @@ class _Placeholder:
 
   def encode(self, text: str) -> list[int]:
     """One token per number up to `number_tokens` and per other character."""
-    number_tokens = self.settings.number_tokens
-    largest = -1 if number_tokens is None else number_tokens
-    pieces = re.findall(r'\d+|\D', text)
+    largest = self.settings.number_tokens
     return [_TEXT_ID] * sum(
-        1 if piece.isdigit() and int(piece) <= largest else len(piece)
-        for piece in pieces)
+        1 if largest is not None and piece.isdigit() and int(piece) <= largest
+        else len(piece) for piece in re.findall(r'\d+|\D', text))
 
   def ending_in(self, text: str) -> np.ndarray:
     """Finds the token of all text where `text` is one, bool [vocab_size]."""

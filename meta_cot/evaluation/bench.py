@@ -5,6 +5,8 @@ Choosers and budgets come later: one sampling of N serves all of them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
+import json
 import logging
 from typing import Any, NamedTuple
 
@@ -24,8 +26,6 @@ from meta_cot.solvers import table
 from meta_cot.tasks import base as base_task
 from meta_cot.types import Params, PRNGKey
 
-_PIECE = 1024  # problems
-
 
 class Procedure(NamedTuple):
   """A solver and what it depends on."""
@@ -44,7 +44,7 @@ def make(
 def run(
     policies: Iterable[base.Policy], procedures: Mapping[str, Procedure],
     problems: Mapping[str, Sequence[Problem]], directory: epath.Path, *,
-    rng: PRNGKey, num_rounds: int = 1, piece_size: int = _PIECE,
+    rng: PRNGKey, num_rounds: int = 1, piece_size: int = 1024,
 ) -> list[rows_lib.Row]:
   """Answers all problems with all solvers, as all of the policies.
 
@@ -55,8 +55,6 @@ def run(
     policies: read one after the other, so that one is in memory at a time.
     procedures: by the name of the solver.
     problems: by the name of their split, in the order of the split.
-    directory: of the rows.
-    rng: of all draws.
     num_rounds: how often a solver is asked; the attempts of later rounds follow
       those of earlier ones.
     piece_size: problems whose rows are written together.
@@ -72,10 +70,7 @@ def run(
     for name, procedure in procedures.items():
       for split, some in problems.items():
         where = folder(directory, policy, name, split)
-        _claim(where, rows_lib.identity(
-            policy, procedure.settings,
-            jax.random.key_data(rng).reshape(-1).tolist(),
-            int(_checksum(policy.params))))
+        _claim(where, policy, procedure.settings, rng)
         for number in range(num_rounds):
           _round(policy, name, procedure.solver, split, some, where, rng,
                  number, piece_size)
@@ -86,17 +81,6 @@ def run(
       if row['place'] < number]
 
 
-@jax.jit
-def _checksum(params: Params) -> jax.Array:
-  """[] uint32, of all bits; the same however devices hold them."""
-  words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
-  bits = (
-      jax.lax.bitcast_convert_type(x, words[x.dtype.itemsize])
-      for x in jax.tree.leaves(params))
-  return sum(
-      jnp.sum(x.astype(jnp.uint32), dtype=jnp.uint32) for x in bits)
-
-
 def folder(
     directory: epath.Path, policy: base.Policy, solver: str, split: str
 ) -> epath.Path:
@@ -105,9 +89,18 @@ def folder(
           / solver / split)
 
 
-def _claim(where: epath.Path, identity: dict[str, Any]) -> None:
+def _claim(
+    where: epath.Path, policy: base.Policy, settings: Any, rng: PRNGKey
+) -> None:
   """Removes rows that were made in another way."""
   path = where / 'identity.json'
+  if dataclasses.is_dataclass(settings):
+    settings = dataclasses.asdict(settings)
+  identity = json.loads(json.dumps(dict(
+      version=rows_lib.VERSION, step=policy.step,
+      params=int(_checksum(policy.params)), style=policy.style,
+      draws=jax.random.key_data(rng).reshape(-1).tolist(),
+      model=dataclasses.asdict(policy.model), settings=settings)))
   if distributed.is_primary():
     differences = path.exists() and config_lib.differences(
         files.read_json(path), identity, where='there')
@@ -120,6 +113,17 @@ def _claim(where: epath.Path, identity: dict[str, Any]) -> None:
     if differences or not path.exists():
       files.write_json(path, identity)
   distributed.wait(f'{where.name}: claimed')
+
+
+@jax.jit
+def _checksum(params: Params) -> jax.Array:
+  """[] uint32, of all bits; the same however devices hold them."""
+  words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+  bits = (
+      jax.lax.bitcast_convert_type(x, words[x.dtype.itemsize])
+      for x in jax.tree.leaves(params))
+  return sum(
+      jnp.sum(x.astype(jnp.uint32), dtype=jnp.uint32) for x in bits)
 
 
 def _round(policy, name, solver, split, problems, where, rng, number,
@@ -138,28 +142,21 @@ def _round(policy, name, solver, split, problems, where, rng, number,
         outcomes.seconds, 100 * outcomes.occupancy)
     if distributed.is_primary():
       path = where / f'{start:07d}-{stop:07d}.{number}.jsonl'
-      num_trajectories = outcomes.is_correct.shape[1] // outcomes.num_episodes
       if outcomes.records is not None:
         rows_lib.write_records(path, outcomes.records.reshape(-1))
       rows_lib.write(path, rows_lib.of(
-          policy, name, split, some, outcomes, place=start,
-          attempt=number * num_trajectories))
+          policy, name, split, some, outcomes, place=start, number=number))
 
 
 def _missing(
     where: epath.Path, number: int, num_problems: int, piece_size: int
 ) -> Iterator[tuple[int, int]]:
   """Pieces of problems that have no rows of this round yet."""
-  is_missing = np.ones(num_problems + 1, bool)
+  is_missing = np.ones(num_problems, bool)
   for path in where.glob(f'*.{number}.jsonl'):
     start, stop = map(int, path.name.partition('.')[0].split('-'))
     is_missing[start:stop] = False
-  is_missing[num_problems:] = False
-  start = 0
-  while start < num_problems:
-    stop = start
-    while is_missing[stop] and stop - start < piece_size:
-      stop += 1
-    if stop > start:
-      yield start, stop
-    start = max(stop, start + 1)
+  places = np.flatnonzero(is_missing)
+  for gap in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1):
+    for start in gap[::piece_size].tolist():
+      yield start, min(start + piece_size, int(gap[-1]) + 1)

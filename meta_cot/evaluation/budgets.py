@@ -45,9 +45,8 @@ def at(outcomes: base.Outcomes, n: float, choosers: Sequence[str]) -> dict:
 def curve(outcomes: base.Outcomes, choosers: Sequence[str]) -> list[dict]:
   """Computes `at` for n = 1, 2, 4, ... up to all attempts."""
   total = outcomes.is_correct.shape[1]
-  ns = sorted({
-      min(2**i, total) for i in range(math.ceil(math.log2(max(total, 2))) + 1)})
-  return [at(outcomes, n, choosers) for n in ns]
+  powers = (2**i for i in range(total.bit_length()))
+  return [at(outcomes, n, choosers) for n in sorted({*powers, total})]
 
 
 def at_tokens(
@@ -56,15 +55,11 @@ def at_tokens(
 ) -> dict:
   """Computes `at` for what fits a budget, at least 1 attempt, at most all.
 
-  Args:
-    outcomes: N attempts at every problem.
-    budget: tokens of a problem, on average.
-    choosers: names of `choosing.CHOOSERS`.
-    is_whole: every problem gets as many; else the budget is met exactly.
+  The budget is in tokens of a problem, on average. Every problem gets as many
+  attempts if `is_whole`; else the budget is met exactly.
   """
-  n = budget / outcomes.mean_tokens
-  if is_whole:
-    n = budget // outcomes.mean_tokens
+  mean = outcomes.mean_tokens
+  n = budget // mean if is_whole else budget / mean
   n = min(max(n, 1.0), float(outcomes.is_correct.shape[1]))
   return at(outcomes, int(n) if is_whole else n, choosers)
 

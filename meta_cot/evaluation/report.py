@@ -1,30 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The readable end of a bench: report.md and its plots, made from rows."""
+"""The readable end of a bench: report.md and its plots, made of a summary."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
-from meta_cot.evaluation import episodes_report
 from meta_cot.evaluation import plots
-from meta_cot.evaluation import tables
 from meta_cot.evaluation import trees
 from meta_cot.runtime import files
 
+_EPISODES = {  # key of a row -> figure, what it shows
+    'this': ('episodes.png', 'success of every episode'),
+    'any': ('any_episode.png', 'success of the best episode so far')}
+
 
 def write(
-    directory: epath.Path, title: str, summary: Mapping, *, note: str = '',
+    directory: epath.Path, title: str, summary: Mapping, *,
     training: Mapping[str, Mapping] | None = None,
-    drawn: Sequence[trees.Tree] = (),
-    texts: Mapping[str, str] | None = None,
+    drawn: Sequence[trees.Tree] = (), texts: Mapping[str, str] | None = None,
 ) -> None:
   """Writes summary.json, `report.md` and its PNG plots.
 
   Args:
     directory: local or in a bucket; made if missing.
-    title: of the report.
     summary: of `summary.of_rows`.
-    note: under the title.
     training: what training left of every policy: summary.json, and `losses`,
       points (tokens, loss) on validation data.
     drawn: searches to draw as trees.
@@ -34,10 +34,10 @@ def write(
   files.write_json(directory / 'summary.json', dict(
       summary, training={k: dict(v) for k, v in training.items()}))
   parts = [
-      f'# {title}\n', _headline(summary), note and f'{note}\n',
-      _success(summary), _curve(directory, summary),
-      _samples(directory, summary), _equal_tokens(summary), _errors(summary),
-      _episodes(directory, summary), _drawn(directory, drawn),
+      f'# {title}\n', _headline(summary), _success(summary),
+      _curve(directory, summary), _samples(directory, summary),
+      _equal_tokens(summary), _errors(summary),
+      episodes(directory, summary['episodes']), _drawn(directory, drawn),
       _texts(texts or {}), _training(directory, training)]
   files.write_atomic(
       directory / 'report.md', '\n'.join(filter(None, parts)))
@@ -54,38 +54,25 @@ def _headline(summary) -> str:
       e for e in entries if mine and e['split'] == mine['split'] and e['minus']]
   if not others:
     return ''
-  lines = [
-      f'- `{e["policy"]}` {tables.percent(e)}%: a difference of '
-      f'{tables.difference(_turned(e["minus"]))} points.\n' for e in others]
+  lines = ''
+  for e in others:
+    gap = e['minus']
+    turned = dict(  # seen from the other side, and never -0.0
+        estimate=0.0 - gap['estimate'], low=0.0 - gap['high'],
+        high=0.0 - gap['low'])
+    lines += (
+        f'- `{e["policy"]}` {_cell(e)}%: a difference of {_cell(turned)} '
+        'points.\n')
   return (
-      f'`{policy}`, {solver}, solves {tables.percent(mine)}% of '
+      f'`{policy}`, {solver}, solves {_cell(mine)}% of '
       f'{mine["num_problems"]} problems of {mine["split"]}. Beside it:\n\n'
-      + ''.join(lines) + '\nBrackets are 95% intervals.\n')
-
-
-def _turned(gap: Mapping) -> dict[str, float]:
-  """The difference seen from the other side."""
-  return dict(  # never -0.0
-      estimate=0.0 - gap['estimate'], low=0.0 - gap['high'],
-      high=0.0 - gap['low'])
+      f'{lines}\nBrackets are 95% intervals.\n')
 
 
 def _success(summary) -> str:
   entries = summary['success']
   names = list(dict.fromkeys(k for e in entries for k in e['means']))
-  rows = []
-  for e in entries:
-    gap = e['minus']
-    rows.append([
-        e['policy'], e['solver'], e['split'], str(e['num_problems']),
-        tables.percent(e), '-' if gap is None else tables.difference(gap),
-        tables.number(e['mean_tokens']), f'{100 * e["occupancy"]:.0f}',
-        *(tables.number(e['means'].get(name)) for name in names),
-        f'{e["seconds"]:.2f}'])
-  header = [
-      'policy', 'solver', 'split', 'problems', 'solved %', 'minus reference',
-      'tokens', 'occupancy %', *(n.replace('_', ' ') for n in names),
-      'seconds']
+  means = ''.join(f' | {name.replace("_", " ")}' for name in names)
   return (
       '## Success and cost\n\nTokens are generated tokens of an attempt, end '
       'of sequence and all children of a search counted. Seconds are of all '
@@ -93,14 +80,19 @@ def _success(summary) -> str:
       'unfinished attempt. Brackets are 95% intervals (Wilson; normal over '
       'problems with several attempts each; for the difference, paired). '
       '`symbolic` is the search that wrote the traces.\n\n'
-      + tables.table(header, rows))
+      + _table(
+          'policy | solver | split | problems | solved % | minus reference | '
+          f'tokens | occupancy %{means} | seconds', [
+              [e['policy'], e['solver'], e['split'], e['num_problems'], e,
+               e['minus'], e['mean_tokens'], f'{100 * e["occupancy"]:.0f}',
+               *(e['means'].get(name) for name in names),
+               f'{e["seconds"]:.2f}'] for e in entries]))
 
 
 def _curve(directory, summary) -> str:
   lines = {}
   for e in summary['curve']:
-    lines.setdefault(e['policy'], []).append(
-        (e['tokens'], e['success'], *e['ci95']))
+    lines.setdefault(e['policy'], []).append(_point(e['tokens'], e))
   if not lines:
     return ''
   plots.success_curves(directory / 'learning_curve.png', lines)
@@ -112,7 +104,7 @@ def _curve(directory, summary) -> str:
   return (
       '## Learning curves\n\nSolved % of the first validation problems at '
       'every checkpoint, by tokens trained.\n\n'
-      + tables.table(['policy', *map(str, range(1, width + 1))], rows)
+      + _table(' | '.join(['policy', *map(str, range(1, width + 1))]), rows)
       + '\n![learning curve](learning_curve.png)\n')
 
 
@@ -124,26 +116,27 @@ def _samples(directory, summary) -> str:
   lines = {}
   for e in entries:
     lines.setdefault(f'{e["policy"]}, best of N', []).append(
-        (e['tokens'], e['oracle']['success'], *e['oracle']['ci95']))
+        _point(e['tokens'], e['oracle']))
   plots.success_against_tokens(
       directory / 'success_against_tokens.png', lines, reference={
-          f'{e["policy"]}, {e["solver"]}': (
-              e['mean_tokens'], e['success'], *e['ci95'])
+          f'{e["policy"]}, {e["solver"]}': _point(e['mean_tokens'], e)
           for e in summary['success'] if e['split'] == entries[0]['split']
           and e['num_attempts'] == 1 and e['policy'] != 'symbolic'})
-  rows = [
-      [e['policy'], e['split'], str(e['num_problems']), str(e['n']),
-       f'{e["tokens"]:.0f}', *(tables.percent(e[name]) for name in choosers)]
-      for e in entries]
   return (
       '## Samples\n\nThe fair rival of a long trace or a search is many '
       'samples. `oracle` is best of N by the exact verifier (unbiased pass@N); '
       '`majority` takes the most frequent answer, `value` that of the sample '
       'with the highest value, `weighted` that with the highest sum.\n\n'
-      + tables.table(
-          ['policy', 'split', 'problems', 'N', 'tokens',
-           *(f'{name} %' for name in choosers)], rows)
+      + _table(
+          'policy | split | problems | N | tokens' + _headers(choosers), [
+              [e['policy'], e['split'], e['num_problems'], e['n'],
+               f'{e["tokens"]:.0f}', *(e[name] for name in choosers)]
+              for e in entries])
       + '\n![success against tokens](success_against_tokens.png)\n')
+
+
+def _headers(choosers: Sequence[str]) -> str:
+  return ''.join(f' | {name} %' for name in choosers)
 
 
 def _equal_tokens(summary) -> str:
@@ -156,47 +149,120 @@ def _equal_tokens(summary) -> str:
   for e in entries:
     reached = e['catch_up']
     rows.append([
-        ', '.join(e['beside']), e['split'], f'{e["beside_tokens"]:.1f}',
-        f'{100 * e["beside_success"]:.1f}', e['policy'], str(e['n']),
-        f'{e["tokens"]:.1f}',
-        *(tables.percent(e[name]) for name in choosers),
+        ', '.join(e['beside']), e['split'], e['beside_tokens'],
+        100 * e['beside_success'], e['policy'], e['n'], e['tokens'],
+        *(e[name] for name in choosers),
         f'more than {e["num_samples"]}' if reached is None else
         f'{reached["n"]} ({reached["tokens"]:.0f} tokens)'])
   return (
       '## At equal tokens\n\nWhat N samples reach with the tokens of a '
       'procedure, N as large as fits (at most all that were drawn), and how '
       'many the oracle needs to catch up with it.\n\n'
-      + tables.table(
-          ['beside', 'split', 'its tokens', 'its %', 'samples of', 'N',
-           'tokens', *(f'{name} %' for name in choosers), 'catches up at N'],
-          rows))
+      + _table(
+          'beside | split | its tokens | its % | samples of | N | tokens'
+          f'{_headers(choosers)} | catches up at N', rows))
 
 
 def _errors(summary) -> str:
   entries = [e for e in summary['success'] if e['errors']]
   kinds = sorted({kind for e in entries for kind in e['errors']})
-  if not kinds:
-    return ''
-  return (
+  return '' if not kinds else (
       '## Why problems were not solved\n\nFirst thing that went wrong in each '
-      'unsolved completion.\n\n' + tables.table(
-          ['policy', 'solver', 'split', *kinds],
+      'unsolved completion.\n\n' + _table(
+          ' | '.join(['policy', 'solver', 'split', *kinds]),
           [[e['policy'], e['solver'], e['split'],
-            *(str(e['errors'].get(kind, 0)) for kind in kinds)]
+            *(e['errors'].get(kind, 0) for kind in kinds)]
            for e in entries]))
 
 
-def _episodes(directory, summary) -> str:
-  if summary['episodes'] is None:
+def episodes(directory: epath.Path, summary: Mapping | None) -> str:
+  """Writes plots of `episodes.summarise`, and returns the text with them."""
+  if summary is None:
     return ''
-  return episodes_report.write(directory, summary['episodes'])
+  labels = {
+      policy: [str(row['episode']) for row in values['episodes']]
+      for policy, values in summary['policies'].items()}
+  for key, (name, title) in _EPISODES.items():
+    plots.success_against_tokens(
+        directory / name, episode_curves(summary, key), labels=labels,
+        title=title)
+  return (
+      '## Episode after episode\n\n'
+      f'{summary["num_problems"]} problems. A trajectory is several episodes, '
+      'attempts at one question in one context. Brackets are 95% intervals: '
+      'over problems, with all trajectories and seeds of a problem as one '
+      "(normal); `over seeds` between the means of the seeds (Student's t). "
+      f'`{summary["start"]}` is where training started.\n\n'
+      + _final_episode(summary) + '\n' + _every_episode(summary))
+
+
+def episode_curves(
+    summary: Mapping, key: str) -> dict[str, list[plots.Point]]:
+  """What a plot shows: every policy, and both rivals.
+
+  Args:
+    summary: of `episodes.summarise`.
+    key: 'this' for every episode alone, 'any' for the best one so far.
+
+  Returns:
+    Name -> points (tokens, success, low, high). The interval is over seeds
+    where there are several, else over problems.
+  """
+  lines = {
+      policy: [_point(row['tokens'], row[key]) for row in values['episodes']]
+      for policy, values in summary['policies'].items()}
+  for name, chooser in (('best', 'oracle'), ('majority', 'majority')):
+    lines[f'{summary["start"]}, {name} of N'] = [
+        _point(p['tokens'], p[chooser]) for p in summary['samples']['curve']]
+  return lines
+
+
+def _final_episode(summary: Mapping) -> str:
+  rows = []
+  for policy, values in summary['policies'].items():
+    last, gap = values['episodes'][-1], values['minus_start']
+    rows.append([
+        policy, ', '.join(map(str, values['seeds'])), last['episode'],
+        last['tokens'], last['this'], last['this']['seeds_ci95'], gap,
+        gap and gap['seeds_ci95']])
+  return (
+      '### The final episode\n\nTokens are those of the whole trajectory; the '
+      'difference is of final episodes, paired by problem.\n\n'
+      + _table(
+          'policy | seeds | episodes | tokens | solved % | over seeds | '
+          f'minus {summary["start"]} | over seeds', rows))
+
+
+def _every_episode(summary: Mapping) -> str:
+  rows = [
+      [policy, row['episode'], row['tokens'], row['this'],
+       row['this']['seeds_ci95'], row['any'], 100 * row['finished'],
+       f'{row["equal_tokens"]["n"]:.2f}', row['equal_tokens']['oracle'],
+       row['equal_tokens']['majority']]
+      for policy, values in summary['policies'].items()
+      for row in values['episodes']]
+  images = ''.join(
+      f'\n![{title}]({name})\n' for name, title in _EPISODES.values())
+  return (
+      '### Every episode\n\nTokens are drawn up to the end of the episode, a '
+      'search before it included. `any so far`: one of the episodes up to here '
+      'is right. `finished`: of the episodes that took place, those that ended '
+      'by themselves. `N`: '
+      f'samples of `{summary["start"]}` that cost as many tokens, at least 1 '
+      f'and at most the {summary["samples"]["num_samples"]} drawn; a part '
+      'of N means that some problems get one sample more. Best of N is by the '
+      'exact verifier (unbiased pass@N). In the plots, bars are over seeds '
+      'where there are several.\n\n'
+      + _table(
+          'policy | episode | tokens | solved % | over seeds | any so far % | '
+          'finished % | N | best of N % | majority of N %', rows) + images)
 
 
 def _drawn(directory, drawn: Sequence[trees.Tree]) -> str:
+  images = []
   for i, tree in enumerate(drawn, 1):
-    plots.search_tree(directory / f'search_{i}.png', tree.nodes, tree.title)
-  images = (
-      f'![search {i}](search_{i}.png)\n' for i, _ in enumerate(drawn, 1))
+    trees.draw(directory / f'search_{i}.png', tree)
+    images.append(f'![search {i}](search_{i}.png)\n')
   return drawn and '## Searches as trees\n\n' + '\n'.join(images)
 
 
@@ -209,17 +275,43 @@ def _training(directory, training) -> str:
   if not training:
     return ''
   plots.loss_curves(directory / 'loss.png', {
-      policy: tuple(zip(*values['losses']))
-      for policy, values in training.items()})
+      policy: values['losses'] for policy, values in training.items()})
   rows = [
-      [policy, f'{t["num_parameters"]:,}', str(t['num_steps']),
+      [policy, f'{t["num_parameters"]:,}', t['num_steps'],
        f'{t["tokens"] / 1e6:.2f}M', f'{t["loss"]:.4f}',
        f'{t["eval_loss"]:.4f}', f'{t["seconds"]["total"]:.0f}',
        f'{100 * t["seconds"]["goodput"]:.0f}']
       for policy, t in training.items()]
-  header = [
-      'policy', 'parameters', 'steps', 'tokens', 'loss', 'validation loss',
-      'seconds', 'goodput %']
   return (
-      '## Training\n\n' + tables.table(header, rows)
-      + '\n![loss](loss.png)\n')
+      '## Training\n\n' + _table(
+          'policy | parameters | steps | tokens | loss | validation loss | '
+          'seconds | goodput %', rows) + '\n![loss](loss.png)\n')
+
+
+def _point(tokens: float, rate: Mapping) -> plots.Point:
+  """A rate in a plot; its interval is over seeds where there are several."""
+  return tokens, rate['success'], *(rate.get('seeds_ci95') or rate['ci95'])
+
+
+def _table(header: str, rows: Sequence[Sequence[Any]]) -> str:
+  """Markdown; the names of columns are joined by ' | '."""
+  lines = [header, ' | '.join(['---'] * len(header.split(' | ')))]
+  lines += [' | '.join(map(_cell, row)) for row in rows]
+  return ''.join(f'| {line} |\n' for line in lines)
+
+
+def _cell(value: Any) -> str:
+  """How a value looks: rates, differences and intervals in percent."""
+  match value:
+    case None:
+      return '-'
+    case float():
+      return f'{value:.1f}'
+    case [low, high]:
+      return f'[{100 * low:.1f}, {100 * high:.1f}]'
+    case {'success': success, 'ci95': ci95}:
+      return f'{100 * success:.1f} {_cell(ci95)}'
+    case {'estimate': estimate, 'low': low, 'high': high}:
+      return f'{100 * estimate:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]'
+    case _:
+      return str(value)

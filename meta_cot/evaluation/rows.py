@@ -6,7 +6,6 @@ problems; it is written in one go, so that it is whole or not there.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-import dataclasses
 import json
 from typing import Any
 
@@ -26,20 +25,14 @@ Row = Mapping[str, Any]
 
 def of(
     policy: base.Policy, solver: str, split: str, problems: Sequence[Problem],
-    outcomes: base.Outcomes, *, place: int, attempt: int,
+    outcomes: base.Outcomes, *, place: int = 0, number: int = 0,
 ) -> list[dict[str, Any]]:
-  """Makes the rows of outcomes.
+  """Makes the rows of what came of problems.
 
-  Args:
-    policy: who answered.
-    solver: name of how.
-    split: of the problems.
-    problems: B of them.
-    outcomes: of these.
-    place: of the first problem in its split.
-    attempt: number of the first attempt at each.
+  The first of them stands at `place` in its split; `number` is of the round.
   """
   rows, episodes = [], outcomes.num_episodes
+  first = number * (outcomes.is_correct.shape[1] // episodes)
   seconds = outcomes.seconds / outcomes.is_correct.size
   plain = lambda x: None if np.isnan(x) else float(x)
   for b, n in np.ndindex(outcomes.is_correct.shape):
@@ -47,7 +40,7 @@ def of(
         version=VERSION, policy=policy.label, seed=policy.seed,
         step=policy.step, trained_tokens=policy.trained_tokens, solver=solver,
         split=split, problem=problems[b].id, place=place + b,
-        attempt=attempt + n // episodes, episode=n % episodes + 1,
+        attempt=first + n // episodes, episode=n % episodes + 1,
         is_correct=bool(outcomes.is_correct[b, n]),
         is_finished=bool(outcomes.is_finished[b, n]),
         num_tokens=plain(outcomes.num_tokens[b, n]),
@@ -90,8 +83,7 @@ def read(directory: epath.Path) -> list[dict[str, Any]]:
       rows, key=lambda row: (row['place'], row['attempt'], row['episode']))
 
 
-def records(
-    directory: epath.Path) -> Iterator[record_lib.TraceRecord]:
+def records(directory: epath.Path) -> Iterator[record_lib.TraceRecord]:
   """Reads the searches of a folder, in order of the problems."""
   for path in sorted(directory.glob(f'*{_RECORDS}')):
     for line in path.read_text().splitlines():
@@ -107,16 +99,11 @@ def group(rows: Iterable[Row], *keys: str) -> dict[tuple, list[Row]]:
 
 
 def outcomes(rows: Sequence[Row]) -> base.Outcomes:
-  """Gathers the attempts of one policy and solver at one split.
+  """Gathers the attempts of one policy and solver at one split, at least one.
 
   Problems that have more or fewer attempts than the first one are left out.
-
-  Raises:
-    ValueError: no rows.
   """
   by_problem = list(group(rows, 'place').values())
-  if not by_problem:
-    raise ValueError('rows: none; give at least one.')
   num_attempts = len(by_problem[0])
   grid = [mine for mine in by_problem if len(mine) == num_attempts]
   column = lambda key, dtype: np.array(
@@ -135,22 +122,3 @@ def outcomes(rows: Sequence[Row]) -> base.Outcomes:
           k: base.objects([[row['details'][k] for row in mine]
                            for mine in grid])
           for k in grid[0][0]['details']})
-
-
-def identity(
-    policy: base.Policy, settings: Any, draws: list[int], params: int
-) -> dict[str, Any]:
-  """Lists what rows depend on besides problems, as JSON values.
-
-  Args:
-    policy: who answers.
-    settings: of the solver, a dataclass or JSON values.
-    draws: the key of all draws.
-    params: a checksum of the parameters.
-  """
-  if dataclasses.is_dataclass(settings):
-    settings = dataclasses.asdict(settings)
-  return json.loads(json.dumps(dict(
-      version=VERSION, step=policy.step, params=params,
-      style=policy.style, draws=draws,
-      model=dataclasses.asdict(policy.model), settings=settings)))

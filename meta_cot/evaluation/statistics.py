@@ -32,7 +32,9 @@ def wilson(
   if not 0 <= successes <= total:
     raise ValueError(
         f'{successes=} must be at least 0 and at most {total=}.')
-  z = _normal_quantile(confidence)
+  if not 0 < confidence < 1:
+    raise ValueError(f'{confidence=} must be between 0 and 1, exclusive.')
+  z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
   if total == 0:
     return 0.0, 1.0
   rate = successes / total
@@ -89,36 +91,17 @@ def difference_interval(
   if excess > 0:
     excess = max(excess - total / 2, 0.0)
   phi = excess / math.sqrt(margins) if margins else 0.0
-  below, above = rate_b - low_b, high_a - rate_a
-  down = below**2 - 2 * phi * below * above + above**2
-  below, above = rate_a - low_a, high_b - rate_b
-  up = above**2 - 2 * phi * above * below + below**2
+  reach = lambda x, y: math.sqrt(max(x**2 - 2 * phi * x * y + y**2, 0.0))
   estimate = rate_b - rate_a
   return Difference(
       estimate=estimate,
-      low=estimate - math.sqrt(max(down, 0.0)),
-      high=estimate + math.sqrt(max(up, 0.0)),
+      low=estimate - reach(rate_b - low_b, high_a - rate_a),
+      high=estimate + reach(high_b - rate_b, rate_a - low_a),
       p_value=mcnemar(only_a, only_b))
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-  """Two-sided exact p-value that discordant pairs fall either way alike.
-
-  Args:
-    only_a: problems that only solver a solves.
-    only_b: problems that only solver b solves.
-
-  Raises:
-    ValueError: a negative count.
-  """
-  if only_a < 0 or only_b < 0:
-    raise ValueError(f'{only_a=} and {only_b=} must be at least 0.')
+  """Two-sided exact p-value that discordant pairs fall either way alike."""
   total = only_a + only_b
   tail = sum(math.comb(total, i) for i in range(min(only_a, only_b) + 1))
   return min(1.0, 2 * tail / 2**total)
-
-
-def _normal_quantile(confidence: float) -> float:
-  if not 0 < confidence < 1:
-    raise ValueError(f'{confidence=} must be between 0 and 1, exclusive.')
-  return statistics.NormalDist().inv_cdf((1 + confidence) / 2)

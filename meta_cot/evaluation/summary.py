@@ -50,8 +50,7 @@ def of_rows(
           newest, 'policy', 'solver', 'split').items() if key[1] != REVISIONS}
   return dict(
       reference=reference and list(reference), success=[
-          _success(key, outcomes, _reference(found, key, reference))
-          for key, outcomes in found.items()],
+          _success(found, key, reference) for key in found],
       samples=[
           dict(policy=policy, split=split,
                num_problems=len(outcomes.is_correct), **point)
@@ -62,29 +61,14 @@ def of_rows(
       curve=_curve(rows), episodes=_episodes(newest, found, start))
 
 
-def find(entries: Sequence[Mapping], **fields) -> dict:
-  """Finds the one entry with these fields.
-
-  Raises:
-    ValueError: none has, or several have.
-  """
-  (entry,) = (e for e in entries if fields.items() <= e.items())
-  return entry
-
-
-def _reference(found, key: Key, reference) -> base.Outcomes | None:
-  """What a procedure is compared with, on the same problems; None: nothing."""
-  if reference is None or key[:2] == reference:
-    return None
-  other = found.get((*reference, key[2]))
-  is_same = other is not None and (
-      other.is_correct.shape == found[key].is_correct.shape)
-  return other if is_same else None
-
-
-def _success(key: Key, outcomes: base.Outcomes, reference) -> dict:
-  """Success and cost of one procedure."""
-  policy, solver, split = key
+def _success(found: Mapping[Key, base.Outcomes], key: Key, reference) -> dict:
+  """Success and cost of one procedure, beside the reference if there is one."""
+  (policy, solver, split), outcomes, minus = key, found[key], None
+  other = found.get((*(reference or ()), split))
+  if other is not None and reference != key[:2] and (
+      other.is_correct.shape == outcomes.is_correct.shape):
+    minus = statistics.difference_interval(
+        other.is_correct[:, 0], outcomes.is_correct[:, 0])._asdict()
   num_problems, num_attempts = outcomes.is_correct.shape
   if num_attempts == 1:
     solved = int(outcomes.is_correct.sum())
@@ -104,9 +88,7 @@ def _success(key: Key, outcomes: base.Outcomes, reference) -> dict:
       mean_tokens=outcomes.mean_tokens if is_known else None,
       unfinished=int((~outcomes.is_finished).sum()), seconds=outcomes.seconds,
       occupancy=outcomes.occupancy, means=_means(outcomes),
-      errors=dict(sorted(errors.items())),
-      minus=None if reference is None else statistics.difference_interval(
-          reference.is_correct[:, 0], outcomes.is_correct[:, 0])._asdict())
+      errors=dict(sorted(errors.items())), minus=minus)
 
 
 def _means(outcomes: base.Outcomes) -> dict[str, float]:
@@ -128,11 +110,9 @@ def _equal_tokens(found, reference) -> list[dict]:
     if solver != SAMPLES:
       continue
     for key, other in found.items():
-      is_own = key[0] == policy and key[:2] != reference
-      is_rival = reference is not None and (
-          key[:2] == reference and key[0] != policy)
-      if key[2] != split or key[1] in (SAMPLES, 'greedy') and is_own or not (
-          is_own or is_rival):
+      is_beside = key[:2] == reference if key[0] != policy else (
+          key[:2] != reference and key[1] not in (SAMPLES, 'greedy'))
+      if key[2] != split or not is_beside:
         continue
       success = float(other.is_correct.mean())
       entries.append(dict(
@@ -170,7 +150,7 @@ def _episodes(newest, found, start) -> dict | None:
   for (policy, seed, split), some in rows_lib.group(
       [r for r in newest if r['solver'] == REVISIONS],
       'policy', 'seed', 'split').items():
-    runs.setdefault(policy, []).append((seed, rows_lib.outcomes(some)))
+    runs.setdefault(policy, {})[seed] = rows_lib.outcomes(some)
     splits.add(split)
   if not runs or start is None:
     return None

@@ -9,13 +9,11 @@ import numpy as np
 from data_pipelines import tokenizers
 from meta_cot import traces
 from meta_cot.evaluation import rows as rows_lib
-from meta_cot.problem import Problem
 from meta_cot.solvers import base
 from meta_cot.tasks import base as base_task
-from meta_cot.traces import record as record_lib
 
 POLICY, TEACHER = 'symbolic', 'teacher'
-Records = Sequence[record_lib.TraceRecord]
+Records = Sequence[traces.TraceRecord]
 
 
 def write(
@@ -25,25 +23,22 @@ def write(
 ) -> list[rows_lib.Row]:
   """Writes the rows of the teacher and of every strategy, and returns them.
 
-  Args:
-    directory: of rows.
-    teacher: searches.
-    taught: by split, what it would be taught with; the strategies search the
-      problems of the first split.
-    tokenizer: counts.
-    style: of the texts that are counted.
-    seed: of the strategies.
+  `taught` is what it would be taught with, by split; the strategies search the
+  problems of the first split.
   """
   split, first = next(iter(taught.items()))
-  runs = [(TEACHER, split, some) for split, some in taught.items()] + [
-      (name, split, run_all(teacher, name, [r.problem for r in first], seed))
-      for name in teacher.strategies]
+  runs = [(TEACHER, split, some) for split, some in taught.items()]
+  runs += [
+      (strategy, split, [
+          teacher.search(record.problem, strategy, seed + index)
+          for index, record in enumerate(first)])
+      for strategy in teacher.strategies]
   policy = base.Policy(POLICY, None, None, tokenizer, style)
   rows = [
       row for solver, split, some in runs
       for row in rows_lib.of(
           policy, solver, split, [r.problem for r in some],
-          outcomes(some, tokenizer, style), place=0, attempt=0)]
+          outcomes(some, tokenizer, style))]
   rows_lib.write(directory / POLICY / 'all.jsonl', rows)
   return rows
 
@@ -51,31 +46,16 @@ def write(
 def outcomes(
     records: Records, tokenizer: tokenizers.Tokenizer, style: str
 ) -> base.Outcomes:
-  """Reads searches as attempts; tokens are NaN where the style has no words.
-  """
-  column = lambda values: base.objects([[value] for value in values])
+  """Reads searches as attempts; tokens are NaN where the style has no words."""
+  column = lambda of: base.objects([[of(record)] for record in records])
   return base.Outcomes(
-      is_correct=column(r.is_solved for r in records).astype(bool),
+      is_correct=column(lambda r: r.is_solved).astype(bool),
       is_finished=np.ones((len(records), 1), bool),
       num_tokens=column(
-          _num_tokens(r, tokenizer, style) for r in records).astype(float),
-      answers=column(_answer(r) for r in records),
-      details=dict(nodes=column(len(r.nodes) - 1 for r in records)))
-
-
-def run_all(
-    teacher: base_task.Teacher, strategy: str, problems: Sequence[Problem],
-    seed: int,
-) -> list[record_lib.TraceRecord]:
-  """Searches problems with one strategy of a teacher."""
-  return [
-      teacher.search(problem, strategy, seed + index)
-      for index, problem in enumerate(problems)]
-
-
-def _answer(record: record_lib.TraceRecord) -> str | None:
-  steps = (record.nodes[i].step for i in record.solution[1:])
-  return '\n'.join(steps) if record.is_solved else None
+          lambda r: _num_tokens(r, tokenizer, style)).astype(float),
+      answers=column(lambda r: '\n'.join(
+          r.nodes[i].step for i in r.solution[1:]) if r.is_solved else None),
+      details=dict(nodes=column(lambda r: len(r.nodes) - 1)))
 
 
 def _num_tokens(record, tokenizer, style: str) -> float:

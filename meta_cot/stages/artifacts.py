@@ -33,7 +33,7 @@ def planned(context: base.Context, reference: str) -> Planned:
   tokenizer = (
       tokenizers.load(context.folder(group.settings.tokenizer))
       if source is None else
-      tokenizers.placeholder(source.settings.vocabulary))
+      source.settings.vocabulary.placeholder())
   return Planned(context.shared.model, context.shared.style, tokenizer)
 
 

@@ -29,7 +29,7 @@ class Settings:
 def check(context: base.Context, settings: Settings, name: str) -> None:
   """Raises a ConfigError where the model has no room for the vocabulary."""
   size, room = (
-      tokenizers.check(settings.vocabulary) or settings.vocabulary.vocab_size,
+      settings.vocabulary.check() or settings.vocabulary.vocab_size,
       context.shared.model.vocab_size)
   if size is not None and size > room:
     raise base.wrong(
@@ -45,8 +45,7 @@ def run(
     UserError: there is none to reuse, or the texts do not make one.
   """
   if distributed.is_primary() and not tokenizers.is_whole(directory):
-    tokenizers.make(settings.vocabulary, _texts(context, settings)).save(
-        directory)
+    settings.vocabulary.make(_texts(context, settings)).save(directory)
   distributed.wait('tokenizer')
 
 
