@@ -126,7 +126,8 @@ def setup(
   context = context_of(settled, axes)
   model, style = context.shared.model, context.shared.style
   made = rl.make_programs(
-      context, of(settled), model, style, tokenizer(), functools.partial(
+      context, of(settled), base.Planned(model, style, tokenizer()),
+      functools.partial(
           vocabulary.of, tokenizer(), model.vocab_size, style), PROBLEMS)
   return _Setup(
       made, PROBLEMS, PROBLEMS[:4], jax.device_put(

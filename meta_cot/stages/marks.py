@@ -35,8 +35,8 @@ def make(
       settings={name: config_lib.bound(settings)},
       shared={field: shared[field] for field in stage.uses},
       grown=stage.grown(settings),
-      reads={part: _digest(context, part) for r in stage.reads(settings)
-             for part in context.parts(r)})))
+      reads={part: _digest(context, part)
+             for part in context.parts(stage.reads(settings))})))
 
 
 def is_done(workdir: epath.Path, name: str, mark: Mapping[str, Any]) -> bool:

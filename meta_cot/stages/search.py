@@ -21,7 +21,6 @@ from meta_cot.solvers import sampling
 from meta_cot.solvers import searching
 from meta_cot.solvers import table
 from meta_cot.solvers import trees
-from meta_cot.stages import artifacts
 from meta_cot.stages import base
 from meta_cot.stages import solving
 from meta_cot.tasks import base as tasks
@@ -58,7 +57,7 @@ def check(context: base.Context, settings: Settings, name: str) -> None:
     raise base.wrong(
         name, 'kind', f"got 'search'; task {context.shared.task_kind} has no "
         'states, so there are no records of its solutions.')
-  solving.check(context, settings, name, settings.policy)
+  solving.check(context, settings, name)
 
 
 def run(
@@ -69,17 +68,15 @@ def run(
     UserError: what it reads is missing, or settings do not go together.
     Interrupted: a signal came; whole pieces are saved.
   """
-  there = artifacts.policy(context, settings.policy)
+  asked = solving.Asked(context, settings, settings.policy)
   problems = {
-      split: artifacts.problems(context, settings.problems, split, number)
+      split: context.problems(settings.problems, split, number)
       for split, number in (
           (tasks.TRAIN, settings.num_train),
           (tasks.VALIDATION, settings.num_validation))}
-  policy = solving.policy(
-      context, there, settings.policy, there.steps()[-1])
+  policy = asked.at(asked.folder.steps()[-1])
   bench.run(
-      [policy], {settings.solver: solving.procedure(
-          context, settings, there, settings.solver)},
+      [policy], {settings.solver: asked.procedure(settings.solver)},
       problems, directory / 'rows', rng=jax.random.key(context.seed))
   if distributed.is_primary():
     for split, some in problems.items():

@@ -9,7 +9,6 @@ from data_pipelines import examples
 from meta_cot import sharding
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import base
-from meta_cot.training import checkpoint
 from meta_cot.training import objective as objective_lib
 from meta_cot.training import optimizer
 
@@ -60,29 +59,48 @@ class Settings:
   def _value(self, name: str) -> int:
     return functools.reduce(getattr, name.split('.'), self)
 
-  @property
-  def checkpoints(self) -> checkpoint.CheckpointConfig:
-    return checkpoint.CheckpointConfig(
-        save_every_steps=self.save_every_steps, max_to_keep=self.max_to_keep)
+
+def check(context: base.Context, settings: Settings, name: str) -> None:
+  """Raises a ConfigError for what training would refuse."""
+  length, most = (
+      settings.data.sequence_length, context.shared.model.max_length)
+  if settings.start is None and length > most:
+    raise base.wrong(
+        name, 'data.sequence_length', f'got {length}; must be at most '
+        f'config.model.max_length, {most}.')
+  for arm in settings.arms:
+    style, styles = context.shared.style, arms.ARMS[arm].styles
+    if style not in styles:
+      raise base.wrong(
+          name, 'arms', f'got {arm!r} with config.style {style!r}; it is '
+          f'written in {" or ".join(styles)}.')
 
 
-def check_devices(settings: Settings, name: str, mesh) -> int:
-  """Counts the sequences that one device holds at once.
+def check_devices(
+    context: base.Context, settings: Settings, name: str) -> None:
+  """Raises a ConfigError where rows or streams do not divide.
 
-  Raises:
-    ConfigError: the batch does not divide over devices and accumulation, or
-      the streams of data do not over hosts.
+  The rows over devices and accumulation, the streams of data over hosts.
   """
-  _, num_hosts = sharding.host_share(mesh)
+  _, num_hosts = sharding.host_share(context.mesh)
   num_streams = settings.data.num_streams
   if num_streams % num_hosts:
     raise base.wrong(
         name, 'data.num_streams', f'got {num_streams}; must be a multiple of '
         f'{num_hosts}, the hosts that read data.')
-  parts = sharding.data_parallelism(mesh) * settings.num_accumulation
+  devices = sharding.data_parallelism(context.mesh)
+  parts = devices * settings.num_accumulation
   if settings.batch_size % parts:
     raise base.wrong(
         name, 'batch_size', f'got {settings.batch_size}; must be divisible by '
-        f'{parts} = {sharding.data_parallelism(mesh)} data-parallel devices x '
+        f'{parts} = {devices} data-parallel devices x '
         f'{settings.num_accumulation} accumulation.')
-  return settings.batch_size // parts
+
+
+def num_bytes(shared: base.Shared, settings: Settings) -> int:
+  """Estimates parameters and two moments in float32, for every arm.
+
+  Where all checkpoints are kept, two of each count.
+  """
+  kept = settings.max_to_keep or 2
+  return 12 * shared.model.num_params() * len(settings.arms) * kept
