@@ -60,13 +60,25 @@ class Planned:
   model: model_config.ModelConfig
   style: str
   tokenizer: tokenizers.Tokenizer  # a placeholder of the one to come
+  is_there: bool = False
 
-  def words(self) -> vocabulary.Vocabulary:
-    """Those of a search, as many as there will be."""
+  @classmethod
+  def of(cls, policy: policy_lib.Policy) -> 'Planned':
+    """Describes a policy that is there."""
+    return cls(policy.model, policy.style, policy.tokenizer(), is_there=True)
+
+  def words(self, step: str) -> vocabulary.Vocabulary:
+    """Makes those of a search, as many as there will be.
+
+    Raises:
+      ValueError: the policy is there, and no token ends a step.
+    """
+    tokenizer, size = self.tokenizer, self.model.vocab_size
+    if self.is_there:
+      return vocabulary.of(tokenizer, size, self.style, step)
     return vocabulary.Vocabulary(
-        pad_id=self.tokenizer.pad_id, eos_ids=self.tokenizer.eos_ids,
-        delimiter_ids=(_DELIMITER_ID,),
-        texts=tuple(str(i) for i in range(self.model.vocab_size)))
+        tokenizer.pad_id, tokenizer.eos_ids, delimiter_ids=(_DELIMITER_ID,),
+        texts=tuple(map(str, range(size))))
 
 
 @dataclasses.dataclass(frozen=True)

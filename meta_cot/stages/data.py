@@ -5,12 +5,10 @@ Problems of every split of the task, the searches of its teacher on those of
 train and validation, and a tokenizer of their texts.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import dataclasses
 import functools
 from typing import Any
-
-from etils import epath
 
 from data_pipelines import store
 from data_pipelines import tokenizers
@@ -53,9 +51,7 @@ class TokenizerSettings:
       name: kind.Settings for name, kind in tokenizers.KINDS.items()})
 
 
-def _make_problems(
-    context: base.Context, settings: ProblemSettings, directory: epath.Path,
-) -> None:
+def _make_problems(context, settings, directory) -> None:
   """Writes what is missing of every split; finished shards stay."""
   task = context.task
   for split in task.splits[:3]:
@@ -69,8 +65,7 @@ def _make_problems(
         functools.partial(task.problems, split), task.size(split))
 
 
-def _check_teacher(
-    context: base.Context, settings: TraceSettings, name: str) -> None:
+def _check_teacher(context, settings, name) -> None:
   teacher = context.task.teacher
   if teacher is None:
     raise base.wrong(
@@ -82,9 +77,7 @@ def _check_teacher(
         f'{", ".join(teacher.strategies)}.')
 
 
-def _make_traces(
-    context: base.Context, settings: TraceSettings, directory: epath.Path,
-) -> None:
+def _make_traces(context, settings, directory) -> None:
   """Searches what is missing of every split; finished shards stay."""
   for split in LEARNED:
     problems = store.read(context.folder(settings.problems), split)
@@ -106,9 +99,7 @@ def search(
 
 
 def _generate(
-    context: base.Context, settings: ProblemSettings | TraceSettings,
-    directory: epath.Path, split: str, kind: str,
-    make: Callable[[int, int], Iterator], num_records: int) -> None:
+    context, settings, directory, split, kind, make, num_records) -> None:
   """Writes records; every host makes its share of the shards."""
   store.generate(
       directory, make, kind=kind, split=split, num_records=num_records,
@@ -118,8 +109,7 @@ def _generate(
       num_hosts=distributed.num_processes(), wait=distributed.wait)
 
 
-def _check_room(
-    context: base.Context, settings: TokenizerSettings, name: str) -> None:
+def _check_room(context, settings, name) -> None:
   """Raises a ConfigError where the model has no room for the vocabulary."""
   size, room = (
       tokenizers.check(settings.vocabulary) or settings.vocabulary.vocab_size,
@@ -130,9 +120,7 @@ def _check_room(
         f'config.model.vocab_size, {room}.')
 
 
-def _make_tokenizer(
-    context: base.Context, settings: TokenizerSettings, directory: epath.Path,
-) -> None:
+def _make_tokenizer(context, settings, directory) -> None:
   """Makes the tokenizer, unless it is there: the first host, others wait."""
   if distributed.is_primary() and not tokenizers.is_whole(directory):
     tokenizers.make(settings.vocabulary, _texts(context, settings)).save(

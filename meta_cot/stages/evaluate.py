@@ -60,7 +60,7 @@ class Settings:
   episodes: revising.Settings = _setting()
 
 
-def _check(context: base.Context, settings: Settings, name: str) -> None:
+def _check(context, settings, name) -> None:
   policies = context.parts(settings.policies)
   for field in ('reference', 'start'):
     value = getattr(settings, field)
@@ -83,8 +83,7 @@ def _check(context: base.Context, settings: Settings, name: str) -> None:
   solving.check(context, settings, name)
 
 
-def _run(
-    context: base.Context, settings: Settings, directory: epath.Path) -> None:
+def _run(context, settings, directory) -> None:
   """Asks all policies, and writes the report."""
   read = functools.partial(context.problems, settings.problems)
   splits = settings.splits or tuple(

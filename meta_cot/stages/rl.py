@@ -6,7 +6,7 @@ best one on validation problems in `best/`, metrics.jsonl, tensorboard,
 summary.json.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 import functools
 import logging
@@ -25,7 +25,6 @@ from meta_cot.rollouts import player
 from meta_cot.runtime import files
 from meta_cot.runtime import interruption
 from meta_cot.settings import config as config_lib
-from meta_cot.solvers import vocabulary
 from meta_cot.stages import base
 from meta_cot.tasks import base as tasks
 from meta_cot.training import checkpoint
@@ -47,14 +46,13 @@ def _leaves(settings: Settings) -> tuple[str, ...]:
       for seed in settings.seeds)
 
 
-def _check(context: base.Context, settings: Settings, name: str) -> None:
+def _check(context, settings, name) -> None:
   del name
   for programs in _plan(context, settings).values():
     programs.check()
 
 
-def _check_devices(
-    context: base.Context, settings: Settings, name: str) -> None:
+def _check_devices(context, settings, name) -> None:
   del name
   for programs in _plan(context, settings).values():
     programs.check_split()
@@ -67,8 +65,7 @@ def _missing(settings: Settings, directory: epath.Path) -> list[str]:
       if not (directory / part / 'summary.json').exists()]
 
 
-def _run(
-    context: base.Context, settings: Settings, directory: epath.Path) -> None:
+def _run(context, settings, directory) -> None:
   setup = None
   for part in _missing(settings, directory):
     setup = setup or _make_setup(context, settings)
@@ -76,46 +73,39 @@ def _run(
     train(context, settings, setup, objective, int(seed), directory / part)
 
 
-def _plan(
-    context: base.Context, settings: Settings
-) -> dict[str, programs_lib.Programs]:
+def _plan(context, settings) -> dict[str, programs_lib.Programs]:
   """The programs of every objective, before there is a tokenizer."""
-  start = context.planned(settings.start)
   programs = make_programs(
-      context, settings, start, start.words, context.first_problems)
+      context, settings, context.planned(settings.start),
+      context.first_problems)
   return {name: programs.of(name) for name in settings.objectives}
 
 
 def make_programs(
     context: base.Context, settings: Settings, start: base.Planned,
-    make_vocabulary: Callable[[], vocabulary.Vocabulary],
     problems: Sequence[Problem],
 ) -> programs_lib.Programs:
   """Makes the programs of a start, with prompts as wide as the problems need.
   """
-  width = player.prompt_width(
-      start.tokenizer, problems, start.style, settings.credit.discount_prompts)
   return programs_lib.Programs(
       context.task, start.model, settings,
       lambda: settings.search.depth(context.task, problems), start.tokenizer,
-      make_vocabulary, context.mesh, start.style, width,
-      settings.episodes.num_episodes)
+      lambda: start.words(settings.search.step), context.mesh, start.style,
+      player.prompt_width(
+          start.tokenizer, problems, start.style,
+          settings.credit.discount_prompts), settings.episodes.num_episodes)
 
 
 def _make_setup(context, settings) -> setup_lib.Setup:
   """Reads what the runs share."""
-  policy = context.policy(settings.start)
-  start = base.Planned(policy.model, policy.style, policy.tokenizer())
+  start = context.policy(settings.start)
   read = functools.partial(context.problems, settings.problems)
   train_problems = read(tasks.TRAIN)
   validation = read(tasks.VALIDATION, settings.num_eval_problems)
-  programs = make_programs(
-      context, settings, start, functools.partial(
-          vocabulary.of, start.tokenizer, start.model.vocab_size, start.style,
-          settings.search.step), [*train_problems, *validation])
   return setup_lib.Setup(
-      programs, train_problems, validation, policy.params(context.mesh),
-      context.seed)
+      make_programs(context, settings, base.Planned.of(start),
+                    [*train_problems, *validation]),
+      train_problems, validation, start.params(context.mesh), context.seed)
 
 
 def train(
@@ -136,7 +126,12 @@ def train(
             objective=objective, seed=seed, num_episodes=programs.num_episodes,
             episodes=dataclasses.asdict(settings.episodes),
             search=dataclasses.asdict(settings.search)))
-  memory = _memory(settings, setup, seed)
+  asked = settings.questions
+  memory = questions_lib.Memory(
+      questions_lib.Questions(
+          len(setup.train), seed=seed, min_success=asked.min_success,
+          max_success=asked.max_success, rest=asked.rest),
+      settings.loss.kl_coefficient)
   saves = progress.Progress(
       directory, checkpoint.CheckpointConfig(
           save_every_steps=1, max_to_keep=settings.max_to_keep), memory,
@@ -165,15 +160,6 @@ def train(
     saves.finish()
     if jax.process_index() == 0:
       _finish(directory, objective, seed, memory, clock)
-
-
-def _memory(settings, setup, seed) -> questions_lib.Memory:
-  asked = settings.questions
-  return questions_lib.Memory(
-      questions_lib.Questions(
-          len(setup.train), seed=seed, min_success=asked.min_success,
-          max_success=asked.max_success, rest=asked.rest),
-      settings.loss.kl_coefficient)
 
 
 def _loop(learner, evaluate, state, memory, saves, writer, clock, first,
@@ -253,7 +239,7 @@ def _finish(directory, objective, seed, memory, clock) -> None:
       seconds=goodput.summarise([*rows, clock.lap()])))
 
 
-def _programs(context: base.Context, settings: Settings) -> base.Programs:
+def _programs(context, settings) -> base.Programs:
   """Lists what training compiles: `OBJECTIVE/PART`."""
   return {
       f'{objective}/{part}': functools.partial(

@@ -26,7 +26,6 @@ from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
 from meta_cot.solvers import searching
-from meta_cot.solvers import vocabulary
 from meta_cot.stages import base
 from meta_cot.training import flops
 from meta_cot.training import policy as policy_lib
@@ -89,7 +88,9 @@ class Asked:
     mine, about = self.settings.episodes, self.folder.about
     mine = dataclasses.replace(mine, num_episodes=min(
         mine.num_episodes, about.get('num_episodes', mine.num_episodes)))
-    explorer = self._explorer(mine.num_episodes)
+    explorer = _explorer(
+        self.context, self.settings, base.Planned.of(self.folder),
+        mine.num_episodes)
     if explorer is None:
       return make(mine)
     alone = dataclasses.replace(mine, num_episodes=1)
@@ -112,27 +113,16 @@ class Asked:
           mine, num_samples=max(1, min(mine.num_samples, number)))
     return mine
 
-  def _explorer(self, number: int) -> exploration.Search | None:
-    model, style = self.folder.model, self.folder.style
-    tokenizer = self.folder.tokenizer()
-    return _explorer(
-        self.context, self.settings, base.Planned(model, style, tokenizer),
-        lambda: vocabulary.of(
-            tokenizer, model.vocab_size, style, self.settings.search.step),
-        number)
 
-
-def _explorer(
-    context, settings, there, make_vocabulary, number
-) -> exploration.Search | None:
+def _explorer(context, settings, there, number) -> exploration.Search | None:
   """The search that writes all of `number` attempts but the last, if any."""
   if number == 1 or settings.exploration == 'policy':
     return None
   depth = settings.search.depth(context.task, context.first_problems)
   return exploration.Search(
       context.task, there.model, settings.search, searching.make_strategy(
-          settings.search, settings.exploration, depth), make_vocabulary(),
-      num_attempts=number - 1,
+          settings.search, settings.exploration, depth),
+      there.words(settings.search.step), num_attempts=number - 1,
       reset_ids=tuple(there.tokenizer.encode(settings.episodes.reset)))
 
 
@@ -193,11 +183,12 @@ class _Planned:
       found |= dict(explore=self.explore) if self.explorer else {}
       found |= dict(revisions=self.revisions)
     if strategies := [s for s in solvers if s in searching.STRATEGIES]:
-      search = functools.partial(functools.partial, self.search)
       found |= dict(
-          params=self.slice_layers, start=search(strategies[0], 'start'))
-      found |= {f'{name}{end}': search(name, part)
-                for name in strategies for end, part in _PARTS.items()}
+          params=self.slice_layers,
+          start=functools.partial(self.search, strategies[0], 'start'))
+    found |= {
+        f'{name}{end}': functools.partial(self.search, name, part)
+        for name in strategies for end, part in _PARTS.items()}
     return {
         f'{self.start}{name}': functools.partial(build, f'{self.start}{name}')
         for name, build in found.items()}
@@ -262,7 +253,7 @@ class _Planned:
   def explorer(self) -> exploration.Search | None:
     """The search that writes the first attempts of `revisions`, if any does."""
     return _explorer(
-        self.context, self.settings, self.there, self.there.words,
+        self.context, self.settings, self.there,
         self.settings.episodes.num_episodes)
 
   @functools.cached_property
@@ -329,8 +320,9 @@ class _Planned:
     """A part of a search, see `search.batching.Slots.programs`."""
     context, settings = self.context, self.settings.search
     slots = searching.make_slots(
-        context.task, self.there.model, settings, self.there.words(),
-        context.mesh, searching.make_strategy(settings, strategy, self.depth))
+        context.task, self.there.model, settings,
+        self.there.words(settings.step), context.mesh,
+        searching.make_strategy(settings, strategy, self.depth))
     made = slots.programs(
         self._sliced(), self.rng, self._inputs(slots.num_slots),
         context.mesh)[part]

@@ -5,7 +5,6 @@ Leaves a policy folder for each arm, `<arm>/`: policy.json, tokenizer,
 checkpoints, metrics.jsonl, tensorboard, summary.json.
 """
 
-import dataclasses
 import logging
 
 from etils import epath
@@ -17,7 +16,6 @@ from data_pipelines import store
 from data_pipelines import tokenizers
 from meta_cot import sharding
 from meta_cot import types
-from meta_cot.model import config as model_config
 from meta_cot.runtime import files
 from meta_cot.runtime import interruption
 from meta_cot.settings import config as config_lib
@@ -40,50 +38,37 @@ from meta_cot.training import state as state_lib
 _PROBE_BATCHES = 20  # packed batches read to learn how full rows are
 
 
-@dataclasses.dataclass(frozen=True)
 class Run:
   """One arm in training."""
 
-  context: base.Context
-  settings: Settings
-  arm: str
-  directory: epath.Path
-  model: model_config.ModelConfig
-  start: policy_lib.Policy | None
-  tokenizer: tokenizers.Tokenizer
-  source: dict[str, store.Source]  # by split
-  examples: dict[str, pipelines.Example]  # by split
-
-  @classmethod
-  def of(cls, context, settings, arm, directory) -> 'Run':
+  def __init__(
+      self, context: base.Context, settings: Settings, arm: str,
+      directory: epath.Path):
     """Reads what it needs, and writes all of the policy but checkpoints."""
-    start = settings.start and context.policy(settings.start)
-    origin = start or context.shared
-    model, style = origin.model, origin.style
-    tokenizer = start.tokenizer() if start else tokenizers.load(
-        context.folder(settings.tokenizer))
-    if tokenizer.vocab_size > model.vocab_size:
+    self.context, self.mesh = context, context.mesh
+    self.settings, self.arm, self.directory = settings, arm, directory
+    self.start = settings.start and context.policy(settings.start)
+    origin = self.start or context.shared
+    self.model, style = origin.model, origin.style
+    self.tokenizer = self.start.tokenizer() if self.start else (
+        tokenizers.load(context.folder(settings.tokenizer)))
+    if self.tokenizer.vocab_size > self.model.vocab_size:
       raise config_lib.UserError(
-          f'config.model.vocab_size: got {model.vocab_size}; must be at least '
-          f'{tokenizer.vocab_size}, the pieces of the tokenizer.')
+          f'config.model.vocab_size: got {self.model.vocab_size}; must be at '
+          f'least {self.tokenizer.vocab_size}, the pieces of the tokenizer.')
     records = context.folder(settings.records)
-    source = {split: store.read(records, split) for split in data.LEARNED}
     objective = objective_lib.OBJECTIVES[settings.objective]
-    examples = {
+    self.source = {
+        split: store.read(records, split) for split in data.LEARNED}
+    self.examples = {
         split: objective.example(
-            arms.make(arm, context.task), settings.data, tokenizer, style,
+            arms.make(arm, context.task), settings.data, self.tokenizer, style,
             is_training=split == tasks.TRAIN) for split in data.LEARNED}
     if jax.process_index() == 0:
-      policy_lib.write(directory, model, tokenizer, style, dict(
+      policy_lib.write(directory, self.model, self.tokenizer, style, dict(
           arm=arm, objective=settings.objective, longest=pipelines.longest(
-              source[tasks.VALIDATION], examples[tasks.VALIDATION],
-              tokenizer.eos_id)))
-    return cls(context, settings, arm, directory, model, start, tokenizer,
-               source, examples)
-
-  @property
-  def mesh(self) -> jax.sharding.Mesh:
-    return self.context.mesh
+              self.source[tasks.VALIDATION], self.examples[tasks.VALIDATION],
+              self.tokenizer.eos_id)))
 
   def train(self) -> None:
     """Trains from the newest checkpoint, if there is one."""
@@ -108,9 +93,14 @@ class Run:
           state, (_to_device(batch, self.mesh) for batch in batches),
           programs.jit_train_step(), num_steps=num_steps,
           log_every_steps=settings.log_every_steps,
-          hooks=self._hooks(programs, saves), rates=self._rates(),
+          hooks=self._hooks(programs, saves), rates=loop.Rates(
+              flops.training_flops_per_token(
+                  self.model, settings.data.sequence_length),
+              flops.peak_per_device() * jax.device_count()),
           writer=writer, clock=clock, pending=pending.rows,
-          profile=self._profile(), name=self.arm)
+          profile=loop.Profile(
+              *settings.profile_steps, str(directory / 'profile')
+          ) if settings.profile_steps else None, name=self.arm)
       with clock.measure('checkpoint'):
         saves.close()
       writer.close()
@@ -187,18 +177,6 @@ class Run:
 
     return evaluate
 
-  def _profile(self) -> loop.Profile | None:
-    if not self.settings.profile_steps:
-      return None
-    first, last = self.settings.profile_steps
-    return loop.Profile(first, last, str(self.directory / 'profile'))
-
-  def _rates(self) -> loop.Rates:
-    return loop.Rates(
-        flops_per_token=flops.training_flops_per_token(
-            self.model, self.settings.data.sequence_length),
-        peak_flops=flops.peak_per_device() * jax.device_count())
-
   def _announce(self, num_steps) -> None:
     settings, parts = self.settings, sharding.data_parallelism(self.mesh)
     logging.info(
@@ -250,11 +228,10 @@ def _missing(settings: Settings, directory: epath.Path) -> list[str]:
       if not _is_trained(directory / arm, settings)]
 
 
-def _run(
-    context: base.Context, settings: Settings, directory: epath.Path) -> None:
+def _run(context, settings, directory) -> None:
   """Trains every arm that has no summary yet."""
   for arm in _missing(settings, directory):
-    Run.of(context, settings, arm, directory / arm).train()
+    Run(context, settings, arm, directory / arm).train()
 
 
 STAGE = base.Stage(
