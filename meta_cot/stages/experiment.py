@@ -110,9 +110,7 @@ def parse(config: Mapping[str, Any]) -> Experiment:
   return experiment
 
 
-def programs(
-    experiment: Experiment, mesh: jax.sharding.Mesh
-) -> dict[str, Any]:
+def programs(experiment: Experiment, mesh: jax.sharding.Mesh) -> base.Programs:
   """Lists all that is compiled: 'STAGE/PROGRAM' -> () -> `program.Program`."""
   context = base.Context(experiment.shared, experiment.groups, mesh)
   return {

@@ -5,6 +5,7 @@ The settings of such a stage have the groups `samples`, `search` and `episodes`,
 one for each module of solvers, and `exploration`.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
@@ -88,9 +89,9 @@ class Asked:
     mine, about = self.settings.episodes, self.folder.about
     mine = dataclasses.replace(mine, num_episodes=min(
         mine.num_episodes, about.get('num_episodes', mine.num_episodes)))
-    explorer = _explorer(
-        self.context, self.settings, base.Planned.of(self.folder),
-        mine.num_episodes)
+    explorer = _Planned(
+        self.context, dataclasses.replace(self.settings, episodes=mine),
+        base.Planned.of(self.folder)).explorer
     if explorer is None:
       return make(mine)
     alone = dataclasses.replace(mine, num_episodes=1)
@@ -114,22 +115,13 @@ class Asked:
     return mine
 
 
-def _explorer(context, settings, there, number) -> exploration.Search | None:
-  """The search that writes all of `number` attempts but the last, if any."""
-  if number == 1 or settings.exploration == 'policy':
-    return None
-  depth = settings.search.depth(context.task, context.first_problems)
-  return exploration.Search(
-      context.task, there.model, settings.search, searching.make_strategy(
-          settings.search, settings.exploration, depth),
-      there.words(settings.search.step), num_attempts=number - 1,
-      reset_ids=tuple(there.tokenizer.encode(settings.episodes.reset)))
-
-
 def check(context: base.Context, settings: Any, name: str) -> None:
   """Raises a ConfigError where a policy cannot be asked with these settings."""
   for reference in context.parts(settings.policies):
-    _Planned(context, settings, context.planned(reference)).check(name)
+    try:
+      _Planned(context, settings, context.planned(reference)).check()
+    except config_lib.ConfigError as e:
+      raise config_lib.ConfigError(f'config.{name}.{e}') from None
 
 
 def programs(context: base.Context, settings: Any) -> base.Programs:
@@ -143,7 +135,10 @@ def programs(context: base.Context, settings: Any) -> base.Programs:
     if there.model not in models:
       start = f'{reference}/' if models else ''
       models.append(there.model)
-      found |= _Planned(context, settings, there, start).programs()
+      found |= {
+          f'{start}{name}': functools.partial(build, f'{start}{name}')
+          for name, build in _Planned(
+              context, settings, there).builders().items()}
   return found
 
 
@@ -154,29 +149,40 @@ class _Planned:
   context: base.Context
   settings: Any
   there: base.Planned
-  start: str = ''  # of the names of programs
 
-  def check(self, name: str) -> None:
-    """Raises a ConfigError; `name` is that of the stage."""
+  def check(self) -> None:
+    """Raises a ConfigError for what cannot be asked."""
     task, settings = self.context.task, self.settings.search
     for solver in self.settings.solvers:
       if solver in searching.STRATEGIES:
         if settings.step == 'solution' and task.states is None:
-          raise base.wrong(
-              name, 'search.step', "got 'solution'; this task has no states, "
-              'so its solutions have no steps.')
-        try:
-          searching.make_strategy(settings, solver, self.depth)
-          searching.check_room(
-              self.there.model, settings, self.width, self.depth)
-        except config_lib.ConfigError as e:
-          raise config_lib.ConfigError(f'config.{name}.{e}') from None
+          raise config_lib.ConfigError(
+              "search.step: got 'solution'; this task has no states, so its "
+              'solutions have no steps.')
+        searching.make_strategy(settings, solver, self.depth)
+        searching.check_room(
+            self.there.model, settings, self.width, self.depth)
     if _EPISODES in self.settings.solvers:
-      self._check_episodes(name)
+      self._check_episodes()
 
-  def programs(self) -> base.Programs:
-    solvers = self.settings.solvers
-    found = {}
+  def _check_episodes(self) -> None:
+    settings, model = self.settings, self.there.model
+    if settings.exploration != 'policy':
+      exploration.check(settings.search, settings.exploration, model)
+    width = self.width_behind
+    try:
+      rules = self.rules
+    except ValueError as e:
+      raise config_lib.ConfigError(f'episodes: {e}') from e
+    if width + rules.row_length > model.max_length:
+      raise config_lib.ConfigError(
+          f'episodes.episode_length: got {rules.episode_length}; '
+          f'{rules.row_length} tokens of a trajectory after prompts of {width} '
+          f'must be at most config.model.max_length, {model.max_length}.')
+
+  def builders(self) -> dict[str, Callable[[str], program.Program]]:
+    """What is compiled by name; a builder is told the name again."""
+    solvers, found = self.settings.solvers, {}
     if set(_PLAIN) & set(solvers):
       found |= dict(prefill=self.prefill, generate=self.generate)
     if _EPISODES in solvers:
@@ -186,12 +192,9 @@ class _Planned:
       found |= dict(
           params=self.slice_layers,
           start=functools.partial(self.search, strategies[0], 'start'))
-    found |= {
+    return found | {
         f'{name}{end}': functools.partial(self.search, name, part)
         for name in strategies for end, part in _PARTS.items()}
-    return {
-        f'{self.start}{name}': functools.partial(build, f'{self.start}{name}')
-        for name, build in found.items()}
 
   @functools.cached_property
   def width(self) -> int:
@@ -217,15 +220,13 @@ class _Planned:
   def _ints(self, *shape: int) -> jax.ShapeDtypeStruct:
     return program.rows(shape, jnp.int32, self.context.mesh)
 
-  @property
-  def num_rows(self) -> int:
-    """Texts written together."""
-    return sharding.up_to_parts(
-        self.settings.samples.batch_size, self.context.mesh)
+  def _up(self, number: int) -> int:
+    return sharding.up_to_parts(number, self.context.mesh)
 
   def prefill(self, name: str) -> program.Program:
     """The first part of `generate` by itself, to see what it takes."""
-    model, rows, width = self.there.model, self.num_rows, self.width
+    model, width = self.there.model, self.width
+    rows = self._up(self.settings.samples.batch_size)
     return program.Program(
         name, jax.jit(functools.partial(decode.prefill, model)),
         (self.params, self._ints(rows, width), self._ints(rows)), {},
@@ -233,7 +234,8 @@ class _Planned:
         rows * width)
 
   def generate(self, name: str) -> program.Program:
-    model, rows, width = self.there.model, self.num_rows, self.width
+    model, width = self.there.model, self.width
+    rows = self._up(self.settings.samples.batch_size)
     samples, tokenizer = self.settings.samples, self.there.tokenizer
     num_new = min(samples.max_new_tokens, model.max_length - width)
     generate = sampling.jit_generate(
@@ -251,10 +253,16 @@ class _Planned:
 
   @functools.cached_property
   def explorer(self) -> exploration.Search | None:
-    """The search that writes the first attempts of `revisions`, if any does."""
-    return _explorer(
-        self.context, self.settings, self.there,
-        self.settings.episodes.num_episodes)
+    """The search that writes all attempts of `revisions` but the last."""
+    settings, number = self.settings, self.settings.episodes.num_episodes
+    if number == 1 or settings.exploration == 'policy':
+      return None
+    return exploration.Search(
+        self.context.task, self.there.model, settings.search,
+        searching.make_strategy(
+            settings.search, settings.exploration, self.depth),
+        self.there.words(settings.search.step), num_attempts=number - 1,
+        reset_ids=tuple(self.there.tokenizer.encode(settings.episodes.reset)))
 
   @functools.cached_property
   def rules(self) -> episodes.Episodes:
@@ -268,39 +276,20 @@ class _Planned:
     """Slots of a prompt with the attempts of a search."""
     return self.width + (self.explorer.num_behind if self.explorer else 0)
 
-  def _check_episodes(self, name: str) -> None:
-    """Raises a ConfigError where no trajectory can be played."""
-    settings, model = self.settings, self.there.model
-    try:
-      if settings.exploration != 'policy':
-        exploration.check(settings.search, settings.exploration, model)
-      rules = self.rules
-    except config_lib.ConfigError as e:
-      raise config_lib.ConfigError(f'config.{name}.{e}') from None
-    except ValueError as e:
-      raise base.wrong(name, 'episodes', str(e)) from e
-    if self.width_behind + rules.row_length > model.max_length:
-      raise base.wrong(
-          name, 'episodes.episode_length', f'got {rules.episode_length}; '
-          f'{rules.row_length} tokens of a trajectory after prompts of '
-          f'{self.width_behind} must be at most config.model.max_length, '
-          f'{model.max_length}.')
-
   def revisions(self, name: str) -> program.Program:
     """The trajectories of one call of `revising.Reviser`."""
-    mine, mesh = self.settings.episodes, self.context.mesh
+    mine = self.settings.episodes
     return playing.rollout(
-        name, self.there.model, self.rules, mesh, params=self.params,
-        width=self.width_behind,
-        num_questions=sharding.up_to_parts(mine.num_questions, mesh),
-        num_samples=mine.num_samples,
-        num_slots=sharding.up_to_parts(mine.num_slots, mesh))
+        name, self.there.model, self.rules, self.context.mesh,
+        params=self.params, width=self.width_behind,
+        num_questions=self._up(mine.num_questions),
+        num_samples=mine.num_samples, num_slots=self._up(mine.num_slots))
 
   def explore(self, name: str) -> program.Program:
     return playing.explore(
         name, self.explorer, self.context.mesh, params=self.params,
-        width=self.width, num_questions=sharding.up_to_parts(
-            self.settings.episodes.num_questions, self.context.mesh))
+        width=self.width,
+        num_questions=self._up(self.settings.episodes.num_questions))
 
   def slice_layers(self, name: str) -> program.Program:
     """The weights as searches want them."""

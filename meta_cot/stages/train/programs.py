@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What supervised training compiles."""
+"""Settings of supervised training, and what it compiles."""
 
 from collections.abc import Callable
 import dataclasses
@@ -10,18 +10,113 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from data_pipelines import arms
+from data_pipelines import examples
 from meta_cot import program
 from meta_cot import sharding
 from meta_cot import types
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
+from meta_cot.settings import config as config_lib
 from meta_cot.stages import base
-from meta_cot.stages.train.settings import Settings
 from meta_cot.training import flops
 from meta_cot.training import objective as objective_lib
 from meta_cot.training import optimizer
 from meta_cot.training import state as state_lib
 from meta_cot.training import step as step_lib
+
+_setting = config_lib.setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Settings of supervised training."""
+
+  objective: str = _setting(choices=tuple(objective_lib.OBJECTIVES))
+  records: str = _setting()
+  tokenizer: str = _setting()
+  start: str | None = _setting()
+  arms: tuple[str, ...] = _setting(
+      choices=tuple(arms.ARMS), is_unique=True, is_free=True)
+  num_tokens: int = _setting(low=1, is_free=True)
+  batch_size: int = _setting(low=1)
+  num_accumulation: int = _setting(low=1, is_free=True)
+  num_loss_chunks: int = _setting(low=1, is_free=True)
+  log_every_steps: int = _setting(low=1, is_free=True)
+  eval_every_steps: int = _setting(low=1, is_free=True)
+  num_eval_batches: int = _setting(low=1, is_free=True)
+  save_every_steps: int = _setting(low=1, is_free=True)
+  max_to_keep: int | None = _setting(low=1, is_free=True)
+  profile_steps: tuple[int, ...] = _setting(low=1, is_free=True)
+  data: examples.DataConfig
+  optimizer: optimizer.OptimizerConfig
+
+  def __post_init__(self):
+    steps = self.profile_steps
+    if steps and not (len(steps) == 2 and steps[0] <= steps[1]):
+      raise config_lib.ConfigError(
+          f'profile_steps: got {steps}; must be the first and the last step '
+          'to trace, or empty.')
+    if not self.arms:
+      raise config_lib.ConfigError('arms: got nothing; name at least one arm.')
+    for field, whole, divisor in (
+        ('batch_size', 'batch_size', 'num_accumulation'),
+        ('num_loss_chunks', 'data.sequence_length', 'num_loss_chunks'),
+        ('data.num_streams', 'batch_size', 'data.num_streams')):
+      number, part = self._value(whole), self._value(divisor)
+      if number % part:
+        raise config_lib.ConfigError(
+            f'{field}: got {self._value(field)}; {divisor}, {part}, must '
+            f'divide {whole}, {number}.')
+
+  def _value(self, name: str) -> int:
+    return functools.reduce(getattr, name.split('.'), self)
+
+
+def check(context: base.Context, settings: Settings, name: str) -> None:
+  """Raises a ConfigError for what training would refuse."""
+  length, most = (
+      settings.data.sequence_length, context.shared.model.max_length)
+  if settings.start is None and length > most:
+    raise base.wrong(
+        name, 'data.sequence_length', f'got {length}; must be at most '
+        f'config.model.max_length, {most}.')
+  for arm in settings.arms:
+    style, styles = context.shared.style, arms.ARMS[arm].styles
+    if style not in styles:
+      raise base.wrong(
+          name, 'arms', f'got {arm!r} with config.style {style!r}; it is '
+          f'written in {" or ".join(styles)}.')
+
+
+def check_devices(
+    context: base.Context, settings: Settings, name: str) -> None:
+  """Raises a ConfigError where rows or streams do not divide.
+
+  The rows over devices and accumulation, the streams of data over hosts.
+  """
+  _, num_hosts = sharding.host_share(context.mesh)
+  num_streams = settings.data.num_streams
+  if num_streams % num_hosts:
+    raise base.wrong(
+        name, 'data.num_streams', f'got {num_streams}; must be a multiple of '
+        f'{num_hosts}, the hosts that read data.')
+  devices = sharding.data_parallelism(context.mesh)
+  parts = devices * settings.num_accumulation
+  if settings.batch_size % parts:
+    raise base.wrong(
+        name, 'batch_size', f'got {settings.batch_size}; must be divisible by '
+        f'{parts} = {devices} data-parallel devices x '
+        f'{settings.num_accumulation} accumulation.')
+
+
+def num_bytes(shared: base.Shared, settings: Settings) -> int:
+  """Estimates parameters and two moments in float32, for every arm.
+
+  Where all checkpoints are kept, two of each count.
+  """
+  kept = settings.max_to_keep or 2
+  return 12 * shared.model.num_params() * len(settings.arms) * kept
 
 
 @dataclasses.dataclass(frozen=True)

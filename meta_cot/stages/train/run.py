@@ -22,8 +22,7 @@ from meta_cot.settings import config as config_lib
 from meta_cot.stages import base
 from meta_cot.stages import data
 from meta_cot.stages.train import programs as programs_lib
-from meta_cot.stages.train import settings as settings_lib
-from meta_cot.stages.train.settings import Settings
+from meta_cot.stages.train.programs import Settings
 from meta_cot.tasks import base as tasks
 from meta_cot.training import checkpoint
 from meta_cot.training import flops
@@ -241,8 +240,8 @@ STAGE = base.Stage(
         settings.records, settings.start or settings.tokenizer),
     grown=lambda settings: dict(num_tokens=settings.num_tokens),
     leaves=lambda settings: settings.arms,
-    check=settings_lib.check, check_devices=settings_lib.check_devices,
-    check_folder=_missing, num_bytes=settings_lib.num_bytes,
+    check=programs_lib.check, check_devices=programs_lib.check_devices,
+    check_folder=_missing, num_bytes=programs_lib.num_bytes,
     is_whole=lambda context, settings, directory: not _missing(
         settings, directory),
     programs=programs_lib.programs)
