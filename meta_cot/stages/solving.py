@@ -133,7 +133,7 @@ def programs(context: base.Context, settings: Any) -> base.Programs:
   for reference in context.parts(settings.policies):
     there = context.planned(reference)
     if there.model not in models:
-      start = f'{reference}/' if models else ''
+      start = f'{reference.strip("/")}/' if models else ''
       models.append(there.model)
       found |= {
           f'{start}{name}': functools.partial(build, f'{start}{name}')

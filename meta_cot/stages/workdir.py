@@ -91,31 +91,25 @@ def claim(
     UserError: it was made by another version, or cannot be read or written.
   """
   workdir = files.path(workdir)
+  path, schema = workdir / 'config.json', experiment_lib.SCHEMA
   try:
-    _check(workdir / 'config.json')
+    there = files.read_json(path) if path.exists() else dict(schema=schema)
+    if not isinstance(there, dict):
+      raise config_lib.UserError(
+          f'{path}: holds no settings; delete the file if this is the workdir '
+          'of a run, or use another --workdir.')
+    if there.get('schema') != schema:
+      raise config_lib.UserError(
+          f'{path}: this workdir has schema {there.get("schema", 1)}, this '
+          f'version continues {schema}; use another --workdir, or the version '
+          'that made it.')
     if is_writer:
-      files.write_json(workdir / 'config.json', config.to_dict())
+      files.write_json(path, config.to_dict())
   except files.errors() as e:
     raise config_lib.UserError(
         f'--workdir: cannot write in {workdir} ({" ".join(str(e).split())}); '
         'make it writable or use another one.') from e
   return workdir
-
-
-def _check(path: epath.Path) -> None:
-  """Raises UserError where a workdir has another schema."""
-  if not path.exists():
-    return
-  saved = files.read_json(path)
-  if not isinstance(saved, dict):
-    raise config_lib.UserError(
-        f'{path}: holds no settings; delete the file if this is the workdir of '
-        'a run, or use another --workdir.')
-  if saved.get('schema') != experiment_lib.SCHEMA:
-    raise config_lib.UserError(
-        f'{path}: this workdir has schema {saved.get("schema", 1)}, this '
-        f'version continues {experiment_lib.SCHEMA}; use another --workdir, '
-        'or the version that made it.')
 
 
 def make_mark(context: base.Context, group: base.Group) -> dict[str, Any]:
