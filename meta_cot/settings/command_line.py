@@ -19,7 +19,6 @@ from ml_collections import config_dict
 from meta_cot.settings import config as config_lib
 from meta_cot.settings import config_file
 
-EXIT_USAGE = 2
 _PROFILE = 'profile_steps'  # of a stage that can trace steps
 
 
@@ -122,7 +121,7 @@ def one_line_errors() -> Iterator[None]:
     yield
   except config_lib.UserError as e:
     print('error:', *str(e).split(), file=sys.stderr)
-    raise SystemExit(EXIT_USAGE) from None
+    raise SystemExit(2) from None
 
 
 def run(main: Callable[[Sequence[str]], Any], usage: str) -> None:

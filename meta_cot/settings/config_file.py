@@ -198,13 +198,12 @@ def _items(path: str, text: str, now: Sequence) -> list:
       raise config_lib.ConfigError(
           f"{path}: got {text!r}; must be items such as a,b or ('a,b', 'c')."
       ) from None
-    words = [part.strip() for part in text.split(',')]
-    return [_item(f'{path}[{i}]', word, None, now)
-            for i, word in enumerate(words) if word]
-  nodes = body.elts if isinstance(body, ast.Tuple | ast.List) else [body]
-  source = lambda node: ast.get_source_segment(text.strip(), node)
-  return [_item(f'{path}[{i}]', source(node), node, now)
-          for i, node in enumerate(nodes)]
+    items = [(word, None) for word in map(str.strip, text.split(',')) if word]
+  else:
+    nodes = body.elts if isinstance(body, ast.Tuple | ast.List) else [body]
+    items = [(ast.get_source_segment(text.strip(), n), n) for n in nodes]
+  return [
+      _item(f'{path}[{i}]', *item, now) for i, item in enumerate(items)]
 
 
 def _item(path: str, text: str, node: ast.expr | None, now: Sequence) -> Any:

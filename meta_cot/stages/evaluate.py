@@ -182,7 +182,9 @@ def _write(context, settings, directory, rows, training, labels, problems):
       directory, f'Evaluation: {directory.name}', summary, training=training,
       drawn=_drawn(
           rows, reference, first, taught.get(first, ()), policy.style),
-      texts=_texts(rows))
+      texts={  # a solved search of every strategy
+          row['solver']: row['details']['text'] for row in reversed(rows)
+          if row['solver'] in searching.STRATEGIES and row['is_correct']})
   logging.info('report: %s', directory / 'report.md')
 
 
@@ -199,13 +201,6 @@ def _drawn(rows, label, split: str, taught, style: str) -> list[trees.Tree]:
       trees.from_record(r) for r in taught if r.is_solved]
   drawn.sort(key=lambda tree: len(tree.nodes))
   return drawn and [drawn[len(drawn) // 4], drawn[len(drawn) * 3 // 4]]
-
-
-def _texts(rows) -> dict[str, str]:
-  """A solved search of every strategy, as text."""
-  return {
-      row['solver']: row['details']['text'] for row in reversed(rows)
-      if row['solver'] in searching.STRATEGIES and row['is_correct']}
 
 
 STAGE = base.Stage(

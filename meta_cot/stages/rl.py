@@ -70,7 +70,7 @@ def _run(context, settings, directory) -> None:
   for part in _missing(settings, directory):
     setup = setup or _make_setup(context, settings)
     objective, _, seed = part.partition('/seed')
-    train(context, settings, setup, objective, int(seed), directory / part)
+    train(settings, setup, objective, int(seed), directory / part)
 
 
 def _plan(context, settings) -> dict[str, programs_lib.Programs]:
@@ -109,8 +109,8 @@ def _make_setup(context, settings) -> setup_lib.Setup:
 
 
 def train(
-    context: base.Context, settings: Settings, setup: setup_lib.Setup,
-    objective: str, seed: int, directory: epath.Path) -> None:
+    settings: Settings, setup: setup_lib.Setup, objective: str, seed: int,
+    directory: epath.Path) -> None:
   """Trains one policy, from its newest checkpoint if there is one.
 
   Raises:
@@ -151,7 +151,7 @@ def train(
   with interruption.deferred():
     state = _loop(
         learner, evaluate, state, memory, saves, writer, clock, first,
-        interruption.Stop(learner.mesh).is_agreed, directory)
+        directory / 'best')
     with clock.measure('checkpoint'):
       saves.close()
     writer.close()
@@ -163,10 +163,10 @@ def train(
 
 
 def _loop(learner, evaluate, state, memory, saves, writer, clock, first,
-          is_stopped, directory) -> state_lib.TrainState:
-  """Iterations, from `first` on; returns early where `is_stopped` says so."""
+          directory) -> state_lib.TrainState:
+  """Iterations, from `first` on; returns early after a signal."""
   config, name = learner.config, learner.name
-  best = _open_best(directory / 'best')
+  best, stop = _open_best(directory), interruption.Stop(learner.mesh)
   bar = tqdm.tqdm(
       total=config.num_iterations, initial=first, desc=name, unit='iteration',
       disable=not sys.stderr.isatty())
@@ -185,7 +185,7 @@ def _loop(learner, evaluate, state, memory, saves, writer, clock, first,
     row |= clock.lap() | dict(programs_compiled=compilation.num_programs())
     writer.write(done, row)
     _report(name, done, config.num_iterations, row, bar)
-    is_over = is_stopped() and not is_last
+    is_over = stop.is_agreed() and not is_last
     if is_over or is_last or done % config.save_every == 0:
       with clock.measure('checkpoint'):
         writer.sync()
