@@ -178,10 +178,7 @@ def _loop(learner, evaluate, state, memory, saves, writer, clock, first,
     if is_last or done % config.eval_every == 0:
       with clock.measure('evaluation'):
         row |= evaluate(state.params)
-      success = row['validation/success']
-      if memory.best is None or success > memory.best['success']:
-        memory.best = dict(iteration=done, success=success)
-        best.save(state, memory, step=done, **saves.identity)
+      _keep_best(best, state, memory, row, done, saves)
     row |= clock.lap() | dict(programs_compiled=compilation.num_programs())
     writer.write(done, row)
     _report(name, done, config.num_iterations, row, bar)
@@ -208,6 +205,14 @@ def _open_best(directory: epath.Path) -> checkpoint.Checkpoints:
       (directory / str(step)).rmtree()
   return checkpoint.Checkpoints(directory, checkpoint.CheckpointConfig(
       save_every_steps=1, max_to_keep=1))
+
+
+def _keep_best(best, state, memory, row, done, saves) -> None:
+  """Saves the best policy on validation problems so far."""
+  success = row['validation/success']
+  if memory.best is None or success > memory.best['success']:
+    memory.best = dict(iteration=done, success=success)
+    best.save(state, memory, step=done, **saves.identity)
 
 
 def _report(name, done, total, row, bar) -> None:
