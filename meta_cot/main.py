@@ -25,7 +25,6 @@ from meta_cot.runtime import interruption
 from meta_cot.settings import command_line
 from meta_cot.stages import base
 from meta_cot.stages import experiment as experiment_lib
-from meta_cot.stages import marks
 from meta_cot.stages import workdir as workdir_lib
 
 
@@ -66,8 +65,8 @@ def run(context: base.Context, group: base.Group) -> None:
   """Runs one stage, unless it is finished."""
   name, stage, settings = group.name, group.stage, group.settings
   directory = context.workdir / name
-  mark = marks.make(context, name, stage, settings)
-  if marks.is_done(context.workdir, name, mark):
+  mark = workdir_lib.make_mark(context, group)
+  if workdir_lib.is_done(context.workdir, name, mark):
     # Data is read through: by one process, for all.
     if all(distributed.gather_objects(not distributed.is_primary() or (
         stage.is_whole(context, settings, directory)))):
@@ -78,14 +77,14 @@ def run(context: base.Context, group: base.Group) -> None:
       stage.check_folder, settings, directory))
   stage.run(context, settings, directory)
   if distributed.is_primary():
-    marks.finish(context.workdir, name, mark)
+    workdir_lib.finish(context.workdir, name, mark)
   distributed.wait(f'{name}: done')
 
 
 def _begin(workdir: epath.Path, name: str, mark: dict, check_folder) -> None:
   reasons = []
   if distributed.is_primary():
-    reasons = marks.begin(workdir, name, mark, check_folder)
+    reasons = workdir_lib.begin(workdir, name, mark, check_folder)
   distributed.wait(f'{name}: begun')
   if reasons:
     logging.info(

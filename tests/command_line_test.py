@@ -35,7 +35,6 @@ def get_config(variant=''):
     config.seed = 7
   return config
 '''
-STAGES = ('traces', 'sft', 'rl')
 
 
 @pytest.fixture(name='file', scope='module')
@@ -47,7 +46,7 @@ def _file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def _parse(file: str, *overrides: str) -> command_line.Arguments:
   return command_line.parse(
-      [f'--config={file}', '--workdir=runs/x', *overrides], stages=STAGES)
+      [f'--config={file}', '--workdir=runs/x', *overrides])
 
 
 def test_reads_config_workdir_and_stages(file):
@@ -132,7 +131,6 @@ def test_values_may_follow_after_a_space_and_the_last_one_wins(file):
     ('--config.optimizer=1',
      ['config.optimizer:', 'group', 'config.optimizer.learning_rate']),
     ('--config.seed.x=1', ['config.seed:', 'not a group', "'x'"]),
-    ('--stages=trace', ["got 'trace'", "did you mean 'traces'?", 'rl']),
     ('--stages=', ['--stages', 'nothing']),
     ('--stage=rl', ['--stage:', '--stages?']),
     ('--batch=8', ['--batch:', '--config=', '--workdir=', '--stages=']),

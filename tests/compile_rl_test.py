@@ -18,7 +18,6 @@ from meta_cot.rollouts import player as player_lib
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import revising
-from meta_cot.stages import artifacts
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.training import optimizer
 from meta_cot.training import policy as policy_lib
@@ -317,7 +316,7 @@ def test_the_report_plays_what_is_listed(monkeypatch):
   experiment = experiment_lib.parse(_config())
   context = small_rl.context_of(experiment, (2, 1, 1))
   settings = experiment.groups['episodes'].settings
-  planned = artifacts.planned(context, 'sft/revisions')
+  planned = context.planned('sft/revisions')
   with sharding.use_mesh(context.mesh):
     listed = experiment_lib.programs(
         experiment, context.mesh)['episodes/revisions']().lower().as_text()

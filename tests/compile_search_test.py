@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every program of a search, compiled for TPUs that are not here."""
 
+import dataclasses
+
+from etils import epath
 import jax
 import libtpu
 import numpy as np
@@ -13,6 +16,8 @@ from meta_cot.compile import __main__ as compile_lib
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import searching
 from meta_cot.stages import experiment as experiment_lib
+from meta_cot.training import policy as policy_lib
+from tests import small_rl
 
 assert libtpu  # the compiler; without it nothing here can be tested
 TINY = '--config=configs/search.py:tiny'
@@ -201,6 +206,24 @@ def test_names():
           f'search/{strategy}{part}'
           for strategy in ('beam', 'dvts', 'best_first', 'mcts')
           for part in ('', *PARTS))]
+
+
+def test_other_models_have_their_programs(tmp_path):
+  config = _config('beam')
+  model = dataclasses.replace(
+      experiment_lib.parse(config).shared.model, mlp_dim=32)
+  policy_lib.write(
+      epath.Path(tmp_path), model, small_rl.tokenizer(), config.style, {})
+  config.search.policies = (*config.search.policies, str(tmp_path))
+  config.search.solvers = ('greedy', 'beam')
+  found = compile_lib.find_topology('v5e:2x4')
+  builders = compile_lib.programs(experiment_lib.parse(config), found)
+  start = f'search{tmp_path}/'
+  assert [name for name in builders if name.startswith(start)] == [
+      f'{start}{name}' for name in ('prefill', 'generate', 'params', 'start', *(
+          f'beam{part}' for part in ('', *PARTS)))]
+  assert builders[f'{start}params']().arguments[0] == model
+  assert builders['search/params']().arguments[0] != model
 
 
 @pytest.mark.parametrize('arguments, message', [

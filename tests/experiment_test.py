@@ -96,6 +96,12 @@ def test_a_group_without_a_kind_is_no_stage():
     experiment.parse(config)
 
 
+def test_a_stage_that_is_not_there_is_named():
+  parsed = experiment.parse(countdown.get_config('tiny'))
+  with pytest.raises(config_lib.ConfigError, match="did you mean 'traces'"):
+    parsed.chosen(('trace',))
+
+
 def test_batch_must_divide_over_the_devices():
   config = countdown.get_config('tiny')
   config.sft.batch_size = 12

@@ -7,7 +7,7 @@ from meta_cot.settings import command_line
 from meta_cot.settings import config_file
 from meta_cot.stages import base
 from meta_cot.stages import experiment
-from meta_cot.stages import marks
+from meta_cot.stages import workdir as workdir_lib
 
 
 def _mark(workdir, name, *overrides):
@@ -15,21 +15,20 @@ def _mark(workdir, name, *overrides):
   parsed = experiment.parse(
       config_file.load('configs/countdown.py:tiny', overrides))
   context = base.Context(parsed.shared, parsed.groups, None, workdir)
-  group = parsed.groups[name]
-  return marks.make(context, name, group.stage, group.settings)
+  return workdir_lib.make_mark(context, parsed.groups[name])
 
 
 def _finish(workdir, name, *overrides) -> list[str]:
   mark = _mark(workdir, name, *overrides)
   (workdir / name).mkdir(parents=True, exist_ok=True)
-  reasons = marks.begin(workdir, name, mark)
-  marks.finish(workdir, name, mark)
+  reasons = workdir_lib.begin(workdir, name, mark)
+  workdir_lib.finish(workdir, name, mark)
   return reasons
 
 
 def test_what_runs_again_and_what_goes_on(tmp_path):
   workdir = epath.Path(tmp_path)
-  is_done = lambda name, *overrides: marks.is_done(
+  is_done = lambda name, *overrides: workdir_lib.is_done(
       workdir, name, _mark(workdir, name, *overrides))
   for name in ('problems', 'traces', 'tokenizer', 'sft', 'evaluate'):
     assert not is_done(name)

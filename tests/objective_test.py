@@ -11,7 +11,7 @@ import pytest
 from data_pipelines import arms
 from data_pipelines import examples
 from meta_cot.settings import config as config_lib
-from meta_cot.stages.train import settings as settings_lib
+from meta_cot.stages.train import programs as programs_lib
 from meta_cot.training import metrics as metrics_lib
 from meta_cot.training import objective as objective_lib
 from meta_cot.training import policy as policy_lib
@@ -47,7 +47,7 @@ def objectives(monkeypatch):
   """A line in OBJECTIVES, before settings are declared."""
   table = {**objective_lib.OBJECTIVES, 'weighted': _WEIGHTED}
   monkeypatch.setattr(objective_lib, 'OBJECTIVES', table)
-  field, = (f for f in dataclasses.fields(settings_lib.Settings)
+  field, = (f for f in dataclasses.fields(programs_lib.Settings)
             if f.name == 'objective')
   monkeypatch.setattr(
       field, 'metadata', {**field.metadata, 'choices': tuple(table)})

@@ -17,7 +17,7 @@ from data_pipelines import pipelines
 from data_pipelines import store
 from data_pipelines.tokenizers import sentencepiece
 from meta_cot.settings import config as config_lib
-from meta_cot.stages import traces as traces_stage
+from meta_cot.stages import data as data_stages
 from meta_cot.traces import events as events_lib
 from meta_cot.traces import format as format_lib
 from tests import small_arms
@@ -37,7 +37,7 @@ def source(tmp_path_factory):
   directory = tmp_path_factory.mktemp('traces')
   store.generate(
       directory, functools.partial(
-          traces_stage.search, TASK.teacher, 'compact', 0,
+          data_stages.search, TASK.teacher, 'compact', 0,
           list(TASK.problems('train', 0, NUM_RECORDS))),
       kind='trace', split='train', num_records=NUM_RECORDS,
       num_shards=3, arguments={}, num_processes=1)

@@ -209,9 +209,9 @@ def test_held_out_problems_are_explored_too(tmp_path):
   policy_lib.write(
       epath.Path(tmp_path), run.model, small_rl.tokenizer(), 'compact', {})
   with run.mesh:  # the report plays the same
-    procedure = solving.procedure(
+    procedure = solving.Asked(
         small_rl.context_of(run.experiment, (1, 1, 1)), _report(run),
-        policy_lib.read(epath.Path(tmp_path)), 'revisions')
+        str(tmp_path)).procedure('revisions')
     outcomes = procedure.solver(
         solvers_base.Policy(
             'start', run.model, run.setup.start, small_rl.tokenizer(),

@@ -52,8 +52,8 @@ def _train(directory: pathlib.Path, **changes) -> None:
   setup = small_rl.setup(experiment, _AXES)
   with sharding.use_mesh(setup.programs.mesh):
     rl.train(
-        small_rl.context_of(experiment, _AXES), small_rl.of(experiment), setup,
-        'erl2', 3, checkpoint.files.path(directory))
+        small_rl.of(experiment), setup, 'erl2', 3,
+        checkpoint.files.path(directory))
 
 
 @pytest.fixture(scope='module')

@@ -29,7 +29,6 @@ from meta_cot.rl import setup as setup_lib
 from meta_cot.rollouts import episodes
 from meta_cot.rollouts import judge as judge_lib
 from meta_cot.settings import config as config_lib
-from meta_cot.solvers import vocabulary
 from meta_cot.stages import base
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import rl
@@ -126,8 +125,8 @@ def setup(
   context = context_of(settled, axes)
   model, style = context.shared.model, context.shared.style
   made = rl.make_programs(
-      context, of(settled), model, style, tokenizer(), functools.partial(
-          vocabulary.of, tokenizer(), model.vocab_size, style), PROBLEMS)
+      context, of(settled), base.Planned(
+          model, style, tokenizer(), is_there=True), PROBLEMS)
   return _Setup(
       made, PROBLEMS, PROBLEMS[:4], jax.device_put(
           parameters(model), jax.tree.map(

@@ -25,7 +25,6 @@ from data_pipelines.tokenizers import sentencepiece
 from meta_cot.evaluation import plots
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
-from meta_cot.stages import marks
 from meta_cot.stages import workdir as workdir_lib
 from tests import store_records as records
 
@@ -354,16 +353,16 @@ def test_marks(directory):
   mark = lambda rate: dict(
       settings=dict(sft=dict(rate=rate)), shared={}, grown={}, reads={})
   files.write_atomic(directory / 'sft' / 'a', 'x')
-  assert marks.begin(directory, 'sft', mark(1)) == []
-  assert not marks.is_done(directory, 'sft', mark(1))
-  marks.finish(directory, 'sft', mark(1))
-  assert marks.is_done(directory, 'sft', mark(1))
-  assert not marks.is_done(directory, 'sft', mark(2))
+  assert workdir_lib.begin(directory, 'sft', mark(1)) == []
+  assert not workdir_lib.is_done(directory, 'sft', mark(1))
+  workdir_lib.finish(directory, 'sft', mark(1))
+  assert workdir_lib.is_done(directory, 'sft', mark(1))
+  assert not workdir_lib.is_done(directory, 'sft', mark(2))
   assert (directory / 'sft' / 'a').exists()
-  assert marks.begin(directory, 'sft', mark(2)) == [
+  assert workdir_lib.begin(directory, 'sft', mark(2)) == [
       'config.sft.rate: 1 before, 2 now']
   assert not (directory / 'sft' / 'a').exists()
-  assert not marks.is_done(directory, 'sft', mark(1))
+  assert not workdir_lib.is_done(directory, 'sft', mark(1))
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path, bucket):

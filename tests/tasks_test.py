@@ -20,7 +20,6 @@ from meta_cot import problem as problem_lib
 from meta_cot import tasks
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
-from meta_cot.stages import artifacts
 from meta_cot.stages import base
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.tasks import factory
@@ -239,7 +238,7 @@ def test_a_task_of_a_user_s_own_has_stages(own, tmp_path):
   context = base.Context(
       experiment.shared, experiment.groups, workdir=files.path(tmp_path / 'w'))
   main.run(context, experiment.groups['problems'])
-  read = functools.partial(artifacts.problems, context, 'problems')
+  read = functools.partial(context.problems, 'problems')
   assert [p.answer for p in read('test')] == ['0', '2', '4']
   assert len(read('train', 2)) == 2
   assert store.read_manifest(context.workdir / 'problems').kind == 'problem'

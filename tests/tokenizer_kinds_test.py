@@ -22,8 +22,8 @@ from meta_cot.solvers import base
 from meta_cot.solvers import sampling as sampling_lib
 from meta_cot.solvers import searching
 from meta_cot.solvers import trees
+from meta_cot.stages import data as data_stages
 from meta_cot.stages import experiment as experiment_lib
-from meta_cot.stages import tokenizer as tokenizer_stage
 from meta_cot.tasks import countdown
 from tests import character_tokenizer
 from tests import small_rl
@@ -38,7 +38,7 @@ _SAMPLING = decode.Sampling(temperature=1.0)
 def kinds(monkeypatch):
   """One more line in the table of kinds, before settings are declared."""
   monkeypatch.setitem(tokenizers.KINDS, 'character', character_tokenizer)
-  field, = (f for f in dataclasses.fields(tokenizer_stage.Settings)
+  field, = (f for f in dataclasses.fields(data_stages.TokenizerSettings)
             if f.name == 'vocabulary')
   monkeypatch.setitem(
       field.metadata['kinds'], 'character', character_tokenizer.Settings)

@@ -19,7 +19,6 @@ from ml_collections import config_dict
 from meta_cot.settings import config as config_lib
 from meta_cot.settings import config_file
 
-EXIT_USAGE = 2
 _PROFILE = 'profile_steps'  # of a stage that can trace steps
 
 
@@ -31,13 +30,11 @@ class Arguments(NamedTuple):
   stages: tuple[str, ...] | None  # None = those of the config
 
 
-def parse(
-    argv: Sequence[str], *, stages: Sequence[str] | None = None) -> Arguments:
+def parse(argv: Sequence[str]) -> Arguments:
   """Reads `--config`, `--workdir`, `--stages`, `--profile` and overrides.
 
   Args:
     argv: arguments without the program's name.
-    stages: the stages there are; None leaves names unchecked.
 
   Raises:
     ConfigError: one line that names the flag or field, what was received and
@@ -47,19 +44,14 @@ def parse(
   config = config_file.load(required(flags, 'config'), overrides)
   if flags.get('profile'):
     _set_profile(config, flags['profile'])
-  workdir = required(flags, 'workdir')
-  chosen = None
+  workdir, stages = required(flags, 'workdir'), None
   if 'stages' in flags:
-    chosen = tuple(name for name in flags['stages'].split(',') if name)
-    if not chosen:
+    stages = tuple(filter(None, flags['stages'].split(',')))
+    if not stages:
       raise config_lib.ConfigError(
           '--stages: got nothing; name stages as in --stages=a,b or leave the '
           'flag out.')
-    for name in chosen if stages is not None else ():
-      if name not in stages:
-        raise config_lib.ConfigError(
-            f'--stages: got {name!r}; {config_lib.nearest(name, stages)}.')
-  return Arguments(config, workdir, chosen)
+  return Arguments(config, workdir, stages)
 
 
 def _set_profile(config: config_dict.ConfigDict, text: str) -> None:
@@ -78,32 +70,23 @@ def _set_profile(config: config_dict.ConfigDict, text: str) -> None:
 
 def required(flags: dict[str, str], name: str) -> str:
   """The value of a flag that must be given; ConfigError without it."""
-  examples = {
-      'config': 'configs/search.py:tiny', 'workdir': 'runs/tiny'}
   if flags.get(name):
     return flags[name]
-  example = examples.get(name, '...')
+  examples = dict(config='configs/search.py:tiny', workdir='runs/tiny')
   raise config_lib.ConfigError(
-      f'--{name}: missing; give one, such as --{name}={example}')
+      f'--{name}: missing; give one, such as '
+      f'--{name}={examples.get(name, "...")}')
 
 
 def split(
     argv: Sequence[str], names: Sequence[str],
 ) -> tuple[dict[str, str], list[config_file.Override]]:
-  """Separates flags from config overrides.
-
-  Args:
-    argv: arguments without the program's name.
-    names: the flags there are, without dashes.
-
-  Returns:
-    The flags given, and the overrides in order.
+  """Separates the flags `names`, by name, from config overrides, in order.
 
   Raises:
     ConfigError: an argument is neither.
   """
-  flags, overrides = {}, []
-  rest = list(argv)
+  flags, overrides, rest = {}, [], list(argv)
   while rest:
     argument = rest.pop(0)
     if not argument.startswith('-') or argument in ('-', '--'):
@@ -137,9 +120,8 @@ def one_line_errors() -> Iterator[None]:
   try:
     yield
   except config_lib.UserError as e:
-    message = ' '.join(str(e).split())
-    print(f'error: {message}', file=sys.stderr)
-    raise SystemExit(EXIT_USAGE) from None
+    print('error:', *str(e).split(), file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 def run(main: Callable[[Sequence[str]], Any], usage: str) -> None:

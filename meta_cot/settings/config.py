@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import difflib
 import math
+import operator
 import types
 import typing
 from typing import Any
@@ -25,50 +26,56 @@ class ConfigError(UserError):
 
 
 def setting(
-    *,
-    choices: Collection | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    min_items: int = 0,
-    is_unique: bool = False,
-    is_free: bool = False,
+    *, choices: Collection | None = None, low: float | None = None,
+    high: float | None = None, above: float | None = None, min_items: int = 0,
+    is_unique: bool = False, is_free: bool = False,
     kinds: Mapping[str, type] | None = None,
 ) -> Any:
-  """Declares a field with its allowed values (bounds are inclusive).
+  """Declares a field with its allowed values.
 
   Args:
-    choices: the only values allowed.
-    low: smallest value.
-    high: largest value.
+    choices: the only ones.
+    low: inclusive.
+    high: inclusive.
     above: exclusive lower bound.
     min_items: of a tuple.
     is_unique: no item of a tuple may stand there twice.
     is_free: it does not change what is made, only how fast or how often one
       looks: it may differ between two commands on one workdir.
-    kinds: of a group; which type it has, by its key `kind` (`parse_kind`). No
-      two kinds share a type.
+    kinds: of a group; which type it has, by its key `kind`. No two kinds share
+      a type.
   """
   return dataclasses.field(metadata=dict(
       choices=choices, low=low, high=high, above=above, min_items=min_items,
       is_unique=is_unique, is_free=is_free, kinds=kinds))
 
 
-def parse(cls: type, values: Mapping[str, Any], path: str = 'config') -> Any:
-  """Builds the settings dataclass `cls` from `values`.
-
-  Fields whose type is a dataclass are parsed recursively.
+def parse(
+    cls: type | Mapping[str, type], values: Mapping[str, Any],
+    path: str = 'config',
+) -> Any:
+  """Builds the settings dataclass `cls`, and those of its fields' types.
 
   Args:
-    cls: a frozen dataclass with `setting` fields.
+    cls: a frozen dataclass with `setting` fields, or several by name: that of
+      the entry `kind`.
     values: one entry per field; 'a.b' is entry b of group a.
     path: dotted name of this group, for messages.
 
   Raises:
     ConfigError: unknown or missing key, wrong type, value out of range.
   """
-  _check_group(values, path)
+  if not hasattr(values, 'keys'):
+    raise ConfigError(f'{path}: got {values!r}; must be a group of settings.')
   values = _grouped(values)
+  if isinstance(cls, Mapping):
+    if 'kind' not in values:
+      raise ConfigError(
+          f'{path}.kind: missing; must be one of {", ".join(cls)}.')
+    kind = values.pop('kind')
+    if kind not in cls:
+      raise ConfigError(f'{path}.kind: got {kind!r}; {nearest(kind, cls)}.')
+    cls = cls[kind]
   fields = {f.name: f for f in dataclasses.fields(cls)}
   hints = typing.get_type_hints(cls)
   for key in values:
@@ -78,11 +85,9 @@ def parse(cls: type, values: Mapping[str, Any], path: str = 'config') -> Any:
   for name, field in fields.items():
     if name not in values:
       raise ConfigError(f'{path}.{name}: missing; it must be set.')
-    if field.metadata.get('kinds'):
-      parsed[name] = parse_kind(
-          field.metadata['kinds'], values[name], f'{path}.{name}')
-    elif dataclasses.is_dataclass(hints[name]):
-      parsed[name] = parse(hints[name], values[name], f'{path}.{name}')
+    group = field.metadata.get('kinds') or hints[name]
+    if isinstance(group, Mapping) or dataclasses.is_dataclass(group):
+      parsed[name] = parse(group, values[name], f'{path}.{name}')
     else:
       parsed[name] = _checked(
           f'{path}.{name}', values[name], hints[name], field.metadata)
@@ -90,30 +95,6 @@ def parse(cls: type, values: Mapping[str, Any], path: str = 'config') -> Any:
     return cls(**parsed)
   except ConfigError as e:
     raise ConfigError(f'{path}.{e}') from None
-
-
-def parse_kind(
-    kinds: Mapping[str, type], values: Mapping[str, Any], path: str = 'config'
-) -> Any:
-  """Builds the settings dataclass that `values['kind']` names.
-
-  Args:
-    kinds: the dataclasses there are.
-    values: `kind`, and one entry per field of that dataclass.
-    path: dotted name of this group, for messages.
-
-  Raises:
-    ConfigError: no kind, an unknown one, or as `parse`.
-  """
-  _check_group(values, path)
-  if 'kind' not in values:
-    raise ConfigError(
-        f'{path}.kind: missing; must be one of {", ".join(kinds)}.')
-  kind = values['kind']
-  if kind not in kinds:
-    raise ConfigError(f'{path}.kind: got {kind!r}; {nearest(kind, kinds)}.')
-  rest = {key: values[key] for key in values if key != 'kind'}
-  return parse(kinds[kind], rest, path)
 
 
 def nearest(received: Any, allowed: Sequence[str]) -> str:
@@ -142,11 +123,7 @@ def unknown_key(path: str, key: str, known: tuple[str, ...]) -> str:
 
 
 def bound(settings: Any) -> dict[str, Any]:
-  """Returns the settings that are not free, as nested dicts.
-
-  Args:
-    settings: a settings dataclass; of a group by kind, `kind` is included.
-  """
+  """Returns the settings that are not free, as nested dicts with `kind`s."""
   values = {}
   for field in dataclasses.fields(settings):
     value = getattr(settings, field.name)
@@ -165,12 +142,9 @@ def bound(settings: Any) -> dict[str, Any]:
 def differences(
     theirs: Mapping[str, Any], mine: Mapping[str, Any], *, where: str
 ) -> list[str]:
-  """Lists what two sets of settings differ in, a few words for each field.
+  """Lists what nested settings differ in, a few words for each field.
 
-  Args:
-    theirs: nested settings that were there before.
-    mine: nested settings of now; tuples equal lists.
-    where: words for where `theirs` were found, such as 'there'.
+  Tuples equal lists. `where` says where `theirs` were found, such as 'there'.
   """
   theirs, mine = _flat(theirs), _flat(mine)
   shown = lambda values, key: repr(values[key]) if key in values else 'not set'
@@ -180,26 +154,21 @@ def differences(
       if shown(theirs, key) != shown(mine, key)]
 
 
-def _check_group(values: Any, path: str) -> None:
-  if not hasattr(values, 'keys'):
-    raise ConfigError(f'{path}: got {values!r}; must be a group of settings.')
-
-
 def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   flat = {}
   for key, value in tree.items():
     if isinstance(value, Mapping):
       flat.update(_flat(value, f'{prefix}{key}.'))
     else:
-      is_tuple = isinstance(value, tuple)
-      flat[f'{prefix}{key}'] = list(value) if is_tuple else value
+      flat[f'{prefix}{key}'] = (
+          list(value) if isinstance(value, tuple) else value)
   return flat
 
 
 def _checked(name: str, value: Any, hint: Any, limits: Mapping) -> Any:
   """Returns `value` as its declared type, or raises ConfigError."""
-  is_union = isinstance(hint, types.UnionType)
-  kinds = typing.get_args(hint) if is_union else (hint,)
+  kinds = (
+      typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,))
   if value is None and type(None) in kinds:
     return None
   kind = next(k for k in kinds if k is not type(None))
@@ -210,7 +179,13 @@ def _checked(name: str, value: Any, hint: Any, limits: Mapping) -> Any:
           f'{name}: got {value!r}; must be a tuple of {item.__name__}.')
     items = tuple(
         _checked(f'{name}[{i}]', v, item, limits) for i, v in enumerate(value))
-    _check_items(name, items, limits)
+    if len(items) < limits.get('min_items', 0):
+      raise ConfigError(
+          f'{name}: got {items!r}; must have at least {limits["min_items"]}.')
+    for i, v in enumerate(items) if limits.get('is_unique') else ():
+      if v in items[:i]:
+        raise ConfigError(
+            f'{name}[{i}]: got {v!r} a second time; must be there once.')
     return items
   if kind is float and type(value) is int:
     value = float(value)
@@ -224,21 +199,9 @@ def _checked(name: str, value: Any, hint: Any, limits: Mapping) -> Any:
     allowed = ', '.join(repr(c) for c in limits['choices'])
     raise ConfigError(f'{name}: got {value!r}; must be one of {allowed}.')
   for bound, holds, words in (
-      ('low', lambda v, b: v >= b, 'at least'),
-      ('high', lambda v, b: v <= b, 'at most'),
-      ('above', lambda v, b: v > b, 'greater than')):
+      ('low', operator.ge, 'at least'), ('high', operator.le, 'at most'),
+      ('above', operator.gt, 'greater than')):
     limit = limits.get(bound)
     if limit is not None and not holds(value, limit):
       raise ConfigError(f'{name}: got {value!r}; must be {words} {limit!r}.')
   return value
-
-
-def _check_items(name: str, items: tuple, limits: Mapping) -> None:
-  """Raises ConfigError for too few items, or one that is there twice."""
-  if len(items) < limits.get('min_items', 0):
-    raise ConfigError(
-        f'{name}: got {items!r}; must have at least {limits["min_items"]}.')
-  for i, item in enumerate(items) if limits.get('is_unique') else ():
-    if item in items[:i]:
-      raise ConfigError(
-          f'{name}[{i}]: got {item!r} a second time; must be there once.')

@@ -49,14 +49,9 @@ class Override(NamedTuple):
 
 def load(
     spec: str, overrides: Sequence[Override] = ()) -> config_dict.ConfigDict:
-  """Loads a config file and applies overrides.
+  """Loads 'path/to/file.py' or 'path/to/file.py:variant', locked.
 
-  Args:
-    spec: 'path/to/file.py' or 'path/to/file.py:variant'.
-    overrides: applied in order; the last one of a key wins.
-
-  Returns:
-    The config, locked.
+  Overrides are applied in order: the last one of a key wins.
 
   Raises:
     ConfigError: no such file or variant, not a config file, wrong override.
@@ -86,10 +81,10 @@ def _find(file: str) -> pathlib.Path:
 
 def _build(path: pathlib.Path, variant: str) -> config_dict.ConfigDict:
   """Calls `get_config(variant)` of the file at `path`."""
+  if path.suffix != '.py':
+    raise config_lib.ConfigError(f'--config: {path} must be a .py file.')
   module_spec = importlib.util.spec_from_file_location(
       f'config_file_{path.stem}', path)
-  if module_spec is None or module_spec.loader is None:
-    raise config_lib.ConfigError(f'--config: {path} must be a .py file.')
   module = importlib.util.module_from_spec(module_spec)
   try:
     if b'\0' in (text := path.read_bytes()):
@@ -97,11 +92,11 @@ def _build(path: pathlib.Path, variant: str) -> config_dict.ConfigDict:
       raise config_lib.ConfigError(
           f'--config: {path}:{line}: has a NUL byte; save it as UTF-8.')
     module_spec.loader.exec_module(module)
-    make = module.__dict__.get('get_config')
+    make = getattr(module, 'get_config', None)
     if not callable(make):
       raise config_lib.ConfigError(
           f'--config: {path} must define get_config(variant).')
-    _check_variant(path, variant, module.__dict__.get('VARIANTS'), make)
+    _check_variant(path, variant, getattr(module, 'VARIANTS', None), make)
     config = make(variant) if inspect.signature(make).parameters else make()
   except config_lib.ConfigError:
     raise
@@ -127,15 +122,14 @@ def _check_variant(path, variant, variants, make) -> None:
 
 def _error_in(path: pathlib.Path, variant: str, error: Exception) -> str:
   """One line for what running the file raised, with the line of the file."""
-  file, line, words = path, None, str(error)
-  frames = [frame for frame in traceback.extract_tb(error.__traceback__)
-            if pathlib.Path(frame.filename) == path.absolute()]
   if isinstance(error, SyntaxError):
-    file, line, words = error.filename or path, error.lineno, error.msg
-  elif frames:
-    line = frames[-1].lineno
-  where = f', variant {variant!r}' if variant and not isinstance(
-      error, SyntaxError) else ''
+    file, line = error.filename or path, error.lineno
+    where, words = '', error.msg
+  else:
+    file, where = path, variant and f', variant {variant!r}'
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+             if pathlib.Path(frame.filename) == path.absolute()]
+    line, words = lines[-1] if lines else 1, str(error)
   return (f'--config: {file}:{line or 1}{where}: {type(error).__name__}: '
           f'{" ".join(words.split())}')
 
@@ -204,13 +198,12 @@ def _items(path: str, text: str, now: Sequence) -> list:
       raise config_lib.ConfigError(
           f"{path}: got {text!r}; must be items such as a,b or ('a,b', 'c')."
       ) from None
-    words = [part.strip() for part in text.split(',')]
-    return [_item(f'{path}[{i}]', word, None, now)
-            for i, word in enumerate(words) if word]
-  nodes = body.elts if isinstance(body, ast.Tuple | ast.List) else [body]
-  source = lambda node: ast.get_source_segment(text.strip(), node)
-  return [_item(f'{path}[{i}]', source(node), node, now)
-          for i, node in enumerate(nodes)]
+    items = [(word, None) for word in map(str.strip, text.split(',')) if word]
+  else:
+    nodes = body.elts if isinstance(body, ast.Tuple | ast.List) else [body]
+    items = [(ast.get_source_segment(text.strip(), n), n) for n in nodes]
+  return [
+      _item(f'{path}[{i}]', *item, now) for i, item in enumerate(items)]
 
 
 def _item(path: str, text: str, node: ast.expr | None, now: Sequence) -> Any:
@@ -255,14 +248,10 @@ def _no_such_file(path: pathlib.Path, places: list[pathlib.Path]) -> str:
   folders = [place.parent for place in places] + [ROOT / 'configs']
   folder = next((f for f in folders if f.is_dir()), None)
   there = sorted(
-      p.as_posix() for p in folder.glob('*.py') if _is_config(p)
-  ) if folder else []
+      p.as_posix() for p in folder.glob('*.py')
+      if b'\ndef get_config(' in p.read_bytes()) if folder else []
   hint = config_lib.nearest(path.as_posix(), there) if there else (
       'check the path')
   looked = ', '.join(str(place.parent.absolute()) for place in places)
   return (f'--config: no such file {path.as_posix()!r}; looked in {looked}; '
           f'{hint}.')
-
-
-def _is_config(path: pathlib.Path) -> bool:
-  return b'\ndef get_config(' in path.read_bytes()

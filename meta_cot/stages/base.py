@@ -6,7 +6,7 @@ left, writes its own folder, and can be killed and rerun: finished pieces are
 kept, the rest continues to the same bits.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
 from typing import Any
@@ -14,16 +14,20 @@ from typing import Any
 from etils import epath
 import jax
 
+from data_pipelines import store
+from data_pipelines import tokenizers
 from meta_cot import program
 from meta_cot import sharding
 from meta_cot import tasks
 from meta_cot.model import config as model_config
 from meta_cot.problem import Problem
-from meta_cot.runtime import distributed
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
+from meta_cot.solvers import vocabulary
+from meta_cot.training import policy as policy_lib
 
 _NUM_FIRST = 64  # problems
+_DELIMITER_ID = 3  # of a placeholder's searches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,34 @@ class Shared:
 
 
 @dataclasses.dataclass(frozen=True)
+class Planned:
+  """A policy that may not be there yet."""
+
+  model: model_config.ModelConfig
+  style: str
+  tokenizer: tokenizers.Tokenizer  # a placeholder of the one to come
+  is_there: bool = False
+
+  @classmethod
+  def of(cls, policy: policy_lib.Policy) -> 'Planned':
+    """Describes a policy that is there."""
+    return cls(policy.model, policy.style, policy.tokenizer(), is_there=True)
+
+  def words(self, step: str) -> vocabulary.Vocabulary:
+    """Makes those of a search, as many as there will be.
+
+    Raises:
+      ValueError: the policy is there, and no token ends a step.
+    """
+    tokenizer, size = self.tokenizer, self.model.vocab_size
+    if self.is_there:
+      return vocabulary.of(tokenizer, size, self.style, step)
+    return vocabulary.Vocabulary(
+        tokenizer.pad_id, tokenizer.eos_ids, delimiter_ids=(_DELIMITER_ID,),
+        texts=tuple(map(str, range(size))))
+
+
+@dataclasses.dataclass(frozen=True)
 class Context:
   """What a stage works with besides its own settings."""
 
@@ -66,15 +98,14 @@ class Context:
   def task(self) -> tasks.Task:
     return self.shared.task
 
-  def parts(self, reference: str) -> tuple[str, ...]:
-    """Lists what a reference to a whole stage stands for: all that it leaves.
-    """
-    if reference not in self.groups:
-      return (reference,)
-    group = self.groups[reference]
-    return tuple(
-        f'{reference}/{part}' for part in group.stage.leaves(group.settings)
-    ) or (reference,)
+  def parts(self, references: Iterable[str]) -> tuple[str, ...]:
+    """Lists the references; for that to a whole stage all that it leaves."""
+    parts = []
+    for reference in references:
+      group = self.groups.get(reference)
+      leaves = group.stage.leaves(group.settings) if group else ()
+      parts += [f'{reference}/{part}' for part in leaves] or [reference]
+    return tuple(parts)
 
   @functools.cached_property
   def first_problems(self) -> tuple[Problem, ...]:
@@ -89,22 +120,46 @@ class Context:
       return files.path(reference)
     return self.workdir / reference
 
+  def policy(self, reference: str) -> policy_lib.Policy:
+    """Reads what the policy folder behind a reference says of itself.
+
+    Raises:
+      UserError: there is none.
+    """
+    return policy_lib.read(self.folder(reference))
+
+  def planned(self, reference: str) -> Planned:
+    """Describes the policy behind a reference, trained or not."""
+    group = self.groups.get(reference.partition('/')[0])
+    if group is None:
+      there = self.policy(reference)
+      return Planned(there.model, there.style, there.tokenizer())
+    if group.settings.start is not None:
+      return self.planned(group.settings.start)
+    source = self.groups.get(group.settings.tokenizer)
+    tokenizer = (
+        tokenizers.load(self.folder(group.settings.tokenizer))
+        if source is None else
+        source.settings.vocabulary.placeholder())
+    return Planned(self.shared.model, self.shared.style, tokenizer)
+
+  def problems(
+      self, reference: str, split: str, limit: int | None = None
+  ) -> list[Problem]:
+    """Reads the first problems of a split, all without a limit.
+
+    Raises:
+      UserError: they are not there, or the split is empty.
+    """
+    folder = self.folder(reference)
+    source = store.read(folder, split)
+    if not len(source):
+      raise config_lib.UserError(
+          f'{folder}: the split {split} is empty; change config.task.')
+    return [source[i] for i in range(len(source))[:limit]]
+
 
 Programs = Mapping[str, Callable[[], program.Program]]
-
-
-def _nothing(*_: Any) -> tuple:
-  return ()
-
-
-def _no_programs(context: Context, settings: Any) -> Programs:
-  del context, settings
-  return {}
-
-
-def _always(context: Context, settings: Any, directory: epath.Path) -> bool:
-  del context, settings, directory
-  return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +179,10 @@ class Stage:
       that is read whole.
     check: (context, settings, name) raises a ConfigError for what `run` would
       refuse, as far as settings tell; the context has no mesh and no workdir.
+    check_devices: the same, where the work does not divide over the context's
+      mesh.
     check_folder: (settings, directory) raises a UserError where what is there
       cannot be gone on with.
-    check_devices: (settings, name, mesh) raises a ConfigError where the work
-      does not divide over the devices.
     num_bytes: (shared, settings) -> what its checkpoints need on disk, roughly.
     is_whole: whether nothing is missing in the folder of a finished stage.
     programs: name -> what is compiled, made by the functions that `run` calls.
@@ -136,15 +191,15 @@ class Stage:
   Settings: type
   run: Callable[[Context, Any, epath.Path], None]
   uses: tuple[str, ...] = ('seed', 'task')
-  reads: Callable[[Any], tuple[str, ...]] = _nothing
+  reads: Callable[[Any], tuple[str, ...]] = lambda settings: ()
   grown: Callable[[Any], dict[str, Any]] = lambda settings: {}
-  leaves: Callable[[Any], tuple[str, ...]] = _nothing
-  check: Callable[['Context', Any, str], Any] = _nothing
-  check_folder: Callable[[Any, epath.Path], Any] = _nothing
-  check_devices: Callable[[Any, str, jax.sharding.Mesh], Any] = _nothing
+  leaves: Callable[[Any], tuple[str, ...]] = lambda settings: ()
+  check: Callable[[Context, Any, str], Any] = lambda *_: None
+  check_devices: Callable[[Context, Any, str], Any] = lambda *_: None
+  check_folder: Callable[[Any, epath.Path], Any] = lambda *_: None
   num_bytes: Callable[[Shared, Any], int] = lambda shared, settings: 0
-  is_whole: Callable[[Context, Any, epath.Path], bool] = _always
-  programs: Callable[[Context, Any], Programs] = _no_programs
+  is_whole: Callable[[Context, Any, epath.Path], bool] = lambda *_: True
+  programs: Callable[[Context, Any], Programs] = lambda *_: {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,14 +216,6 @@ def arguments(context: Context, settings: Any) -> dict[str, Any]:
   shared = context.shared.bound()
   return dict(
       seed=shared['seed'], task=shared['task'], **config_lib.bound(settings))
-
-
-def share_of_work(settings: Any) -> dict[str, Any]:
-  """Says to `store.generate` how many work, and which of them this host is."""
-  return dict(
-      num_shards=settings.num_shards, num_processes=settings.num_processes,
-      host_index=distributed.process_index(),
-      num_hosts=distributed.num_processes(), wait=distributed.wait)
 
 
 def wrong(name: str, field: str, message: str) -> config_lib.ConfigError:

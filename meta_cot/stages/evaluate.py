@@ -6,7 +6,6 @@ made of them. Rows that are there are not computed again. All hosts answer and
 judge; the first one writes.
 """
 
-from collections.abc import Sequence
 import dataclasses
 import functools
 import logging
@@ -30,13 +29,11 @@ from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
 from meta_cot.solvers import searching
 from meta_cot.solvers import table
-from meta_cot.stages import artifacts
 from meta_cot.stages import base
+from meta_cot.stages import data
 from meta_cot.stages import solving
-from meta_cot.stages import traces
 from meta_cot.tasks import base as tasks
 from meta_cot.training import metrics as metrics_lib
-from meta_cot.training import policy as policy_lib
 
 _setting = functools.partial(config_lib.setting, is_free=True)
 
@@ -63,15 +60,14 @@ class Settings:
   episodes: revising.Settings = _setting()
 
 
-def check(context: base.Context, settings: Settings, name: str) -> None:
-  """Raises a ConfigError for what the bench would refuse."""
-  parts = [p for r in settings.policies for p in context.parts(r)]
+def _check(context, settings, name) -> None:
+  policies = context.parts(settings.policies)
   for field in ('reference', 'start'):
     value = getattr(settings, field)
-    if value is not None and value not in parts:
+    if value is not None and value not in policies:
       raise base.wrong(
           name, field, f'got {value!r}; '
-          f'{config_lib.nearest(value, parts)}, the policies.')
+          f'{config_lib.nearest(value, policies)}, the policies.')
   allowed = tasks.test_splits(context.task)
   for i, split in enumerate(settings.splits):
     if split not in allowed:
@@ -79,58 +75,35 @@ def check(context: base.Context, settings: Settings, name: str) -> None:
           name, f'splits[{i}]', f'got {split!r}; must be one of '
           f'{", ".join(allowed)}: those that are only reported.')
   teacher = context.task.teacher
-  if settings.teacher is not None and (
-      teacher is None or settings.teacher not in teacher.strategies):
+  strategies = teacher.strategies if teacher else ()
+  if settings.teacher is not None and settings.teacher not in strategies:
     raise base.wrong(
         name, 'teacher', f'got {settings.teacher!r}; must be None or one of '
-        f'{", ".join(teacher.strategies) if teacher else "none"}.')
-  for reference in parts:
-    solving.check(context, settings, name, reference)
+        f'{", ".join(strategies) or "none"}.')
+  solving.check(context, settings, name)
 
 
-def run(
-    context: base.Context, settings: Settings, directory: epath.Path) -> None:
-  """Asks all policies, and writes the report.
-
-  Raises:
-    UserError: what it reads is missing, or settings do not go together.
-    Interrupted: a signal came; whole pieces of rows are saved.
-  """
-  read = functools.partial(artifacts.problems, context, settings.problems)
+def _run(context, settings, directory) -> None:
+  """Asks all policies, and writes the report."""
+  read = functools.partial(context.problems, settings.problems)
   splits = settings.splits or tuple(
       s for s in tasks.test_splits(context.task) if context.task.size(s))
   problems = {split: read(split, settings.num_problems) for split in splits}
   validation = settings.num_curve_problems and read(
       tasks.VALIDATION, settings.num_curve_problems)
-  rows, training, policies = [], {}, {}
-  for reference in (
-      p for r in settings.policies for p in context.parts(r)):
-    asked = _Asked(context, settings, reference, directory / 'rows')
-    policies[reference] = asked.label
-    rows += asked.rows(problems, validation or [])
+  rows, training, labels = [], {}, {}
+  for reference in context.parts(settings.policies):
+    asked = _Asked(context, settings, reference)
+    labels[reference] = asked.label
+    rows += asked.rows(directory / 'rows', problems, validation or [])
     training |= asked.training()
   if distributed.is_primary():
-    _write(context, settings, directory, rows, training, policies, problems)
+    _write(context, settings, directory, rows, training, labels, problems)
   distributed.wait(f'{directory.name}: report')
 
 
-@dataclasses.dataclass(frozen=True)
-class _Asked:
+class _Asked(solving.Asked):
   """One policy, asked by all solvers."""
-
-  context: base.Context
-  settings: Settings
-  reference: str
-  directory: epath.Path  # of rows
-
-  @functools.cached_property
-  def folder(self) -> policy_lib.Policy:
-    return artifacts.policy(self.context, self.reference)
-
-  @property
-  def label(self) -> str:
-    """The reference, without the seed of a run."""
-    return solving.label(self.folder, self.reference)
 
   @functools.cached_property
   def metrics(self) -> list[dict[str, Any]]:
@@ -144,38 +117,34 @@ class _Asked:
 
   def _at(self, step: int) -> solvers_base.Policy:
     tokens = sum(r['tokens'] for r in self.metrics if r['step'] <= step)
-    return solving.policy(
-        self.context, self.folder, self.reference, step,
-        tokens if self.metrics else None)
+    return self.at(step, tokens if self.metrics else None)
 
   def rows(
-      self, problems: dict[str, list[Problem]], validation: list[Problem]
+      self, directory: epath.Path, problems: dict[str, list[Problem]],
+      validation: list[Problem],
   ) -> list[rows_lib.Row]:
     """Answers of the newest step, and the learning curve."""
+    ask = functools.partial(self._ask, directory)
     steps, curve = self.folder.steps(), []
     if not steps:
       self.folder.params(self.context.mesh)  # says what is missing
     if validation and 'greedy' in self.settings.solvers and (
-        'episodes' not in self.folder.about):
-      curve = self._ask(steps, 'greedy', {tasks.VALIDATION: validation})
+        self.is_asked('greedy')):
+      curve = ask(steps, 'greedy', {tasks.VALIDATION: validation})
     last = [r for r in curve if r['step'] == steps[-1]]
     tokens = sum(r['num_tokens'] for r in last) / len(last) if last else None
     rows = []
-    for name in self.settings.solvers:
-      if not solving.is_for(name, self.folder):
-        continue
+    for name in filter(self.is_asked, self.settings.solvers):
       some = problems if name == 'greedy' else dict([*problems.items()][:1])
-      rows += self._ask(steps[-1:], name, some, tokens)
+      rows += ask(steps[-1:], name, some, tokens)
     return rows + curve
 
-  def _ask(self, steps: Sequence[int], name: str, problems, tokens=None):
-    procedure = solving.procedure(
-        self.context, self.settings, self.folder, name, tokens)
+  def _ask(self, directory, steps, name, problems, tokens=None):
     policies = (
         self.newest if step == self.folder.steps()[-1] else self._at(step)
         for step in steps)
     return bench.run(
-        policies, {name: procedure}, problems, self.directory,
+        policies, {name: self.procedure(name, tokens)}, problems, directory,
         rng=jax.random.key(self.context.seed),
         num_rounds=self.settings.num_rounds if name == 'samples' else 1)
 
@@ -192,30 +161,30 @@ class _Asked:
     return {self.label: dict(files.read_json(path), losses=losses)}
 
 
-def _write(context, settings, directory, rows, training, policies, problems):
+def _write(context, settings, directory, rows, training, labels, problems):
   """The report; on the first host."""
-  first, some = next(iter(problems.items()))
-  style = artifacts.policy(context, next(iter(policies))).style
-  taught = {}
+  first = next(iter(problems))
+  policy, taught = context.policy(next(iter(labels))), {}
   if settings.teacher is not None:
     taught = {
-        split: list(traces.search(
+        split: list(data.search(
             context.task.teacher, settings.teacher, context.seed, mine, 0,
             len(mine)))
         for split, mine in problems.items()}
     rows = rows + symbolic.write(
-        directory / 'rows', context.task.teacher, taught,
-        artifacts.policy(context, next(iter(policies))).tokenizer(), style,
-        seed=context.seed)
-  of = lambda reference: reference and policies[reference]
+        directory / 'rows', context.task.teacher, taught, policy.tokenizer(),
+        policy.style, seed=context.seed)
+  reference = labels.get(settings.reference)
   summary = summary_lib.of_rows(
-      rows, start=of(settings.start), reference=settings.reference and (
-          of(settings.reference), 'greedy'))
+      rows, start=labels.get(settings.start),
+      reference=reference and (reference, 'greedy'))
   report.write(
       directory, f'Evaluation: {directory.name}', summary, training=training,
       drawn=_drawn(
-          rows, of(settings.reference), first, taught.get(first, ()), style),
-      texts=_texts(rows))
+          rows, reference, first, taught.get(first, ()), policy.style),
+      texts={  # a solved search of every strategy
+          row['solver']: row['details']['text'] for row in reversed(rows)
+          if row['solver'] in searching.STRATEGIES and row['is_correct']})
   logging.info('report: %s', directory / 'report.md')
 
 
@@ -234,17 +203,10 @@ def _drawn(rows, label, split: str, taught, style: str) -> list[trees.Tree]:
   return drawn and [drawn[len(drawn) // 4], drawn[len(drawn) * 3 // 4]]
 
 
-def _texts(rows) -> dict[str, str]:
-  """A solved search of every strategy, as text."""
-  return {
-      row['solver']: row['details']['text'] for row in reversed(rows)
-      if row['solver'] in searching.STRATEGIES and row['is_correct']}
-
-
 STAGE = base.Stage(
-    Settings=Settings, run=run,
+    Settings=Settings, run=_run,
     reads=lambda settings: (*settings.policies, settings.problems),
-    grown=lambda settings: dataclasses.asdict(settings), check=check,
+    grown=lambda settings: dataclasses.asdict(settings), check=_check,
     is_whole=lambda context, settings, directory: all(
         (directory / name).exists() for name in ('summary.json', 'report.md')),
     programs=solving.programs)

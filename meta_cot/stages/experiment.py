@@ -17,8 +17,27 @@ from meta_cot.stages import base
 from meta_cot.stages import kinds
 
 SCHEMA = 2  # of a config; an older workdir cannot be continued
-_SHARED = ('mesh', 'model', 'task')
-_OWN = ('compilation_cache', 'schema', 'seed', 'stages', 'style', *_SHARED)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Own:
+  """What an experiment has besides stages and a task."""
+
+  schema: int = config_lib.setting()
+  seed: int = config_lib.setting(low=0)
+  style: str = config_lib.setting()
+  mesh: sharding.MeshConfig
+  model: model_config.ModelConfig
+  stages: tuple[str, ...] = config_lib.setting(is_unique=True)
+  compilation_cache: str = config_lib.setting()
+
+  def __post_init__(self):
+    if not self.stages:
+      raise config_lib.ConfigError(
+          'stages: got nothing; name at least one stage.')
+
+
+_OWN = ('task', *(field.name for field in dataclasses.fields(_Own)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +67,9 @@ class Experiment:
 
   def check_devices(self, mesh: jax.sharding.Mesh) -> None:
     """Raises a ConfigError where work does not divide over the devices."""
+    context = base.Context(self.shared, self.groups, mesh)
     for group in self.chosen():
-      group.stage.check_devices(group.settings, group.name, mesh)
+      group.stage.check_devices(context, group.settings, group.name)
 
   def num_bytes(self) -> int:
     """Estimates what all checkpoints need on disk."""
@@ -71,12 +91,14 @@ def parse(config: Mapping[str, Any]) -> Experiment:
     raise config_lib.ConfigError(
         f'config.schema: got {config["schema"]!r}; must be {SCHEMA}, as '
         'configs/base.py sets it.')
-  shared = _shared(config)
+  own = config_lib.parse(
+      _Own, {key: config[key] for key in _OWN if key != 'task'})
+  kind, settings = _task(config['task'])
+  shared = base.Shared(
+      own.seed, own.mesh, kind, settings, own.model, own.style)
   groups = {
       name: _group(name, config[name])
       for name in config if name not in _OWN}
-  own = config_lib.parse(
-      _Own, {key: config[key] for key in ('stages', 'compilation_cache')})
   for i, name in enumerate(own.stages):
     if name not in groups:
       raise config_lib.ConfigError(
@@ -88,9 +110,7 @@ def parse(config: Mapping[str, Any]) -> Experiment:
   return experiment
 
 
-def programs(
-    experiment: Experiment, mesh: jax.sharding.Mesh
-) -> dict[str, Any]:
+def programs(experiment: Experiment, mesh: jax.sharding.Mesh) -> base.Programs:
   """Lists all that is compiled: 'STAGE/PROGRAM' -> () -> `program.Program`."""
   context = base.Context(experiment.shared, experiment.groups, mesh)
   return {
@@ -100,39 +120,15 @@ def programs(
           context, group.settings).items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Own:
-  stages: tuple[str, ...] = config_lib.setting(is_unique=True)
-  compilation_cache: str = config_lib.setting()
-
-  def __post_init__(self):
-    if not self.stages:
-      raise config_lib.ConfigError(
-          'stages: got nothing; name at least one stage.')
-
-
-@dataclasses.dataclass(frozen=True)
-class _Style:
-  seed: int = config_lib.setting(low=0)
-  style: str = config_lib.setting()
-
-
-def _shared(config: Mapping[str, Any]) -> base.Shared:
-  own = config_lib.parse(_Style, {k: config[k] for k in ('seed', 'style')})
-  task = dict(config['task'].items())
-  kind = task.pop('kind', None)
+def _task(config: Mapping[str, Any]) -> tuple[str, Any]:
+  """The kind of a task, and its settings."""
+  values = dict(config.items())
+  kind = values.pop('kind', None)
   if not isinstance(kind, str):
     raise config_lib.ConfigError(
         f'config.task.kind: got {kind!r}; must be the name of a task.')
-  return base.Shared(
-      seed=own.seed, style=own.style,
-      mesh=config_lib.parse(
-          sharding.MeshConfig, config['mesh'], 'config.mesh'),
-      task_kind=kind,
-      task_settings=config_lib.parse(
-          tasks.settings_of(kind), task, 'config.task'),
-      model=config_lib.parse(
-          model_config.ModelConfig, config['model'], 'config.model'))
+  return kind, config_lib.parse(
+      tasks.settings_of(kind), values, 'config.task')
 
 
 def _group(name: str, values: Any) -> base.Group:

@@ -6,7 +6,7 @@ best one on validation problems in `best/`, metrics.jsonl, tensorboard,
 summary.json.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 import functools
 import logging
@@ -16,9 +16,6 @@ from etils import epath
 import jax
 import tqdm
 
-from data_pipelines import tokenizers
-from meta_cot import sharding
-from meta_cot.model import config as model_config
 from meta_cot.problem import Problem
 from meta_cot.rl import programs as programs_lib
 from meta_cot.rl import questions as questions_lib
@@ -28,8 +25,6 @@ from meta_cot.rollouts import player
 from meta_cot.runtime import files
 from meta_cot.runtime import interruption
 from meta_cot.settings import config as config_lib
-from meta_cot.solvers import vocabulary
-from meta_cot.stages import artifacts
 from meta_cot.stages import base
 from meta_cot.tasks import base as tasks
 from meta_cot.training import checkpoint
@@ -41,107 +36,81 @@ from meta_cot.training import policy as policy_lib
 from meta_cot.training import progress
 from meta_cot.training import state as state_lib
 
-_DELIMITER_ID = 2  # of a placeholder's searches
-
 Settings = settings_lib.RlConfig
 
 
-def leaves(settings: Settings) -> tuple[str, ...]:
-  """Lists the policies: `OBJECTIVE/seedN`."""
+def _leaves(settings: Settings) -> tuple[str, ...]:
+  """The policies: `OBJECTIVE/seedN`."""
   return tuple(
       f'{objective}/seed{seed}' for objective in settings.objectives
       for seed in settings.seeds)
 
 
-def check(context: base.Context, settings: Settings, name: str) -> None:
-  """Raises a ConfigError for what training would refuse."""
+def _check(context, settings, name) -> None:
   del name
-  programs = plan(context, settings)
-  for objective in settings.objectives:
-    programs.of(objective).check()
+  for programs in _plan(context, settings).values():
+    programs.check()
 
 
-def check_devices(
-    settings: Settings, name: str, mesh: jax.sharding.Mesh) -> None:
-  """Raises a ConfigError where questions do not divide over the devices."""
-  number, parts = (
-      settings.questions.num_questions, sharding.data_parallelism(mesh))
-  if number % parts:
-    raise base.wrong(
-        name, 'questions.num_questions', f'got {number}; must be a multiple of '
-        f'{parts}, the data-parallel devices.')
+def _check_devices(context, settings, name) -> None:
+  del name
+  for programs in _plan(context, settings).values():
+    programs.check_split()
 
 
-def run(
-    context: base.Context, settings: Settings, directory: epath.Path) -> None:
-  """Trains every policy that has no summary yet.
+def _missing(settings: Settings, directory: epath.Path) -> list[str]:
+  """The policies that have no summary yet."""
+  return [
+      part for part in _leaves(settings)
+      if not (directory / part / 'summary.json').exists()]
 
-  Raises:
-    UserError: what it reads is missing, or settings do not go together.
-    Interrupted: a signal came; what is needed to continue is saved.
-  """
+
+def _run(context, settings, directory) -> None:
   setup = None
-  for part in leaves(settings):
-    if not (directory / part / 'summary.json').exists():
-      setup = setup or make_setup(context, settings)
-      objective, _, seed = part.partition('/seed')
-      train(context, settings, setup, objective, int(seed), directory / part)
+  for part in _missing(settings, directory):
+    setup = setup or _make_setup(context, settings)
+    objective, _, seed = part.partition('/seed')
+    train(settings, setup, objective, int(seed), directory / part)
 
 
-def plan(
-    context: base.Context, settings: Settings) -> programs_lib.Programs:
-  """Describes the programs of the start, before there is a tokenizer."""
-  start = artifacts.planned(context, settings.start)
-  words = vocabulary.Vocabulary(
-      pad_id=start.tokenizer.pad_id, eos_ids=start.tokenizer.eos_ids,
-      delimiter_ids=(_DELIMITER_ID,), texts=())
-  return make_programs(
-      context, settings, start.model, start.style, start.tokenizer,
-      lambda: words, context.first_problems)
+def _plan(context, settings) -> dict[str, programs_lib.Programs]:
+  """The programs of every objective, before there is a tokenizer."""
+  programs = make_programs(
+      context, settings, context.planned(settings.start),
+      context.first_problems)
+  return {name: programs.of(name) for name in settings.objectives}
 
 
 def make_programs(
-    context: base.Context, settings: Settings, model: model_config.ModelConfig,
-    style: str, tokenizer: tokenizers.Tokenizer,
-    make_vocabulary: Callable[[], vocabulary.Vocabulary],
+    context: base.Context, settings: Settings, start: base.Planned,
     problems: Sequence[Problem],
 ) -> programs_lib.Programs:
   """Makes the programs of a start, with prompts as wide as the problems need.
   """
-  width = player.prompt_width(
-      tokenizer, problems, style, settings.credit.discount_prompts)
   return programs_lib.Programs(
-      context.task, model, settings,
-      lambda: settings.search.depth(context.task, problems), tokenizer,
-      make_vocabulary, context.mesh, style, width,
-      settings.episodes.num_episodes)
+      context.task, start.model, settings,
+      lambda: settings.search.depth(context.task, problems), start.tokenizer,
+      lambda: start.words(settings.search.step), context.mesh, start.style,
+      player.prompt_width(
+          start.tokenizer, problems, start.style,
+          settings.credit.discount_prompts), settings.episodes.num_episodes)
 
 
-def make_setup(context: base.Context, settings: Settings) -> setup_lib.Setup:
-  """Reads what the runs share.
-
-  Raises:
-    UserError: the start or problems are missing, or settings do not go
-      together.
-  """
-  start = artifacts.policy(context, settings.start)
-  read = functools.partial(artifacts.problems, context, settings.problems)
+def _make_setup(context, settings) -> setup_lib.Setup:
+  """Reads what the runs share."""
+  start = context.policy(settings.start)
+  read = functools.partial(context.problems, settings.problems)
   train_problems = read(tasks.TRAIN)
   validation = read(tasks.VALIDATION, settings.num_eval_problems)
-  tokenizer = start.tokenizer()
-  programs = make_programs(
-      context, settings, start.model, start.style, tokenizer,
-      functools.partial(
-          vocabulary.of, tokenizer, start.model.vocab_size, start.style,
-          settings.search.step), [*train_problems, *validation])
   return setup_lib.Setup(
-      programs, train_problems, validation, start.params(context.mesh),
-      context.seed)
+      make_programs(context, settings, base.Planned.of(start),
+                    [*train_problems, *validation]),
+      train_problems, validation, start.params(context.mesh), context.seed)
 
 
 def train(
-    context: base.Context, settings: Settings, setup: setup_lib.Setup,
-    objective: str, seed: int, directory: epath.Path) -> None:
+    settings: Settings, setup: setup_lib.Setup, objective: str, seed: int,
+    directory: epath.Path) -> None:
   """Trains one policy, from its newest checkpoint if there is one.
 
   Raises:
@@ -157,7 +126,12 @@ def train(
             objective=objective, seed=seed, num_episodes=programs.num_episodes,
             episodes=dataclasses.asdict(settings.episodes),
             search=dataclasses.asdict(settings.search)))
-  memory = _memory(settings, setup, seed)
+  asked = settings.questions
+  memory = questions_lib.Memory(
+      questions_lib.Questions(
+          len(setup.train), seed=seed, min_success=asked.min_success,
+          max_success=asked.max_success, rest=asked.rest),
+      settings.loss.kl_coefficient)
   saves = progress.Progress(
       directory, checkpoint.CheckpointConfig(
           save_every_steps=1, max_to_keep=settings.max_to_keep), memory,
@@ -177,7 +151,7 @@ def train(
   with interruption.deferred():
     state = _loop(
         learner, evaluate, state, memory, saves, writer, clock, first,
-        interruption.Stop(learner.mesh).is_agreed, directory)
+        directory / 'best')
     with clock.measure('checkpoint'):
       saves.close()
     writer.close()
@@ -188,20 +162,11 @@ def train(
       _finish(directory, objective, seed, memory, clock)
 
 
-def _memory(settings, setup, seed) -> questions_lib.Memory:
-  asked = settings.questions
-  return questions_lib.Memory(
-      questions_lib.Questions(
-          len(setup.train), seed=seed, min_success=asked.min_success,
-          max_success=asked.max_success, rest=asked.rest),
-      settings.loss.kl_coefficient)
-
-
 def _loop(learner, evaluate, state, memory, saves, writer, clock, first,
-          is_stopped, directory) -> state_lib.TrainState:
-  """Iterations, from `first` on; returns early where `is_stopped` says so."""
+          directory) -> state_lib.TrainState:
+  """Iterations, from `first` on; returns early after a signal."""
   config, name = learner.config, learner.name
-  best = _open_best(directory / 'best')
+  best, stop = _open_best(directory), interruption.Stop(learner.mesh)
   bar = tqdm.tqdm(
       total=config.num_iterations, initial=first, desc=name, unit='iteration',
       disable=not sys.stderr.isatty())
@@ -217,7 +182,7 @@ def _loop(learner, evaluate, state, memory, saves, writer, clock, first,
     row |= clock.lap() | dict(programs_compiled=compilation.num_programs())
     writer.write(done, row)
     _report(name, done, config.num_iterations, row, bar)
-    is_over = is_stopped() and not is_last
+    is_over = stop.is_agreed() and not is_last
     if is_over or is_last or done % config.save_every == 0:
       with clock.measure('checkpoint'):
         writer.sync()
@@ -274,29 +239,19 @@ def _finish(directory, objective, seed, memory, clock) -> None:
       seconds=goodput.summarise([*rows, clock.lap()])))
 
 
-def programs(context: base.Context, settings: Settings) -> base.Programs:
+def _programs(context, settings) -> base.Programs:
   """Lists what training compiles: `OBJECTIVE/PART`."""
-  start = plan(context, settings)
-  found = {}
-  for objective in settings.objectives:
-    learned = start.of(objective)
-    for part in learned.parts:
-      found[f'{objective}/{part}'] = functools.partial(
-          _build, learned, part, f'{objective}/{part}')
-  return found
-
-
-def _build(learned: programs_lib.Programs, part: str, name: str):
-  learned.check()
-  learned.check_split()
-  return programs_lib.PARTS[part](learned, name)
+  return {
+      f'{objective}/{part}': functools.partial(
+          programs_lib.PARTS[part], programs, f'{objective}/{part}')
+      for objective, programs in _plan(context, settings).items()
+      for part in programs.parts}
 
 
 STAGE = base.Stage(
-    Settings=Settings, run=run,
-    reads=lambda settings: (settings.start, settings.problems), leaves=leaves,
-    check=check, check_devices=check_devices,
-    is_whole=lambda context, settings, directory: all(
-        (directory / part / 'summary.json').exists()
-        for part in leaves(settings)),
-    programs=programs)
+    Settings=Settings, run=_run,
+    reads=lambda settings: (settings.start, settings.problems), leaves=_leaves,
+    check=_check, check_devices=_check_devices,
+    is_whole=lambda context, settings, directory: not _missing(
+        settings, directory),
+    programs=_programs)

@@ -4,12 +4,9 @@
 Leaves a records folder with the splits train and validation.
 """
 
-from collections.abc import Iterator, Sequence
 import dataclasses
-import functools
 import logging
 
-from etils import epath
 import jax
 
 from data_pipelines import store
@@ -21,10 +18,9 @@ from meta_cot.solvers import sampling
 from meta_cot.solvers import searching
 from meta_cot.solvers import table
 from meta_cot.solvers import trees
-from meta_cot.stages import artifacts
 from meta_cot.stages import base
+from meta_cot.stages import data
 from meta_cot.stages import solving
-from meta_cot.tasks import base as tasks
 from meta_cot.traces import record as record_lib
 
 
@@ -52,34 +48,24 @@ class Settings:
   sample_tokens = None  # as many samples as are asked for
 
 
-def check(context: base.Context, settings: Settings, name: str) -> None:
-  """Raises a ConfigError for what the solver would refuse."""
+def _check(context, settings, name) -> None:
   if context.task.states is None:
     raise base.wrong(
         name, 'kind', f"got 'search'; task {context.shared.task_kind} has no "
         'states, so there are no records of its solutions.')
-  solving.check(context, settings, name, settings.policy)
+  solving.check(context, settings, name)
 
 
-def run(
-    context: base.Context, settings: Settings, directory: epath.Path) -> None:
-  """Answers what has no answer yet, and writes the records.
-
-  Raises:
-    UserError: what it reads is missing, or settings do not go together.
-    Interrupted: a signal came; whole pieces are saved.
-  """
-  there = artifacts.policy(context, settings.policy)
+def _run(context, settings, directory) -> None:
+  """Answers what has no answer yet, and writes the records."""
+  asked = solving.Asked(context, settings, settings.policy)
+  numbers = settings.num_train, settings.num_validation
   problems = {
-      split: artifacts.problems(context, settings.problems, split, number)
-      for split, number in (
-          (tasks.TRAIN, settings.num_train),
-          (tasks.VALIDATION, settings.num_validation))}
-  policy = solving.policy(
-      context, there, settings.policy, there.steps()[-1])
+      split: context.problems(settings.problems, split, number)
+      for split, number in zip(data.LEARNED, numbers)}
+  policy = asked.at(asked.folder.steps()[-1])
   bench.run(
-      [policy], {settings.solver: solving.procedure(
-          context, settings, there, settings.solver)},
+      [policy], {settings.solver: asked.procedure(settings.solver)},
       problems, directory / 'rows', rng=jax.random.key(context.seed))
   if distributed.is_primary():
     for split, some in problems.items():
@@ -98,7 +84,7 @@ def _store(context, settings, directory, policy, split, problems) -> None:
       '%s: %d of %d problems of %s solved', directory.name,
       sum(r.is_solved for r in found), len(found), split)
   store.generate(
-      directory, functools.partial(_slice, found), kind=record_lib.KIND,
+      directory, lambda start, stop: found[start:stop], kind=record_lib.KIND,
       split=split, num_records=len(found), num_shards=1, num_processes=1,
       arguments=base.arguments(context, settings))
 
@@ -112,17 +98,10 @@ def _record(context, settings, policy, problem, rows) -> record_lib.TraceRecord:
       model=f'{policy.label}, step {policy.step}')
 
 
-def _slice(
-    records: Sequence[record_lib.TraceRecord], start: int, stop: int
-) -> Iterator[record_lib.TraceRecord]:
-  yield from records[start:stop]
-
-
 STAGE = base.Stage(
-    Settings=Settings, run=run,
+    Settings=Settings, run=_run,
     reads=lambda settings: (settings.policy, settings.problems),
-    check=check,
+    check=_check,
     is_whole=lambda context, settings, directory: all(
-        store.is_whole(directory, split)
-        for split in (tasks.TRAIN, tasks.VALIDATION)),
+        store.is_whole(directory, split) for split in data.LEARNED),
     programs=solving.programs)

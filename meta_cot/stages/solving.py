@@ -5,6 +5,7 @@ The settings of such a stage have the groups `samples`, `search` and `episodes`,
 one for each module of solvers, and `exploration`.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
@@ -15,19 +16,17 @@ import jax.numpy as jnp
 from meta_cot import decode
 from meta_cot import program
 from meta_cot import sharding
-from meta_cot import traces
 from meta_cot.evaluation import bench
 from meta_cot.rl import exploration
 from meta_cot.rl import playing
 from meta_cot.rollouts import episodes
+from meta_cot.rollouts import player
 from meta_cot.search import batching
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
 from meta_cot.solvers import searching
-from meta_cot.solvers import vocabulary
-from meta_cot.stages import artifacts
 from meta_cot.stages import base
 from meta_cot.training import flops
 from meta_cot.training import policy as policy_lib
@@ -36,157 +35,178 @@ _PLAIN = ('greedy', 'samples')
 _EPISODES = 'revisions'
 _PARTS = {'': 'advance', '/fresh': 'fresh', '/refill': 'refill',
           '/collect': 'collect'}  # of a search -> in `Slots.programs`
-_DELIMITER_ID = 3  # of a placeholder's searches
-
-
-def check(
-    context: base.Context, settings: Any, name: str, reference: str) -> None:
-  """Raises a ConfigError where a policy cannot be asked with these settings."""
-  there = artifacts.planned(context, reference)
-  for solver in settings.solvers:
-    if solver in searching.STRATEGIES:
-      if settings.search.step == 'solution' and context.task.states is None:
-        raise base.wrong(
-            name, 'search.step', "got 'solution'; this task has no states, so "
-            'its solutions have no steps.')
-      try:
-        depth = settings.search.depth(context.task, context.first_problems)
-        searching.make_strategy(settings.search, solver, depth)
-        searching.check_room(
-            there.model, settings.search, _width(context, there), depth)
-      except config_lib.ConfigError as e:
-        raise config_lib.ConfigError(f'config.{name}.{e}') from None
-  if _EPISODES in settings.solvers:
-    _Asked(context, settings, there).check_episodes(name)
-
-
-def is_for(name: str, there: policy_lib.Policy) -> bool:
-  """Whether a policy is asked in this way: those of RL play their episodes."""
-  return name == _EPISODES or 'episodes' not in there.about
-
-
-def label(there: policy_lib.Policy, reference: str) -> str:
-  """Names a policy in rows; runs that differ in their seed have one name."""
-  if 'seed' in there.about:
-    return reference.rpartition('/')[0]
-  return reference
-
-
-def policy(
-    context: base.Context, there: policy_lib.Policy, reference: str, step: int,
-    trained_tokens: float | None = None,
-) -> solvers_base.Policy:
-  """Reads a policy as it was at a step."""
-  return solvers_base.Policy(
-      label(there, reference), there.model, there.params(context.mesh, step),
-      there.tokenizer(), there.style, seed=there.about.get('seed', 0),
-      step=step, trained_tokens=trained_tokens)
-
-
-def procedure(
-    context: base.Context, settings: Any, there: policy_lib.Policy, name: str,
-    tokens: float | None = None,
-) -> bench.Procedure:
-  """Makes a solver with the settings of its module, fit for a policy.
-
-  Args:
-    context: of the stage.
-    settings: of the stage.
-    there: the policy.
-    name: of the solver.
-    tokens: of one of its texts, where that is known.
-  """
-  task, mesh = context.task, context.mesh
-  if name in _PLAIN:
-    mine = _samples(settings, there, tokens)
-    # How samples are drawn says nothing of greedy texts.
-    return bench.make(
-        name, mine.greedy() if name == 'greedy' else mine, task, mesh)
-  if name != _EPISODES:
-    return bench.make(name, settings.search, task, mesh)
-  number = min(
-      settings.episodes.num_episodes,
-      there.about.get('num_episodes', settings.episodes.num_episodes))
-  mine = dataclasses.replace(settings.episodes, num_episodes=number)
-  if number == 1 or settings.exploration == 'policy':
-    return bench.make(name, mine, task, mesh)
-  explore = _explore(context, settings, there, number)
-  alone = dataclasses.replace(mine, num_episodes=1)
-  return bench.Procedure(
-      dict(dataclasses.asdict(mine), exploration=settings.exploration,
-           search=dataclasses.asdict(settings.search)),
-      revising.Reviser(alone, task, mesh, explore=explore))
-
-
-def _samples(settings, there, tokens) -> sampling.Settings:
-  """No longer than twice the longest text it was taught, nor too many."""
-  mine, longest = settings.samples, there.about.get('longest')
-  if longest is not None:
-    mine = dataclasses.replace(
-        mine, max_new_tokens=min(mine.max_new_tokens, 2 * longest))
-  if tokens and settings.sample_tokens is not None:
-    number = int(settings.sample_tokens // tokens)
-    mine = dataclasses.replace(
-        mine, num_samples=max(1, min(mine.num_samples, number)))
-  return mine
-
-
-def _explore(context, settings, there, number):
-  tokenizer = there.tokenizer()
-  return exploration.jit_explore(_explorer(
-      context, settings, there.model, vocabulary.of(
-          tokenizer, there.model.vocab_size, there.style, settings.search.step),
-      tokenizer, number), context.mesh)
-
-
-def _explorer(
-    context, settings, model, words, tokenizer, number) -> exploration.Search:
-  """The search that writes all of `number` attempts but the last."""
-  depth = settings.search.depth(context.task, context.first_problems)
-  return exploration.Search(
-      context.task, model, settings.search, searching.make_strategy(
-          settings.search, settings.exploration, depth), words,
-      num_attempts=number - 1,
-      reset_ids=tuple(tokenizer.encode(settings.episodes.reset)))
-
-
-def programs(context: base.Context, settings: Any) -> base.Programs:
-  """Lists what solvers compile for the first policy: others are as large."""
-  reference = context.parts(settings.policies[0])[0]
-  there = artifacts.planned(context, reference)
-  asked = _Asked(context, settings, there)
-  found = {}
-  if set(_PLAIN) & set(settings.solvers):
-    found |= {'prefill': asked.prefill, 'generate': asked.generate}
-  if _EPISODES in settings.solvers:
-    found |= {'explore': asked.explore} if asked.explorer else {}
-    found |= {'revisions': asked.revisions}
-  if strategies := [s for s in settings.solvers if s in searching.STRATEGIES]:
-    found |= {
-        'params': asked.params_of_searches,
-        'start': functools.partial(
-            asked.search, 'start', strategies[0], 'start')}
-  for name in strategies:
-    for end, part in _PARTS.items():
-      found[f'{name}{end}'] = functools.partial(
-          asked.search, f'{name}{end}', name, part)
-  return found
-
-
-def _width(context, there: artifacts.Planned) -> int:
-  """Slots for the longest prompt."""
-  return decode.prompt_width(max(
-      len(there.tokenizer.encode(traces.prompt(p, style=there.style)))
-      for p in context.first_problems))
 
 
 @dataclasses.dataclass(frozen=True)
-class _Asked:
-  """The programs of one policy, before there is one."""
+class Asked:
+  """A policy that is there, and how a stage asks it."""
+
+  context: base.Context
+  settings: Any  # of the stage
+  reference: str
+
+  @functools.cached_property
+  def folder(self) -> policy_lib.Policy:
+    return self.context.policy(self.reference)
+
+  @property
+  def label(self) -> str:
+    """Its name in rows; runs that differ in their seed have one name."""
+    if 'seed' in self.folder.about:
+      return self.reference.rpartition('/')[0]
+    return self.reference
+
+  def is_asked(self, name: str) -> bool:
+    """Whether a solver asks it: policies of RL only play their episodes."""
+    return name == _EPISODES or 'episodes' not in self.folder.about
+
+  def at(
+      self, step: int, trained_tokens: float | None = None
+  ) -> solvers_base.Policy:
+    """Reads the policy as it was at a step."""
+    there = self.folder
+    return solvers_base.Policy(
+        self.label, there.model, there.params(self.context.mesh, step),
+        there.tokenizer(), there.style, seed=there.about.get('seed', 0),
+        step=step, trained_tokens=trained_tokens)
+
+  def procedure(
+      self, name: str, tokens: float | None = None) -> bench.Procedure:
+    """Makes a solver with the settings of its module, fit for the policy.
+
+    Args:
+      name: of the solver.
+      tokens: of one of its texts, where that is known.
+    """
+    make = lambda settings: bench.make(
+        name, settings, self.context.task, self.context.mesh)
+    if name in _PLAIN:
+      samples = self._samples(tokens)
+      # How samples are drawn says nothing of greedy texts.
+      return make(samples.greedy() if name == 'greedy' else samples)
+    if name != _EPISODES:
+      return make(self.settings.search)
+    mine, about = self.settings.episodes, self.folder.about
+    mine = dataclasses.replace(mine, num_episodes=min(
+        mine.num_episodes, about.get('num_episodes', mine.num_episodes)))
+    explorer = _Planned(
+        self.context, dataclasses.replace(self.settings, episodes=mine),
+        base.Planned.of(self.folder)).explorer
+    if explorer is None:
+      return make(mine)
+    alone = dataclasses.replace(mine, num_episodes=1)
+    return bench.Procedure(
+        dict(dataclasses.asdict(mine), exploration=self.settings.exploration,
+             search=dataclasses.asdict(self.settings.search)),
+        revising.Reviser(
+            alone, self.context.task, self.context.mesh,
+            explore=exploration.jit_explore(explorer, self.context.mesh)))
+
+  def _samples(self, tokens: float | None) -> sampling.Settings:
+    """No longer than twice the longest text it was taught, nor too many."""
+    mine, longest = self.settings.samples, self.folder.about.get('longest')
+    if longest is not None:
+      mine = dataclasses.replace(
+          mine, max_new_tokens=min(mine.max_new_tokens, 2 * longest))
+    if tokens and self.settings.sample_tokens is not None:
+      number = int(self.settings.sample_tokens // tokens)
+      mine = dataclasses.replace(
+          mine, num_samples=max(1, min(mine.num_samples, number)))
+    return mine
+
+
+def check(context: base.Context, settings: Any, name: str) -> None:
+  """Raises a ConfigError where a policy cannot be asked with these settings."""
+  for reference in context.parts(settings.policies):
+    try:
+      _Planned(context, settings, context.planned(reference)).check()
+    except config_lib.ConfigError as e:
+      raise config_lib.ConfigError(f'config.{name}.{e}') from None
+
+
+def programs(context: base.Context, settings: Any) -> base.Programs:
+  """Lists what solvers compile: once for all policies that are as large.
+
+  Names are those of the first policy; others begin with the policy's.
+  """
+  found, models = {}, []
+  for reference in context.parts(settings.policies):
+    there = context.planned(reference)
+    if there.model not in models:
+      start = f'{reference.strip("/")}/' if models else ''
+      models.append(there.model)
+      found |= {
+          f'{start}{name}': functools.partial(build, f'{start}{name}')
+          for name, build in _Planned(
+              context, settings, there).builders().items()}
+  return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Planned:
+  """A policy before there is one: what may be asked, and what that compiles."""
 
   context: base.Context
   settings: Any
-  there: artifacts.Planned
+  there: base.Planned
+
+  def check(self) -> None:
+    """Raises a ConfigError for what cannot be asked."""
+    task, settings = self.context.task, self.settings.search
+    for solver in self.settings.solvers:
+      if solver in searching.STRATEGIES:
+        if settings.step == 'solution' and task.states is None:
+          raise config_lib.ConfigError(
+              "search.step: got 'solution'; this task has no states, so its "
+              'solutions have no steps.')
+        searching.make_strategy(settings, solver, self.depth)
+        searching.check_room(
+            self.there.model, settings, self.width, self.depth)
+    if _EPISODES in self.settings.solvers:
+      self._check_episodes()
+
+  def _check_episodes(self) -> None:
+    settings, model = self.settings, self.there.model
+    if settings.exploration != 'policy':
+      exploration.check(settings.search, settings.exploration, model)
+    width = self.width_behind
+    try:
+      rules = self.rules
+    except ValueError as e:
+      raise config_lib.ConfigError(f'episodes: {e}') from e
+    if width + rules.row_length > model.max_length:
+      raise config_lib.ConfigError(
+          f'episodes.episode_length: got {rules.episode_length}; '
+          f'{rules.row_length} tokens of a trajectory after prompts of {width} '
+          f'must be at most config.model.max_length, {model.max_length}.')
+
+  def builders(self) -> dict[str, Callable[[str], program.Program]]:
+    """What is compiled by name; a builder is told the name again."""
+    solvers, found = self.settings.solvers, {}
+    if set(_PLAIN) & set(solvers):
+      found |= dict(prefill=self.prefill, generate=self.generate)
+    if _EPISODES in solvers:
+      found |= dict(explore=self.explore) if self.explorer else {}
+      found |= dict(revisions=self.revisions)
+    if strategies := [s for s in solvers if s in searching.STRATEGIES]:
+      found |= dict(
+          params=self.slice_layers,
+          start=functools.partial(self.search, strategies[0], 'start'))
+    return found | {
+        f'{name}{end}': functools.partial(self.search, name, part)
+        for name in strategies for end, part in _PARTS.items()}
+
+  @functools.cached_property
+  def width(self) -> int:
+    """Slots for the longest prompt."""
+    return player.prompt_width(
+        self.there.tokenizer, self.context.first_problems, self.there.style)
+
+  @functools.cached_property
+  def depth(self) -> int:
+    """Levels of a search's trees."""
+    return self.settings.search.depth(
+        self.context.task, self.context.first_problems)
 
   @functools.cached_property
   def params(self) -> Any:
@@ -200,23 +220,22 @@ class _Asked:
   def _ints(self, *shape: int) -> jax.ShapeDtypeStruct:
     return program.rows(shape, jnp.int32, self.context.mesh)
 
-  def _rows(self) -> tuple[int, int]:
-    rows = sharding.up_to_parts(
-        self.settings.samples.batch_size, self.context.mesh)
-    return rows, _width(self.context, self.there)
+  def _up(self, number: int) -> int:
+    return sharding.up_to_parts(number, self.context.mesh)
 
-  def prefill(self) -> program.Program:
+  def prefill(self, name: str) -> program.Program:
     """The first part of `generate` by itself, to see what it takes."""
-    model, (rows, width) = self.there.model, self._rows()
-    prefill = jax.jit(functools.partial(decode.prefill, model))
+    model, width = self.there.model, self.width
+    rows = self._up(self.settings.samples.batch_size)
     return program.Program(
-        'prefill', prefill,
+        name, jax.jit(functools.partial(decode.prefill, model)),
         (self.params, self._ints(rows, width), self._ints(rows)), {},
         flops.prefill_flops(model, rows, width, num_readouts=rows),
         rows * width)
 
-  def generate(self) -> program.Program:
-    model, (rows, width) = self.there.model, self._rows()
+  def generate(self, name: str) -> program.Program:
+    model, width = self.there.model, self.width
+    rows = self._up(self.settings.samples.batch_size)
     samples, tokenizer = self.settings.samples, self.there.tokenizer
     num_new = min(samples.max_new_tokens, model.max_length - width)
     generate = sampling.jit_generate(
@@ -226,81 +245,55 @@ class _Asked:
     work = flops.prefill_flops(model, rows, width, num_readouts=rows)
     work += rows * (num_new - 1) * model.flops_per_token(width + num_new / 2)
     return program.Program(
-        'generate', generate,
+        name, generate,
         (self.params, self._ints(rows, width), self._ints(rows), self.rng),
         dict(row_ids_B=self._ints(rows)), work, rows * num_new)
 
   @functools.cached_property
-  def words(self) -> vocabulary.Vocabulary:
-    """Those of a search, as many as there will be."""
-    tokenizer = self.there.tokenizer
-    return vocabulary.Vocabulary(
-        pad_id=tokenizer.pad_id, eos_ids=tokenizer.eos_ids,
-        delimiter_ids=(_DELIMITER_ID,),
-        texts=tuple(str(i) for i in range(self.there.model.vocab_size)))
+  def explorer(self) -> exploration.Search | None:
+    """The search that writes all attempts of `revisions` but the last."""
+    settings, number = self.settings, self.settings.episodes.num_episodes
+    if number == 1 or settings.exploration == 'policy':
+      return None
+    return exploration.Search(
+        self.context.task, self.there.model, settings.search,
+        searching.make_strategy(
+            settings.search, settings.exploration, self.depth),
+        self.there.words(settings.search.step), num_attempts=number - 1,
+        reset_ids=tuple(self.there.tokenizer.encode(settings.episodes.reset)))
 
   @functools.cached_property
-  def explorer(self) -> exploration.Search | None:
-    """The search that writes the first attempts of `revisions`, if any does."""
-    number = self.settings.episodes.num_episodes
-    if number == 1 or self.settings.exploration == 'policy':
-      return None
-    return _explorer(
-        self.context, self.settings, self.there.model, self.words,
-        self.there.tokenizer, number)
-
-  def _rules(self) -> episodes.Episodes:
+  def rules(self) -> episodes.Episodes:
     mine = self.settings.episodes
     if self.explorer:
       mine = dataclasses.replace(mine, num_episodes=1)
     return revising.rules(mine, self.there.tokenizer)
 
-  def _width_behind(self) -> int:
+  @property
+  def width_behind(self) -> int:
     """Slots of a prompt with the attempts of a search."""
-    behind = self.explorer.num_behind if self.explorer else 0
-    return _width(self.context, self.there) + behind
+    return self.width + (self.explorer.num_behind if self.explorer else 0)
 
-  def check_episodes(self, name: str) -> None:
-    """Raises a ConfigError where no trajectory can be played."""
-    settings, model = self.settings, self.there.model
-    try:
-      if settings.exploration != 'policy':
-        exploration.check(settings.search, settings.exploration, model)
-      rules = self._rules()
-    except config_lib.ConfigError as e:
-      raise config_lib.ConfigError(f'config.{name}.{e}') from None
-    except ValueError as e:
-      raise base.wrong(name, 'episodes', str(e)) from e
-    if self._width_behind() + rules.row_length > model.max_length:
-      raise base.wrong(
-          name, 'episodes.episode_length', f'got {rules.episode_length}; '
-          f'{rules.row_length} tokens of a trajectory after prompts of '
-          f'{self._width_behind()} must be at most config.model.max_length, '
-          f'{model.max_length}.')
-
-  def revisions(self) -> program.Program:
+  def revisions(self, name: str) -> program.Program:
     """The trajectories of one call of `revising.Reviser`."""
-    mine, mesh = self.settings.episodes, self.context.mesh
+    mine = self.settings.episodes
     return playing.rollout(
-        'revisions', self.there.model, self._rules(), mesh, params=self.params,
-        width=self._width_behind(),
-        num_questions=sharding.up_to_parts(mine.num_questions, mesh),
-        num_samples=mine.num_samples,
-        num_slots=sharding.up_to_parts(mine.num_slots, mesh))
+        name, self.there.model, self.rules, self.context.mesh,
+        params=self.params, width=self.width_behind,
+        num_questions=self._up(mine.num_questions),
+        num_samples=mine.num_samples, num_slots=self._up(mine.num_slots))
 
-  def explore(self) -> program.Program:
-    mesh = self.context.mesh
+  def explore(self, name: str) -> program.Program:
     return playing.explore(
-        'explore', self.explorer, mesh, params=self.params,
-        width=_width(self.context, self.there),
-        num_questions=sharding.up_to_parts(
-            self.settings.episodes.num_questions, mesh))
+        name, self.explorer, self.context.mesh, params=self.params,
+        width=self.width,
+        num_questions=self._up(self.settings.episodes.num_questions))
 
-  def params_of_searches(self) -> program.Program:
+  def slice_layers(self, name: str) -> program.Program:
     """The weights as searches want them."""
     return program.Program(
-        'params', searching.slice_layers, (self.there.model, self.params), {},
-        0.0, 0)
+        name, searching.slice_layers, (self.there.model, self.params), {}, 0.0,
+        0)
 
   def _sliced(self) -> Any:
     """Shapes of the parameters behind it, where it leaves them."""
@@ -310,45 +303,43 @@ class _Asked:
             x.shape, x.dtype, sharding=sharding),
         lowered.out_info, lowered.compile().output_shardings)
 
-  def search(self, name: str, strategy: str, part: str) -> program.Program:
+  def search(self, strategy: str, part: str, name: str) -> program.Program:
     """A part of a search, see `search.batching.Slots.programs`."""
-    context, model, settings = (
-        self.context, self.there.model, self.settings.search)
-    depth, width = settings.depth(
-        context.task, context.first_problems), _width(context, self.there)
+    context, settings = self.context, self.settings.search
     slots = searching.make_slots(
-        context.task, model, settings, self.words, context.mesh,
-        searching.make_strategy(settings, strategy, depth))
+        context.task, self.there.model, settings,
+        self.there.words(settings.step), context.mesh,
+        searching.make_strategy(settings, strategy, self.depth))
     made = slots.programs(
-        self._sliced(), self.rng, self._inputs(slots.num_slots, width),
+        self._sliced(), self.rng, self._inputs(slots.num_slots),
         context.mesh)[part]
-    work, tokens = self._work(slots, part, width)
+    work, tokens = self._work(slots, part)
     return program.Program(name, made.jitted, made.arguments, {}, work, tokens)
 
-  def _inputs(self, num_slots: int, width: int) -> dict:
+  def _inputs(self, num_slots: int) -> dict:
     (judged,) = searching.judge_inputs(
         self.context.task, self.settings.search,
         self.context.first_problems[:1], self.there.style)
     return dict(
-        prompt=self._ints(num_slots, width), length=self._ints(num_slots),
+        prompt=self._ints(num_slots, self.width),
+        length=self._ints(num_slots),
         problem={
             name: program.rows((num_slots, *x.shape), x.dtype,
                                self.context.mesh)
             for name, x in judged.items()})
 
-  def _work(
-      self, slots: batching.Slots, part: str, width: int) -> tuple[float, int]:
+  def _work(self, slots: batching.Slots, part: str) -> tuple[float, int]:
     """FLOPs and tokens of one call: full prompts, no step ends early."""
     model, settings = self.there.model, self.settings.search
     if part == 'start':
       work = flops.prefill_flops(
-          model, slots.num_slots, width, num_readouts=0)
-      return work, slots.num_slots * width
+          model, slots.num_slots, self.width, num_readouts=0)
+      return work, slots.num_slots * self.width
     if part != 'advance':
       return 0.0, 0
     strategy = slots.strategy
     children = slots.num_slots * strategy.num_leaves * strategy.branching
     tokens = children * settings.step_length * min(
         slots.chunk_steps, strategy.max_steps)
-    length = width + strategy.max_depth * settings.step_length / 2
+    length = self.width + strategy.max_depth * settings.step_length / 2
     return tokens * model.flops_per_token(length), tokens

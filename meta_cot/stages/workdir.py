@@ -1,10 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The working directory of a run: opened by one run at a time."""
+"""The working directory of a run: opened by one run at a time.
 
-from collections.abc import Iterator
+A *mark* says with which settings a stage was made: its own (free ones left
+out), the shared ones it uses, and a digest of the mark of everything it reads.
+It is written to `begun/NAME.json` before a stage works and to `done/NAME.json`
+after. So a changed setting makes its stage run again, and what stands on it,
+and nothing else.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import errno
+import hashlib
+import json
 import re
+from typing import Any
 
 from etils import epath
 import ml_collections
@@ -13,6 +23,7 @@ from meta_cot.runtime import distributed
 from meta_cot.runtime import files
 from meta_cot.runtime import lease
 from meta_cot.settings import config as config_lib
+from meta_cot.stages import base
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.training import compilation
 
@@ -22,12 +33,7 @@ def opened(
     workdir: files.Path, config: ml_collections.ConfigDict,
     experiment: experiment_lib.Experiment,
 ) -> Iterator[epath.Path]:
-  """Keeps the workdir for this run alone while inside.
-
-  Args:
-    workdir: local or in a bucket; made if missing.
-    config: of the run, as it is written to `config.json`.
-    experiment: the same, typed.
+  """Keeps the workdir for this run alone while inside; made if missing.
 
   Raises:
     UserError: it cannot be written, is in use by another run, or was made by a
@@ -76,12 +82,7 @@ def claim(
     workdir: files.Path, config: ml_collections.ConfigDict, *,
     is_writer: bool = True,
 ) -> epath.Path:
-  """Writes `config.json` into a workdir of this version.
-
-  Args:
-    workdir: local or in a bucket; made if missing.
-    config: of the run.
-    is_writer: False only checks; one process of a run writes.
+  """Writes `config.json`; where `is_writer` is False, only checks.
 
   Returns:
     The workdir, absolute where it is local.
@@ -90,10 +91,20 @@ def claim(
     UserError: it was made by another version, or cannot be read or written.
   """
   workdir = files.path(workdir)
+  path, schema = workdir / 'config.json', experiment_lib.SCHEMA
   try:
-    _check(workdir / 'config.json')
+    there = files.read_json(path) if path.exists() else dict(schema=schema)
+    if not isinstance(there, dict):
+      raise config_lib.UserError(
+          f'{path}: holds no settings; delete the file if this is the workdir '
+          'of a run, or use another --workdir.')
+    if there.get('schema') != schema:
+      raise config_lib.UserError(
+          f'{path}: this workdir has schema {there.get("schema", 1)}, this '
+          f'version continues {schema}; use another --workdir, or the version '
+          'that made it.')
     if is_writer:
-      files.write_json(workdir / 'config.json', config.to_dict())
+      files.write_json(path, config.to_dict())
   except files.errors() as e:
     raise config_lib.UserError(
         f'--workdir: cannot write in {workdir} ({" ".join(str(e).split())}); '
@@ -101,17 +112,92 @@ def claim(
   return workdir
 
 
-def _check(path: epath.Path) -> None:
-  """Raises UserError where a workdir has another schema."""
-  if not path.exists():
-    return
-  saved = files.read_json(path)
-  if not isinstance(saved, dict):
-    raise config_lib.UserError(
-        f'{path}: holds no settings; delete the file if this is the workdir of '
-        'a run, or use another --workdir.')
-  if saved.get('schema') != experiment_lib.SCHEMA:
-    raise config_lib.UserError(
-        f'{path}: this workdir has schema {saved.get("schema", 1)}, this '
-        f'version continues {experiment_lib.SCHEMA}; use another --workdir, '
-        'or the version that made it.')
+def make_mark(context: base.Context, group: base.Group) -> dict[str, Any]:
+  """Makes the mark of a stage as it is now asked for; JSON values.
+
+  Raises:
+    UserError: something that it reads is not there.
+  """
+  shared, stage, settings = (
+      context.shared.bound(), group.stage, group.settings)
+  return json.loads(json.dumps(dict(
+      settings={group.name: config_lib.bound(settings)},
+      shared={field: shared[field] for field in stage.uses},
+      grown=stage.grown(settings),
+      reads={part: _digest(context, part)
+             for part in context.parts(stage.reads(settings))})))
+
+
+def is_done(workdir: epath.Path, name: str, mark: Mapping[str, Any]) -> bool:
+  """Whether a stage has finished with this very mark."""
+  return _read(workdir / 'done' / f'{name}.json') == mark
+
+
+def begin(
+    workdir: epath.Path, name: str, mark: Mapping[str, Any],
+    check_folder: Callable[[], Any] = lambda: None,
+) -> list[str]:
+  """Makes the stage's folder ready for work with this mark.
+
+  What was begun with another one goes to `replaced/NAME`, in the place of what
+  was there (a bucket keeps nothing, as it cannot rename); `check_folder` may
+  refuse to go on with the rest.
+
+  Returns:
+    What differs from the mark of what was there, a few words each; empty where
+    the stage goes on or is new.
+  """
+  path = workdir / 'begun' / f'{name}.json'
+  before = _read(path)
+  reasons = [] if before is None else _differences(before, mark)
+  if not reasons:
+    check_folder()
+  (workdir / 'done' / f'{name}.json').unlink(missing_ok=True)
+  if reasons and (workdir / name).exists():
+    if files.is_remote(workdir):
+      (workdir / name).rmtree()
+    else:
+      kept = workdir / 'replaced' / name
+      if kept.exists():
+        kept.rmtree()
+      kept.parent.mkdir(parents=True, exist_ok=True)
+      (workdir / name).rename(kept)
+  files.write_json(path, mark)
+  return reasons
+
+
+def finish(workdir: epath.Path, name: str, mark: Mapping[str, Any]) -> None:
+  """Records that a stage has finished."""
+  files.write_json(workdir / 'done' / f'{name}.json', mark)
+
+
+def _read(path: epath.Path) -> Any:
+  return files.read_json(path) if path.exists() else None
+
+
+def _digest(context: base.Context, reference: str) -> str:
+  """Of what stands behind a reference: a stage's mark, or a folder's words."""
+  folder = context.folder(reference)
+  name = reference.partition('/')[0]
+  candidates = [folder / 'policy.json', folder / 'manifest.json']
+  if folder.is_relative_to(context.workdir):
+    candidates = [context.workdir / 'done' / f'{name}.json']
+  for path in candidates:
+    if path.exists():
+      return hashlib.sha256(path.read_bytes()).hexdigest()
+  raise config_lib.UserError(
+      f'{folder}: nothing finished is there (no {candidates[0].name}); run '
+      f'the stage {name} first.')
+
+
+def _differences(
+    before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+  """Settings by name, then what is read."""
+  return [
+      words for part in ('settings', 'shared')
+      for words in config_lib.differences(
+          before[part], now[part], where='before')
+  ] + [
+      f'{reference} was made anew'
+      for reference, digest in now['reads'].items()
+      if before['reads'].get(reference, digest) != digest]

@@ -1,121 +1,217 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What supervised training compiles."""
+"""Settings of supervised training, and what it compiles."""
 
+from collections.abc import Callable
+import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from data_pipelines import arms
+from data_pipelines import examples
 from meta_cot import program
 from meta_cot import sharding
 from meta_cot import types
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
-from meta_cot.stages import artifacts
+from meta_cot.settings import config as config_lib
 from meta_cot.stages import base
-from meta_cot.stages.train import settings as settings_lib
-from meta_cot.stages.train.settings import Settings
 from meta_cot.training import flops
 from meta_cot.training import objective as objective_lib
 from meta_cot.training import optimizer
-from meta_cot.training import policy as policy_lib
 from meta_cot.training import state as state_lib
 from meta_cot.training import step as step_lib
 
-
-def jit_train_step(
-    model: model_config.ModelConfig, settings: Settings,
-    mesh: jax.sharding.Mesh, num_steps: int):
-  """Jits the update of a run of `num_steps` steps with its shardings."""
-  update = optimizer.make(settings.optimizer, num_steps)
-  _, placed = state_lib.shardings(
-      functools.partial(transformer.init, model), update, mesh)
-  step = step_lib.make_train_step(
-      _loss(model, settings), update,
-      optimizer.schedule(settings.optimizer, num_steps),
-      settings.num_accumulation)
-  return jax.jit(
-      step, in_shardings=(placed, sharding.batch(mesh)),
-      out_shardings=(placed, sharding.replicated(mesh)),
-      donate_argnames=('state',))
+_setting = config_lib.setting
 
 
-def jit_loss_sums(
-    model: model_config.ModelConfig, settings: Settings,
-    mesh: jax.sharding.Mesh):
-  """Jits (params, batch) -> totals of the objective with its shardings."""
-  placed = jax.tree.map(
-      lambda x: x.sharding, policy_lib.abstract(model, mesh))
-  return jax.jit(
-      _loss(model, settings), in_shardings=(placed, sharding.batch(mesh)),
-      out_shardings=sharding.replicated(mesh))
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Settings of supervised training."""
+
+  objective: str = _setting(choices=tuple(objective_lib.OBJECTIVES))
+  records: str = _setting()
+  tokenizer: str = _setting()
+  start: str | None = _setting()
+  arms: tuple[str, ...] = _setting(
+      choices=tuple(arms.ARMS), is_unique=True, is_free=True)
+  num_tokens: int = _setting(low=1, is_free=True)
+  batch_size: int = _setting(low=1)
+  num_accumulation: int = _setting(low=1, is_free=True)
+  num_loss_chunks: int = _setting(low=1, is_free=True)
+  log_every_steps: int = _setting(low=1, is_free=True)
+  eval_every_steps: int = _setting(low=1, is_free=True)
+  num_eval_batches: int = _setting(low=1, is_free=True)
+  save_every_steps: int = _setting(low=1, is_free=True)
+  max_to_keep: int | None = _setting(low=1, is_free=True)
+  profile_steps: tuple[int, ...] = _setting(low=1, is_free=True)
+  data: examples.DataConfig
+  optimizer: optimizer.OptimizerConfig
+
+  def __post_init__(self):
+    steps = self.profile_steps
+    if steps and not (len(steps) == 2 and steps[0] <= steps[1]):
+      raise config_lib.ConfigError(
+          f'profile_steps: got {steps}; must be the first and the last step '
+          'to trace, or empty.')
+    if not self.arms:
+      raise config_lib.ConfigError('arms: got nothing; name at least one arm.')
+    for field, whole, divisor in (
+        ('batch_size', 'batch_size', 'num_accumulation'),
+        ('num_loss_chunks', 'data.sequence_length', 'num_loss_chunks'),
+        ('data.num_streams', 'batch_size', 'data.num_streams')):
+      number, part = self._value(whole), self._value(divisor)
+      if number % part:
+        raise config_lib.ConfigError(
+            f'{field}: got {self._value(field)}; {divisor}, {part}, must '
+            f'divide {whole}, {number}.')
+
+  def _value(self, name: str) -> int:
+    return functools.reduce(getattr, name.split('.'), self)
 
 
-def _loss(model, settings):
-  return functools.partial(
-      objective_lib.OBJECTIVES[settings.objective].loss, model,
-      num_chunks=settings.num_loss_chunks)
+def check(context: base.Context, settings: Settings, name: str) -> None:
+  """Raises a ConfigError for what training would refuse."""
+  length, most = (
+      settings.data.sequence_length, context.shared.model.max_length)
+  if settings.start is None and length > most:
+    raise base.wrong(
+        name, 'data.sequence_length', f'got {length}; must be at most '
+        f'config.model.max_length, {most}.')
+  for arm in settings.arms:
+    style, styles = context.shared.style, arms.ARMS[arm].styles
+    if style not in styles:
+      raise base.wrong(
+          name, 'arms', f'got {arm!r} with config.style {style!r}; it is '
+          f'written in {" or ".join(styles)}.')
+
+
+def check_devices(
+    context: base.Context, settings: Settings, name: str) -> None:
+  """Raises a ConfigError where rows or streams do not divide.
+
+  The rows over devices and accumulation, the streams of data over hosts.
+  """
+  _, num_hosts = sharding.host_share(context.mesh)
+  num_streams = settings.data.num_streams
+  if num_streams % num_hosts:
+    raise base.wrong(
+        name, 'data.num_streams', f'got {num_streams}; must be a multiple of '
+        f'{num_hosts}, the hosts that read data.')
+  devices = sharding.data_parallelism(context.mesh)
+  parts = devices * settings.num_accumulation
+  if settings.batch_size % parts:
+    raise base.wrong(
+        name, 'batch_size', f'got {settings.batch_size}; must be divisible by '
+        f'{parts} = {devices} data-parallel devices x '
+        f'{settings.num_accumulation} accumulation.')
+
+
+def num_bytes(shared: base.Shared, settings: Settings) -> int:
+  """Estimates parameters and two moments in float32, for every arm.
+
+  Where all checkpoints are kept, two of each count.
+  """
+  kept = settings.max_to_keep or 2
+  return 12 * shared.model.num_params() * len(settings.arms) * kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+  """The jitted functions of a run, and what they are called with."""
+
+  settings: Settings
+  model: model_config.ModelConfig
+  mesh: jax.sharding.Mesh
+  num_steps: int  # of the run; a constant of the learning rate
+
+  @functools.cached_property
+  def start(self) -> tuple[
+      Callable, optax.GradientTransformation, jax.sharding.Mesh]:
+    """What functions of `training.state` want."""
+    return (
+        functools.partial(transformer.init, self.model),
+        optimizer.make(self.settings.optimizer, self.num_steps), self.mesh)
+
+  @functools.cached_property
+  def state(self) -> state_lib.TrainState:
+    """Shapes and shardings."""
+    return state_lib.shardings(*self.start)[0]
+
+  def jit_train_step(self) -> Callable[..., tuple[state_lib.TrainState, dict]]:
+    """Jits (state, batch) -> (state, metrics); the state is donated."""
+    step = step_lib.make_train_step(
+        self._loss(), self.start[1],
+        optimizer.schedule(self.settings.optimizer, self.num_steps),
+        self.settings.num_accumulation)
+    placed = _shardings(self.state)
+    return jax.jit(
+        step, in_shardings=(placed, sharding.batch(self.mesh)),
+        out_shardings=(placed, sharding.replicated(self.mesh)),
+        donate_argnames=('state',))
+
+  def jit_loss_sums(self) -> Callable:
+    """Jits (params, batch) -> totals of the objective."""
+    return jax.jit(
+        self._loss(), in_shardings=(
+            _shardings(self.state.params), sharding.batch(self.mesh)),
+        out_shardings=sharding.replicated(self.mesh))
+
+  def _loss(self) -> Callable:
+    return functools.partial(
+        objective_lib.OBJECTIVES[self.settings.objective].loss, self.model,
+        num_chunks=self.settings.num_loss_chunks)
+
+  # What they are called with.
+
+  def init(self) -> program.Program:
+    """The first state."""
+    rng = jax.eval_shape(lambda: jax.random.key(0))
+    return program.Program(
+        'init', state_lib.jit_create(*self.start),
+        (program.placed(rng, self.mesh),), {}, 0.0, 0)
+
+  def train_step(self) -> program.Program:
+    """One update."""
+    return self._program(
+        'train_step', self.jit_train_step(), self.state,
+        flops.training_flops_per_token(
+            self.model, self.settings.data.sequence_length))
+
+  def eval_loss(self) -> program.Program:
+    """The loss on a batch of validation."""
+    return self._program(
+        'eval_loss', self.jit_loss_sums(), self.state.params,
+        self.model.flops_per_token(self.settings.data.sequence_length / 2))
+
+  def _program(
+      self, name: str, jitted: Callable, first: Any, flops_per_token: float
+  ) -> program.Program:
+    """One that reads a batch behind its first argument."""
+    shape = self.settings.batch_size, self.settings.data.sequence_length
+    ints = program.rows(shape, jnp.int32, self.mesh)
+    batch = types.Batch(
+        tokens=ints, targets=ints, positions=ints, segment_ids=ints,
+        loss_mask=program.rows(shape, jnp.float32, self.mesh))
+    return program.Program(
+        name, jitted, (first, batch), {}, flops_per_token * ints.size,
+        ints.size)
 
 
 def programs(context: base.Context, settings: Settings) -> base.Programs:
-  """Lists what training compiles."""
-  return {
-      'init': lambda: _init(context, settings),
-      'train_step': lambda: _train_step(context, settings),
-      'eval_loss': lambda: _eval_loss(context, settings),
-  }
-
-
-def _num_steps(settings: Settings) -> int:
-  """Steps of a run with full rows; a constant of the learning rate."""
+  """Lists what a run with full rows compiles."""
+  model = context.shared.model
+  if settings.start is not None:
+    model = context.planned(settings.start).model
   tokens = settings.batch_size * settings.data.sequence_length
-  return max(1, settings.num_tokens // tokens)
+  made = Programs(
+      settings, model, context.mesh, max(1, settings.num_tokens // tokens))
+  return dict(
+      init=made.init, train_step=made.train_step, eval_loss=made.eval_loss)
 
 
-def _model(context, settings) -> model_config.ModelConfig:
-  if settings.start is None:
-    return context.shared.model
-  return artifacts.planned(context, settings.start).model
-
-
-def _init(context, settings) -> program.Program:
-  model = _model(context, settings)
-  initialise = state_lib.jit_create(
-      functools.partial(transformer.init, model),
-      optimizer.make(settings.optimizer, _num_steps(settings)), context.mesh)
-  rng = jax.eval_shape(lambda: jax.random.key(0))
-  return program.Program(
-      'init', initialise, (program.placed(rng, context.mesh),), {}, 0.0, 0)
-
-
-def _train_step(context, settings) -> program.Program:
-  model, mesh = _model(context, settings), context.mesh
-  settings_lib.check_devices(settings, 'train', mesh)
-  num_steps = _num_steps(settings)
-  state, _ = state_lib.shardings(
-      functools.partial(transformer.init, model),
-      optimizer.make(settings.optimizer, num_steps), mesh)
-  batch = _batch(settings, mesh)
-  per_token = flops.training_flops_per_token(
-      model, settings.data.sequence_length)
-  return program.Program(
-      'train_step', jit_train_step(model, settings, mesh, num_steps),
-      (state, batch), {}, per_token * batch.tokens.size, batch.tokens.size)
-
-
-def _eval_loss(context, settings) -> program.Program:
-  model, mesh = _model(context, settings), context.mesh
-  batch = _batch(settings, mesh)
-  per_token = model.flops_per_token(settings.data.sequence_length / 2)
-  return program.Program(
-      'eval_loss', jit_loss_sums(model, settings, mesh),
-      (policy_lib.abstract(model, mesh), batch), {},
-      per_token * batch.tokens.size, batch.tokens.size)
-
-
-def _batch(settings, mesh) -> types.Batch:
-  shape = (settings.batch_size, settings.data.sequence_length)
-  ints = program.rows(shape, jnp.int32, mesh)
-  return types.Batch(
-      tokens=ints, targets=ints, positions=ints, segment_ids=ints,
-      loss_mask=program.rows(shape, jnp.float32, mesh))
+def _shardings(tree: Any) -> Any:
+  return jax.tree.map(lambda x: x.sharding, tree)

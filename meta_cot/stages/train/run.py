@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One arm in training, from records to a policy folder."""
+"""Stage `train`: a policy learns from records, one run per arm.
 
-from collections.abc import Iterator
-import dataclasses
-import functools
+Leaves a policy folder for each arm, `<arm>/`: policy.json, tokenizer,
+checkpoints, metrics.jsonl, tensorboard, summary.json.
+"""
+
 import logging
 
 from etils import epath
@@ -15,22 +16,20 @@ from data_pipelines import store
 from data_pipelines import tokenizers
 from meta_cot import sharding
 from meta_cot import types
-from meta_cot.model import config as model_config
-from meta_cot.model import transformer
 from meta_cot.runtime import files
 from meta_cot.runtime import interruption
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import base
+from meta_cot.stages import data
 from meta_cot.stages.train import programs as programs_lib
-from meta_cot.stages.train import settings as settings_lib
-from meta_cot.stages.train.settings import Settings
+from meta_cot.stages.train.programs import Settings
 from meta_cot.tasks import base as tasks
+from meta_cot.training import checkpoint
 from meta_cot.training import flops
 from meta_cot.training import goodput
 from meta_cot.training import loop
 from meta_cot.training import metrics as metrics_lib
 from meta_cot.training import objective as objective_lib
-from meta_cot.training import optimizer
 from meta_cot.training import policy as policy_lib
 from meta_cot.training import progress
 from meta_cot.training import state as state_lib
@@ -38,75 +37,69 @@ from meta_cot.training import state as state_lib
 _PROBE_BATCHES = 20  # packed batches read to learn how full rows are
 
 
-@dataclasses.dataclass(frozen=True)
 class Run:
   """One arm in training."""
 
-  context: base.Context
-  settings: Settings
-  arm: str
-  directory: epath.Path
-  model: model_config.ModelConfig
-  start: policy_lib.Policy | None
-  tokenizer: tokenizers.Tokenizer
-  source: dict[str, store.Source]
-  examples: dict[str, pipelines.Example]  # by split
-
-  @classmethod
-  def of(cls, context, settings, arm, directory) -> 'Run':
+  def __init__(
+      self, context: base.Context, settings: Settings, arm: str,
+      directory: epath.Path):
     """Reads what it needs, and writes all of the policy but checkpoints."""
-    start = settings.start and policy_lib.read(context.folder(settings.start))
-    model = start.model if start else context.shared.model
-    style = start.style if start else context.shared.style
-    tokenizer = start.tokenizer() if start else tokenizers.load(
-        context.folder(settings.tokenizer))
-    if tokenizer.vocab_size > model.vocab_size:
+    self.context, self.mesh = context, context.mesh
+    self.settings, self.arm, self.directory = settings, arm, directory
+    self.start = settings.start and context.policy(settings.start)
+    origin = self.start or context.shared
+    self.model, style = origin.model, origin.style
+    self.tokenizer = self.start.tokenizer() if self.start else (
+        tokenizers.load(context.folder(settings.tokenizer)))
+    if self.tokenizer.vocab_size > self.model.vocab_size:
       raise config_lib.UserError(
-          f'config.model.vocab_size: got {model.vocab_size}; must be at least '
-          f'{tokenizer.vocab_size}, the pieces of the tokenizer.')
+          f'config.model.vocab_size: got {self.model.vocab_size}; must be at '
+          f'least {self.tokenizer.vocab_size}, the pieces of the tokenizer.')
     records = context.folder(settings.records)
     objective = objective_lib.OBJECTIVES[settings.objective]
-    made = cls(
-        context, settings, arm, directory, model, start, tokenizer,
-        {split: store.read(records, split)
-         for split in (tasks.TRAIN, tasks.VALIDATION)},
-        {split: objective.example(
-            arms.make(arm, context.task), settings.data, tokenizer, style,
-            is_training=split == tasks.TRAIN)
-         for split in (tasks.TRAIN, tasks.VALIDATION)})
+    self.source = {
+        split: store.read(records, split) for split in data.LEARNED}
+    self.examples = {
+        split: objective.example(
+            arms.make(arm, context.task), settings.data, self.tokenizer, style,
+            is_training=split == tasks.TRAIN) for split in data.LEARNED}
     if jax.process_index() == 0:
-      policy_lib.write(directory, model, tokenizer, style, dict(
+      policy_lib.write(directory, self.model, self.tokenizer, style, dict(
           arm=arm, objective=settings.objective, longest=pipelines.longest(
-              made.source[tasks.VALIDATION], made.examples[tasks.VALIDATION],
-              tokenizer.eos_id)))
-    return made
-
-  @property
-  def mesh(self) -> jax.sharding.Mesh:
-    return self.context.mesh
+              self.source[tasks.VALIDATION], self.examples[tasks.VALIDATION],
+              self.tokenizer.eos_id)))
 
   def train(self) -> None:
     """Trains from the newest checkpoint, if there is one."""
     clock = goodput.Clock()
-    settings, mesh, directory = self.settings, self.mesh, self.directory
+    settings, directory = self.settings, self.directory
     num_steps = max(1, round(settings.num_tokens / self._tokens_per_step()))
     self._announce(num_steps)
+    programs = programs_lib.Programs(
+        settings, self.model, self.mesh, num_steps)
     batches = self._batches(pipelines.train_batches, tasks.TRAIN)
     saves = progress.Progress(
-        directory, settings.checkpoints, batches,
+        directory, checkpoint.CheckpointConfig(
+            save_every_steps=settings.save_every_steps,
+            max_to_keep=settings.max_to_keep), batches,
         settings=config_lib.bound(settings),
         tokenizer=self.tokenizer.fingerprint)
-    state, pending = self._restore(saves, num_steps, clock)
+    state, pending = self._restore(saves, programs, clock)
     writer = metrics_lib.MetricsWriter(
         directory, int(state.step), is_writer=jax.process_index() == 0)
     with interruption.deferred():
       state = loop.run(
-          state, _on_devices(batches, mesh),
-          programs_lib.jit_train_step(self.model, settings, mesh, num_steps),
-          num_steps=num_steps, log_every_steps=settings.log_every_steps,
-          hooks=self._hooks(num_steps, saves), rates=self._rates(),
+          state, (_to_device(batch, self.mesh) for batch in batches),
+          programs.jit_train_step(), num_steps=num_steps,
+          log_every_steps=settings.log_every_steps,
+          hooks=self._hooks(programs, saves), rates=loop.Rates(
+              flops.training_flops_per_token(
+                  self.model, settings.data.sequence_length),
+              flops.peak_per_device() * jax.device_count()),
           writer=writer, clock=clock, pending=pending.rows,
-          profile=self._profile(), name=self.arm)
+          profile=loop.Profile(
+              *settings.profile_steps, str(directory / 'profile')
+          ) if settings.profile_steps else None, name=self.arm)
       with clock.measure('checkpoint'):
         saves.close()
       writer.close()
@@ -116,15 +109,12 @@ class Run:
       if jax.process_index() == 0:
         self._finish(state, clock)
 
-  def _restore(self, saves, num_steps, clock):
+  def _restore(self, saves, programs, clock):
     """The state to go on from, and metrics that wait for their row."""
-    init = functools.partial(transformer.init, self.model)
-    update = optimizer.make(self.settings.optimizer, num_steps)
-    abstract, _ = state_lib.shardings(init, update, self.mesh)
-    state, pending = saves.restore(abstract)
+    state, pending = saves.restore(programs.state)
     if state is None:
       state = state_lib.create(
-          init, update, self.mesh, jax.random.key(self.context.seed))
+          *programs.start, jax.random.key(self.context.seed))
       if self.start is not None:
         state = state.replace(params=self.start.params(self.mesh))
     else:
@@ -156,25 +146,25 @@ class Run:
     stream.close()
     return total / _PROBE_BATCHES * num_streams
 
-  def _hooks(self, num_steps, saves) -> loop.Hooks:
+  def _hooks(self, programs, saves) -> loop.Hooks:
     settings = self.settings
-    is_due = lambda step, every: step == num_steps or step % every == 0
+    is_due = lambda step, every: (
+        step == programs.num_steps or step % every == 0)
     return loop.Hooks(
         save=saves.save,
         is_save_due=lambda step: is_due(step, settings.save_every_steps),
-        evaluate=self._evaluation(),
+        evaluate=self._evaluation(programs.jit_loss_sums()),
         is_eval_due=lambda step: is_due(step, settings.eval_every_steps),
         is_stopped=interruption.Stop(self.mesh).is_agreed,
         interrupt=lambda state, step, rows, lap: saves.interrupt(
             state, step, progress.Pending(rows, lap)))
 
-  def _evaluation(self):
+  def _evaluation(self, sums_of):
     """Makes state -> mean loss and accuracy on the first of validation."""
     batches = [
         _to_device(batch, self.mesh) for _, batch in zip(
             range(self.settings.num_eval_batches),
             self._batches(pipelines.eval_batches, tasks.VALIDATION))]
-    sums_of = programs_lib.jit_loss_sums(self.model, self.settings, self.mesh)
 
     def evaluate(state) -> dict[str, float]:
       sums = jax.device_get([sums_of(state.params, b) for b in batches])
@@ -186,28 +176,14 @@ class Run:
 
     return evaluate
 
-  def _profile(self) -> loop.Profile | None:
-    if not self.settings.profile_steps:
-      return None
-    first, last = self.settings.profile_steps
-    return loop.Profile(first, last, str(self.directory / 'profile'))
-
-  def _rates(self) -> loop.Rates:
-    return loop.Rates(
-        flops_per_token=flops.training_flops_per_token(
-            self.model, self.settings.data.sequence_length),
-        peak_flops=flops.peak_per_device() * jax.device_count())
-
   def _announce(self, num_steps) -> None:
-    settings = self.settings
+    settings, parts = self.settings, sharding.data_parallelism(self.mesh)
     logging.info(
         '%s: %d sequences of %d tokens per step = %d rows/device x %d devices '
         'x %d accumulation; %d steps to a learning rate of %.3g', self.arm,
         settings.batch_size, settings.data.sequence_length,
-        settings_lib.check_devices(
-            settings, self.directory.parent.name, self.mesh),
-        sharding.data_parallelism(self.mesh), settings.num_accumulation,
-        num_steps,
+        settings.batch_size // parts // settings.num_accumulation, parts,
+        settings.num_accumulation, num_steps,
         settings.optimizer.learning_rate * settings.optimizer.final_fraction)
 
   def _finish(self, state, clock) -> None:
@@ -222,18 +198,50 @@ class Run:
     files.write_json(self.directory / 'summary.json', dict(
         arm=self.arm, num_tokens_asked=self.settings.num_tokens,
         num_parameters=sum(x.size for x in jax.tree.leaves(state.params)),
-        num_steps=last['step'],
-        tokens=sum(row['tokens'] for row in rows),
-        loss=last['loss'],
-        eval_loss=last['eval_loss'],
-        eval_accuracy=last['eval_accuracy'],
-        seconds=time_spent))
+        num_steps=last['step'], tokens=sum(row['tokens'] for row in rows),
+        loss=last['loss'], eval_loss=last['eval_loss'],
+        eval_accuracy=last['eval_accuracy'], seconds=time_spent))
 
 
 def _to_device(batch: dict, mesh) -> types.Batch:
   return types.Batch(**sharding.put_batch(batch, mesh))
 
 
-def _on_devices(host_batches: Iterator, mesh) -> Iterator[types.Batch]:
-  for batch in host_batches:
-    yield _to_device(batch, mesh)
+def _is_trained(directory: epath.Path, settings: Settings) -> bool:
+  """Raises a UserError where an arm is trained on more than is asked for."""
+  path = directory / 'summary.json'
+  if not path.exists():
+    return False
+  asked = files.read_json(path)['num_tokens_asked']
+  if asked > settings.num_tokens:
+    raise config_lib.UserError(
+        f'{directory}: trained on {asked} tokens; num_tokens, '
+        f'{settings.num_tokens}, may grow but not shrink.')
+  return asked == settings.num_tokens
+
+
+def _missing(settings: Settings, directory: epath.Path) -> list[str]:
+  """The arms that are not trained for as many tokens as are asked for."""
+  return [
+      arm for arm in settings.arms
+      if not _is_trained(directory / arm, settings)]
+
+
+def _run(context, settings, directory) -> None:
+  """Trains every arm that has no summary yet."""
+  for arm in _missing(settings, directory):
+    Run(context, settings, arm, directory / arm).train()
+
+
+STAGE = base.Stage(
+    Settings=Settings, run=_run,
+    uses=('seed', 'task', 'model', 'style'),
+    reads=lambda settings: (
+        settings.records, settings.start or settings.tokenizer),
+    grown=lambda settings: dict(num_tokens=settings.num_tokens),
+    leaves=lambda settings: settings.arms,
+    check=programs_lib.check, check_devices=programs_lib.check_devices,
+    check_folder=_missing, num_bytes=programs_lib.num_bytes,
+    is_whole=lambda context, settings, directory: not _missing(
+        settings, directory),
+    programs=programs_lib.programs)
