@@ -159,8 +159,7 @@ def train(
             search=dataclasses.asdict(settings.search)))
   memory = _memory(settings, setup, seed)
   saves = progress.Progress(
-      directory, checkpoint.CheckpointConfig(
-          save_every_steps=1, max_to_keep=settings.max_to_keep), memory,
+      directory, settings.max_to_keep, memory,
       settings=config_lib.bound(settings),
       tokenizer=programs.tokenizer.fingerprint)
   state, pending = saves.restore(setup.programs.state)
@@ -238,8 +237,7 @@ def _open_best(directory: epath.Path) -> checkpoint.Checkpoints:
     integrity.remove_leftovers(directory)
     for step in integrity.steps(directory)[:-1]:
       (directory / str(step)).rmtree()
-  return checkpoint.Checkpoints(directory, checkpoint.CheckpointConfig(
-      save_every_steps=1, max_to_keep=1))
+  return checkpoint.Checkpoints(directory, 1)
 
 
 def _keep_best(best, state, memory, row, done, saves) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import math
 import sys
+from typing import NamedTuple
 
 import jax
 import tqdm
@@ -30,16 +31,14 @@ class Hooks:
   interrupt: Callable[[state_lib.TrainState, int, list[dict], dict], None]
 
 
-@dataclasses.dataclass(frozen=True)
-class Rates:
+class Rates(NamedTuple):
   """Constants that turn tokens per second into utilisation."""
 
   flops_per_token: float
   peak_flops: float  # of all devices together
 
 
-@dataclasses.dataclass(frozen=True)
-class Profile:
+class Profile(NamedTuple):
   """Steps to trace, and where the trace goes."""
 
   first: int
@@ -48,10 +47,7 @@ class Profile:
 
 
 def run(
-    state: state_lib.TrainState,
-    batches: Iterator,
-    train_step: Callable,
-    *,
+    state: state_lib.TrainState, batches: Iterator, train_step: Callable, *,
     num_steps: int,
     log_every_steps: int,
     hooks: Hooks,
@@ -76,10 +72,10 @@ def run(
     hooks: saving, evaluation and interruption.
     rates: for the utilisation metric.
     writer: receives the rows.
-    clock: is running; receives what the time goes to.
+    clock: is running.
     pending: metrics of the last steps before `state.step` that belong to the
       next row, as `hooks.interrupt` got them.
-    profile: steps to trace with the JAX profiler, or None.
+    profile: steps to trace with the JAX profiler.
     name: of the run, for progress and errors.
 
   Returns:
@@ -89,7 +85,9 @@ def run(
     FloatingPointError: the loss or gradient is not finite; names the step.
   """
   first, done, window = int(state.step), list(pending), []
-  bar = _bar(name, first, num_steps)
+  bar = tqdm.tqdm(
+      total=num_steps, initial=first, desc=name, unit='step',
+      disable=not sys.stderr.isatty())
   clock.switch('step')
   for step in range(first + 1, num_steps + 1):
     with clock.measure('input'):
@@ -183,12 +181,6 @@ def _speed(
       model_flops_utilization=(
           rates.flops_per_token * tokens / training / rates.peak_flops),
       programs_compiled=compilation.num_programs(), **lap)
-
-
-def _bar(name: str, first: int, num_steps: int) -> tqdm.tqdm:
-  return tqdm.tqdm(
-      total=num_steps, initial=first, desc=name, unit='step',
-      disable=not sys.stderr.isatty())
 
 
 def _report(name, step, num_steps, row, bar) -> None:

@@ -19,10 +19,10 @@ class MetricsWriter:
 
   def __init__(
       self, directory: files.Path, step: int, *, is_writer: bool = True):
-    """Opens the files in `directory`, local or in a bucket.
+    """Opens the files in `directory`; it is made if it is missing.
 
     Args:
-      directory: made if missing.
+      directory: local or in a bucket.
       step: that the run continues after; 0 at its start.
       is_writer: False makes all of this do nothing: one process writes.
     """

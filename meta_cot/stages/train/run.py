@@ -93,7 +93,7 @@ class Run:
     self._announce(num_steps)
     batches = self._batches(pipelines.train_batches, tasks.TRAIN)
     saves = progress.Progress(
-        directory, settings.checkpoints, batches,
+        directory, settings.max_to_keep, batches,
         settings=config_lib.bound(settings),
         tokenizer=self.tokenizer.fingerprint)
     state, pending = self._restore(saves, num_steps, clock)
@@ -123,8 +123,8 @@ class Run:
     abstract, _ = state_lib.shardings(init, update, self.mesh)
     state, pending = saves.restore(abstract)
     if state is None:
-      state = state_lib.create(
-          init, update, self.mesh, jax.random.key(self.context.seed))
+      state = state_lib.jit_create(init, update, self.mesh)(
+          jax.random.key(self.context.seed))
       if self.start is not None:
         state = state.replace(params=self.start.params(self.mesh))
     else:

@@ -9,7 +9,6 @@ from data_pipelines import examples
 from meta_cot import sharding
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import base
-from meta_cot.training import checkpoint
 from meta_cot.training import objective as objective_lib
 from meta_cot.training import optimizer
 
@@ -59,11 +58,6 @@ class Settings:
 
   def _value(self, name: str) -> int:
     return functools.reduce(getattr, name.split('.'), self)
-
-  @property
-  def checkpoints(self) -> checkpoint.CheckpointConfig:
-    return checkpoint.CheckpointConfig(
-        save_every_steps=self.save_every_steps, max_to_keep=self.max_to_keep)
 
 
 def check_devices(settings: Settings, name: str, mesh) -> int:
