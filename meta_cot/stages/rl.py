@@ -166,13 +166,10 @@ def train(
   if state is None:
     state = setup.state(seed)
   first = int(state.step) // settings.updates.per_iteration
+  writer = metrics_lib.MetricsWriter(directory, first)
   if first:
     logging.info('%s: continues after iteration %d', learner.name, first)
-    clock.continues(
-        [row for row in metrics_lib.read(directory / 'metrics.jsonl')
-         if row['step'] > first], pending.lap)
-  writer = metrics_lib.MetricsWriter(
-      directory, first, is_writer=jax.process_index() == 0)
+    clock.continues(writer.dropped, pending.lap)
   with interruption.deferred():
     state = _loop(
         learner, evaluate, state, memory, saves, writer, clock, first,

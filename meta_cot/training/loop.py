@@ -72,7 +72,7 @@ def run(
     hooks: saving, evaluation and interruption.
     rates: for the utilisation metric.
     writer: receives the rows.
-    clock: is running.
+    clock: is running; its laps go into the rows.
     pending: metrics of the last steps before `state.step` that belong to the
       next row, as `hooks.interrupt` got them.
     profile: steps to trace with the JAX profiler.
@@ -144,19 +144,14 @@ def _fetch(window: list[dict], step: int, name: str) -> list[dict[str, float]]:
       {key: float(value) for key, value in row.items()}
       for row in jax.device_get(window)]
   window.clear()
-  check_finite(rows, step - len(rows) + 1, name)
-  return rows
-
-
-def check_finite(rows: list[dict], first_step: int, name: str) -> None:
-  """Raises FloatingPointError naming the first step that is not finite."""
-  for step, row in enumerate(rows, first_step):
+  for number, row in enumerate(rows, step - len(rows) + 1):
     for key in ('loss', 'grad_norm'):
       if not math.isfinite(row[key]):
         raise FloatingPointError(
-            f'{name}: {key} is {row[key]} at step {step}; no checkpoint of it '
-            'was written. Lower optimizer.learning_rate of its stage or '
+            f'{name}: {key} is {row[key]} at step {number}; no checkpoint of '
+            'it was written. Lower optimizer.learning_rate of its stage or '
             'inspect the data of that step.')
+  return rows
 
 
 def _summary(rows: list[dict[str, float]]) -> dict[str, float]:

@@ -96,9 +96,11 @@ class Run:
         directory, settings.max_to_keep, batches,
         settings=config_lib.bound(settings),
         tokenizer=self.tokenizer.fingerprint)
-    state, pending = self._restore(saves, num_steps, clock)
-    writer = metrics_lib.MetricsWriter(
-        directory, int(state.step), is_writer=jax.process_index() == 0)
+    state, pending = self._restore(saves, num_steps)
+    writer = metrics_lib.MetricsWriter(directory, int(state.step))
+    if int(state.step):
+      logging.info('%s: continues after step %d', self.arm, int(state.step))
+      clock.continues(writer.dropped, pending.lap)
     with interruption.deferred():
       state = loop.run(
           state, _on_devices(batches, mesh),
@@ -116,7 +118,7 @@ class Run:
       if jax.process_index() == 0:
         self._finish(state, clock)
 
-  def _restore(self, saves, num_steps, clock):
+  def _restore(self, saves, num_steps):
     """The state to go on from, and metrics that wait for their row."""
     init = functools.partial(transformer.init, self.model)
     update = optimizer.make(self.settings.optimizer, num_steps)
@@ -127,12 +129,6 @@ class Run:
           jax.random.key(self.context.seed))
       if self.start is not None:
         state = state.replace(params=self.start.params(self.mesh))
-    else:
-      step = int(state.step)
-      logging.info('%s: continues after step %d', self.arm, step)
-      clock.continues(
-          [row for row in metrics_lib.read(self.directory / 'metrics.jsonl')
-           if row['step'] > step], pending.lap)
     return state, pending
 
   def _batches(self, batches, split, share=None):
