@@ -142,8 +142,8 @@ def iterating(
           size.questions, seed=0, min_success=0.0, max_success=1.0, rest=0),
       config.loss.kl_coefficient)
   with sharding.use_mesh(one):
-    state = state_lib.create(
-        programs.init, programs.optimizer, one, jax.random.key(0))
+    state = state_lib.jit_create(
+        programs.init, programs.optimizer, one)(jax.random.key(0))
     learner = learner_lib.Learner(
         config=config, objective=programs.objective, name='benchmark',
         problems=range(size.questions),

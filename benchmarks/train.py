@@ -56,7 +56,7 @@ def ours(
         donate_argnames=('state',))
     batch = types.Batch(**sharding.put_batch(
         models.training_batch(model, size), mesh))
-    state = state_lib.create(init, update, mesh, jax.random.key(0))
+    state = state_lib.jit_create(init, update, mesh)(jax.random.key(0))
 
   def call():
     nonlocal state

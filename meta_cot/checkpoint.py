@@ -25,9 +25,6 @@ _MAX_DEPTH = 4  # of a run below the workdir
 def main(argv: Sequence[str]) -> None:
   """Runs one subcommand.
 
-  Args:
-    argv: command line without the program's name.
-
   Raises:
     UserError: no such subcommand or workdir.
     SystemExit: the newest step of a run is not whole.
@@ -59,7 +56,10 @@ def verify(workdir: epath.Path) -> bool:
         integrity.verify(directory, step)
         for step in integrity.steps(directory)]
     for state in states:
-      print(_line(name, state))
+      words = [f'{state.num_bytes:,} bytes', state.problem]
+      if state.extra:
+        words.append(f'extra files: {", ".join(state.extra)}')
+      print(name, state.step, state.status, *filter(None, words), sep='  ')
     for path in files.matching(directory / integrity.QUARANTINE, '*'):
       print(f'{name}  {path.name}  set aside earlier')
     num_runs += bool(states)
@@ -76,15 +76,6 @@ def _checkpoint_folders(folder: epath.Path, depth: int) -> Iterator[epath.Path]:
         yield path
       elif depth:
         yield from _checkpoint_folders(path, depth - 1)
-
-
-def _line(name: str, state: integrity.State) -> str:
-  words = [name, str(state.step), state.status, f'{state.num_bytes:,} bytes']
-  if state.problem:
-    words.append(state.problem)
-  if state.extra:
-    words.append(f'extra files: {", ".join(state.extra)}')
-  return '  '.join(words)
 
 
 if __name__ == '__main__':

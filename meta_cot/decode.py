@@ -92,14 +92,11 @@ def generate(
   attention costs as much as there are slots.
 
   Args:
-    config: of the model.
-    params: unboxed.
     prompts_BxP: int32, padded on the right with anything.
     prompt_lengths_B: int32, at least 1.
     rng: consumed. Row b draws the token of position t with the key folded
       first with `row_ids_B[b]`, then with t.
     max_new_tokens: T.
-    sampling: how to draw.
     eos_ids: tokens that end a row; () for none.
     pad_id: fills a row behind its end.
     row_ids_B: int32, distinct; 0 .. B-1 by default.
@@ -160,9 +157,8 @@ def prefill(
 ) -> transformer.Output:
   """Reads prompts of different length, padded on the right.
 
-  Returns:
-    Heads at the last token of every prompt ([B, 1, ...]) and a full cache of P
-    slots (see `cache.grow`).
+  Returns heads at the last token of every prompt ([B, 1, ...]) and a full cache
+  of P slots (see `cache.grow`).
   """
   hidden_BxD, cache = read_prompts(
       config, params, prompts_BxP, prompt_lengths_B)
@@ -179,8 +175,6 @@ def read_prompts(
   """`prefill` without the heads; prompts that share a text read it once.
 
   Args:
-    config: of the model.
-    params: unboxed.
     texts_RxP: int32, padded on the right with anything. R divides B: prompt b
       is the beginning of text b // (B / R).
     prompt_lengths_B: int32, at least 1.
@@ -205,41 +199,10 @@ def read_prompts(
   return hidden_RxExD.reshape(-1, hidden_RxPxD.shape[-1]), cache
 
 
-def score(
-    config: model_config.ModelConfig,
-    params: Params,
-    tokens_BxL: jax.Array,
-    lengths_B: jax.Array,
-) -> jax.Array:
-  """Log-probability of every token given those before it, at temperature 1.
-
-  Args:
-    config: of the model.
-    params: unboxed.
-    tokens_BxL: int32, padded on the right.
-    lengths_B: int32.
-
-  Returns:
-    [B, L] float32, natural; 0 at the first token and at padding.
-  """
-  output = transformer.forward(config, params, tokens_BxL[:, :-1])
-  log_probs_BxLxV = jax.nn.log_softmax(output.logits, axis=-1)
-  log_probs_BxL = jnp.take_along_axis(
-      log_probs_BxLxV, tokens_BxL[:, 1:, None], axis=-1)[..., 0]
-  log_probs_BxL = jnp.pad(log_probs_BxL, ((0, 0), (1, 0)))
-  is_text_BxL = jnp.arange(tokens_BxL.shape[1])[None] < lengths_B[:, None]
-  return jnp.where(is_text_BxL, log_probs_BxL, 0.0)
-
-
 def sample(
     logits_BxV: jax.Array, keys_B: PRNGKey, sampling: Sampling
 ) -> tuple[jax.Array, jax.Array]:
-  """Draws a token per row.
-
-  Args:
-    logits_BxV: float32.
-    keys_B: typed keys, one a row; consumed.
-    sampling: how to draw.
+  """Draws a token per row from float32 logits; the keys are consumed.
 
   Returns:
     Tokens [B] int32, and their log-probabilities [B] float32 as described in
@@ -315,16 +278,9 @@ def truncate(logits_BxV: jax.Array, sampling: Sampling) -> jax.Array:
 
 
 def is_one_of(tokens: jax.Array, ids: tuple[int, ...]) -> jax.Array:
-  """Looks tokens up in a table of `ids`, a constant of the program.
+  """Tells whether tokens (int32, any shape) are among `ids`.
 
-  One lookup, however many ids there are.
-
-  Args:
-    tokens: int32, any shape.
-    ids: of the vocabulary, in any order.
-
-  Returns:
-    Whether a token is among the ids, bool of the same shape.
+  One lookup in a constant of the program, however many ids there are.
   """
   table_V = np.zeros(max(ids, default=0) + 1, bool)  # False behind its end
   table_V[list(ids)] = True
@@ -333,11 +289,7 @@ def is_one_of(tokens: jax.Array, ids: tuple[int, ...]) -> jax.Array:
 
 def check_ids(
     config: model_config.ModelConfig, **ids: tuple[int, ...]) -> None:
-  """Checks that all ids are of the model's vocabulary.
-
-  Args:
-    config: of the model.
-    **ids: by the name of their setting.
+  """Checks that ids, by the name of their setting, are of the vocabulary.
 
   Raises:
     ValueError: names the first that is not.

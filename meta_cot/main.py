@@ -15,7 +15,6 @@ from collections.abc import Sequence
 import functools
 import logging
 
-from etils import epath
 import jax
 
 from meta_cot import sharding
@@ -30,9 +29,6 @@ from meta_cot.stages import workdir as workdir_lib
 
 def main(argv: Sequence[str]) -> None:
   """Checks all settings, then runs each stage.
-
-  Args:
-    argv: command line without the program's name.
 
   Raises:
     UserError: a setting is wrong, the workdir is in use or cannot be written,
@@ -73,18 +69,10 @@ def run(context: base.Context, group: base.Group) -> None:
       logging.info('stage %s: already done', name)
       return
     logging.info('stage %s: something of it is missing', name)
-  _begin(context.workdir, name, mark, functools.partial(
-      stage.check_folder, settings, directory))
-  stage.run(context, settings, directory)
-  if distributed.is_primary():
-    workdir_lib.finish(context.workdir, name, mark)
-  distributed.wait(f'{name}: done')
-
-
-def _begin(workdir: epath.Path, name: str, mark: dict, check_folder) -> None:
   reasons = []
   if distributed.is_primary():
-    reasons = workdir_lib.begin(workdir, name, mark, check_folder)
+    reasons = workdir_lib.begin(context.workdir, name, mark, functools.partial(
+        stage.check_folder, settings, directory))
   distributed.wait(f'{name}: begun')
   if reasons:
     logging.info(
@@ -92,6 +80,10 @@ def _begin(workdir: epath.Path, name: str, mark: dict, check_folder) -> None:
         name, '; '.join(reasons[:3]), name)
   else:
     logging.info('stage %s', name)
+  stage.run(context, settings, directory)
+  if distributed.is_primary():
+    workdir_lib.finish(context.workdir, name, mark)
+  distributed.wait(f'{name}: done')
 
 
 def _start_logging() -> None:

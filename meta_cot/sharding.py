@@ -26,7 +26,6 @@ RULES = {  # logical axis -> mesh axes that split it
     'act_embed': None,
     'act_heads': 'model',
     'act_kv_heads': 'model',
-    'act_mlp': 'model',
     'act_vocab': 'model',
     # Parameters.
     'layers': None,
@@ -58,11 +57,7 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
-  """The device mesh with axes ('data', 'fsdp', 'model').
-
-  Args:
-    config: devices per axis.
-    devices: all of them by default.
+  """Makes the mesh of `devices`, all by default.
 
   Raises:
     ConfigError: the sizes do not multiply to the number of devices.
@@ -110,9 +105,13 @@ def platform() -> str:
 def num_parts(logical_axis: str) -> int:
   """Number of parts the mesh in use splits an axis into; 1 without a mesh."""
   mesh = jax.sharding.get_abstract_mesh()
-  axes = RULES[logical_axis] or ()
-  axes = (axes,) if isinstance(axes, str) else axes
-  return 1 if mesh.empty else math.prod(mesh.shape[a] for a in axes)
+  return 1 if mesh.empty else math.prod(
+      mesh.shape[a] for a in _mesh_axes(logical_axis))
+
+
+def _mesh_axes(logical_axis: str | None) -> tuple[str, ...]:
+  axes = RULES.get(logical_axis) or ()
+  return (axes,) if isinstance(axes, str) else axes
 
 
 def map_shards(
@@ -123,12 +122,8 @@ def map_shards(
   """`function`, run by every device on its own part of the arguments.
 
   For kernels that the compiler cannot split by itself. Without a mesh it is
-  `function` itself. Split axes must divide (see `num_parts`).
-
-  Args:
-    function: of arrays to one array; it sees the parts only.
-    in_axes: logical axes of each argument.
-    out_axes: logical axes of the result.
+  `function` itself. Axes that are split, of each argument and of the result,
+  must divide (see `num_parts`).
   """
   if jax.sharding.get_abstract_mesh().empty:
     return function
@@ -165,101 +160,69 @@ def up_to_parts(number: int, mesh: Mesh) -> int:
 
 
 def of_params(mesh: Mesh, boxed: Any) -> Any:
-  """Shardings of a parameter tree.
+  """Shardings of a parameter tree, with the structure of the unboxed one.
 
   Args:
-    mesh: the device mesh.
+    mesh: devices.
     boxed: parameters (or their shapes) boxed with logical axis names, as
       `transformer.init` leaves them under `jax.eval_shape`.
 
-  Returns:
-    A tree of NamedSharding with the structure of the unboxed parameters.
-
   Raises:
-    ValueError: an axis does not divide; names parameter, shape and axis.
+    ConfigError: an axis does not divide; names parameter, shape and axis.
   """
   is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)
 
   def one(path, leaf):
     if not is_box(leaf):
       return replicated(mesh)
-    spec = _spec(leaf.names)
-    name = '/'.join(str(getattr(k, 'key', k)) for k in path)
-    _check_divides(mesh, name, leaf.value.shape, leaf.names, spec)
-    return NamedSharding(mesh, spec)
+    for size, logical in zip(leaf.value.shape, leaf.names):
+      parts = math.prod(mesh.shape[a] for a in _mesh_axes(logical))
+      if size % parts:
+        name = jax.tree_util.keystr(path, simple=True, separator='/')
+        raise config_lib.ConfigError(
+            f'parameter {name} of shape {tuple(leaf.value.shape)}: axis '
+            f'{logical!r} of size {size} does not divide over mesh axes '
+            f'{_mesh_axes(logical)} of {parts} devices; change config.mesh or '
+            'config.model.')
+    return named(mesh, *leaf.names)
 
   return jax.tree_util.tree_map_with_path(one, boxed, is_leaf=is_box)
 
 
-def _check_divides(mesh, name, shape, logical_axes, spec):
-  for size, logical, axes in zip(shape, logical_axes, spec):
-    axes = (axes,) if isinstance(axes, str) else axes or ()
-    parts = math.prod(mesh.shape[a] for a in axes)
-    if size % parts:
-      raise config_lib.ConfigError(
-          f'parameter {name} of shape {tuple(shape)}: axis {logical!r} of size '
-          f'{size} does not divide over mesh axes {axes} of {parts} devices; '
-          'change config.mesh or config.model.')
-
-
-def like_params(mesh: Mesh, state: Any, params: Any, shardings: Any) -> Any:
-  """Shardings of a tree that holds copies of the parameter tree inside.
-
-  Optimiser states repeat the parameters' structure (moments) beside scalars:
-  every subtree with the structure of `params` gets `shardings`, every other
-  leaf is replicated.
-  """
-  structure = jax.tree.structure(params)
-  is_copy = lambda x: jax.tree.structure(x) == structure
-  return jax.tree.map(
-      lambda x: shardings if is_copy(x) else replicated(mesh),
-      state, is_leaf=is_copy)
-
-
-def host_share(mesh: Mesh, process_index: int | None = None) -> tuple[int, int]:
-  """Which share of a batch's rows a process holds, and how many there are.
+def host_share(mesh: Mesh) -> tuple[int, int]:
+  """Which share of a batch's rows this process holds, and how many there are.
 
   Usually its number and the number of processes; but processes whose devices
   split a model between them hold the same rows.
 
-  Args:
-    mesh: over all processes.
-    process_index: this process by default.
-
   Raises:
     ConfigError: the shares of two processes overlap in part.
   """
-  if process_index is None:
-    process_index = jax.process_index()
   num_parts = data_parallelism(mesh)
   parts = {}
   for device, (part,) in batch(mesh).devices_indices_map((num_parts,)).items():
-    parts.setdefault(device.process_index, set()).update(
-        range(*part.indices(num_parts)))
+    parts.setdefault(device.process_index, set()).update(range(num_parts)[part])
   shares = sorted({tuple(sorted(s)) for s in parts.values()})
-  if len(shares) * len(shares[0]) != num_parts or (
-      sum(map(len, shares)) != num_parts):
+  if not len(shares) * len(shares[0]) == sum(map(len, shares)) == num_parts:
     raise config_lib.ConfigError(
         f'config.mesh: data x fsdp = {num_parts} parts of a batch do not '
         f'divide over the {len(parts)} processes; data x fsdp or model must be '
         'a multiple of the devices of a process.')
-  return shares.index(tuple(sorted(parts[process_index]))), len(shares)
+  return shares.index(tuple(sorted(parts[jax.process_index()]))), len(shares)
 
 
 def put_batch(tree: Any, mesh: Mesh) -> Any:
   """Rows of this process (see `host_share`) -> global arrays, split by rows."""
-  sharding = batch(mesh)
   return jax.tree.map(
       lambda x: jax.make_array_from_process_local_data(
-          sharding, np.asarray(x)), tree)
+          batch(mesh), np.asarray(x)), tree)
 
 
 def split_batch(tree: Any, mesh: Mesh) -> Any:
   """Rows that all processes have in full -> global arrays, split by rows."""
-  sharding = batch(mesh)
   return jax.tree.map(
       lambda x: jax.make_array_from_callback(
-          x.shape, sharding, lambda index: x[index]), tree)
+          x.shape, batch(mesh), lambda index: x[index]), tree)
 
 
 def put_flag(value: bool, mesh: Mesh) -> jax.Array:

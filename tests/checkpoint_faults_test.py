@@ -173,6 +173,6 @@ def test_a_share_reads_its_part_only(whole, tmp_path):
     shutil.copytree(whole, directory)
     _flip(directory / str(NEWEST) / name)
     statuses = [
-        integrity.verify(directory, NEWEST, integrity.Share(i, 3)).status
+        integrity.verify(directory, NEWEST, i, 3).status
         for i in range(3)]
     assert sorted(statuses) == ['damaged', 'ok', 'ok']

@@ -362,7 +362,6 @@ def test_verify_starts_no_backend(tmp_path):
 
 
 def test_a_run_without_any_checkpoint_starts_anew(tmp_path):
-  checkpoints = checkpoint.Checkpoints(
-      tmp_path, checkpoint.CheckpointConfig(1, None))
+  checkpoints = checkpoint.Checkpoints(tmp_path, None)
   assert tiny_state.restore(checkpoints) is None
   checkpoints.close()

@@ -221,10 +221,10 @@ def test_the_programs_run_one_after_the_other(data, model):
     compiled = {
         part: builders[f'rl/erl2/{part}']().lower().compile()
         for part in ('rollout', 'prepare', 'update')}
-    state = state_lib.create(
+    state = state_lib.jit_create(
         functools.partial(transformer.init, experiment.shared.model),
         optimizer.make(settings.optimizer, settings.num_updates),
-        mesh, jax.random.key(0))
+        mesh)(jax.random.key(0))
     reference = jax.tree.map(lambda x: x.copy(), state.params)
     whole = lambda x: jax.device_put(x, sharding.replicated(mesh))
     prompts, lengths, ids, verdicts = sharding.split_batch((

@@ -243,21 +243,6 @@ def test_a_continued_text_draws_what_it_would_have_drawn():
   np.testing.assert_array_equal(rest.tokens, whole.tokens[:, 4:])
 
 
-def test_score_is_what_sampling_reported():
-  config, params = make_model()
-  prompts_BxP, _ = make_prompts()
-  generation = generate(
-      config, params, prompts_BxP, jnp.full(5, 6), jax.random.key(8),
-      max_new_tokens=20, sampling=decode.Sampling(1.0), eos_ids=(_EOS,))
-  text_BxL = jnp.concatenate([prompts_BxP, generation.tokens], 1)
-  log_probs_BxL = jax.jit(decode.score, static_argnums=0)(
-      config, params, text_BxL, 6 + generation.lengths)
-  np.testing.assert_allclose(
-      log_probs_BxL[:, 6:], generation.log_probs, atol=1e-4)
-  assert np.all(log_probs_BxL[:, 0] == 0) and np.all(
-      log_probs_BxL[:, 1:6] < 0)
-
-
 def test_a_second_call_does_not_compile():
   config, params = make_model()
   prompts_BxP, lengths_B = make_prompts()

@@ -219,7 +219,11 @@ def _shares(monkeypatch, mesh, process_of, num_processes):
       jax.sharding.NamedSharding, 'devices_indices_map',
       lambda self, shape: {
           _Device(d, process[d]): i for d, i in real(self, shape).items()})
-  return [sharding.host_share(mesh, i) for i in range(num_processes)]
+  shares = []
+  for i in range(num_processes):
+    monkeypatch.setattr(jax, 'process_index', lambda i=i: i)
+    shares.append(sharding.host_share(mesh))
+  return shares
 
 
 def test_rows_that_all_have_are_split():

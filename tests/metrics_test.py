@@ -17,6 +17,7 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.backend.event_processing import event_file_loader
 
+from meta_cot.runtime import distributed
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 from meta_cot.training import event_file
@@ -75,6 +76,8 @@ def test_a_resumed_run_drops_what_comes_again(directory, tmp_path):
         directory / 'tensorboard' / 'events.out.tfevents.1.old',
         event_file.header(1.0))
     writer = metrics.MetricsWriter(directory, start)
+    assert [row['step'] for row in writer.dropped] == (
+        list(range(start + 1, 10)) if start else [])
     for step in range(start + 1, 10):
       writer.write(step, {'loss': 100.0 * start + step})
     writer.close()
@@ -98,8 +101,9 @@ def test_what_is_synced_is_there(directory, tmp_path):
   assert len(rows_of(directory)) == 2
 
 
-def test_only_the_writer_writes(directory):
-  writer = metrics.MetricsWriter(directory, 0, is_writer=False)
+def test_only_the_primary_process_writes(directory, monkeypatch):
+  monkeypatch.setattr(distributed, 'is_primary', lambda: False)
+  writer = metrics.MetricsWriter(directory, 0)
   writer.write(1, {'loss': 1.0})
   writer.sync()
   writer.close()

@@ -56,7 +56,7 @@ def _full_state(context, directory, step):
       functools.partial(transformer.init, context.shared.model),
       optimizer.make(settings.optimizer, 10), context.mesh)
   checkpoints = checkpoint.Checkpoints(
-      directory / 'checkpoints', settings.checkpoints)
+      directory / 'checkpoints', settings.max_to_keep)
   state = checkpoints.restore(abstract, _NoData(), step=step)
   checkpoints.close()
   return state

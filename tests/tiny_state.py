@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from data_pipelines import streams
 from meta_cot import sharding
 from meta_cot.training import checkpoint
 from meta_cot.training import integrity
@@ -74,15 +75,15 @@ def state(step: int) -> state_lib.TrainState:
   return jax.tree.map(one, shapes)
 
 
-def iterator() -> grain.DatasetIterator:
+def iterator() -> streams.Streams:
   """0, 1, 2, ... in batches of one."""
-  return iter(grain.MapDataset.range(1000).to_iter_dataset())
+  return streams.Streams(
+      {0: iter(grain.MapDataset.range(1000).to_iter_dataset())})
 
 
 def open_checkpoints(directory, max_to_keep=None) -> checkpoint.Checkpoints:
   """Checkpoints of every step."""
-  return checkpoint.Checkpoints(directory, checkpoint.CheckpointConfig(
-      save_every_steps=1, max_to_keep=max_to_keep))
+  return checkpoint.Checkpoints(directory, max_to_keep)
 
 
 def save(checkpoints, step: int) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from configs import base
 from configs import kinds
+from data_pipelines import streams
 from meta_cot import sharding
 from meta_cot import types
 from meta_cot.model import config as model_config
@@ -68,7 +69,8 @@ def _rows(seed: int) -> dict[str, np.ndarray]:
 def _iterator(seed: int = 0):
   """Endless batches whose position can be saved."""
   seeds = grain.MapDataset.range(1000).shuffle(seed=seed).repeat()
-  return iter(seeds.map(lambda i: _rows(int(i))).to_iter_dataset())
+  batches = seeds.map(lambda i: _rows(int(i))).to_iter_dataset()
+  return streams.Streams({0: iter(batches)})
 
 
 class _Run:
@@ -78,7 +80,7 @@ class _Run:
     self.mesh = mesh
     init = functools.partial(transformer.init, MODEL)
     self.abstract, placed = state_lib.shardings(init, UPDATE, mesh)
-    self._first = state_lib.create(init, UPDATE, mesh, jax.random.key(0))
+    self._first = state_lib.jit_create(init, UPDATE, mesh)(jax.random.key(0))
     self.create = lambda: jax.tree.map(jnp.copy, self._first)
     self.step = jax.jit(
         step_lib.make_train_step(
@@ -189,16 +191,15 @@ def test_resume_continues_to_the_same_bits(tmp_path, stop):
   run = _run(2, 2, 1)
   unbroken, expected = run.train(run.create(), _iterator(), STEPS)
 
-  config = checkpoint.CheckpointConfig(save_every_steps=1, max_to_keep=None)
   iterator = _iterator()
   state, first = run.train(run.create(), iterator, stop)
-  saved = checkpoint.Checkpoints(tmp_path / 'c', config)
+  saved = checkpoint.Checkpoints(tmp_path / 'c', None)
   saved.save(state, iterator, step=stop, config={'a': 1}, tokenizer='')
   # The save is asynchronous: going on at once must not change what it holds.
   run.train(state, iterator, 1)
   saved.close()
 
-  again = checkpoint.Checkpoints(tmp_path / 'c', config)
+  again = checkpoint.Checkpoints(tmp_path / 'c', None)
   iterator = _iterator()
   state = again.restore(run.abstract, iterator)
   assert int(state.step) == stop
@@ -214,17 +215,16 @@ def test_resume_continues_to_the_same_bits(tmp_path, stop):
 
 @pytest.mark.parametrize('axes', [(1, 1, 1), (2, 1, 2), (2, 2, 2)])
 def test_checkpoint_restores_on_any_number_of_devices(tmp_path, axes):
-  config = checkpoint.CheckpointConfig(save_every_steps=1, max_to_keep=None)
   saver = _run(1, 4, 1)
   iterator = _iterator()
   state, _ = saver.train(saver.create(), iterator, 2)
-  saved = checkpoint.Checkpoints(tmp_path / 'c', config)
+  saved = checkpoint.Checkpoints(tmp_path / 'c', None)
   saved.save(state, iterator, step=2, config={}, tokenizer='')
   expected = jax.device_get(state.params)
   saved.close()
 
   reader = _run(*axes)
-  opened = checkpoint.Checkpoints(tmp_path / 'c', config)
+  opened = checkpoint.Checkpoints(tmp_path / 'c', None)
   iterator = _iterator()
   restored = opened.restore(reader.abstract, iterator)
   opened.close()

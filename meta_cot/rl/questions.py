@@ -99,7 +99,7 @@ class Questions:
 class Memory:
   """All that an iteration hands to the next besides the training state.
 
-  A `iterator_state.Streams`: it is saved and restored with the checkpoint.
+  As `checkpoint.Streams` it is saved and restored with the checkpoint.
   """
 
   def __init__(self, questions: Questions, kl_coefficient: float):

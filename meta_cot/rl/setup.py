@@ -83,8 +83,8 @@ class Setup:
     """Makes the first state of a run, with a copy of the start's parameters.
     """
     programs = self.programs
-    made = state_lib.create(
-        programs.init, programs.optimizer, programs.mesh, jax.random.key(seed))
+    made = state_lib.jit_create(
+        programs.init, programs.optimizer, programs.mesh)(jax.random.key(seed))
     return made.replace(params=jax.tree.map(jnp.copy, self.start))
 
 

@@ -171,8 +171,8 @@ def matching(directory: Path, pattern: str) -> list[epath.Path]:
 
 
 def sha256(path: Path) -> str:
-  """Hex digest of a local file's content."""
-  with open(path, 'rb') as f:
+  """Hex digest of a file's content."""
+  with epath.Path(path).open('rb') as f:
     return hashlib.file_digest(f, 'sha256').hexdigest()
 
 

@@ -133,21 +133,17 @@ def train(
           max_success=asked.max_success, rest=asked.rest),
       settings.loss.kl_coefficient)
   saves = progress.Progress(
-      directory, checkpoint.CheckpointConfig(
-          save_every_steps=1, max_to_keep=settings.max_to_keep), memory,
+      directory, settings.max_to_keep, memory,
       settings=config_lib.bound(settings),
       tokenizer=programs.tokenizer.fingerprint)
   state, pending = saves.restore(setup.programs.state)
   if state is None:
     state = setup.state(seed)
   first = int(state.step) // settings.updates.per_iteration
+  writer = metrics_lib.MetricsWriter(directory, first)
   if first:
     logging.info('%s: continues after iteration %d', learner.name, first)
-    clock.continues(
-        [row for row in metrics_lib.read(directory / 'metrics.jsonl')
-         if row['step'] > first], pending.lap)
-  writer = metrics_lib.MetricsWriter(
-      directory, first, is_writer=jax.process_index() == 0)
+    clock.continues(writer.dropped, pending.lap)
   with interruption.deferred():
     state = _loop(
         learner, evaluate, state, memory, saves, writer, clock, first,
@@ -203,8 +199,7 @@ def _open_best(directory: epath.Path) -> checkpoint.Checkpoints:
     integrity.remove_leftovers(directory)
     for step in integrity.steps(directory)[:-1]:
       (directory / str(step)).rmtree()
-  return checkpoint.Checkpoints(directory, checkpoint.CheckpointConfig(
-      save_every_steps=1, max_to_keep=1))
+  return checkpoint.Checkpoints(directory, 1)
 
 
 def _keep_best(best, state, memory, row, done, saves) -> None:

@@ -2,71 +2,46 @@
 """Checkpoints: one Orbax composite per step holds all that a run needs.
 
 Items: `state` (parameters, optimiser, step, key data of the stage's RNG),
-`data` (where each data stream stands), `config` and `tokenizer` (JSON; of the
-tokenizer its fingerprint). Orbax loads a file with a flipped bit without a
-word, so every step carries content hashes; they are compared before anything is
-loaded.
+`data` (where each data stream stands, one JSON file per stream), `config` and
+`tokenizer` (JSON; of the tokenizer its fingerprint). Orbax loads a file with a
+flipped bit without a word, so every step carries content hashes; they are
+compared before anything is loaded.
 """
 
+from collections.abc import Iterable
 import dataclasses
+import json
 import logging
-import os
-from typing import Any
+from typing import Any, Protocol
 
-import grain
+from etils import epath
 import jax
-from jax.experimental import multihost_utils
-import numpy as np
 import orbax.checkpoint as ocp
 
+from meta_cot.runtime import distributed
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
-from meta_cot.training import compatibility
 from meta_cot.training import integrity
-from meta_cot.training import iterator_state
 from meta_cot.training import state as state_lib
 
-Iterator = iterator_state.Streams | grain.DatasetIterator
+_NUM_SHOWN = 3  # differences in an error
 
 
-@dataclasses.dataclass(frozen=True)
-class CheckpointConfig:
-  """Settings of `Checkpoints`."""
+class Streams(Protocol):
+  """What reads the data streams of this process.
 
-  save_every_steps: int = config_lib.setting(low=1)
-  max_to_keep: int | None = config_lib.setting(low=1)
-
-
-def handlers(
-    state: ocp.CheckpointHandler) -> dict[str, ocp.CheckpointHandler]:
-  """Names what reads the items of a step; `state` reads the arrays."""
-  return dict(
-      state=state, data=iterator_state.StreamsHandler(),
-      config=ocp.JsonCheckpointHandler(), tokenizer=ocp.JsonCheckpointHandler())
-
-
-def verify(directory: files.Path, step: int) -> integrity.State:
-  """Compares a step with its hashes; every process reads a part of the files.
-
-  All processes get to the same status; each names what it has seen itself.
+  Each process saves and restores those that it holds, so the number of
+  processes may change in between.
   """
-  share = integrity.Share(jax.process_index(), jax.process_count())
-  state = integrity.verify(directory, step, share)
-  bad = _gather(state.status != 'ok')
-  if state.status == 'ok' and bad.any():
-    problem = f'see the log of process {int(bad.argmax())}'
-    return dataclasses.replace(state, status='damaged', problem=problem)
-  return state
 
+  def stream_names(self) -> tuple[str, ...]:
+    """Names of the streams of this process, such as '0'."""
 
-def check_whole(directory: files.Path, step: int) -> None:
-  """Raises a UserError where a step is not whole; names the file."""
-  state = verify(directory, step)
-  if state.status != 'ok':
-    raise config_lib.UserError(
-        f'{files.path(directory) / str(step)}: this checkpoint is '
-        f'{state.status} ({state.problem}); move it away, or restore it from '
-        'a copy.')
+  def get_state(self) -> dict[str, Any]:
+    """JSON-able state of each of them."""
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Moves each of them to where it stood."""
 
 
 class Checkpoints:
@@ -75,25 +50,25 @@ class Checkpoints:
   With several processes, all of them make the same calls in the same order.
   """
 
-  def __init__(self, directory: str | os.PathLike, config: CheckpointConfig):
-    """Opens a directory, and clears what interrupted saves left in it.
-
-    Args:
-      directory: a folder of this machine, or of a bucket (`gs://...`).
-      config: how many steps are kept.
-    """
-    self._config = config
+  def __init__(self, directory: files.Path, max_to_keep: int | None):
+    """Opens a directory, and clears what interrupted saves left in it."""
+    self._max_to_keep = max_to_keep
     self._directory = files.path(directory)
     self._saving = None  # the step whose files are being written
-    self._remove_leftovers()
+    if distributed.is_primary():
+      integrity.remove_leftovers(self._directory)
+    distributed.wait('leftovers')
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
         self._directory,
-        item_handlers=handlers(ocp.StandardCheckpointHandler()),
+        item_handlers=dict(
+            state=ocp.StandardCheckpointHandler(), data=_StreamsHandler(),
+            config=ocp.JsonCheckpointHandler(),
+            tokenizer=ocp.JsonCheckpointHandler()),
         options=ocp.CheckpointManagerOptions(
-            max_to_keep=self._config.max_to_keep, create=True,
+            max_to_keep=self._max_to_keep, create=True,
             # A rename cannot be cut off half way, a deletion can.
             todelete_subdir=integrity.DELETING,
             lightweight_initialize=True,  # reads no file of a step
@@ -101,31 +76,24 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(
                 # Runs in the primary process, when the files of all are there
                 # and before the step gets its final name.
-                post_finalization_callback=self._seal)))
-
-  def _seal(self) -> None:
-    integrity.seal(self._directory, self._saving)
-
-  def _remove_leftovers(self) -> None:
-    if jax.process_index() == 0:
-      integrity.remove_leftovers(self._directory)
-    _wait_for_all('leftovers')
+                post_finalization_callback=lambda: integrity.seal(
+                    self._directory, self._saving))))
 
   def steps(self) -> list[int]:
     """Saved steps, oldest first."""
     return sorted(self._manager.all_steps())
 
   def save(
-      self, state: state_lib.TrainState, iterator: Iterator, *,
-      step: int, config: dict[str, Any], tokenizer: str,
+      self, state: state_lib.TrainState, streams: Streams, *, step: int,
+      config: dict[str, Any], tokenizer: str,
   ) -> None:
     """Starts an asynchronous, atomic save of `step`; a saved one stays.
 
     Args:
       state: may be donated as soon as this returns.
-      iterator: its place is read now.
+      streams: their places are read now.
       step: the number of updates done.
-      config: settings of the run, for `restore` to compare.
+      config: settings of the run that are bound, for `restore` to compare.
       tokenizer: its fingerprint, for `restore` to compare.
     """
     self.wait()
@@ -134,13 +102,14 @@ class Checkpoints:
     self._saving = step
     # Forced: the schedule is the caller's, no policy of Orbax has a say.
     self._manager.save(step, force=True, args=ocp.args.Composite(
-        state=ocp.args.StandardSave(_with_key_data(state)),
-        data=iterator_state.StreamsSave(iterator_state.read_places(iterator)),
+        state=ocp.args.StandardSave(  # which stores no keys
+            state.replace(rng=jax.random.key_data(state.rng))),
+        data=_StreamsArgs(streams.get_state()),
         config=ocp.args.JsonSave(config),
         tokenizer=ocp.args.JsonSave({'fingerprint': tokenizer})))
 
   def restore(
-      self, abstract: state_lib.TrainState, iterator: Iterator, *,
+      self, abstract: state_lib.TrainState, streams: Streams, *,
       step: int | None = None, config: dict[str, Any] | None = None,
       tokenizer: str | None = None,
   ) -> state_lib.TrainState | None:
@@ -151,9 +120,9 @@ class Checkpoints:
 
     Args:
       abstract: ShapeDtypeStructs with shardings, on any number of devices.
-      iterator: set to where it stood when the step was saved.
+      streams: set to where they stood when the step was saved.
       step: the newest whole one by default.
-      config: settings of the run; not compared if None.
+      config: settings of the run that are bound; not compared if None.
       tokenizer: its fingerprint; not compared if None.
 
     Returns:
@@ -169,15 +138,25 @@ class Checkpoints:
       check_whole(self._directory, step)
     if step is None:
       return None
+    saved = self._restore(
+        step, config=ocp.args.JsonRestore(), tokenizer=ocp.args.JsonRestore())
     if config is not None:
-      saved = self._restore_items(step, config=ocp.args.JsonRestore())
-      compatibility.check_config(saved.config, config, step)
-    if tokenizer is not None:
-      saved = self._restore_items(step, tokenizer=ocp.args.JsonRestore())
-      compatibility.check_tokenizer(
-          saved.tokenizer['fingerprint'], tokenizer, step)
-    iterator_state.move(iterator, self._manager, step)
-    return self._restore_state(abstract, step)
+      _refuse('settings differ from those of the checkpoint',
+              config_lib.differences(
+                  saved.config, config, where=f'in checkpoint step {step}'))
+    was = saved.tokenizer['fingerprint']
+    if tokenizer not in (None, was):
+      _refuse('the tokenizer is not that of the checkpoint', [
+          f'{was[:12]} in checkpoint step {step}, {tokenizer[:12]} now'])
+    streams.set_state(
+        self._restore(step, data=_StreamsArgs(streams.stream_names())).data)
+    key_data = jax.eval_shape(jax.random.key_data, abstract.rng)
+    abstract = abstract.replace(
+        rng=key_data.update(sharding=abstract.rng.sharding))
+    check_arrays(self._manager.item_metadata(step).state, abstract, step)
+    state = self._restore(
+        step, state=ocp.args.StandardRestore(abstract)).state
+    return state.replace(rng=jax.random.wrap_key_data(state.rng))
 
   def wait(self) -> None:
     """Returns when the last save is safe; raises what went wrong with it."""
@@ -190,78 +169,120 @@ class Checkpoints:
     self._remove_deleted()
 
   def _remove_deleted(self) -> None:
-    if jax.process_index() == 0:
+    if distributed.is_primary():
       (self._directory / integrity.DELETING).rmtree(missing_ok=True)
 
-  def _restore_items(self, step: int, **items):
+  def _restore(self, step: int, **items):
     return self._manager.restore(step, args=ocp.args.Composite(**items))
-
-  def _restore_state(self, abstract, step) -> state_lib.TrainState:
-    abstract = _abstract_with_key_data(abstract)
-    compatibility.check_arrays(
-        self._manager.item_metadata(step).state, abstract, step)
-    restored = self._restore_items(
-        step, state=ocp.args.StandardRestore(abstract))
-    return restored.state.replace(
-        rng=jax.random.wrap_key_data(restored.state.rng))
 
   def _newest_whole(self) -> int | None:
     """The newest step that is whole; those after it are set aside."""
     # Folders, not the manager's list: it leaves out what lacks its last file.
-    folders = _of_primary(integrity.steps(self._directory))
-    num_bad = 0
+    # Those of the primary process: others may see an older listing.
+    folders = distributed.gather_objects(integrity.steps(self._directory))[0]
     while folders:
-      state = verify(self._directory, folders[-1])
+      state = _verify(self._directory, folders.pop())
       if state.status == 'ok':
-        return folders[-1]
-      num_bad += 1
-      self._set_aside(state, folders[:-1])
-      folders.pop()
-    if num_bad:
+        return state.step
       logging.warning(
-          '%s: no whole checkpoint; starting anew', self._directory)
+          '%s: checkpoint step %d is %s (%s); moved to %s/, %s',
+          self._directory, state.step, state.status, state.problem,
+          integrity.QUARANTINE, f'step {folders[-1]} is tried' if folders
+          else 'no step before it')
+      self._manager.close()
+      if distributed.is_primary():
+        integrity.set_aside(self._directory, state.step)
+      distributed.wait('set aside')
+      self._manager = self._open()
+      if not folders:
+        logging.warning(
+            '%s: no whole checkpoint; starting anew', self._directory)
     return None
 
-  def _set_aside(self, state: integrity.State, older: list[int]) -> None:
-    then = f'step {older[-1]} is tried' if older else 'no step before it'
-    logging.warning(
-        '%s: checkpoint step %d is %s (%s); moved to %s/, %s',
-        self._directory, state.step, state.status, state.problem,
-        integrity.QUARANTINE, then)
-    self._manager.close()
-    if jax.process_index() == 0:
-      integrity.set_aside(self._directory, state.step)
-    _wait_for_all('set aside')
-    self._manager = self._open()
+
+def _verify(directory: files.Path, step: int) -> integrity.State:
+  """Compares a step with its hashes; every process reads a part of the files.
+
+  All processes get to the same status; each names what it has seen itself.
+  """
+  state = integrity.verify(
+      directory, step, distributed.process_index(), distributed.num_processes())
+  is_ok = distributed.gather_objects(state.status == 'ok')
+  if state.status == 'ok' and not all(is_ok):
+    problem = f'see the log of process {is_ok.index(False)}'
+    return dataclasses.replace(state, status='damaged', problem=problem)
+  return state
 
 
-def _with_key_data(state: state_lib.TrainState) -> state_lib.TrainState:
-  """The state with its RNG key as plain integers, which Orbax stores."""
-  return state.replace(rng=jax.random.key_data(state.rng))
+def check_whole(directory: files.Path, step: int) -> None:
+  """Raises a UserError where a step is not whole; names the file."""
+  state = _verify(directory, step)
+  if state.status != 'ok':
+    raise config_lib.UserError(
+        f'{files.path(directory) / str(step)}: this checkpoint is '
+        f'{state.status} ({state.problem}); move it away, or restore it from '
+        'a copy.')
 
 
-def _abstract_with_key_data(abstract):
-  data = jax.eval_shape(jax.random.key_data, abstract.rng)
-  return abstract.replace(rng=jax.ShapeDtypeStruct(
-      data.shape, data.dtype, sharding=abstract.rng.sharding))
+def check_arrays(saved: Any, now: Any, step: int) -> None:
+  """Raises UserError with the first arrays whose shape or type differ.
+
+  Args:
+    saved: tree of what the checkpoint holds, leaves with `shape` and `dtype`.
+    now: tree of what it will be restored into.
+    step: for the message.
+  """
+  theirs, mine = _arrays(saved), _arrays(now)
+  shown = lambda arrays, name: arrays.get(name, 'absent')
+  names = sorted(  # the optimiser's follow from the parameters
+      theirs.keys() | mine.keys(), key=lambda n: (n.startswith('opt'), n))
+  _refuse('arrays differ from those of the checkpoint', [
+      f'{name}: {shown(theirs, name)} in checkpoint step {step}, '
+      f'{shown(mine, name)} now'
+      for name in names if shown(theirs, name) != shown(mine, name)])
 
 
-def _wait_for_all(name: str) -> None:
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(name)
+def _arrays(tree: Any) -> dict[str, str]:
+  """'params/embed' -> 'float32 [97, 16]'."""
+  return {
+      jax.tree_util.keystr(path, simple=True, separator='/'):
+          f'{leaf.dtype} {list(leaf.shape)}'
+      for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-def _gather(flag: bool) -> np.ndarray:
-  """The flag of every process, bool [processes]."""
-  if jax.process_count() == 1:
-    return np.array([flag])
-  return multihost_utils.process_allgather(np.array(flag)).reshape(-1)
+def _refuse(what: str, differences: list[str]) -> None:
+  if not differences:
+    return
+  more = len(differences) - _NUM_SHOWN
+  tail = f'; and {more} more' if more > 0 else ''
+  raise config_lib.UserError(
+      f'{what} ({"; ".join(differences[:_NUM_SHOWN])}{tail}); continue with '
+      'the same settings, or start in another --workdir.')
 
 
-def _of_primary(steps: list[int]) -> list[int]:
-  """The list of the primary process; others may see an older listing."""
-  if jax.process_count() == 1:
-    return steps
-  count = int(multihost_utils.broadcast_one_to_all(np.int32(len(steps))))
-  padded = np.resize(np.array(steps or [0], np.int32), count)
-  return [int(s) for s in multihost_utils.broadcast_one_to_all(padded)]
+class _StreamsHandler(ocp.CheckpointHandler):
+  """Writes and reads the places of streams, a file each."""
+
+  def save(self, directory: epath.Path, args: '_StreamsArgs') -> None:
+    for name, state in args.streams.items():
+      (directory / f'{name}.json').write_text(json.dumps(state))
+
+  def restore(
+      self, directory: epath.Path, args: '_StreamsArgs') -> dict[str, Any]:
+    saved = {path.stem: path for path in directory.glob('*.json')}
+    missing = [name for name in args.streams if name not in saved]
+    if missing:
+      raise config_lib.UserError(
+          f'{directory}: no data stream {", ".join(missing)}; this checkpoint '
+          f'has {", ".join(sorted(saved))}. Start with as many processes as '
+          'it was saved with.')
+    return {name: json.loads(saved[name].read_text()) for name in args.streams}
+
+
+@ocp.args.register_with_handler(
+    _StreamsHandler, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class _StreamsArgs(ocp.args.CheckpointArgs):
+  """Of a save: states by name; of a restore: the names."""
+
+  streams: dict[str, Any] | Iterable[str]

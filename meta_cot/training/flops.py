@@ -31,8 +31,7 @@ def prefill_flops(
     model: model_config.ModelConfig, num_rows: int, width: int, *,
     num_readouts: int,
 ) -> float:
-  """Counts the forward work on prompts; logits are read at some tokens only.
-  """
+  """Counts the forward work on prompts, with logits at some tokens only."""
   readout = 2.0 * model.vocab_size * model.embed_dim
   per_token = model.flops_per_token(width / 2) - readout
   return num_rows * width * per_token + num_readouts * readout

@@ -28,21 +28,17 @@ class Clock:
   def __init__(self):
     self._seconds = dict.fromkeys(KINDS, 0.0)
     self._kind = 'startup'
-    self._mark()
-
-  def _mark(self) -> None:
-    self._since = time.monotonic()
-    self._compiled = compilation.seconds()
+    self._since, self._compiled = time.monotonic(), compilation.seconds()
 
   def switch(self, kind: str) -> str:
     """From now on time goes to `kind`; returns the kind before."""
-    compiled = compilation.seconds() - self._compiled
-    elapsed = time.monotonic() - self._since
+    since, self._since = self._since, time.monotonic()
+    before, self._compiled = self._compiled, compilation.seconds()
+    compiled = self._compiled - before
     self._seconds['compile'] += compiled
-    self._seconds[self._kind] += max(elapsed - compiled, 0.0)
-    before, self._kind = self._kind, kind
-    self._mark()
-    return before
+    self._seconds[self._kind] += max(self._since - since - compiled, 0.0)
+    old, self._kind = self._kind, kind
+    return old
 
   @contextlib.contextmanager
   def measure(self, kind: str) -> Iterator[None]:
@@ -63,8 +59,9 @@ class Clock:
       pending: the last lap of the process that was interrupted, if it saved.
     """
     self.switch(self._kind)
-    starting = max(process_age() - self._seconds['compile'], 0.0)
-    self._seconds['restart'] += starting + sum(map(total, dropped))
+    starting = max(_process_age() - self._seconds['compile'], 0.0)
+    self._seconds['restart'] += starting + sum(
+        row[_PREFIX + kind] for row in dropped for kind in KINDS)
     self._seconds['startup'] = 0.0
     for kind in KINDS:
       self._seconds[kind] += pending.get(_PREFIX + kind, 0.0)
@@ -77,22 +74,16 @@ class Clock:
     return lap
 
 
-def total(row: Mapping[str, float]) -> float:
-  """All seconds of a row of metrics."""
-  return sum(row[_PREFIX + kind] for kind in KINDS)
-
-
 def summarise(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
   """Seconds by kind over the rows of a run, their sum, and the goodput."""
   rows = list(rows)
   seconds = {
       kind: sum(row[_PREFIX + kind] for row in rows) for kind in KINDS}
-  everything = max(sum(seconds.values()), 1e-9)
-  return dict(
-      seconds, total=everything, goodput=seconds['step'] / everything)
+  total = max(sum(seconds.values()), 1e-9)
+  return dict(seconds, total=total, goodput=seconds['step'] / total)
 
 
-def process_age() -> float:
+def _process_age() -> float:
   """Seconds since this process was started (since the import, off Linux)."""
   stat = pathlib.Path('/proc/self/stat')
   if not stat.exists():

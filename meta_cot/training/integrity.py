@@ -6,11 +6,11 @@ under its final name, so every finished step has it. `verify` reads a step
 again. Nothing here writes to a finished step, and no device is touched.
 """
 
-from collections.abc import Iterator
 import concurrent.futures
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import time
 
@@ -26,7 +26,6 @@ _METADATA = '_CHECKPOINT_METADATA'  # names the kind of every item
 # Orbax writes these after the step is sealed; `verify` looks at what they say.
 _WRITTEN_LAST = (_COMMIT, _METADATA)
 _TEMPORARY = '.orbax-checkpoint-tmp'
-_CHUNK_BYTES = 1 << 22
 _NUM_THREADS = 8
 _METADATA_SECONDS = 60
 
@@ -42,20 +41,9 @@ class State:
   extra: tuple[str, ...] = ()  # files that nobody expects; they do no harm
 
 
-@dataclasses.dataclass(frozen=True)
-class Share:
-  """Which part of the files this process reads."""
-
-  index: int = 0
-  count: int = 1
-
-
-def steps(directory: epath.PathLike) -> list[int]:
+def steps(directory: files.Path) -> list[int]:
   """Steps that have a folder in `directory`, oldest first."""
-  directory = epath.Path(directory)
-  if not directory.exists():
-    return []
-  names = [p.name for p in directory.iterdir()]
+  names = [path.name for path in files.matching(directory, '*')]
   return sorted(int(name) for name in names if name.isdecimal())
 
 
@@ -63,21 +51,10 @@ def seal(directory: epath.PathLike, step: int) -> None:
   """Hashes all files of a step that is being saved.
 
   To be called when all processes have written theirs. The step is looked for
-  under its temporary name, then under its final one.
-
-  Args:
-    directory: of the checkpoints.
-    step: the step being saved.
-
-  Raises:
-    FileNotFoundError: no such step.
+  under its temporary name, then under its final one (in a bucket).
   """
-  directory = epath.Path(directory)
-  names = [p.name for p in directory.iterdir()]
-  writing = [n for n in names if n.startswith(f'{step}{_TEMPORARY}')]
-  if not writing and str(step) not in names:
-    raise FileNotFoundError(f'{directory}: step {step} is not being saved.')
-  folder = directory / (max(writing) if writing else str(step))
+  writing = files.matching(directory, f'{step}{_TEMPORARY}*')
+  folder = writing[-1] if writing else epath.Path(directory) / str(step)
   sizes = _sizes(folder)
   hashed = sorted(sizes.keys() - set(_WRITTEN_LAST))
   digests = _digests(folder, hashed)
@@ -88,52 +65,40 @@ def seal(directory: epath.PathLike, step: int) -> None:
 
 
 def verify(
-    directory: epath.PathLike, step: int, share: Share = Share()) -> State:
+    directory: files.Path, step: int, index: int = 0, count: int = 1) -> State:
   """Compares a step with its hashes.
 
-  Args:
-    directory: of the checkpoints.
-    step: the step to read.
-    share: contents are hashed of this part of the files only; names and sizes
-      are compared of all.
-
-  Returns:
-    The state; `problem` names the first damaged file.
+  Names and sizes are compared of all files, contents of part `index` of `count`
+  equal parts.
   """
   folder = epath.Path(directory) / str(step)
   sizes = _sizes(folder)
   result = functools.partial(State, step, num_bytes=sum(sizes.values()))
   if HASHES not in sizes:
-    return result('incomplete', problem=(
-        f'{HASHES}: missing, the save was cut off'))
+    return result(
+        'incomplete', problem=f'{HASHES}: missing, the save was cut off')
   expected = _read_hashes(folder / HASHES)
   if expected is None:
     return result('damaged', problem=f'{HASHES}: content differs')
   entries, items = expected
-  problem = (
-      _wrong_names_or_sizes(sizes, entries)
-      or _wrong_metadata(folder / _METADATA, items)
-      or _wrong_contents(folder, entries, share))
+  problem = _problem(
+      folder, sizes, entries, items, sorted(entries)[index::count])
   extra = sorted(sizes.keys() - entries.keys() - {HASHES, *_WRITTEN_LAST})
   return result(
       'damaged' if problem else 'ok', problem=problem, extra=tuple(extra))
 
 
-def set_aside(directory: epath.PathLike, step: int) -> epath.Path:
+def set_aside(directory: files.Path, step: int) -> None:
   """Moves a step to `quarantine/<step>-<n>`, the first free n.
 
   On a disk this is one rename. In a bucket the files are copied before any is
   removed, so a second call after an interruption loses nothing.
-
-  Returns:
-    Where the step is now.
   """
   directory = epath.Path(directory)
   folder, quarantine = directory / str(step), directory / QUARANTINE
   quarantine.mkdir(parents=True, exist_ok=True)
-  n = 1
-  while (target := quarantine / f'{step}-{n}').exists():
-    n += 1
+  targets = (quarantine / f'{step}-{n}' for n in itertools.count(1))
+  target = next(path for path in targets if not path.exists())
   if files.is_remote(directory):
     for name in _sizes(folder):
       (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -141,20 +106,16 @@ def set_aside(directory: epath.PathLike, step: int) -> epath.Path:
     folder.rmtree()
   else:
     folder.rename(target)
-  return target
 
 
-def remove_leftovers(directory: epath.PathLike) -> None:
+def remove_leftovers(directory: files.Path) -> None:
   """Removes what saves and deletions that were cut off have left.
 
   These are folders under a temporary name, old steps on their way out and, in
   a bucket, where steps have their final name from the start, steps that are
   neither hashed nor committed. A finished step is never touched.
   """
-  directory = epath.Path(directory)
-  if not directory.exists():
-    return
-  for path in directory.iterdir():
+  for path in files.matching(directory, '*'):
     is_torn = (
         files.is_remote(directory) and path.name.isdecimal()
         and not (path / HASHES).exists() and not (path / _COMMIT).exists())
@@ -162,29 +123,20 @@ def remove_leftovers(directory: epath.PathLike) -> None:
       path.rmtree(missing_ok=True)
 
 
-def _walk(folder: epath.Path, prefix: str = '') -> Iterator[str]:
+def _sizes(folder: epath.Path, prefix: str = '') -> dict[str, int]:
+  """Bytes of all files, by their names below the first folder."""
+  sizes = {}
   for path in folder.iterdir():
     if path.is_dir():
-      yield from _walk(path, f'{prefix}{path.name}/')
+      sizes |= _sizes(path, f'{prefix}{path.name}/')
     else:
-      yield f'{prefix}{path.name}'
-
-
-def _sizes(folder: epath.Path) -> dict[str, int]:
-  return {name: (folder / name).stat().length for name in _walk(folder)}
-
-
-def _digest(path: epath.Path) -> str:
-  digest = hashlib.sha256()
-  with path.open('rb') as f:
-    while chunk := f.read(_CHUNK_BYTES):
-      digest.update(chunk)
-  return digest.hexdigest()
+      sizes[f'{prefix}{path.name}'] = path.stat().length
+  return sizes
 
 
 def _digests(folder: epath.Path, names: list[str]) -> dict[str, str]:
   with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
-    return dict(zip(names, pool.map(lambda n: _digest(folder / n), names)))
+    return dict(zip(names, pool.map(lambda n: files.sha256(folder / n), names)))
 
 
 def _written_items(path: epath.Path) -> dict[str, str]:
@@ -223,22 +175,17 @@ def _read_hashes(path: epath.Path) -> tuple[dict, dict | None] | None:
   return (entries, items) if is_whole else None
 
 
-def _wrong_names_or_sizes(sizes: dict, entries: dict) -> str | None:
+def _problem(
+    folder: epath.Path, sizes: dict, entries: dict, items: dict | None,
+    names: list[str]) -> str | None:
+  """The first file that is not as it was, and how; hashes `names` only."""
   for name in (*sorted(entries), *_WRITTEN_LAST):
     if name not in sizes:
       return f'{name}: missing'
     if name in entries and sizes[name] != entries[name]['bytes']:
       return f'{name}: {sizes[name]} bytes instead of {entries[name]["bytes"]}'
-  return None
-
-
-def _wrong_metadata(path: epath.Path, items: dict | None) -> str | None:
-  return None if _items(path) == items else f'{path.name}: content differs'
-
-
-def _wrong_contents(
-    folder: epath.Path, entries: dict, share: Share) -> str | None:
-  names = sorted(entries)[share.index::share.count]
+  if _items(folder / _METADATA) != items:
+    return f'{_METADATA}: content differs'
   for name, digest in _digests(folder, names).items():
     if digest != entries[name]['sha256']:
       return f'{name}: content differs'

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import math
 import sys
+from typing import NamedTuple
 
 import jax
 import tqdm
@@ -30,16 +31,14 @@ class Hooks:
   interrupt: Callable[[state_lib.TrainState, int, list[dict], dict], None]
 
 
-@dataclasses.dataclass(frozen=True)
-class Rates:
+class Rates(NamedTuple):
   """Constants that turn tokens per second into utilisation."""
 
   flops_per_token: float
   peak_flops: float  # of all devices together
 
 
-@dataclasses.dataclass(frozen=True)
-class Profile:
+class Profile(NamedTuple):
   """Steps to trace, and where the trace goes."""
 
   first: int
@@ -48,10 +47,7 @@ class Profile:
 
 
 def run(
-    state: state_lib.TrainState,
-    batches: Iterator,
-    train_step: Callable,
-    *,
+    state: state_lib.TrainState, batches: Iterator, train_step: Callable, *,
     num_steps: int,
     log_every_steps: int,
     hooks: Hooks,
@@ -76,10 +72,10 @@ def run(
     hooks: saving, evaluation and interruption.
     rates: for the utilisation metric.
     writer: receives the rows.
-    clock: is running; receives what the time goes to.
+    clock: is running; its laps go into the rows.
     pending: metrics of the last steps before `state.step` that belong to the
       next row, as `hooks.interrupt` got them.
-    profile: steps to trace with the JAX profiler, or None.
+    profile: steps to trace with the JAX profiler.
     name: of the run, for progress and errors.
 
   Returns:
@@ -89,7 +85,9 @@ def run(
     FloatingPointError: the loss or gradient is not finite; names the step.
   """
   first, done, window = int(state.step), list(pending), []
-  bar = _bar(name, first, num_steps)
+  bar = tqdm.tqdm(
+      total=num_steps, initial=first, desc=name, unit='step',
+      disable=not sys.stderr.isatty())
   clock.switch('step')
   for step in range(first + 1, num_steps + 1):
     with clock.measure('input'):
@@ -146,19 +144,14 @@ def _fetch(window: list[dict], step: int, name: str) -> list[dict[str, float]]:
       {key: float(value) for key, value in row.items()}
       for row in jax.device_get(window)]
   window.clear()
-  check_finite(rows, step - len(rows) + 1, name)
-  return rows
-
-
-def check_finite(rows: list[dict], first_step: int, name: str) -> None:
-  """Raises FloatingPointError naming the first step that is not finite."""
-  for step, row in enumerate(rows, first_step):
+  for number, row in enumerate(rows, step - len(rows) + 1):
     for key in ('loss', 'grad_norm'):
       if not math.isfinite(row[key]):
         raise FloatingPointError(
-            f'{name}: {key} is {row[key]} at step {step}; no checkpoint of it '
-            'was written. Lower optimizer.learning_rate of its stage or '
+            f'{name}: {key} is {row[key]} at step {number}; no checkpoint of '
+            'it was written. Lower optimizer.learning_rate of its stage or '
             'inspect the data of that step.')
+  return rows
 
 
 def _summary(rows: list[dict[str, float]]) -> dict[str, float]:
@@ -183,12 +176,6 @@ def _speed(
       model_flops_utilization=(
           rates.flops_per_token * tokens / training / rates.peak_flops),
       programs_compiled=compilation.num_programs(), **lap)
-
-
-def _bar(name: str, first: int, num_steps: int) -> tqdm.tqdm:
-  return tqdm.tqdm(
-      total=num_steps, initial=first, desc=name, unit='step',
-      disable=not sys.stderr.isatty())
 
 
 def _report(name, step, num_steps, row, bar) -> None:

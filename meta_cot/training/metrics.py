@@ -4,6 +4,7 @@
 import json
 import time
 
+from meta_cot.runtime import distributed
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 from meta_cot.training import event_file
@@ -14,27 +15,22 @@ class MetricsWriter:
 
   Opened at step k it first removes the rows after k that an interrupted run
   left, so that the file has neither gap nor duplicate. TensorBoard's file is
-  written anew from these rows; they carry the time of that.
+  written anew from these rows; they carry the time of that. One process
+  writes; in others all of this does nothing.
   """
 
-  def __init__(
-      self, directory: files.Path, step: int, *, is_writer: bool = True):
-    """Opens the files in `directory`, local or in a bucket.
-
-    Args:
-      directory: made if missing.
-      step: that the run continues after; 0 at its start.
-      is_writer: False makes all of this do nothing: one process writes.
-    """
+  def __init__(self, directory: files.Path, step: int):
+    """Opens the files in `directory`; `step` is 0 at the start of a run."""
+    self.dropped: list[dict] = []  # the rows that were removed
     self._appenders = ()
-    if not is_writer:
+    if not distributed.is_primary():
       return
-    directory = files.path(directory)
-    rows = [
-        row for row in read(directory / 'metrics.jsonl') if row['step'] <= step]
-    self._rows = files.Appender(
-        directory / 'metrics.jsonl', b''.join(map(_line, rows)))
-    self._board = _open_board(directory / 'tensorboard', rows)
+    path = files.path(directory) / 'metrics.jsonl'
+    rows = read(path)
+    kept = [row for row in rows if row['step'] <= step]
+    self.dropped = [row for row in rows if row['step'] > step]
+    self._rows = files.Appender(path, b''.join(map(_line, kept)))
+    self._board = _open_board(path.parent / 'tensorboard', kept)
     self._appenders = (self._rows, self._board)
 
   def write(self, step: int, values: dict[str, float]) -> None:

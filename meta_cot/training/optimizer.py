@@ -2,6 +2,7 @@
 """AdamW with global-norm clipping and a warm-up/cosine learning rate."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -55,7 +56,6 @@ def make(
 
 def _is_decayed(params: Any) -> Any:
   """Matrices decay; norms and biases, named so in the tree, do not."""
-  def one(path, _):
-    name = jax.tree_util.keystr(path).lower()
-    return not ('norm' in name or 'bias' in name)
-  return jax.tree_util.tree_map_with_path(one, params)
+  return jax.tree_util.tree_map_with_path(
+      lambda path, _: not re.search(
+          'norm|bias', jax.tree_util.keystr(path).lower()), params)

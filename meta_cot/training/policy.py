@@ -26,7 +26,6 @@ from meta_cot.model import transformer
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 from meta_cot.training import checkpoint
-from meta_cot.training import compatibility
 from meta_cot.training import integrity
 
 SCHEMA = 1
@@ -63,25 +62,28 @@ class Policy:
   def params(
       self, mesh: jax.sharding.Mesh, step: int | None = None
   ) -> types.Params:
-    """Reads the parameters of a step into their shardings.
-
-    Args:
-      mesh: devices.
-      step: the newest by default.
+    """Reads the parameters of a step, the newest by default.
 
     Raises:
       UserError: nothing is saved, the step is damaged, or its arrays are not
         those of the model.
     """
-    steps = self.steps()
+    directory, steps = self.directory / 'checkpoints', self.steps()
     if not steps:
       raise config_lib.UserError(
-          f'{self.directory / "checkpoints"}: no checkpoint; this policy is '
-          'not trained yet: run its stage first.')
+          f'{directory}: no checkpoint; this policy is not trained yet: run '
+          'its stage first.')
     step = steps[-1] if step is None else step
-    directory = self.directory / 'checkpoints'
     checkpoint.check_whole(directory, step)
-    return _read(directory, abstract(self.model, mesh), step)
+    wanted = dict(params=abstract(self.model, mesh))
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      state = directory / str(step) / 'state'
+      there = reader.metadata(state).item_metadata
+      checkpoint.check_arrays(dict(params=there['params']), wanted, step)
+      return reader.restore(state, ocp.args.PyTreeRestore(
+          item=wanted, partial_restore=True,
+          restore_args=ocp.checkpoint_utils.construct_restore_args(
+              wanted)))['params']
 
 
 def abstract(
@@ -92,8 +94,8 @@ def abstract(
       lambda rng: transformer.init(model, rng),
       jax.eval_shape(lambda: jax.random.key(0)))
   return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      meta.unbox(boxed), sharding.of_params(mesh, boxed))
+      lambda x, s: x.update(sharding=s), meta.unbox(boxed),
+      sharding.of_params(mesh, boxed))
 
 
 def write(
@@ -129,23 +131,3 @@ def read(directory: epath.Path) -> Policy:
   model = config_lib.parse(
       model_config.ModelConfig, raw['model'], f'{path}: model')
   return Policy(directory, model, raw['style'], raw['about'], raw['tokenizer'])
-
-
-def _read(
-    directory: epath.Path, wanted: types.Params, step: int) -> types.Params:
-  """The parameters of a checkpoint, and nothing else of it."""
-  with ocp.CheckpointManager(
-      directory,
-      item_handlers=checkpoint.handlers(ocp.PyTreeCheckpointHandler()),
-      options=ocp.CheckpointManagerOptions(
-          create=False, lightweight_initialize=True,
-          save_root_metadata=False)) as manager:
-    there = manager.item_metadata(step).state
-    compatibility.check_arrays(
-        dict(params=there['params']), dict(params=wanted), step)
-    item = dict(params=wanted)
-    return manager.restore(step, args=ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(
-            item=item, partial_restore=True,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(
-                item)))).state['params']

@@ -7,12 +7,9 @@ so that an interrupted run leaves what an unbroken one leaves. Metrics that
 wait for their row are kept with it, so that the rows are the same too.
 """
 
-import os
 from typing import Any, NamedTuple
 
-import grain
-import jax
-
+from meta_cot.runtime import distributed
 from meta_cot.runtime import files
 from meta_cot.training import checkpoint
 from meta_cot.training import state as state_lib
@@ -26,76 +23,61 @@ class Pending(NamedTuple):
 
 
 class Progress:
-  """Saves and restores one run."""
+  """Saves and restores one run; `identity` is what its checkpoints say of it.
+  """
 
   def __init__(
-      self, directory: str | os.PathLike, config: checkpoint.CheckpointConfig,
-      iterator: grain.DatasetIterator, *, settings: dict[str, Any],
-      tokenizer: str,
+      self, directory: files.Path, max_to_keep: int | None,
+      streams: checkpoint.Streams, *, settings: dict[str, Any], tokenizer: str,
   ):
     """Opens a run.
 
     Args:
       directory: of the run.
-      config: schedule of the checkpoints.
-      iterator: the run's data; saved and restored with the state.
+      max_to_keep: scheduled checkpoints.
+      streams: the run's data; saved and restored with the state.
       settings: of the experiment; must be the same when it continues.
       tokenizer: fingerprint; must be the same when it continues.
     """
-    self._directory = files.path(directory)
-    self._interrupted = self._directory / 'interrupted'
-    self._iterator = iterator
-    self._identity = dict(config=settings, tokenizer=tokenizer)
+    directory = files.path(directory)
+    self.identity = dict(config=settings, tokenizer=tokenizer)
+    self._interrupted = directory / 'interrupted'
+    self._streams = streams
     self._scheduled = checkpoint.Checkpoints(
-        self._directory / 'checkpoints', config)
+        directory / 'checkpoints', max_to_keep)
 
   def restore(
       self, abstract: state_lib.TrainState
   ) -> tuple[state_lib.TrainState | None, Pending]:
     """The newest state that is whole, and the metrics that wait there.
 
-    Args:
-      abstract: ShapeDtypeStructs with shardings.
-
-    Returns:
-      The state, or None where nothing has been saved.
-
-    Raises:
-      UserError: the checkpoints are of another config or tokenizer.
+    Args and errors as of `Checkpoints.restore`; no state where nothing has
+    been saved.
     """
-    newest = max(self._scheduled.steps(), default=-1)
     if self._interrupted.exists():
-      extra = self._extra()
+      extra = checkpoint.Checkpoints(self._interrupted, 1)
       state = None
-      if max(extra.steps(), default=-1) > newest:
-        state = extra.restore(abstract, self._iterator, **self._identity)
+      if max(extra.steps(), default=-1) > max(
+          self._scheduled.steps(), default=-1):
+        state = extra.restore(abstract, self._streams, **self.identity)
       extra.close()
       if state is not None:
-        return state, self._pending(int(state.step))
-    state = self._scheduled.restore(
-        abstract, self._iterator, **self._identity)
+        return state, Pending(**files.read_json(self._pending(int(state.step))))
+    state = self._scheduled.restore(abstract, self._streams, **self.identity)
     return state, Pending([], {})
-
-  @property
-  def identity(self) -> dict[str, Any]:
-    """What checkpoints of this run are compared with; for other folders."""
-    return self._identity
 
   def save(self, state: state_lib.TrainState, step: int) -> None:
     """Starts the save of a scheduled step."""
-    self._scheduled.save(
-        state, self._iterator, step=step, **self._identity)
+    self._scheduled.save(state, self._streams, step=step, **self.identity)
 
   def interrupt(
       self, state: state_lib.TrainState, step: int, pending: Pending
   ) -> None:
     """Saves what the same command continues from; returns when it is safe."""
-    if jax.process_index() == 0:
-      files.write_json(
-          self._interrupted / f'pending-{step}.json',
-          pending._asdict())
-    extra = self._extra()
-    extra.save(state, self._iterator, step=step, **self._identity)
+    if distributed.is_primary():
+      files.write_json(self._pending(step), pending._asdict())
+    extra = checkpoint.Checkpoints(self._interrupted, 1)
+    extra.save(state, self._streams, step=step, **self.identity)
     extra.close()
 
   def close(self) -> None:
@@ -104,14 +86,8 @@ class Progress:
 
   def finish(self) -> None:
     """Removes what only an unfinished run needs; call it after `close`."""
-    if jax.process_index() == 0 and self._interrupted.exists():
-      self._interrupted.rmtree()
+    if distributed.is_primary():
+      self._interrupted.rmtree(missing_ok=True)
 
-  def _extra(self) -> checkpoint.Checkpoints:
-    return checkpoint.Checkpoints(
-        self._interrupted,
-        checkpoint.CheckpointConfig(save_every_steps=1, max_to_keep=1))
-
-  def _pending(self, step: int) -> Pending:
-    path = self._interrupted / f'pending-{step}.json'
-    return Pending(**files.read_json(path))
+  def _pending(self, step: int) -> files.Path:
+    return self._interrupted / f'pending-{step}.json'

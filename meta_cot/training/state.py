@@ -41,42 +41,25 @@ def shardings(
 
   Args:
     init_fn: rng -> parameters boxed with logical axis names.
-    optimizer: optax transformation.
+    optimizer: of the run.
     mesh: devices.
 
   Returns:
     (state of ShapeDtypeStruct with shardings, state of shardings).
 
   Raises:
-    ValueError: a parameter axis does not divide over its mesh axes.
+    ConfigError: a parameter axis does not divide over its mesh axes.
   """
   rng = jax.eval_shape(lambda: jax.random.key(0))
   boxed = jax.eval_shape(init_fn, rng)
   of_params = sharding.of_params(mesh, boxed)
-  shapes = jax.eval_shape(
-      functools.partial(_initial, init_fn, optimizer), rng)
+  shapes = jax.eval_shape(functools.partial(_initial, init_fn, optimizer), rng)
+  whole = sharding.replicated(mesh)
   placed = TrainState(
-      step=sharding.replicated(mesh), params=of_params,
-      opt_state=sharding.like_params(
-          mesh, shapes.opt_state, shapes.params, of_params),
-      rng=sharding.replicated(mesh))
-  abstract = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      shapes, placed)
-  return abstract, placed
-
-
-def create(
-    init_fn: Callable[[types.PRNGKey], types.Params],
-    optimizer: optax.GradientTransformation,
-    mesh: jax.sharding.Mesh,
-    rng: types.PRNGKey,
-) -> TrainState:
-  """Initialises the state, every array born on its own devices.
-
-  Args and errors as in `shardings`; `rng` is consumed.
-  """
-  return jit_create(init_fn, optimizer, mesh)(rng)
+      step=whole, params=of_params, opt_state=optax.tree.map_params(
+          optimizer, lambda _, split: split, shapes.opt_state, of_params,
+          transform_non_params=lambda _: whole), rng=whole)
+  return jax.tree.map(lambda x, s: x.update(sharding=s), shapes, placed), placed
 
 
 def jit_create(
@@ -84,7 +67,10 @@ def jit_create(
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
 ) -> Callable[[types.PRNGKey], TrainState]:
-  """rng -> new state, jitted with its shardings; errors as in `shardings`."""
+  """Makes rng -> new state, every array of which is born on its own devices.
+
+  Args and errors as in `shardings`.
+  """
   _, placed = shardings(init_fn, optimizer, mesh)
   make = functools.partial(_initial, init_fn, optimizer)
   return jax.jit(make, out_shardings=placed)

@@ -30,8 +30,8 @@ def make_train_step(
   accumulating changes memory and nothing else.
 
   Args:
-    loss_fn: (params, batch) -> totals of one micro-batch.
-    optimizer: optax transformation.
+    loss_fn: totals of one micro-batch.
+    optimizer: of the run.
     schedule: learning rate by step, reported in the metrics.
     num_accumulation: micro-batches; must divide the rows of every device.
   """
@@ -40,14 +40,12 @@ def make_train_step(
     sums = loss_fn(params, batch)
     return sums.loss / total_weight, sums
 
-  def gradients(params, batch):
+  def train_step(state, batch):
     total = jnp.maximum(jnp.sum(batch.loss_mask), 1e-9)
     grad_fn = jax.grad(micro_loss, has_aux=True)
-    return accumulate(
-        lambda micro: grad_fn(params, micro, total), batch, num_accumulation)
-
-  def train_step(state, batch):
-    grads, sums = gradients(state.params, batch)
+    grads, sums = accumulate(
+        lambda micro: grad_fn(state.params, micro, total), batch,
+        num_accumulation)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics = dict(
         loss=sums.loss / jnp.maximum(sums.weight, 1e-9),
@@ -67,7 +65,7 @@ def make_train_step(
 def accumulate(
     function: Callable[[Any], Any], batch: Any, num_accumulation: int
 ) -> Any:
-  """The sum of `function` over micro-batches, one at a time.
+  """Adds up `function` over micro-batches, one at a time.
 
   Args:
     function: micro-batch -> pytree of arrays that add up.

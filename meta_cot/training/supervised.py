@@ -3,6 +3,7 @@
 
 from data_pipelines import arms
 from data_pipelines import examples
+from data_pipelines import pipelines
 from data_pipelines import tokenizers
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
@@ -13,7 +14,7 @@ from meta_cot.types import Batch, Params
 def example(
     arm: arms.Arm, config: examples.DataConfig,
     tokenizer: tokenizers.Tokenizer, style: str, *, is_training: bool,
-) -> examples.Texts:
+) -> pipelines.Example:
   """Makes what turns a record into a sequence; pruned in training only."""
   texts = examples.Texts(arm, config, tokenizer, style)
   return texts if is_training else texts.plain()
@@ -23,7 +24,7 @@ def loss(
     model: model_config.ModelConfig, params: Params, batch: Batch, *,
     num_chunks: int,
 ) -> sft.Sums:
-  """Computes the totals of the cross-entropy on one batch."""
+  """Computes totals of one batch; `num_chunks` pieces of a row at a time."""
   hidden_BxLxD = transformer.hidden(
       model, params, batch.tokens, positions_BxL=batch.positions,
       segment_ids_BxL=batch.segment_ids)

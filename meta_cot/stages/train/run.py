@@ -24,7 +24,6 @@ from meta_cot.stages import data
 from meta_cot.stages.train import programs as programs_lib
 from meta_cot.stages.train.programs import Settings
 from meta_cot.tasks import base as tasks
-from meta_cot.training import checkpoint
 from meta_cot.training import flops
 from meta_cot.training import goodput
 from meta_cot.training import loop
@@ -79,14 +78,14 @@ class Run:
         settings, self.model, self.mesh, num_steps)
     batches = self._batches(pipelines.train_batches, tasks.TRAIN)
     saves = progress.Progress(
-        directory, checkpoint.CheckpointConfig(
-            save_every_steps=settings.save_every_steps,
-            max_to_keep=settings.max_to_keep), batches,
+        directory, settings.max_to_keep, batches,
         settings=config_lib.bound(settings),
         tokenizer=self.tokenizer.fingerprint)
-    state, pending = self._restore(saves, programs, clock)
-    writer = metrics_lib.MetricsWriter(
-        directory, int(state.step), is_writer=jax.process_index() == 0)
+    state, pending = self._restore(saves, programs)
+    writer = metrics_lib.MetricsWriter(directory, int(state.step))
+    if int(state.step):
+      logging.info('%s: continues after step %d', self.arm, int(state.step))
+      clock.continues(writer.dropped, pending.lap)
     with interruption.deferred():
       state = loop.run(
           state, (_to_device(batch, self.mesh) for batch in batches),
@@ -109,20 +108,14 @@ class Run:
       if jax.process_index() == 0:
         self._finish(state, clock)
 
-  def _restore(self, saves, programs, clock):
+  def _restore(self, saves, programs):
     """The state to go on from, and metrics that wait for their row."""
     state, pending = saves.restore(programs.state)
     if state is None:
-      state = state_lib.create(
-          *programs.start, jax.random.key(self.context.seed))
+      state = state_lib.jit_create(*programs.start)(
+          jax.random.key(self.context.seed))
       if self.start is not None:
         state = state.replace(params=self.start.params(self.mesh))
-    else:
-      step = int(state.step)
-      logging.info('%s: continues after step %d', self.arm, step)
-      clock.continues(
-          [row for row in metrics_lib.read(self.directory / 'metrics.jsonl')
-           if row['step'] > step], pending.lap)
     return state, pending
 
   def _batches(self, batches, split, share=None):
