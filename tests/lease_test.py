@@ -127,11 +127,6 @@ def test_nothing_is_left_after_an_error(tmp_path):
   assert os.listdir(tmp_path) == []
 
 
-def test_only_the_primary_process_holds(tmp_path):
-  with lease.hold(tmp_path), lease.hold(tmp_path, is_primary=False):
-    assert os.listdir(tmp_path) == ['lease.json']
-
-
 def test_a_process_cannot_hold_twice(tmp_path):
   with lease.hold(tmp_path):
     with pytest.raises(config_lib.UserError, match=f'process {os.getpid()} '):

@@ -56,22 +56,19 @@ class Holder:
 
 
 @contextlib.contextmanager
-def hold(workdir: files.Path, *, is_primary: bool = True) -> Iterator[None]:
+def hold(workdir: files.Path) -> Iterator[None]:
   """Keeps other runs out of `workdir` while inside.
 
   When another run has taken the lease, or it cannot be renewed, the process
-  ends at once with code 76, without writing anything.
+  ends at once with code 76, without writing anything. One process of a job
+  holds the lease for all.
 
   Args:
     workdir: an existing folder, or a bucket's.
-    is_primary: only this process of a job holds the lease; the others pass.
 
   Raises:
     UserError: another run holds it; names host, process and start.
   """
-  if not is_primary:
-    yield
-    return
   store, mine, stop = Store(files.path(workdir)), myself(), threading.Event()
   _acquire(store, mine)
   thread = threading.Thread(
