@@ -57,14 +57,11 @@ class Holder:
 
 @contextlib.contextmanager
 def hold(workdir: files.Path) -> Iterator[None]:
-  """Keeps other runs out of `workdir` while inside.
+  """Keeps other runs out of an existing `workdir` while inside.
 
   When another run has taken the lease, or it cannot be renewed, the process
   ends at once with code 76, without writing anything. One process of a job
   holds the lease for all.
-
-  Args:
-    workdir: an existing folder, or a bucket's.
 
   Raises:
     UserError: another run holds it; names host, process and start.
@@ -89,11 +86,9 @@ def hold(workdir: files.Path) -> Iterator[None]:
 def check_writable(workdir: files.Path, num_bytes: int = 0) -> None:
   """Makes sure that a run can write to `workdir`; creates it if need be.
 
-  Args:
-    workdir: a local folder or a bucket's. The parents of a relative path are
-      created too; those of an absolute one must exist, as a disk may not be
-      mounted.
-    num_bytes: that the run will write, roughly.
+  The parents of a relative path are created too; those of an absolute one must
+  exist, as a disk may not be mounted. `num_bytes` is what the run will write,
+  roughly.
 
   Raises:
     UserError: missing parent, no permission, read only, full, no such bucket.
