@@ -6,7 +6,7 @@
 #   launch/local_cluster.sh N -- COMMAND [ARGUMENT ...]
 #   launch/local_cluster.sh 4 -- python -m meta_cot.main --config=... --workdir=...
 #
-# Every process gets the variables of meta_cot/runtime/distributed.py. What process 0
+# Every process gets the variables of meta_cot/runtime/roll_call.py. What process 0
 # prints is shown; all logs are kept in LOG_DIR (a new folder by default), as
 # rank-0.log and so on, with the number of each process in rank-0.pid.
 #

@@ -84,8 +84,7 @@ def _programs(experiment, devices=1):
 
 def _measure(experiment, topology, name):
   found = compile_lib.find_topology(topology)
-  return compile_lib.compile_program(
-      experiment, found, name, compile_lib.programs(experiment, found)[name])
+  return compile_lib.compile_program(experiment, found, name)
 
 
 def _compile(experiment, topology, name):

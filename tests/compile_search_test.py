@@ -51,18 +51,16 @@ def _experiment(*args, **kwargs):
 
 def _compile(experiment, topology, name):
   topology = compile_lib.find_topology(topology)
-  result = compile_lib.compile_program(
-      experiment, topology, name,
-      compile_lib.programs(experiment, topology)[name])
+  result = compile_lib.compile_program(experiment, topology, name)
   assert result.fits
   return result
 
 
 def _names(experiment):
   """All that the stage compiles."""
+  mesh = compile_lib.mesh_of(experiment, compile_lib.find_topology('v5e:2x4'))
   return [
-      name for name in compile_lib.programs(
-          experiment, compile_lib.find_topology('v5e:2x4'))
+      name for name in experiment_lib.programs(experiment, mesh)
       if name.startswith('search/')]
 
 

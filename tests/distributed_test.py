@@ -22,36 +22,36 @@ from meta_cot.stages import experiment as experiment_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOOD = {
-    distributed.COORDINATOR: 'worker-0:1234', distributed.NUM_PROCESSES: '4',
-    distributed.PROCESS_ID: '3'}
+    roll_call.COORDINATOR: 'worker-0:1234', roll_call.NUM_PROCESSES: '4',
+    roll_call.PROCESS_ID: '3'}
 
 
 def test_the_variables_are_read():
-  assert distributed.settings(GOOD) == distributed.Settings(
+  assert roll_call.settings(GOOD) == roll_call.Settings(
       host='worker-0', port=1234, num_processes=4, process_id=3,
       start_timeout=300)
   ipv6 = GOOD | {
-      distributed.COORDINATOR: '[fe80::1]:80', distributed.START_TIMEOUT: '7'}
-  found = distributed.settings(ipv6)
+      roll_call.COORDINATOR: '[fe80::1]:80', roll_call.START_TIMEOUT: '7'}
+  found = roll_call.settings(ipv6)
   assert (found.host, found.port, found.start_timeout) == ('fe80::1', 80, 7)
-  assert distributed.settings({distributed.SWITCH: '1'}) is None
+  assert roll_call.settings({distributed.SWITCH: '1'}) is None
 
 
 @pytest.mark.parametrize('name, value, words', [
-    (distributed.COORDINATOR, '', 'missing'),
-    (distributed.PROCESS_ID, '', 'missing'),
-    (distributed.COORDINATOR, 'worker-0', 'HOST:PORT'),
-    (distributed.COORDINATOR, ':1234', 'HOST:PORT'),
-    (distributed.COORDINATOR, 'a:b', 'HOST:PORT'),
-    (distributed.COORDINATOR, 'a:65535', '1 to 65534'),
-    (distributed.NUM_PROCESSES, '0', 'from 1'),
-    (distributed.NUM_PROCESSES, 'four', 'from 1'),
-    (distributed.PROCESS_ID, '4', 'from 0 to 3'),
-    (distributed.PROCESS_ID, '-1', 'from 0 to 3'),
-    (distributed.START_TIMEOUT, '1.5', 'from 1')])
+    (roll_call.COORDINATOR, '', 'missing'),
+    (roll_call.PROCESS_ID, '', 'missing'),
+    (roll_call.COORDINATOR, 'worker-0', 'HOST:PORT'),
+    (roll_call.COORDINATOR, ':1234', 'HOST:PORT'),
+    (roll_call.COORDINATOR, 'a:b', 'HOST:PORT'),
+    (roll_call.COORDINATOR, 'a:65535', '1 to 65534'),
+    (roll_call.NUM_PROCESSES, '0', 'from 1'),
+    (roll_call.NUM_PROCESSES, 'four', 'from 1'),
+    (roll_call.PROCESS_ID, '4', 'from 0 to 3'),
+    (roll_call.PROCESS_ID, '-1', 'from 0 to 3'),
+    (roll_call.START_TIMEOUT, '1.5', 'from 1')])
 def test_a_wrong_variable_is_named(name, value, words):
   with pytest.raises(config_lib.UserError, match=f'^{name}: .*{words}'):
-    distributed.settings(GOOD | {name: value})
+    roll_call.settings(GOOD | {name: value})
 
 
 def test_the_switch_is_checked(monkeypatch):
@@ -101,13 +101,9 @@ def _call(indices, num_workers, *, seconds=20.0, port=None, claimed=None):
   port = _free_port() if port is None else port
 
   def one(index):
-    try:
-      roll_call.answer(
-          'localhost', port, index=index,
-          num_workers=(claimed or {}).get(index, num_workers), seconds=seconds)
-      return ''
-    except roll_call.RollCallError as e:
-      return str(e)
+    return roll_call.answer(roll_call.Settings(
+        'localhost', port - 1, (claimed or {}).get(index, num_workers), index,
+        seconds))
 
   with concurrent.futures.ThreadPoolExecutor(len(indices)) as pool:
     return list(pool.map(one, indices))
@@ -119,7 +115,8 @@ def test_all_are_there(order):
 
 
 def test_one_worker_needs_nobody():
-  roll_call.answer('no.such.host', 1, index=0, num_workers=1, seconds=0.1)
+  assert not roll_call.answer(
+      roll_call.Settings('no.such.host', 1, 1, 0, 0.1))
 
 
 def test_everybody_learns_who_is_missing():
@@ -158,8 +155,8 @@ def test_strangers_and_workers_that_have_ended_do_not_count():
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     lead = pool.submit(_call, (0,), 3, seconds=3.0, port=port)
     connections = []
-    for line in (b'GET / HTTP/1.1\n', b'[1]\n', b'{"worker": 1}\n',
-                 b'{"worker": 2, "num_workers": 3}\n'):
+    for line in (b'GET / HTTP/1.1\n', b'\xff\n', b'worker 1\n',
+                 b'worker 2 of 3\n'):
       connections.append(_connect(port))
       connections[-1].sendall(line)
     time.sleep(0.3)

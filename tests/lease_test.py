@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 import pytest
 
 from meta_cot.runtime import files
-from meta_cot.runtime import holder as holder_lib
 from meta_cot.runtime import lease
 from meta_cot.settings import config as config_lib
 
@@ -56,10 +55,10 @@ def _wait_for(process, line='holding\n'):
   assert process.stdout.readline() == line, process.stderr.read()
 
 
-def _write(workdir, **changes) -> holder_lib.Holder:
+def _write(workdir, **changes) -> lease.Holder:
   """Leaves the lease of somebody else."""
-  other = dataclasses.replace(holder_lib.myself(), token='other', **changes)
-  (workdir / holder_lib.NAME).write_text(json.dumps(dataclasses.asdict(other)))
+  other = dataclasses.replace(lease.myself(), token='other', **changes)
+  (workdir / lease.NAME).write_text(json.dumps(dataclasses.asdict(other)))
   return other
 
 
@@ -68,7 +67,7 @@ def quick(monkeypatch):
   """Heartbeats of 0.1 s; silent after 0.5 s."""
   monkeypatch.setattr(lease, 'HEARTBEAT_SECONDS', 0.1)
   monkeypatch.setattr(lease, 'STALE_SECONDS', 0.5)
-  monkeypatch.setattr(holder_lib, '_SETTLE_SECONDS', 0.1)
+  monkeypatch.setattr(lease, '_SETTLE_SECONDS', 0.1)
 
 
 def test_a_second_run_is_refused_and_told_by_whom(tmp_path):
@@ -99,8 +98,7 @@ def test_a_killed_holder_that_nobody_waited_for_keeps_nothing(tmp_path):
   with _holding(tmp_path) as first:
     _wait_for(first)
     os.kill(first.pid, signal.SIGKILL)
-    while holder_lib.is_dead(holder_lib.store_of(
-        epath.Path(tmp_path)).read()) is False:
+    while lease.is_dead(lease.Store(epath.Path(tmp_path)).read()) is False:
       time.sleep(0.01)
     with lease.hold(tmp_path):  # the first is a zombie now
       pass
@@ -129,11 +127,6 @@ def test_nothing_is_left_after_an_error(tmp_path):
   assert os.listdir(tmp_path) == []
 
 
-def test_only_the_primary_process_holds(tmp_path):
-  with lease.hold(tmp_path), lease.hold(tmp_path, is_primary=False):
-    assert os.listdir(tmp_path) == ['lease.json']
-
-
 def test_a_process_cannot_hold_twice(tmp_path):
   with lease.hold(tmp_path):
     with pytest.raises(config_lib.UserError, match=f'process {os.getpid()} '):
@@ -159,7 +152,7 @@ def test_one_of_many_wins(tmp_path):
 @hypothesis.settings(
     suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 def test_a_record_cut_off_by_a_kill_is_taken_over(tmp_path, length):
-  whole = json.dumps(dataclasses.asdict(holder_lib.myself()), indent=2)
+  whole = json.dumps(dataclasses.asdict(lease.myself()), indent=2)
   (tmp_path / 'lease.json').write_text(whole[:min(length, len(whole) - 1)])
   with lease.hold(tmp_path):
     pass
@@ -181,7 +174,7 @@ def test_a_silent_holder_elsewhere_is_replaced(
 @pytest.mark.parametrize('skew', [0.0, -1000.0, 1000.0])
 def test_a_holder_elsewhere_that_lives_is_respected(tmp_path, quick, skew):
   other = _write(tmp_path, heartbeat=time.time() + skew, **ELSEWHERE)
-  store = holder_lib.store_of(epath.Path(tmp_path))
+  store = lease.Store(epath.Path(tmp_path))
   done = threading.Event()
 
   def beat():
@@ -211,13 +204,14 @@ def test_who_loses_the_lease_ends_at_once(tmp_path):
   assert errors == (
       f'error: {tmp_path}/lease.json: the lease of this workdir is lost: '
       'process 77 on far took it; this run ends.\n')
-  kept = holder_lib.store_of(epath.Path(tmp_path)).read()
+  kept = lease.Store(epath.Path(tmp_path)).read()
   assert kept == taken
 
 
-def test_a_removed_lease_is_noticed(tmp_path, quick):
+def test_a_removed_lease_is_noticed(tmp_path, quick, monkeypatch):
   lost = []
-  with lease.hold(tmp_path, on_lost=lost.append):
+  monkeypatch.setattr(lease, '_end_process', lost.append)
+  with lease.hold(tmp_path):
     os.unlink(tmp_path / 'lease.json')
     while not lost:
       time.sleep(0.01)
@@ -246,14 +240,14 @@ def test_a_forked_child_neither_keeps_nor_removes_the_lease(tmp_path):
 def test_a_bucket_has_a_lease_too(bucket, quick):
   """The same life of a lease, between holders that only see heartbeats."""
   workdir = files.path(f'{bucket}/lease-a')
-  store = holder_lib.store_of(workdir)
+  store = lease.Store(workdir)
   first, second = (
-      dataclasses.replace(holder_lib.myself(), token=t, **ELSEWHERE)
+      dataclasses.replace(lease.myself(), token=t, **ELSEWHERE)
       for t in 'ab')
   assert store.take(first, replacing=None) is None
   assert store.take(second, replacing=None) == first
   later = dataclasses.replace(first, heartbeat=first.heartbeat + 1)
-  assert store.renew(later) == first
+  assert store.renew(later) == later
   assert store.take(second, replacing=first) == later
   store.remove(second.token)
   assert store.read() == later
@@ -272,9 +266,9 @@ def test_a_bucket_refuses_a_second_run_and_forgets_a_dead_one(bucket, quick):
         f'^{workdir}/lease.json: this workdir is in use by process ')):
       with lease.hold(workdir):
         pass
-  store = holder_lib.store_of(workdir)
+  store = lease.Store(workdir)
   assert store.read() is None
-  dead = dataclasses.replace(holder_lib.myself(), token='dead', **ELSEWHERE)
+  dead = dataclasses.replace(lease.myself(), token='dead', **ELSEWHERE)
   assert store.take(dead, replacing=None) is None
   with lease.hold(workdir):
     assert store.read().pid == os.getpid()

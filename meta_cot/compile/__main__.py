@@ -13,12 +13,11 @@ Needs libtpu (pip install libtpu), no TPU.
 Exit codes: 0 everything fits, 1 something does not, 2 a setting is wrong.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import importlib.util
 import json
-import math
 import os
 import pathlib
 import re
@@ -29,9 +28,7 @@ import time
 import jax
 from jax.experimental import topologies
 
-from meta_cot import program as program_lib
 from meta_cot import sharding
-from meta_cot.compile import buffers
 from meta_cot.compile import hlo
 from meta_cot.compile import report as report_lib
 from meta_cot.compile import roofline
@@ -43,11 +40,11 @@ from meta_cot.stages import experiment as experiment_lib
 
 EXIT_DOES_NOT_FIT = 1
 _NUM_BUFFERS = 8  # named of each program
-_SHAPES = {  # accelerator type: chips -> topology
+_SHAPES = {  # accelerator type: its number (chips; of v5p, cores) -> topology
     'v5e': {1: '1x1', 4: '2x2', 8: '2x4', 16: '4x4', 32: '4x8', 64: '8x8',
             128: '8x16', 256: '16x16'},
-    'v5p': {4: '2x2x1', 8: '2x2x2', 16: '2x2x4', 32: '2x4x4', 64: '4x4x4',
-            128: '4x4x8', 256: '4x8x8', 512: '8x8x8'},
+    'v5p': {8: '2x2x1', 16: '2x2x2', 32: '2x2x4', 64: '2x4x4', 128: '4x4x4',
+            256: '4x4x8', 512: '4x8x8', 1024: '8x8x8'},
 }
 _SHAPES['v6e'] = _SHAPES['v5litepod'] = _SHAPES['v5e']
 
@@ -63,10 +60,7 @@ class Topology:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Compiles and reports; leaves with 1 where something does not fit.
-
-  Args:
-    argv: command line without the program's name.
+  """Compiles and reports what the command line asks for.
 
   Raises:
     UserError: a setting is wrong, or libtpu is missing.
@@ -80,20 +74,24 @@ def main(argv: Sequence[str]) -> None:
       command_line.required(flags, 'config'), overrides)
   experiment = for_accelerator(experiment_lib.parse(config))
   topology = find_topology(command_line.required(flags, 'topology'))
-  builders = programs(experiment, topology)
-  names = _names(flags.get('programs', ''), tuple(builders))
-  experiment.check_devices(mesh_of(experiment, topology))
+  mesh = mesh_of(experiment, topology)
+  names = _names(
+      flags.get('programs', ''),
+      tuple(experiment_lib.programs(experiment, mesh)))
+  experiment.check_devices(mesh)
   results = []
   for name in names:
     if not is_json:
       print(f'compiling {name} for {topology.name} ...', file=sys.stderr)
     results.append(compile_program(
-        experiment, topology, name, builders[name], dump=flags.get('dump')))
-  report = report_lib.Report(
-      flags['config'], topology.name, topology.chip, len(topology.devices),
-      dict(mesh_of(experiment, topology).shape), tuple(results))
-  print(json.dumps(report.as_dict()) if is_json else report.as_text())
-  if not all(result.fits for result in results):
+        experiment, topology, name, dump=flags.get('dump')))
+  header = dict(
+      config=flags['config'], topology=topology.name, chip=topology.chip.name,
+      num_devices=len(topology.devices), mesh=dict(mesh.shape))
+  fits = all(result.fits for result in results)
+  print(report_lib.as_text(header, results) if not is_json else json.dumps(
+      header | dict(fits=fits, programs=[r.as_dict() for r in results])))
+  if not fits:
     raise SystemExit(EXIT_DOES_NOT_FIT)
 
 
@@ -111,18 +109,10 @@ def for_accelerator(
 
 
 def mesh_of(
-    experiment: experiment_lib.Experiment, topology: 'Topology'
+    experiment: experiment_lib.Experiment, topology: Topology
 ) -> jax.sharding.Mesh:
   """Makes the experiment's mesh of the devices of a slice."""
-  return sharding.make_mesh(
-      experiment.shared.mesh, list(topology.devices))
-
-
-def programs(
-    experiment: experiment_lib.Experiment, topology: 'Topology'
-) -> dict[str, Callable[[], program_lib.Program]]:
-  """Lists all that the experiment compiles: 'STAGE/PROGRAM' -> its builder."""
-  return experiment_lib.programs(experiment, mesh_of(experiment, topology))
+  return sharding.make_mesh(experiment.shared.mesh, list(topology.devices))
 
 
 def _names(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -156,32 +146,24 @@ def find_topology(text: str) -> Topology:
         f'{str(e).splitlines()[0]}') from None
   chip = hardware.CHIPS[devices[0].device_kind]
   shape = tuple(int(d) for d in name.partition(':')[2].split('x'))
-  if len(devices) != math.prod(shape):
-    raise config_lib.UserError(
-        f'--topology: got {text!r}; its {math.prod(shape)} chips are '
-        f'{len(devices)} devices; must be a slice with one device per chip.')
   return Topology(name, shape, tuple(devices), chip)
 
 
 def _topology_name(text: str) -> str:
-  generations = 'v5e, v5p, v6e'
   if re.fullmatch(r'(v5e|v5p|v6e):\d+(x\d+)+', text):
     return text
-  match = re.fullmatch(r'(v5e|v5litepod|v5p|v6e)-(\d+)', text)
-  if match:
-    kind, count = match.group(1), int(match.group(2))
-    chips = count / 2 if kind == 'v5p' else count  # v5p counts cores
-    if chips in _SHAPES[kind]:
-      return f'{kind.replace("litepod", "e")}:{_SHAPES[kind][chips]}'
-    sizes = ', '.join(
-        f'{kind}-{2 * n if kind == "v5p" else n}' for n in _SHAPES[kind])
+  kind, _, number = text.partition('-')
+  if kind not in _SHAPES or not number.isdecimal():
+    raise config_lib.ConfigError(
+        f'--topology: got {text!r}; must be GENERATION:CHIPSxCHIPS such as '
+        'v5e:4x4 or v5p:2x2x4, of v5e, v5p, v6e, or an accelerator type such '
+        'as v5p-32.')
+  if int(number) not in _SHAPES[kind]:
+    sizes = ', '.join(f'{kind}-{n}' for n in _SHAPES[kind])
     raise config_lib.ConfigError(
         f'--topology: got {text!r}; must be one of {sizes}, or chips along '
         'each axis such as v5p:2x2x4.')
-  raise config_lib.ConfigError(
-      f'--topology: got {text!r}; must be GENERATION:CHIPSxCHIPS such as '
-      f'v5e:4x4 or v5p:2x2x4, of {generations}, or an accelerator type such '
-      'as v5p-32.')
+  return f'{kind.replace("litepod", "e")}:{_SHAPES[kind][int(number)]}'
 
 
 def _prepare_libtpu() -> None:
@@ -200,68 +182,54 @@ def _prepare_libtpu() -> None:
 
 
 def compile_program(
-    experiment: experiment_lib.Experiment, topology: Topology, name: str,
-    build: Callable[[], program_lib.Program], *, dump: str | None = None,
-) -> report_lib.Result:
+    experiment: experiment_lib.Experiment, topology: Topology, name: str, *,
+    dump: str | None = None) -> report_lib.Result:
   """Lowers, compiles and measures one program of the experiment.
 
   Args:
     experiment: with types fixed, see `for_accelerator`.
     topology: to compile for.
-    name: of the program.
-    build: makes it, see `programs`.
+    name: of the program, as in `experiment.programs`.
     dump: XLA's texts are left in a folder `name` here; None: nowhere.
   """
   started = time.perf_counter()
-  with sharding.use_mesh(mesh_of(experiment, topology)), _folder(
-      dump, name) as texts:
-    program = build()
+  folder = tempfile.TemporaryDirectory() if dump is None else (
+      contextlib.nullcontext(os.path.join(dump, name)))
+  mesh = mesh_of(experiment, topology)
+  with sharding.use_mesh(mesh), folder as texts:
+    program = experiment_lib.programs(experiment, mesh)[name]()
     lowered = program.lower()
-    memory, error = None, ''
     try:
       # XLA's own text is read: JAX's `as_text` fails on newer programs.
-      compiled = lowered.compile(compiler_options={
-          'xla_dump_to': texts, 'xla_dump_hlo_as_text': True})
+      stats = lowered.compile(compiler_options={
+          'xla_dump_to': texts, 'xla_dump_hlo_as_text': True}).memory_analysis()
     except jax.errors.JaxRuntimeError as e:
       if 'RESOURCE_EXHAUSTED' not in str(e):
         raise
-      error = str(e).splitlines()[0]
-    else:
-      memory = _memory(compiled.memory_analysis())
+      stats = None
     module = hlo.parse(_dumped(texts, 'after_optimizations'))
     assignment = _dumped(texts, 'after_optimizations-buffer-assignment')
   cost = roofline.cost(module, len(topology.devices))
   model_flops = program.model_flops / len(topology.devices)
   return report_lib.Result(
-      name=name, memory=memory or buffers.memory(assignment),
-      capacity=topology.chip.hbm_bytes, is_refused=bool(error),
-      largest=tuple(buffers.largest(assignment, module, _NUM_BUFFERS)),
+      name=name, capacity=topology.chip.hbm_bytes, is_refused=stats is None,
+      memory=hlo.memory(assignment) if stats is None else hlo.Memory(
+          arguments=stats.argument_size_in_bytes,
+          outputs=stats.output_size_in_bytes,
+          aliased=stats.alias_size_in_bytes,
+          temporaries=stats.temp_size_in_bytes,
+          code=stats.generated_code_size_in_bytes),
+      largest=tuple(hlo.largest(assignment, module, _NUM_BUFFERS)),
       cost=cost, times=roofline.times(
           cost, topology.chip, topology.shape, model_flops=model_flops),
-      model_flops=model_flops,
-      tokens=program.tokens, peak_flops=topology.chip.peak_flops,
+      model_flops=model_flops, tokens=program.tokens,
+      peak_flops=topology.chip.peak_flops,
       seconds=time.perf_counter() - started)
-
-
-def _folder(parent: str | None, name: str):
-  """Context with a folder: parent/name, or one that vanishes."""
-  if parent is None:
-    return tempfile.TemporaryDirectory()
-  return contextlib.nullcontext(os.path.join(parent, name))
-
-
-def _memory(stats) -> buffers.Memory:
-  return buffers.Memory(
-      arguments=stats.argument_size_in_bytes,
-      outputs=stats.output_size_in_bytes, aliased=stats.alias_size_in_bytes,
-      temporaries=stats.temp_size_in_bytes,
-      code=stats.generated_code_size_in_bytes)
 
 
 def _dumped(directory: str, kind: str) -> str:
   """Text of the file that XLA wrote last under this name."""
-  paths = sorted(pathlib.Path(directory).glob(f'*.{kind}.txt'))
-  return paths[-1].read_text()
+  return max(pathlib.Path(directory).glob(f'*.{kind}.txt')).read_text()
 
 
 if __name__ == '__main__':

@@ -1,169 +1,128 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often the while loops of a compiled program run."""
+"""How often the while loops of a compiled program run.
+
+Scalars are read as linear forms: a constant, and a factor of each element of
+the loop state around them, by its number.
+"""
 
 import collections
-import dataclasses
+from collections.abc import Callable
+import functools
 import re
 
 from meta_cot.compile import hlo
 
+_CONSTANT = -1  # in the place of an element's number
 _SAME = ('copy', 'bitcast', 'copy-start', 'copy-done', 'convert')
 
 
-@dataclasses.dataclass(frozen=True)
-class _Linear:
-  """constant + sum of factor x element of the loop state around it."""
-
-  constant: int
-  factors: tuple[tuple[int, int], ...] = ()  # (element, factor), sorted
-
-  def plus(self, other: '_Linear', sign: int) -> '_Linear':
-    factors = collections.Counter(dict(self.factors))
-    for element, factor in other.factors:
-      factors[element] += sign * factor
-    return _Linear(
-        self.constant + sign * other.constant,
-        tuple(sorted((e, f) for e, f in factors.items() if f)))
+class _UnknownError(Exception):
+  """A scalar that is not a linear form, or an element without a value."""
 
 
-def trip_count(
-    module: hlo.Module, parent: hlo.Computation, loop: hlo.Instruction
-) -> int:
+def trip_count(loop: hlo.Instruction) -> int:
   """How often a while loop runs at most; 0 where that cannot be read.
 
   It is read from a condition `a < b` (alone or with others behind an `and`)
   whose sides are sums of constants and of counters with a constant step. An
   early end that depends on data is not foreseen.
-
-  Args:
-    module: the program.
-    parent: the computation that the loop stands in.
-    loop: an instruction with opcode 'while'.
   """
-  condition = module.computations[loop.called('condition')]
-  for left, right in _comparisons(module, condition):
-    if left is None or right is None:
+  condition, = loop.called('condition')
+  for comparison, outer in _comparisons(condition):
+    try:
+      left, room = (_linear(n, outer) for n in comparison.operands)
+      room.subtract(left)
+      first = _value(room, functools.partial(_start, loop))
+      step = _value(
+          room, functools.partial(_step, loop)) - room[_CONSTANT]
+    except _UnknownError:
       continue
-    room = right.plus(left, -1)
-    first, step = room.constant, 0
-    for element, factor in room.factors:
-      start = _start(module, parent, loop, element)
-      change = _step(module, loop, element)
-      if start is None or change is None:
-        break
-      first, step = first + factor * start, step + factor * change
-    else:
-      if step < 0:
-        return max(0, -(-first // -step))
+    if step < 0:
+      return max(0, -(-first // -step))
   return 0
 
 
-def _comparisons(module, condition):
-  """Both sides of every `a < b` of a loop's condition, fusions included."""
-  for instruction in condition.instructions.values():
-    if _is_less(instruction):
-      yield tuple(
-          _linear(module, condition, n, {}) for n in instruction.operands)
-    elif instruction.opcode == 'fusion':
-      inner = module.computations[instruction.called('calls')]
-      outer = _arguments(module, condition, instruction, {})
-      for candidate in inner.instructions.values():
-        if _is_less(candidate):
-          yield tuple(
-              _linear(module, inner, n, outer) for n in candidate.operands)
+def _unknown(index: int):
+  raise _UnknownError(index)
 
 
-def _is_less(instruction) -> bool:
-  return (instruction.opcode == 'compare'
-          and 'direction=LT' in instruction.attributes)
+def _comparisons(computation, outer=_unknown):
+  """Every `a < b` of a loop's condition, with what its parameters are."""
+  for instruction in computation.instructions.values():
+    if (instruction.opcode == 'compare'
+        and 'direction=LT' in instruction.attributes):
+      yield instruction, outer
+    elif instruction.opcode == 'fusion' and outer is _unknown:
+      inner, = instruction.called('calls')
+      yield from _comparisons(inner, _arguments(instruction, outer))
 
 
-def _arguments(module, computation, fusion, outer):
-  """What the parameters of a fused computation are, by number."""
-  return {
-      number: _linear(module, computation, name, outer)
-      for number, name in enumerate(fusion.operands)}
+def _arguments(fusion, outer) -> Callable[[int], collections.Counter]:
+  """The forms of the parameters of a fused computation, by number."""
+  return lambda number: _linear(fusion.operands[number], outer)
 
 
-def _linear(module, computation, name, outer) -> _Linear | None:
-  """The scalar `name` as a linear form; None if it is none.
-
-  `outer` has the forms of a fused computation's parameters.
-  """
-  instruction = computation.instructions[name]
+def _linear(instruction, outer=_unknown) -> collections.Counter:
+  """The linear form of a scalar; `outer` as of `_arguments`."""
   opcode, operands = instruction.opcode, instruction.operands
-  if opcode == 'constant':
-    is_integer = re.fullmatch(r'-?\d+', instruction.literal)
-    return _Linear(int(instruction.literal)) if is_integer else None
+  if opcode == 'constant' and re.fullmatch(r'-?\d+', instruction.literal):
+    return collections.Counter({_CONSTANT: int(instruction.literal)})
   if opcode in _SAME:
-    return _linear(module, computation, operands[0], outer)
+    return _linear(operands[0], outer)
   if opcode == 'parameter':
-    return outer.get(int(instruction.literal))
+    return outer(int(instruction.literal))
   if opcode in ('add', 'subtract'):
-    left, right = (_linear(module, computation, n, outer) for n in operands)
-    if left is None or right is None:
-      return None
-    return left.plus(right, 1 if opcode == 'add' else -1)
+    left, right = (_linear(n, outer) for n in operands)
+    (left.update if opcode == 'add' else left.subtract)(right)
+    return left
   if opcode == 'get-tuple-element':
-    return _element(module, computation, instruction)
+    return _element(operands[0], int(instruction.find(r'index=(\d+)')))
   if opcode == 'fusion':
-    inner = module.computations[instruction.called('calls')]
-    outer = _arguments(module, computation, instruction, outer)
-    return _linear(module, inner, inner.root, outer)
-  return None
+    inner, = instruction.called('calls')
+    return _linear(inner.root, _arguments(instruction, outer))
+  raise _UnknownError(opcode)
 
 
-def _element(module, computation, instruction) -> _Linear | None:
+def _element(source, index: int) -> collections.Counter:
   """An element of a tuple, of the loop state, or of a loop that has ended."""
-  index = int(re.search(r'index=(\d+)', instruction.attributes).group(1))
-  source = computation.instructions[instruction.operands[0]]
   if source.opcode == 'parameter':
-    return _Linear(0, ((index, 1),))
+    return collections.Counter({index: 1})
   if source.opcode == 'tuple':
-    return _linear(module, computation, source.operands[index], {})
+    return _linear(source.operands[index])
   if source.opcode == 'while':
-    end = _end(module, computation, source, index)
-    return None if end is None else _Linear(end)
-  return None
+    return collections.Counter({_CONSTANT: _end(source, index)})
+  raise _UnknownError(source.opcode)
 
 
-def _start(module, parent, loop, index) -> int | None:
+def _value(form: collections.Counter, of: Callable[[int], int]) -> int:
+  """The value of a form where element i has the value of(i)."""
+  return form[_CONSTANT] + sum(
+      factor * of(i) for i, factor in form.items() if factor and i >= 0)
+
+
+def _start(loop, index: int) -> int:
   """The first value of an element of the loop state."""
-  source = parent.instructions[loop.operands[0]]
-  if source.opcode != 'tuple':
-    return None
-  form = _linear(module, parent, source.operands[index], {})
-  return form.constant if form is not None and not form.factors else None
+  return _value(_element(loop.operands[0], index), _unknown)
 
 
-def _next(module, loop, index) -> _Linear | None:
+def _next(loop, index: int) -> collections.Counter:
   """An element after a turn, from the elements before it."""
-  body = module.computations[loop.called('body')]
-  root = body.instructions[body.root]
-  if root.opcode != 'tuple':
-    return None
-  return _linear(module, body, root.operands[index], {})
+  body, = loop.called('body')
+  return _element(body.root, index)
 
 
-def _step(module, loop, index) -> int | None:
+def _step(loop, index: int) -> int:
   """What one turn adds to an element; 0 if it stays as it is."""
-  form = _next(module, loop, index)
-  if form is None or form.factors != ((index, 1),):
-    return None
-  return form.constant
+  form = _next(loop, index)
+  form[index] -= 1
+  return _value(form, _unknown)
 
 
-def _end(module, parent, loop, index) -> int | None:
+def _end(loop, index: int) -> int:
   """The value of an element when the loop has run as often as it can."""
-  turns = trip_count(module, parent, loop)
-  form = _next(module, loop, index)
-  if not turns or form is None:
-    return None
-  total = form.constant
-  for element, factor in form.factors:
-    start, step = (
-        _start(module, parent, loop, element), _step(module, loop, element))
-    if start is None or step is None:
-      return None
-    total += factor * (start + step * (turns - 1))
-  return total
+  turns = trip_count(loop)
+  if not turns:
+    raise _UnknownError(index)
+  return _value(
+      _next(loop, index),
+      lambda i: _start(loop, i) + (turns - 1) * _step(loop, i))

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `meta_cot.compile` found, as a table and as JSON."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import operator
 from typing import Any
 
-from meta_cot.compile import buffers
+from meta_cot.compile import hlo
 from meta_cot.compile import roofline
 from meta_cot.runtime import hardware
 
@@ -15,10 +16,10 @@ class Result:
   """One program, per device."""
 
   name: str
-  memory: buffers.Memory
+  memory: hlo.Memory
   capacity: int  # bytes of HBM
   is_refused: bool  # by XLA, for want of HBM
-  largest: tuple[buffers.Buffer, ...]
+  largest: tuple[hlo.Buffer, ...]
   cost: roofline.Cost
   times: roofline.Times
   model_flops: float  # useful, of one call
@@ -47,7 +48,7 @@ class Result:
         kernel_flops=self.cost.kernel_flops, hbm_bytes=self.cost.hbm_bytes,
         unknown_loops=self.cost.unknown_loops,
         collectives={
-            kind: dataclasses.asdict(traffic)
+            kind: traffic._asdict()
             for kind, traffic in sorted(self.cost.collectives.items())},
         seconds=dataclasses.asdict(self.times) | dict(
             overlapped=self.times.overlapped, serial=self.times.serial),
@@ -57,95 +58,72 @@ class Result:
         compile_seconds=self.seconds)
 
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-  """All programs of a config on one slice."""
+def as_text(header: Mapping[str, Any], results: Sequence[Result]) -> str:
+  """Makes one table, a column per program; below it what does not fit.
 
-  config: str
-  topology: str
-  chip: hardware.Chip
-  num_devices: int
-  mesh: dict[str, int]
-  results: tuple[Result, ...]
-
-  def as_dict(self) -> dict[str, Any]:
-    """The report with keys that do not depend on the results."""
-    return dict(
-        config=self.config, topology=self.topology, chip=self.chip.name,
-        num_devices=self.num_devices, mesh=self.mesh,
-        fits=all(r.fits for r in self.results),
-        programs=[r.as_dict() for r in self.results])
-
-  def as_text(self) -> str:
-    """One table, a column per program; below it what does not fit."""
-    mesh = ' x '.join(f'{axis} {size}' for axis, size in self.mesh.items())
-    lines = [
-        f'{self.config} on {self.topology}: {self.num_devices} devices '
-        f'{self.chip.name}, mesh {mesh}; numbers are per device', '']
-    rows = [['', *(r.name for r in self.results)], *self._rows()]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in rows:
-      cells = [row[0].ljust(widths[0])]
-      cells += [c.rjust(w) for c, w in zip(row[1:], widths[1:])]
-      lines.append('  '.join(cells).rstrip())
-    for result in self.results:
-      if not result.fits:
-        lines += ['', *_too_large(result)]
-    return '\n'.join(lines)
-
-  def _rows(self) -> Iterator[list[str]]:
-    results = self.results
-    row = lambda label, cell: [label, *map(cell, results)]
-    for field in dataclasses.fields(buffers.Memory):
-      yield row(f'HBM {field.name}, GiB', lambda r, f=field.name: _gib(
-          getattr(r.memory, f)))
-    yield row('HBM peak, GiB', lambda r: _gib(r.memory.peak))
-    yield row('HBM capacity, GiB', lambda r: _gib(r.capacity))
-    yield row('fits', lambda r: 'yes' if r.fits else 'NO')
-    yield row('model TFLOPs', lambda r: _tera(r.model_flops))
-    yield row('TFLOPs', lambda r: _tera(r.cost.flops))
-    yield row('HBM traffic, GB', lambda r: _giga(r.cost.hbm_bytes))
-    kinds = {k for r in results for k in r.cost.collectives}
-    for kind in sorted(kinds):
-      yield row(f'{kind}, count: GB', lambda r, k=kind: _traffic(
-          r.cost.collectives.get(k)))
-    yield row('sent, GB', lambda r: _giga(r.cost.sent))
-    yield row('compute, ms', lambda r: _milli(r.times.compute))
-    yield row('HBM, ms', lambda r: _milli(r.times.hbm))
-    yield row('interconnect, ms', lambda r: _milli(r.times.ici))
-    yield row('roofline, ms', lambda r: _milli(r.times.overlapped))
-    yield row('bound by', lambda r: r.times.bound)
-    yield row('MFU at most', lambda r: _percent(
-        r.utilisation(r.times.overlapped)))
-    yield row('MFU without overlap', lambda r: _percent(
-        r.utilisation(r.times.serial)))
-    if any(r.cost.unknown_loops for r in results):
-      yield row('loops counted once', lambda r: str(r.cost.unknown_loops))
-    yield row('compiled in, s', lambda r: f'{r.seconds:.0f}')
+  Args:
+    header: `config`, `topology`, `num_devices`, `chip` (its name) and `mesh`
+      (axis -> size).
+    results: of the programs.
+  """
+  mesh = ' x '.join(f'{axis} {size}' for axis, size in header['mesh'].items())
+  lines = [
+      '{config} on {topology}: {num_devices} devices {chip}, mesh {mesh}; '
+      'numbers are per device'.format_map({**header, 'mesh': mesh}), '']
+  rows = [['', *(r.name for r in results)], *_rows(results)]
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  for row in rows:
+    cells = [row[0].ljust(widths[0])]
+    cells += [c.rjust(w) for c, w in zip(row[1:], widths[1:])]
+    lines.append('  '.join(cells).rstrip())
+  for r in results:
+    if not r.fits:
+      lines += [
+          '', f'{r.name} does not fit: it takes {_gib(r.memory.peak)} GiB of '
+          f'{_gib(r.capacity)} GiB. Its largest buffers:']
+      lines += [
+          f'  {_gib(b.num_bytes):>8} GiB  {b.shape}  {b.source}'
+          for b in r.largest]
+  return '\n'.join(lines)
 
 
-def _too_large(result: Result) -> Iterator[str]:
-  yield (
-      f'{result.name} does not fit: it takes {_gib(result.memory.peak)} GiB of '
-      f'{_gib(result.capacity)} GiB. Its largest buffers:')
-  for buffer in result.largest:
-    yield f'  {_gib(buffer.num_bytes):>8} GiB  {buffer.shape}  {buffer.source}'
+def _rows(results: Sequence[Result]) -> Iterator[list[str]]:
+  """A label, then a cell per program."""
+  def row(label, cell):
+    return [label, *map(cell, results)]
+
+  def number(label, name, unit):
+    value = operator.attrgetter(name)
+    return row(label, lambda r: f'{value(r) / unit:,.2f}')
+
+  for field in dataclasses.fields(hlo.Memory):
+    yield number(f'HBM {field.name}, GiB', f'memory.{field.name}', hardware.GIB)
+  yield number('HBM peak, GiB', 'memory.peak', hardware.GIB)
+  yield number('HBM capacity, GiB', 'capacity', hardware.GIB)
+  yield row('fits', lambda r: 'yes' if r.fits else 'NO')
+  yield number('model TFLOPs', 'model_flops', 1e12)
+  yield number('TFLOPs', 'cost.flops', 1e12)
+  yield number('HBM traffic, GB', 'cost.hbm_bytes', 1e9)
+  for kind in sorted({k for r in results for k in r.cost.collectives}):
+    yield row(f'{kind}, count: GB', lambda r, k=kind: _traffic(
+        r.cost.collectives.get(k)))
+  yield number('sent, GB', 'cost.sent', 1e9)
+  yield number('compute, ms', 'times.compute', 1e-3)
+  yield number('HBM, ms', 'times.hbm', 1e-3)
+  yield number('interconnect, ms', 'times.ici', 1e-3)
+  yield number('roofline, ms', 'times.overlapped', 1e-3)
+  yield row('bound by', lambda r: r.times.bound)
+  yield row('MFU at most', lambda r: _percent(
+      r.utilisation(r.times.overlapped)))
+  yield row('MFU without overlap', lambda r: _percent(
+      r.utilisation(r.times.serial)))
+  if any(r.cost.unknown_loops for r in results):
+    yield row('loops counted once', lambda r: str(r.cost.unknown_loops))
+  yield row('compiled in, s', lambda r: f'{r.seconds:.0f}')
 
 
 def _gib(value: float) -> str:
   return f'{value / hardware.GIB:,.2f}'
-
-
-def _giga(value: float) -> str:
-  return f'{value / 1e9:,.2f}'
-
-
-def _tera(value: float) -> str:
-  return f'{value / 1e12:,.2f}'
-
-
-def _milli(value: float) -> str:
-  return f'{value * 1e3:,.2f}'
 
 
 def _percent(value: float | None) -> str:
@@ -153,6 +131,5 @@ def _percent(value: float | None) -> str:
 
 
 def _traffic(traffic: roofline.Traffic | None) -> str:
-  if traffic is None:
-    return '-'
-  return f'{traffic.count:,.0f}: {traffic.num_bytes / 1e9:,.2f}'
+  return '-' if traffic is None else (
+      f'{traffic.count:,.0f}: {traffic.num_bytes / 1e9:,.2f}')

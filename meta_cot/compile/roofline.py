@@ -1,51 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """Work of a compiled program, and the least time that a chip needs for it.
 
-Counted per device, loops as often as they run:
-
-  flops        2 per multiply-add of matrix products, rematerialised ones
-               included; element-wise arithmetic is not counted
-  hbm_bytes    what every fused kernel reads and writes in HBM; a slice of an
-               array counts as the slice, arrays kept in VMEM not at all
-  collectives  per kind: how many, their bytes, and what a device sends: for n
-               devices (n-1)/n of the gathered or scattered array, twice that
-               for an all-reduce, the whole array for a permute
-
-A Pallas kernel is opaque to XLA; `products.of_kernel` says what is taken.
+docs/pods.md says what is counted: per device, loops as often as they run, where
+XLA's own cost analysis counts their body once.
 """
 
 import dataclasses
 import math
 import re
+from typing import NamedTuple
 
 from meta_cot.compile import hlo
 from meta_cot.compile import loops
-from meta_cot.compile import products
-from meta_cot.compile import traffic as traffic_lib
+from meta_cot.compile import work
 from meta_cot.runtime import hardware
 
 
-@dataclasses.dataclass(frozen=True)
-class Traffic:
+class Traffic(NamedTuple):
   """Collectives of one kind."""
 
   count: float = 0
   num_bytes: float = 0  # of the larger of operand and result
   sent: float = 0  # by one device
 
-  def plus(self, other: 'Traffic', times: float) -> 'Traffic':
-    return Traffic(
-        self.count + times * other.count,
-        self.num_bytes + times * other.num_bytes,
-        self.sent + times * other.sent)
-
 
 @dataclasses.dataclass
 class Cost:
-  """Work of one device; see the module."""
+  """Work of one device."""
 
-  flops: float = 0
-  hbm_bytes: float = 0
+  flops: float = 0  # of matrix products, 2 per multiply-add
+  hbm_bytes: float = 0  # read and written by fused kernels
   kernel_flops: float = 0  # the part of `flops` in Pallas kernels
   unknown_loops: int = 0  # loops whose turns could not be read: counted once
   collectives: dict[str, Traffic] = dataclasses.field(default_factory=dict)
@@ -58,7 +42,8 @@ class Cost:
     self.unknown_loops += other.unknown_loops
     for kind, traffic in other.collectives.items():
       before = self.collectives.get(kind, Traffic())
-      self.collectives[kind] = before.plus(traffic, times)
+      self.collectives[kind] = Traffic(
+          *(a + times * b for a, b in zip(before, traffic)))
 
   @property
   def sent(self) -> float:
@@ -92,8 +77,7 @@ class Times:
 
 def times(
     cost: Cost, chip: hardware.Chip, shape: tuple[int, ...], *,
-    model_flops: float
-) -> Times:
+    model_flops: float) -> Times:
   """Least seconds for `cost` on a slice of `chip` with topology `shape`.
 
   The interconnect is given all links of a mean chip of the slice at once, the
@@ -109,118 +93,88 @@ def times(
 
 def cost(module: hlo.Module, num_devices: int) -> Cost:
   """Work of one run of the program on one of `num_devices` devices."""
-  return _Counter(module, num_devices).computation(module.entry.name)
+  return _Counter(num_devices).computation(module.entry)
 
 
 class _Counter:
   """Counts computations once each, with what they call."""
 
-  def __init__(self, module: hlo.Module, num_devices: int):
-    self._module = module
+  def __init__(self, num_devices: int):
     self._num_devices = num_devices
     self._done = {}
 
-  def computation(self, name: str) -> Cost:
-    if name not in self._done:
-      total = Cost()
-      computation = self._module.computations[name]
-      channels = set()
+  def computation(self, computation: hlo.Computation) -> Cost:
+    if computation not in self._done:
+      total, channels = Cost(), set()
       for instruction in computation.instructions.values():
-        total.add(self._instruction(computation, instruction))
+        total.add(self._instruction(instruction))
         if instruction.opcode == 'fusion':
           self._add_fused(total, instruction, channels)
-      self._done[name] = total
-    return self._done[name]
+      self._done[computation] = total
+    return self._done[computation]
 
-  def _add_fused(self, total: Cost, fusion, channels: set[str]) -> None:
+  def _add_fused(
+      self, total: Cost, fusion: hlo.Instruction, channels: set[str]) -> None:
     """Adds the collectives inside a fusion.
 
     A collective that runs beside other work is written out in every fusion on
     its way, from the first to the last, under one channel: it counts once.
     """
-    name = fusion.called('calls')
-    inner = self._module.computations[name]
+    inner, = fusion.called('calls')
     for instruction in inner.instructions.values():
-      if instruction.opcode == 'fusion':
+      kind = instruction.opcode
+      if kind == 'fusion':
         self._add_fused(total, instruction, channels)
-      if instruction.opcode not in traffic_lib.COLLECTIVES:
+      if kind not in work.COLLECTIVES:
         continue
-      channel = re.search(r'channel_id=(\d+)', instruction.attributes)
-      if channel is not None:
-        if channel.group(1) in channels:
-          continue
-        channels.add(channel.group(1))
-      total.add(self._fused(name, inner, instruction))
+      channel = instruction.find(r'channel_id=(\d+)')
+      if channel in channels:
+        continue
+      if channel:
+        channels.add(channel)
+      traffic = self._traffic(instruction, kind)
+      moved = work.bytes_moved(instruction)
+      if kind == 'all-reduce' and 'all-reduce-scatter' in inner.name:
+        # Its result is sliced at once and never exists as a whole.
+        kind = 'reduce-scatter'
+        moved -= work.in_hbm(instruction.arrays)
+        traffic = traffic._replace(sent=traffic.sent / 2)
+      total.add(Cost(hbm_bytes=moved, collectives={kind: traffic}))
 
-  def _fused(self, name, inner, instruction) -> Cost:
-    """A collective inside the fused computation `name`."""
-    kind = instruction.opcode
-    traffic = self._traffic(inner, instruction, kind)
-    moved = traffic_lib.of_instruction(self._module, inner, instruction)
-    if kind == 'all-reduce' and 'all-reduce-scatter' in name:
-      # Its result is sliced at once and never exists as a whole.
-      kind = 'reduce-scatter'
-      moved -= traffic_lib.in_hbm(instruction.arrays)
-      traffic = dataclasses.replace(traffic, sent=traffic.sent / 2)
-    return Cost(hbm_bytes=moved, collectives={kind: traffic})
-
-  def _instruction(self, computation, instruction) -> Cost:
-    opcode = instruction.opcode
-    if opcode == 'while':
-      return self._loop(computation, instruction)
+  def _instruction(self, instruction: hlo.Instruction) -> Cost:
+    opcode, total = instruction.opcode, Cost()
+    if opcode in ('while', 'call', 'async-start'):
+      turns = loops.trip_count(instruction) if opcode == 'while' else 1
+      total.unknown_loops = 0 if turns else 1
+      for called in instruction.called(
+          'body', 'condition', 'to_apply', 'calls'):
+        total.add(self.computation(called), turns or 1)
+      return total
     if opcode == 'conditional':
-      branches = [self.computation(n) for n in _branches(instruction)]
+      branches = map(self.computation, instruction.called(
+          'branch_computations', 'true_computation', 'false_computation'))
       return max(branches, key=lambda c: c.flops + c.hbm_bytes)
-    if opcode in ('call', 'async-start'):
-      called = instruction.called('to_apply') or instruction.called('calls')
-      return self.computation(called) if called else Cost()
-    total = Cost()
     if opcode == 'fusion':
-      inner = self.computation(instruction.called('calls'))
-      total.flops += inner.flops
-      total.kernel_flops += inner.kernel_flops
+      inner = self.computation(*instruction.called('calls'))
+      total.flops, total.kernel_flops = inner.flops, inner.kernel_flops
     elif opcode in ('dot', 'convolution'):
-      total.flops = products.of_product(computation, instruction)
+      total.flops = work.flops_of_product(instruction)
     elif opcode == 'custom-call':
-      total.flops = products.of_kernel(computation, instruction)
-      total.kernel_flops = total.flops
+      total.flops = total.kernel_flops = work.flops_of_kernel(instruction)
     kind = opcode.removesuffix('-start')
-    if kind in traffic_lib.COLLECTIVES:
-      total.collectives = {kind: self._traffic(computation, instruction, kind)}
-    total.hbm_bytes = traffic_lib.of_instruction(
-        self._module, computation, instruction)
+    if kind in work.COLLECTIVES:
+      total.collectives = {kind: self._traffic(instruction, kind)}
+    total.hbm_bytes = work.bytes_moved(instruction)
     return total
 
-  def _loop(self, computation, instruction) -> Cost:
-    turns = loops.trip_count(self._module, computation, instruction)
-    total = Cost(unknown_loops=0 if turns else 1)
-    for key in ('body', 'condition'):
-      total.add(self.computation(instruction.called(key)), turns or 1)
-    return total
-
-  def _traffic(self, computation, instruction, kind) -> Traffic:
+  def _traffic(self, instruction: hlo.Instruction, kind: str) -> Traffic:
     size = max(
-        math.fsum(a.num_bytes for a in self._operand_arrays(
-            computation, instruction)),
-        math.fsum(a.num_bytes for a in traffic_lib.result_arrays(instruction)))
+        math.fsum(work.num_bytes(n.arrays) for n in instruction.operands),
+        work.num_bytes(work.result_arrays(instruction)))
     n = group_size(instruction.attributes, self._num_devices)
     share = {'all-reduce': 2 * (n - 1) / n, 'collective-permute': 1.0}.get(
         kind, (n - 1) / n)
     return Traffic(1, size, share * size)
-
-  def _operand_arrays(self, computation, instruction):
-    for name in instruction.operands:
-      if name in computation.instructions:
-        yield from computation.instructions[name].arrays
-
-
-def _branches(instruction) -> list[str]:
-  match = re.search(r'branch_computations=\{([^}]*)\}', instruction.attributes)
-  if match:
-    return [n.strip().lstrip('%') for n in match.group(1).split(',')]
-  return [
-      instruction.called('true_computation'),
-      instruction.called('false_computation')]
 
 
 def group_size(attributes: str, num_devices: int) -> int:

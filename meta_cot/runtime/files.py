@@ -41,8 +41,8 @@ def path(value: Path) -> epath.Path:
   """The file or folder `value` names; absolute where it is local.
 
   Raises:
-    UserError: a bucket, but the package that reads buckets is not installed;
-      another scheme; or `~` of a user without a home.
+    UserError: a bucket without the package that reads buckets, another scheme,
+      or `~` of nobody.
     ValueError: a bucket's name that went through pathlib and lost a slash.
   """
   name = os.path.expanduser(os.fspath(value).removeprefix('file://'))
@@ -105,8 +105,7 @@ def naming(path: Path) -> Iterator[None]:
   try:
     yield
   except OSError as e:
-    if e.filename is None:
-      e.filename = os.fspath(path)
+    e.filename = e.filename or os.fspath(path)
     raise
 
 
@@ -134,14 +133,12 @@ def read_json(path: Path) -> Any:
   data = epath.Path(path).read_bytes()
   try:
     return json.loads(data.decode())
-  except UnicodeDecodeError as e:
+  except ValueError as e:
+    wrong = f':{e.lineno}: not valid JSON ({e.msg})' if isinstance(
+        e, json.JSONDecodeError) else f': not valid UTF-8 at byte {e.start}'
     raise config_lib.UserError(
-        f'{path}: not valid UTF-8 at byte {e.start}; delete the file and rerun '
-        'the command that wrote it.') from e
-  except json.JSONDecodeError as e:
-    raise config_lib.UserError(
-        f'{path}:{e.lineno}: not valid JSON ({e.msg}); delete the file and '
-        'rerun the command that wrote it.') from e
+        f'{path}{wrong}; delete the file and rerun the command that wrote it.'
+    ) from e
 
 
 def size(path: Path) -> int | None:
@@ -158,9 +155,7 @@ def size(path: Path) -> int | None:
 def matching(directory: Path, pattern: str) -> list[epath.Path]:
   """Files and folders directly in `directory`, by name; none if it is missing.
 
-  Args:
-    directory: local or in a bucket.
-    pattern: of the names, with `*`; a leading dot is a letter like others.
+  In `pattern`, such as `*.json`, a leading dot is a letter like others.
   """
   directory = epath.Path(directory)
   try:
@@ -192,19 +187,15 @@ def scratch(path: Path) -> pathlib.Path:
 
 
 def publish(temporary: pathlib.Path, path: Path, digest: str) -> None:
-  """Puts a complete, synced local file at `path`, all of it or nothing.
+  """Moves a complete, synced local file to `path`, all of it or nothing.
 
-  Args:
-    temporary: is gone afterwards.
-    path: local or in a bucket.
-    digest: sha256 of the content, as hex digits.
+  `digest` is the sha256 of the content: this host will read it, so it need not
+  come back from a bucket.
   """
-  if not is_remote(path):
-    commit(temporary, path)
-    return
-  _filesystem(path).put_file(str(temporary), os.fspath(path))
-  # This host will read it: it need not come back over the network.
-  commit(temporary, cache_folder() / digest)
+  if is_remote(path):
+    _filesystem(path).put_file(str(temporary), os.fspath(path))
+    path = cache_folder() / digest
+  commit(temporary, path)
 
 
 def local_copy(path: Path, digest: str) -> pathlib.Path:
@@ -213,13 +204,9 @@ def local_copy(path: Path, digest: str) -> pathlib.Path:
   Copies lie in `cache_folder` under their hash, so that a host fetches an
   object once. Files and copies are checked at every call.
 
-  Args:
-    path: local or in a bucket.
-    digest: sha256 of the content, as hex digits.
-
   Raises:
     FileNotFoundError: no such file.
-    ValueError: its content is another.
+    ValueError: the sha256 of its content is not `digest`.
   """
   wrong = ValueError(f'{path}: its sha256 is not {digest}.')
   if not is_remote(path):
@@ -247,16 +234,15 @@ def cache_folder() -> pathlib.Path:
 
 
 def remove_temporaries(directory: Path) -> None:
-  """Removes what killed writers left below `directory`.
+  """Removes what killed writers left below `directory`; nobody may write there.
 
-  To be called while nobody writes there. A bucket has no temporary files.
+  A bucket has no temporary files.
   """
   if is_remote(directory):
     return
   for folder, _, names in os.walk(directory):
-    for name in names:
-      if _TEMPORARY.fullmatch(name):
-        pathlib.Path(folder, name).unlink(missing_ok=True)
+    for name in filter(_TEMPORARY.fullmatch, names):
+      pathlib.Path(folder, name).unlink(missing_ok=True)
 
 
 class Appender:
@@ -313,5 +299,5 @@ def _is_running(process: int) -> bool:
   except ProcessLookupError:
     return False
   except PermissionError:
-    return True
+    pass
   return True

@@ -55,19 +55,14 @@ CHIPS = {  # `device_kind` of JAX -> chip
 def links_per_chip(chip: Chip, shape: tuple[int, ...]) -> float:
   """Mean number of links by which a chip of a slice can send at once.
 
-  Args:
-    chip: of the slice.
-    shape: chips along each axis of the topology, such as (2, 2, 4).
-
-  Returns:
-    Two for an axis that closes to a ring; 2 (d - 1) / d for a line of d chips,
-    whose ends have one neighbour. A v5p slice closes its axes only where all
-    of them are multiples of `chip.wrap`; on the others each axis on its own.
+  `shape` has the chips along each axis of the topology, such as (2, 2, 4). An
+  axis that closes to a ring gives two links; a line of d chips, whose ends have
+  one neighbour, 2 (d - 1) / d. A v5p slice closes its axes only where all of
+  them are multiples of `chip.wrap`; on the others each axis on its own.
   """
-  if chip is V5P or chip is V4:
-    closed = [all(d % chip.wrap == 0 for d in shape)] * len(shape)
-  else:
-    closed = [chip.wrap > 0 and d % chip.wrap == 0 for d in shape]
+  closed = [chip.wrap > 0 and d % chip.wrap == 0 for d in shape]
+  if chip in (V5P, V4):
+    closed = [all(closed)] * len(shape)
   return sum(
       2.0 if is_ring else 2.0 * (d - 1) / d
       for d, is_ring in zip(shape, closed))

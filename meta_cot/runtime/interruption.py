@@ -37,15 +37,12 @@ def install() -> None:
 
   SIGHUP comes of a lost connection; under nohup it stays ignored.
   """
-  numbers = [signal.SIGTERM, signal.SIGINT]
-  if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-    numbers.append(signal.SIGHUP)
-  for number in numbers:
-    signal.signal(number, _on_signal)
+  for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+      signal.signal(number, _on_signal)
 
 
-def _on_signal(number, frame) -> None:
-  del frame
+def _on_signal(number, _) -> None:
   if _received:
     os._exit(128 + number)
   _received.append(number)

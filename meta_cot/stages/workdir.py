@@ -42,7 +42,7 @@ def opened(
   is_primary = distributed.is_primary()
   if is_primary:
     lease.check_writable(workdir, experiment.num_bytes())
-  with lease.hold(workdir, is_primary=is_primary):
+  with lease.hold(workdir) if is_primary else contextlib.nullcontext():
     directory = claim(workdir, config, is_writer=is_primary)
     if is_primary:
       files.remove_temporaries(directory)
