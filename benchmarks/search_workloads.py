@@ -23,7 +23,7 @@ from meta_cot.search import batching
 from meta_cot.search import engine
 from meta_cot.search import tree as tree_lib
 from meta_cot.search.beam import Beam
-from meta_cot.search.best_first import BestFirst
+from meta_cot.search.frontier import BestFirst
 from meta_cot.search.mcts import Mcts
 from meta_cot.types import Params
 

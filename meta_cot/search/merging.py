@@ -48,7 +48,7 @@ def merge(
       is_valid=expansion.is_valid & is_leaf_R[:, None])
   expansion = _merge_siblings(expansion, expansion.state_key, cost_RxA)
 
-  way_BxK = tree_lib.gather(tree.costs, jnp.maximum(leaves_BxK, 0))
+  way_BxK = tree_lib.at(tree.costs, leaves_BxK)
   by_problem = lambda x: x.reshape(batch_size, -1, *x.shape[2:])
   cost_BxM = by_problem(cost_RxA) + jnp.repeat(way_BxK, rows_RxA[1], axis=1)
   keys_BxMx2 = by_problem(expansion.state_key)

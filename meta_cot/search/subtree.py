@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from meta_cot.search import engine
-from meta_cot.search import halving
 from meta_cot.search import ranking
 from meta_cot.search import tree as tree_lib
 
@@ -16,7 +15,8 @@ class Progress:
   """What MCTS keeps beside the tree."""
 
   num_simulations: jax.Array  # [B] int32, those that are over
-  root: halving.Root  # of [B, A] and [B]
+  visits: jax.Array  # [B, A] int32, of the root's children when it began
+  is_expanded: jax.Array  # [B] bool, the root when it began
 
 
 def begin(tree: tree_lib.SearchTree, branching: int) -> Progress:
@@ -27,9 +27,8 @@ def begin(tree: tree_lib.SearchTree, branching: int) -> Progress:
   visits_BxA = tree_lib.gather(tree.visit_counts, children_BxA)
   return Progress(
       num_simulations=jnp.zeros_like(tree.num_nodes),
-      root=halving.Root(
-          visits=jnp.where(is_expanded_B[:, None], visits_BxA, 0),
-          is_expanded=is_expanded_B))
+      visits=jnp.where(is_expanded_B[:, None], visits_BxA, 0),
+      is_expanded=is_expanded_B)
 
 
 def reroot(state: engine.State, child: jax.Array) -> engine.State:
@@ -51,7 +50,7 @@ def reroot(state: engine.State, child: jax.Array) -> engine.State:
     The state; problems whose new root is terminal are done.
   """
   tree = jax.vmap(_subtree)(state.tree, jnp.maximum(child, 0))
-  branching = state.extra.root.visits.shape[1]
+  branching = state.extra.visits.shape[1]
   return state.replace(
       tree=tree, is_done=tree.is_terminal[:, 0],
       solution=ranking.best_terminal(tree, tree.values),

@@ -129,6 +129,11 @@ def gather(array: jax.Array, nodes: jax.Array) -> jax.Array:
   return jax.vmap(lambda x, i: x[i])(array, nodes)
 
 
+def at(array: jax.Array, nodes: jax.Array) -> jax.Array:
+  """As `gather`; the root's entry where a node is NONE."""
+  return gather(array, jnp.maximum(nodes, 0))
+
+
 def insert(
     tree: SearchTree, leaves_BxK: jax.Array, expansion: base.Expansion
 ) -> tuple[SearchTree, Children]:

@@ -28,8 +28,8 @@ from meta_cot.search import batching
 from meta_cot.search import engine
 from meta_cot.search import values
 from meta_cot.search.beam import Beam
-from meta_cot.search.best_first import BestFirst
-from meta_cot.search.depth_first import DepthFirst
+from meta_cot.search.frontier import BestFirst
+from meta_cot.search.frontier import DepthFirst
 from meta_cot.search.mcts import Mcts
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
