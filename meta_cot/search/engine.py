@@ -209,10 +209,8 @@ def _step(strategy, params, rng, state: State, step_fn) -> State:
   # A problem that was done before this step stays as it was. Its tree does so
   # by itself: no leaf of it was expanded. To compare it would cost more than
   # all the rest of a step on large trees.
-  keep = lambda old, new: jnp.where(
-      before.is_done.reshape(-1, *[1] * (new.ndim - 1)), old, new)
   old, new = (s.replace(tree=None) for s in (before, state))
-  return jax.tree.map(keep, old, new).replace(tree=state.tree)
+  return tree_lib.select_rows(before.is_done, old, new).replace(tree=state.tree)
 
 
 def _path(strategy, rng, state: State, leaves_BxK) -> base.Path:

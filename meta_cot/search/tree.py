@@ -134,6 +134,13 @@ def at(array: jax.Array, nodes: jax.Array) -> jax.Array:
   return gather(array, jnp.maximum(nodes, 0))
 
 
+def select_rows(is_new_B: jax.Array, new: Any, old: Any) -> Any:
+  """Rows of `new` where `is_new_B`, else of `old`; problems lead all arrays."""
+  return jax.tree.map(
+      lambda x, y: jnp.where(
+          is_new_B.reshape(-1, *[1] * (x.ndim - 1)), x, y), new, old)
+
+
 def insert(
     tree: SearchTree, leaves_BxK: jax.Array, expansion: base.Expansion
 ) -> tuple[SearchTree, Children]:

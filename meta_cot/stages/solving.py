@@ -321,11 +321,11 @@ class _Asked:
     slots = searching.make_slots(
         context.task, model, settings, self.words, context.mesh,
         searching.make_strategy(settings, strategy, depth))
-    made = slots.programs(
+    jitted, arguments = slots.programs(
         self._sliced(), self.rng, self._inputs(slots.num_slots, width),
         context.mesh)[part]
     work, tokens = self._work(slots, part, width)
-    return program.Program(name, made.jitted, made.arguments, {}, work, tokens)
+    return program.Program(name, jitted, arguments, {}, work, tokens)
 
   def _inputs(self, num_slots: int, width: int) -> dict:
     (judged,) = searching.judge_inputs(
