@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from meta_cot import sharding
 from meta_cot.model import config as model_config
 
+AXES = ('act_batch', 'act_kv_heads', None, None)  # of one layer's keys, values
+
 
 @struct.dataclass
 class Cache:
@@ -61,23 +63,30 @@ class View:
   shared: tuple[Part, ...] = ()
 
 
+def zeros(
+    config: model_config.ModelConfig, shape: tuple[int, ...], axis: int = 0
+) -> jax.Array | tuple[jax.Array, ...]:
+  """Zeros [*shape] per layer: a tuple, or with a scan stacked on an axis."""
+  num_layers = config.num_layers
+  if config.execution.layer_loop == 'unroll':
+    return tuple(jnp.zeros(shape, config.dtype) for _ in range(num_layers))
+  return jnp.zeros((*shape[:axis], num_layers, *shape[axis:]), config.dtype)
+
+
+def split(array: jax.Array) -> jax.Array:
+  """Lays keys or values [(layers,) B, K, ...] out by rows and heads."""
+  axes = ('layers',) * (array.ndim - 4) + AXES
+  return sharding.constrain(array, *axes)
+
+
 def create(
     config: model_config.ModelConfig, batch_size: int, num_slots: int
 ) -> Cache:
   """An empty cache for `batch_size` rows of up to `num_slots` tokens."""
   shape = (batch_size, config.num_kv_heads, num_slots, config.head_dim)
-  axes = ('act_batch', 'act_kv_heads', None, None)
-  if config.execution.layer_loop == 'scan':
-    shape, axes = (config.num_layers, *shape), ('layers', *axes)
-    one = lambda: sharding.constrain(jnp.zeros(shape, config.dtype), *axes)
-    keys, values = one(), one()
-  else:
-    many = lambda: tuple(
-        sharding.constrain(jnp.zeros(shape, config.dtype), *axes)
-        for _ in range(config.num_layers))
-    keys, values = many(), many()
+  empty = lambda: jax.tree.map(split, zeros(config, shape))
   return Cache(
-      keys=keys, values=values,
+      keys=empty(), values=empty(),
       positions=jnp.zeros((batch_size, num_slots), jnp.int32),
       is_valid=jnp.zeros((batch_size, num_slots), bool),
       length=jnp.zeros((), jnp.int32))
@@ -95,11 +104,8 @@ def grow(cache: Cache, num_slots: int) -> Cache:
         f'num_slots: got {num_slots}; must be at least the {cache.num_slots} '
         'slots that the cache has.')
 
-  def pad(x, axis):
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (0, extra)
-    return jnp.pad(x, widths)
-
+  pad = lambda x, axis: jnp.pad(
+      x, [(0, extra if i == axis % x.ndim else 0) for i in range(x.ndim)])
   return cache.replace(
       keys=jax.tree.map(lambda x: pad(x, -2), cache.keys),
       values=jax.tree.map(lambda x: pad(x, -2), cache.values),
@@ -122,20 +128,14 @@ def share_rows(cache: Cache, lengths_B: jax.Array) -> Cache:
   With a mesh all rows stay on their devices.
   """
   repeats = len(lengths_B) // len(cache.positions)
-  batch_axis = -4  # of keys and values, stacked or not
-
-  def repeat(x):
-    axes = ('layers',) * (x.ndim - 4) + (
-        'act_batch', 'act_kv_heads', None, None)
-    return sharding.constrain(
-        jnp.repeat(x, repeats, axis=x.ndim + batch_axis), *axes)
-
-  positions_BxM = jnp.repeat(cache.positions, repeats, axis=0)
+  repeat = lambda x, axis=0: jnp.repeat(x, repeats, axis=axis)
+  of_heads = lambda x: split(repeat(x, x.ndim - 4))
   is_inside_BxM = jnp.arange(cache.num_slots)[None] < lengths_B[:, None]
   return cache.replace(
-      keys=jax.tree.map(repeat, cache.keys),
-      values=jax.tree.map(repeat, cache.values), positions=positions_BxM,
-      is_valid=jnp.repeat(cache.is_valid, repeats, axis=0) & is_inside_BxM)
+      keys=jax.tree.map(of_heads, cache.keys),
+      values=jax.tree.map(of_heads, cache.values),
+      positions=repeat(cache.positions),
+      is_valid=repeat(cache.is_valid) & is_inside_BxM)
 
 
 def reserve(

@@ -13,7 +13,6 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from meta_cot import sharding
 from meta_cot.model import attention
 from meta_cot.model import cache as cache_lib
 from meta_cot.model import config as model_config
@@ -46,16 +45,11 @@ def empty(
     config: model_config.ModelConfig, num_slots: int, position_B: jax.Array
 ) -> Page:
   """Pages of T = `num_slots` slots without a token, at these positions."""
-  heads = config.num_kv_heads, num_slots * config.head_dim
-  shape = (*position_B.shape, *heads)
-  if config.execution.layer_loop == 'scan':
-    shape = (*position_B.shape, config.num_layers, *heads)
-    one = lambda: jnp.zeros(shape, config.dtype)
-  else:
-    one = lambda: tuple(
-        jnp.zeros(shape, config.dtype) for _ in range(config.num_layers))
+  shape = (
+      *position_B.shape, config.num_kv_heads, num_slots * config.head_dim)
+  empty = lambda: cache_lib.zeros(config, shape, axis=-2)
   return Page(
-      keys=one(), values=one(), length=jnp.zeros_like(position_B),
+      keys=empty(), values=empty(), length=jnp.zeros_like(position_B),
       position=position_B, num_slots=num_slots)
 
 
@@ -67,26 +61,24 @@ def join(page: Page, is_used_SxU: jax.Array) -> cache_lib.Cache:
     is_used_SxU: False: the page is not part of the list.
   """
   num_rows, num_pages = is_used_SxU.shape
-  is_stacked = not isinstance(page.keys, tuple)
+  num_slots = num_pages * page.num_slots
 
   def flat(x):  # [S, U, (layers,) K, T * Dh] -> [(layers,) S, K, U * T, Dh]
     x = jnp.moveaxis(x, 1, -2)  # [S, (layers,) K, U, T * Dh]
     width = x.shape[-1] // page.num_slots
-    x = x.reshape(*x.shape[:-2], num_pages * page.num_slots, width)
-    x = jnp.swapaxes(x, 0, 1) if is_stacked else x
-    axes = ('act_batch', 'act_kv_heads', None, None)
-    return sharding.constrain(x, *(('layers',) if is_stacked else ()), *axes)
+    x = x.reshape(*x.shape[:-2], num_slots, width)
+    return cache_lib.split(
+        x if isinstance(page.keys, tuple) else jnp.swapaxes(x, 0, 1))
 
-  num_slots = page.num_slots
-  slots_T = jnp.arange(num_slots, dtype=jnp.int32)[None, None]
+  slots_T = jnp.arange(page.num_slots, dtype=jnp.int32)[None, None]
   is_valid_SxUxT = (slots_T < page.length[..., None]) & is_used_SxU[..., None]
   positions_SxUxT = page.position[..., None] + slots_T
   return cache_lib.turn(cache_lib.Cache(
       keys=jax.tree.map(flat, page.keys),
       values=jax.tree.map(flat, page.values),
-      positions=positions_SxUxT.reshape(num_rows, num_pages * num_slots),
-      is_valid=is_valid_SxUxT.reshape(num_rows, num_pages * num_slots),
-      length=jnp.asarray(num_pages * num_slots, jnp.int32)))
+      positions=positions_SxUxT.reshape(num_rows, num_slots),
+      is_valid=is_valid_SxUxT.reshape(num_rows, num_slots),
+      length=jnp.asarray(num_slots, jnp.int32)))
 
 
 def cut(
