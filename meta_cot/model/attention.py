@@ -61,8 +61,8 @@ def make_context(
 
   Args:
     config: of the model.
-    positions_BxL: positions of the queries.
-    key_positions_BxM: positions of the keys.
+    positions_BxL: of the queries.
+    key_positions_BxM: of the keys.
     may_see_BxLxM: False forbids a pair besides (other segment, unused slot).
     is_global: whether the layer is not windowed.
   """
@@ -89,14 +89,7 @@ def make_fused_context(
   What a query sees follows from indices: earlier ones of its own segment. That
   is what `make_context` finds from positions where these count up by one along
   every segment. Rows of padding (a segment of equal positions) differ: here
-  they are causal too.
-
-  Args:
-    config: of the model.
-    positions_BxL: positions of queries and keys.
-    segment_ids_BxL: a token sees its own segment only; one segment if None.
-    implementation: 'splash' or 'cudnn', see `choose`.
-    is_global: whether the layer is not windowed.
+  they are causal too. `implementation` is 'splash' or 'cudnn', see `choose`.
   """
   cos, sin = _rotation(config, positions_BxL, is_global)
   return Context(
@@ -105,18 +98,18 @@ def make_fused_context(
       implementation=implementation)
 
 
-def select(
-    is_global: jax.Array, global_context: Context, windowed_context: Context
-) -> Context:
+def select(contexts: dict[bool, Context], is_global: jax.Array) -> Context:
   """The context of a layer whose kind (scalar bool) is known at run time."""
-  contexts = (global_context, windowed_context)
-  windows = tuple(w for context in contexts for w in context.windows)
-  one, two = (c.replace(windows=windows, segment_ids=None) for c in contexts)
+  if len(contexts) == 1:
+    return next(iter(contexts.values()))
+  both = contexts[True], contexts[False]
+  windows = tuple(w for context in both for w in context.windows)
+  one, two = (c.replace(windows=windows, segment_ids=None) for c in both)
   chosen = jax.tree.map(lambda x, y: jnp.where(is_global, x, y), one, two)
-  if global_context.implementation == 'dense':
+  if chosen.implementation == 'dense':
     return chosen
   return chosen.replace(
-      segment_ids=global_context.segment_ids,
+      segment_ids=both[0].segment_ids,
       window_index=jnp.where(is_global, 0, 1))
 
 
@@ -128,14 +121,6 @@ def choose(
   'auto' takes splash on a TPU and cuDNN on a GPU for rows of at least 128
   tokens, and 'dense' elsewhere and where the kernel cannot run. The platform is
   that of the mesh in use (`sharding.platform`).
-
-  Args:
-    config: of the model.
-    batch_size: B.
-    length: L.
-
-  Returns:
-    'dense', 'splash' or 'cudnn'.
 
   Raises:
     ConfigError: `config.execution.attention` names a kernel that cannot run.
@@ -248,16 +233,13 @@ def _attend_fused(config, implementation, window, *arrays):
   length = arrays[0].shape[2]
   extra = -length % module.ROW_MULTIPLE
 
-  def local(queries, keys, values, segment_ids_BxL=None):
-    # Behind the end of a row, where causal queries do not look.
-    pad = lambda x, axis: jnp.pad(
-        x, [(0, extra if i == axis else 0) for i in range(x.ndim)])
-    if extra:
-      queries, keys, values = (pad(x, 2) for x in (queries, keys, values))
-      if segment_ids_BxL is not None:
-        segment_ids_BxL = pad(segment_ids_BxL, 1)
+  def pad(x):  # behind the end of a row, where causal queries do not look
+    axis = 2 if x.ndim == 4 else 1
+    return jnp.pad(x, [(0, extra if i == axis else 0) for i in range(x.ndim)])
+
+  def local(*arrays):
     return module.attend(
-        config, queries, keys, values, segment_ids_BxL, window=window,
+        config, *(map(pad, arrays) if extra else arrays), window=window,
         platform=platform)[:, :, :length]
 
   heads = ('act_batch', 'act_heads', None, None)

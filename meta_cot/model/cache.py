@@ -177,12 +177,12 @@ def read(view: View) -> tuple[jax.Array, jax.Array]:
 
 def layer_of(cache: Cache, layer: int | jax.Array) -> Part:
   """What is read of one layer."""
-  if isinstance(cache.keys, tuple):
-    keys, values = cache.keys[layer], cache.values[layer]
-  else:
-    keys, values = _at(cache.keys, layer), _at(cache.values, layer)
-  return Part(keys, values, is_turned=cache.is_turned)
+  return Part(
+      _at(cache.keys, layer), _at(cache.values, layer),
+      is_turned=cache.is_turned)
 
 
-def _at(stacked, layer):
-  return jax.lax.dynamic_index_in_dim(stacked, layer, 0, keepdims=False)
+def _at(layers, layer):
+  if isinstance(layers, tuple):
+    return layers[layer]
+  return jax.lax.dynamic_index_in_dim(layers, layer, 0, keepdims=False)

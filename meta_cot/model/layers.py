@@ -25,8 +25,11 @@ _ACTIVATIONS = {
 }
 
 
-def _boxed(init, *logical_axes: str):
-  return nn.with_logical_partitioning(init, logical_axes)
+def _param(module: nn.Module, name, init, axes, shape) -> jax.Array:
+  """A parameter of a module, boxed with the logical names of its axes."""
+  return module.param(
+      name, nn.with_logical_partitioning(init, axes), shape,
+      module.config.execution.param_dtype)
 
 
 class RMSNorm(nn.Module):
@@ -40,9 +43,7 @@ class RMSNorm(nn.Module):
     config = self.config
     plus_one = config.block.norm_plus_one
     init = nn.initializers.zeros if plus_one else nn.initializers.ones
-    scale_D = self.param(
-        'scale', _boxed(init, self.axis), x.shape[-1:],
-        config.execution.param_dtype)
+    scale_D = _param(self, 'scale', init, (self.axis,), x.shape[-1:])
     scale_D = scale_D.astype(jnp.float32) + (1.0 if plus_one else 0)
     x32 = x.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
@@ -72,15 +73,14 @@ class Projection(nn.Module):
     init = nn.initializers.variance_scaling(
         self.gain ** 2, 'fan_in', 'truncated_normal',
         in_axis=tuple(range(num_in)), out_axis=tuple(range(num_in, rank)))
-    kernel = self.param(
-        'kernel', _boxed(init, *self.axes), self.in_shape + self.out_shape,
-        config.execution.param_dtype)
+    kernel = _param(
+        self, 'kernel', init, self.axes, self.in_shape + self.out_shape)
     kernel_IxO = kernel.reshape(math.prod(self.in_shape), -1)
     y_BxLxO = jnp.matmul(x_BxLxI, kernel_IxO.astype(config.dtype))
     if self.use_bias:
-      bias = self.param(
-          'bias', _boxed(nn.initializers.zeros, *self.axes[num_in:]),
-          self.out_shape, config.execution.param_dtype)
+      bias = _param(
+          self, 'bias', nn.initializers.zeros, self.axes[num_in:],
+          self.out_shape)
       y_BxLxO += bias.astype(config.dtype).reshape(1, 1, -1)
     return y_BxLxO
 
@@ -182,14 +182,13 @@ class Embedder(nn.Module):
   config: model_config.ModelConfig
 
   def setup(self):
-    config = self.config
-    table = lambda name, axes, shape: self.param(
-        name, _boxed(nn.initializers.normal(0.02), *axes), shape,
-        config.execution.param_dtype)
+    config, init = self.config, nn.initializers.normal(0.02)
     shape = (config.vocab_size, config.embed_dim)
-    self.embedding = table('embedding', ('vocab', 'embed'), shape)
+    self.embedding = _param(
+        self, 'embedding', init, ('vocab', 'embed'), shape)
     if not config.tie_embeddings:
-      self.readout = table('readout', ('embed', 'vocab'), shape[::-1])
+      self.readout = _param(
+          self, 'readout', init, ('embed', 'vocab'), shape[::-1])
 
   def encode(self, tokens_BxL: jax.Array) -> jax.Array:
     """Tokens to vectors [B, L, D] in the compute dtype."""
@@ -222,11 +221,9 @@ class ValueHead(nn.Module):
 
   @nn.compact
   def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
-    zeros, dtype = nn.initializers.zeros, self.config.execution.param_dtype
-    kernel_Dx1 = self.param(
-        'kernel', _boxed(zeros, 'embed', 'value'), (x_BxLxD.shape[-1], 1),
-        dtype)
-    bias_1 = self.param('bias', _boxed(zeros, 'value'), (1,), dtype)
+    zeros, width = nn.initializers.zeros, x_BxLxD.shape[-1]
+    kernel_Dx1 = _param(self, 'kernel', zeros, ('embed', 'value'), (width, 1))
+    bias_1 = _param(self, 'bias', zeros, ('value',), (1,))
     x_BxLx1 = jnp.matmul(
         x_BxLxD.astype(jnp.float32), kernel_Dx1.astype(jnp.float32))
     return x_BxLx1[..., 0] + bias_1.astype(jnp.float32)[None]

@@ -28,7 +28,7 @@ def attend(
     queries: jax.Array,
     keys: jax.Array,
     values: jax.Array,
-    segment_ids_BxL: jax.Array | None,
+    segment_ids_BxL: jax.Array | None = None,
     *,
     window: int | None,
     platform: str,

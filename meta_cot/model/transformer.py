@@ -320,13 +320,6 @@ def _contexts(config, make: Callable[..., attention.Context]):
   return {kind: make(is_global=kind) for kind in sorted(kinds)}
 
 
-def _select(contexts, is_global):
-  """The context of a layer whose kind (scalar bool) is known at run time."""
-  if len(contexts) == 1:
-    return next(iter(contexts.values()))
-  return attention.select(is_global, contexts[True], contexts[False])
-
-
 def _kinds(config):
   return jnp.array([config.is_global(i) for i in range(config.num_layers)])
 
@@ -346,7 +339,7 @@ def _forward_layers(config, blocks, x_BxLxD, contexts):
 
   def body(x_BxLxD, xs):
     block, is_global = xs
-    return apply(block, x_BxLxD, _select(contexts, is_global)), None
+    return apply(block, x_BxLxD, attention.select(contexts, is_global)), None
 
   return jax.lax.scan(body, x_BxLxD, (blocks, _kinds(config)))[0]
 
@@ -377,7 +370,7 @@ def _decode_layers(config, blocks, x_BxLxD, contexts, cache, slot, shared):
     block, is_global, layer = xs
     view = cache_lib.View(keys, values, slot, layer, of_layer(layer))
     x_BxLxD, view = _apply_block(
-        config, block, x_BxLxD, _select(contexts, is_global), view)
+        config, block, x_BxLxD, attention.select(contexts, is_global), view)
     return (x_BxLxD, view.keys, view.values), None
 
   xs = (blocks, _kinds(config), jnp.arange(config.num_layers))
