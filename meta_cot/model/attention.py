@@ -49,53 +49,47 @@ class Context:
 def make_context(
     config: model_config.ModelConfig,
     positions_BxL: jax.Array,
-    key_positions_BxM: jax.Array,
-    may_see_BxLxM: jax.Array | None,
     *,
     is_global: bool,
+    implementation: str = 'dense',
+    segment_ids_BxL: jax.Array | None = None,
+    key_positions_BxM: jax.Array | None = None,
+    is_valid_BxM: jax.Array | None = None,
 ) -> Context:
   """The context of a global or a windowed layer.
 
-  A query sees keys at its own and earlier positions; in a windowed layer those
-  less than `config.block.sliding_window` positions back.
+  With 'dense' a query sees keys at its own and earlier positions; in a windowed
+  layer those less than `config.block.sliding_window` positions back. For a
+  fused kernel what it sees follows from indices: earlier ones of its segment.
+  That is the same where positions count up by one along every segment. Rows of
+  padding (a segment of equal positions) differ: there they are causal too.
 
   Args:
     config: of the model.
     positions_BxL: of the queries.
-    key_positions_BxM: of the keys.
-    may_see_BxLxM: False forbids a pair besides (other segment, unused slot).
     is_global: whether the layer is not windowed.
+    implementation: see `choose`.
+    segment_ids_BxL: a token sees its own segment only; one segment if None.
+    key_positions_BxM: those of the queries by default; only for 'dense'.
+    is_valid_BxM: False: nobody sees the key; only for 'dense'.
   """
+  cos, sin = _rotation(config, positions_BxL, is_global)
+  window = None if is_global else config.block.sliding_window
+  if implementation != 'dense':
+    return Context(
+        cos=cos, sin=sin, segment_ids=segment_ids_BxL, windows=(window,),
+        implementation=implementation)
+  if key_positions_BxM is None:
+    key_positions_BxM = positions_BxL
   distance_BxLxM = positions_BxL[:, :, None] - key_positions_BxM[:, None, :]
   mask_BxLxM = distance_BxLxM >= 0
-  if not is_global:
-    mask_BxLxM &= distance_BxLxM < config.block.sliding_window
-  if may_see_BxLxM is not None:
-    mask_BxLxM &= may_see_BxLxM
-  cos, sin = _rotation(config, positions_BxL, is_global)
+  if window is not None:
+    mask_BxLxM &= distance_BxLxM < window
+  if segment_ids_BxL is not None:
+    mask_BxLxM &= segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :]
+  if is_valid_BxM is not None:
+    mask_BxLxM &= is_valid_BxM[:, None, :]
   return Context(cos=cos, sin=sin, mask=mask_BxLxM[:, None, None])
-
-
-def make_fused_context(
-    config: model_config.ModelConfig,
-    positions_BxL: jax.Array,
-    segment_ids_BxL: jax.Array | None,
-    implementation: str,
-    *,
-    is_global: bool,
-) -> Context:
-  """The context of a layer whose rows attend to their own tokens.
-
-  What a query sees follows from indices: earlier ones of its own segment. That
-  is what `make_context` finds from positions where these count up by one along
-  every segment. Rows of padding (a segment of equal positions) differ: here
-  they are causal too. `implementation` is 'splash' or 'cudnn', see `choose`.
-  """
-  cos, sin = _rotation(config, positions_BxL, is_global)
-  return Context(
-      cos=cos, sin=sin, segment_ids=segment_ids_BxL,
-      windows=(None if is_global else config.block.sliding_window,),
-      implementation=implementation)
 
 
 def select(contexts: dict[bool, Context], is_global: jax.Array) -> Context:

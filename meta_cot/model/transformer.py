@@ -8,9 +8,6 @@ unrolled loop runs over them. Policy and value head read one trunk (paper
 section 2.2).
 """
 
-from collections.abc import Callable
-import functools
-
 from flax import linen as nn
 from flax import struct
 import jax
@@ -66,10 +63,8 @@ def init(config: ModelConfig, rng: PRNGKey) -> Params:
   """
   embedder_rng, layers_rng, norm_rng, value_rng = jax.random.split(rng, 4)
   x_BxLxD = jnp.zeros((1, 1, config.embed_dim), config.dtype)
-  tokens_BxL = jnp.zeros((1, 1), jnp.int32)
   zeros_BxL = jnp.zeros((1, 1), jnp.int32)
-  context = attention.make_context(
-      config, zeros_BxL, zeros_BxL, None, is_global=True)
+  context = attention.make_context(config, zeros_BxL, is_global=True)
 
   def init_block(rng):
     return layers_lib.Block(config).init(rng, x_BxLxD, context, None)['params']
@@ -77,7 +72,7 @@ def init(config: ModelConfig, rng: PRNGKey) -> Params:
   blocks = jax.vmap(init_block)(jax.random.split(layers_rng, config.num_layers))
   params = {
       'embedder': layers_lib.Embedder(config).init(
-          embedder_rng, tokens_BxL, method='encode')['params'],
+          embedder_rng, zeros_BxL, method='encode')['params'],
       'layers': nn.meta.add_axis(blocks, 0, {nn.PARTITION_NAME: 'layers'}),
       'final_norm': layers_lib.RMSNorm(config).init(
           norm_rng, x_BxLxD)['params'],
@@ -192,22 +187,21 @@ def decode_hidden(
   implementation = 'dense'
   if is_prefill:
     implementation = attention.choose(config, *tokens_BxL.shape)
+  keys = {}  # of a kernel are the tokens: what these see ends before the holes
   if implementation == 'dense':
-    read = (*shared, cache)
-    key_positions_BxM, is_valid_BxM = (
-        _of_rows([getattr(c, name) for c in read], tokens_BxL.shape[0])
-        for name in ('positions', 'is_valid'))
-    contexts = _contexts(config, functools.partial(
-        attention.make_context, config, positions_BxL, key_positions_BxM,
-        is_valid_BxM[:, None, :]))
-  else:  # what a token sees ends before the holes do begin
-    contexts = _contexts(config, functools.partial(
-        attention.make_fused_context, config, positions_BxL, None,
-        implementation))
-  x_BxLxD = _embed(config, params, tokens_BxL)
+    of_rows = lambda name: _of_rows(
+        [getattr(c, name) for c in (*shared, cache)], tokens_BxL.shape[0])
+    keys = dict(
+        key_positions_BxM=of_rows('positions'),
+        is_valid_BxM=of_rows('is_valid'))
+  contexts = _contexts(config, positions_BxL, implementation, **keys)
+  x_BxLxD = _apply(
+      layers_lib.Embedder, config, params['embedder'], tokens_BxL,
+      method='encode')
   x_BxLxD, cache = _decode_layers(
       config, params['layers'], x_BxLxD, contexts, cache, slot, shared)
-  return _final_norm(config, params, x_BxLxD), cache
+  return _apply(
+      layers_lib.RMSNorm, config, params['final_norm'], x_BxLxD), cache
 
 
 def hidden(
@@ -226,21 +220,14 @@ def hidden(
         f'config.model.max_length, {config.max_length}.')
   if positions_BxL is None:
     positions_BxL = jnp.arange(length, dtype=jnp.int32)[None]
-  implementation = attention.choose(config, *tokens_BxL.shape)
-  if implementation == 'dense':
-    may_see_BxLxM = None if segment_ids_BxL is None else (
-        segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :])
-    make = functools.partial(
-        attention.make_context, config, positions_BxL, positions_BxL,
-        may_see_BxLxM)
-  else:
-    make = functools.partial(
-        attention.make_fused_context, config, positions_BxL, segment_ids_BxL,
-        implementation)
-  contexts = _contexts(config, make)
-  x_BxLxD = _embed(config, params, tokens_BxL)
+  contexts = _contexts(
+      config, positions_BxL, attention.choose(config, *tokens_BxL.shape),
+      segment_ids_BxL=segment_ids_BxL)
+  x_BxLxD = _apply(
+      layers_lib.Embedder, config, params['embedder'], tokens_BxL,
+      method='encode')
   x_BxLxD = _forward_layers(config, params['layers'], x_BxLxD, contexts)
-  return _final_norm(config, params, x_BxLxD)
+  return _apply(layers_lib.RMSNorm, config, params['final_norm'], x_BxLxD)
 
 
 def read_out(
@@ -254,12 +241,13 @@ def read_out(
   if read_at_BxR is not None:
     hidden_BxLxD = jnp.take_along_axis(
         hidden_BxLxD, read_at_BxR[:, :, None], axis=1)
-  logits_BxLxV = layers_lib.Embedder(config).apply(
-      {'params': params['embedder']}, hidden_BxLxD, method='decode')
+  logits_BxLxV = _apply(
+      layers_lib.Embedder, config, params['embedder'], hidden_BxLxD,
+      method='decode')
   value_logits_BxL = None
   if config.value_head == 'shared':
-    value_logits_BxL = layers_lib.ValueHead(config).apply(
-        {'params': params['value_head']}, hidden_BxLxD)
+    value_logits_BxL = _apply(
+        layers_lib.ValueHead, config, params['value_head'], hidden_BxLxD)
   return Output(
       logits=sharding.constrain(
           logits_BxLxV, 'act_batch', 'act_length', 'act_vocab'),
@@ -298,26 +286,23 @@ def _unstack(config, blocks):
       for i in range(n))
 
 
-def _embed(config, params, tokens_BxL):
-  return layers_lib.Embedder(config).apply(
-      {'params': params['embedder']}, tokens_BxL, method='encode')
-
-
-def _final_norm(config, params, x_BxLxD):
-  return layers_lib.RMSNorm(config).apply(
-      {'params': params['final_norm']}, x_BxLxD)
+def _apply(module, config, params, *args, **keywords):
+  return module(config).apply({'params': params}, *args, **keywords)
 
 
 def _apply_block(config, block, x_BxLxD, context, view=None):
   x_BxLxD = sharding.constrain(x_BxLxD, 'act_batch', 'act_length', 'act_embed')
-  return layers_lib.Block(config).apply(
-      {'params': block}, x_BxLxD, context, view)
+  return _apply(layers_lib.Block, config, block, x_BxLxD, context, view)
 
 
-def _contexts(config, make: Callable[..., attention.Context]):
+def _contexts(config, positions_BxL, implementation, **arrays):
   """{is_global: Context}, for the kinds of layers that the model has."""
   kinds = {config.is_global(i) for i in range(config.num_layers)}
-  return {kind: make(is_global=kind) for kind in sorted(kinds)}
+  return {
+      kind: attention.make_context(
+          config, positions_BxL, is_global=kind, implementation=implementation,
+          **arrays)
+      for kind in sorted(kinds)}
 
 
 def _kinds(config):
