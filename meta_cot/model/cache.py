@@ -53,14 +53,12 @@ class Part:
 
 @struct.dataclass
 class View:
-  """What one layer sees of a cache: its own keys and values, or all layers'."""
+  """A cache, and others that are read besides, as one layer sees them."""
 
-  keys: jax.Array  # [B, K, M, Dh], or [layers, B, K, M, Dh] with `layer`
-  values: jax.Array
+  cache: Cache
   slot: jax.Array  # [] int32, where the new tokens go
-  layer: jax.Array | None  # [] int32
-  # Of other caches; see `shared` of `transformer.decode_hidden`.
-  shared: tuple[Part, ...] = ()
+  layer: int | jax.Array  # an int where layers are tuples
+  shared: tuple[Cache, ...] = ()  # see `transformer.decode_hidden`
 
 
 def zeros(
@@ -156,23 +154,19 @@ def reserve(
 
 def write(view: View, keys: jax.Array, values: jax.Array) -> View:
   """Puts keys and values [B, K, L, Dh] of new tokens into a layer's view."""
+  put = jax.lax.dynamic_update_slice
 
-  def put(x, new):
-    new = new.astype(x.dtype)
-    if view.layer is None:
-      return jax.lax.dynamic_update_slice(x, new, (0, 0, view.slot, 0))
-    return jax.lax.dynamic_update_slice(
-        x, new[None], (view.layer, 0, 0, view.slot, 0))
+  def put_layer(layers, new):
+    at = 0, 0, view.slot, 0
+    if isinstance(layers, tuple):
+      i = view.layer
+      new = put(layers[i], new.astype(layers[i].dtype), at)
+      return (*layers[:i], new, *layers[i + 1:])
+    return put(layers, new.astype(layers.dtype)[None], (view.layer, *at))
 
-  return view.replace(
-      keys=put(view.keys, keys), values=put(view.values, values))
-
-
-def read(view: View) -> tuple[jax.Array, jax.Array]:
-  """Keys and values [B, K, M, Dh] of a layer's view."""
-  if view.layer is None:
-    return view.keys, view.values
-  return _at(view.keys, view.layer), _at(view.values, view.layer)
+  return view.replace(cache=view.cache.replace(
+      keys=put_layer(view.cache.keys, keys),
+      values=put_layer(view.cache.values, values)))
 
 
 def layer_of(cache: Cache, layer: int | jax.Array) -> Part:

@@ -105,15 +105,17 @@ class Attention(nn.Module):
       q = RMSNorm(config, axis='head_dim', name='q_norm')(q)
       k = RMSNorm(config, axis='head_dim', name='k_norm')(k)
     q, k = attention.rotate(q, context), attention.rotate(k, context)
+    parts = [cache_lib.Part(k, v)]
     if view is not None:
       view = cache_lib.write(view, k, v)
-      if context.mask is not None:  # what it sees lies in the cache
-        k, v = cache_lib.read(view)
-    if view is not None and view.shared:
-      parts = *view.shared, cache_lib.Part(k, v)
+      if context.mask is not None:  # what it sees lies in the caches
+        parts = [
+            cache_lib.layer_of(c, view.layer)
+            for c in (*view.shared, view.cache)]
+    if len(parts) > 1:
       y = pages.attend(config, q, parts, context.mask)
     else:
-      y = attention.apply(config, q, k, v, context)
+      y = attention.apply(config, q, parts[0].keys, parts[0].values, context)
     b, h, length, dh = y.shape
     y_BxLxO = y.transpose(0, 2, 1, 3).reshape(b, length, h * dh)
     project = Projection(

@@ -6,6 +6,7 @@ continuations read that list as one cache, without copies of it. Axes besides
 those of `types`: S rows that share, U pages of a list, T slots of a page.
 """
 
+from collections.abc import Sequence
 import functools
 import math
 
@@ -107,7 +108,7 @@ def cut(
 def attend(
     config: model_config.ModelConfig,
     queries: jax.Array,
-    parts: tuple[cache_lib.Part, ...],
+    parts: Sequence[cache_lib.Part],
     mask: jax.Array,
 ) -> jax.Array:
   """Dense attention over several caches with one softmax, in float32.

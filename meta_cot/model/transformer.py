@@ -336,27 +336,22 @@ def _of_rows(arrays, num_rows):
 
 
 def _decode_layers(config, blocks, x_BxLxD, contexts, cache, slot, shared):
-  of_layer = lambda layer: tuple(
-      cache_lib.layer_of(c, layer) for c in shared)
   if config.execution.layer_loop == 'unroll':
-    views = []
     for i, block in enumerate(_unstack(config, blocks)):
-      view = cache_lib.View(
-          cache.keys[i], cache.values[i], slot, None, of_layer(i))
       x_BxLxD, view = _apply_block(
-          config, block, x_BxLxD, contexts[config.is_global(i)], view)
-      views.append(view)
-    return x_BxLxD, cache.replace(
-        keys=tuple(v.keys for v in views),
-        values=tuple(v.values for v in views))
+          config, block, x_BxLxD, contexts[config.is_global(i)],
+          cache_lib.View(cache, slot, i, shared))
+      cache = view.cache
+    return x_BxLxD, cache
 
   def body(carry, xs):  # the cache is carried, so that its update is in place
     x_BxLxD, keys, values = carry
     block, is_global, layer = xs
-    view = cache_lib.View(keys, values, slot, layer, of_layer(layer))
     x_BxLxD, view = _apply_block(
-        config, block, x_BxLxD, attention.select(contexts, is_global), view)
-    return (x_BxLxD, view.keys, view.values), None
+        config, block, x_BxLxD, attention.select(contexts, is_global),
+        cache_lib.View(
+            cache.replace(keys=keys, values=values), slot, layer, shared))
+    return (x_BxLxD, view.cache.keys, view.cache.values), None
 
   xs = (blocks, _kinds(config), jnp.arange(config.num_layers))
   (x_BxLxD, keys, values), _ = jax.lax.scan(
