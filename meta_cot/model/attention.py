@@ -208,10 +208,10 @@ def apply(
   """Attention [B, H, L, Dh] as the context wants it; see `attend`."""
   if context.implementation == 'dense':
     return attend(config, queries, keys, values, context.mask)
-  arrays = (queries, keys, values)
+  arrays = [queries, keys, values]
   if context.segment_ids is not None:
-    arrays += (jnp.broadcast_to(
-        context.segment_ids, (queries.shape[0], queries.shape[2])),)
+    arrays.append(jnp.broadcast_to(
+        context.segment_ids, (queries.shape[0], queries.shape[2])))
   kernels = [
       functools.partial(
           _attend_fused, config, context.implementation, window)
@@ -257,13 +257,10 @@ def attend(
 
   Args:
     config: of the model.
-    queries: [B, H, L, Dh], rotated.
+    queries: [B, H, L, Dh], rotated; the result has their shape and type.
     keys: [B, K, M, Dh], rotated; query head h reads key head h // G.
     values: [B, K, M, Dh].
     mask: [B or 1, 1, 1, L, M] bool.
-
-  Returns:
-    [B, H, L, Dh] in the type of `queries`.
   """
   b, h, length, dh = queries.shape
   k, m = keys.shape[1:3]

@@ -143,10 +143,9 @@ class MLP(nn.Module):
   def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
     config = self.config
     d, f = (config.embed_dim,), (config.mlp_dim,)
-    gate_BxLxF = Projection(
-        config, d, f, ('embed', 'mlp'), name='gate_proj')(x_BxLxD)
-    up_BxLxF = Projection(
-        config, d, f, ('embed', 'mlp'), name='up_proj')(x_BxLxD)
+    gate_BxLxF, up_BxLxF = (
+        Projection(config, d, f, ('embed', 'mlp'), name=name)(x_BxLxD)
+        for name in ('gate_proj', 'up_proj'))
     hidden_BxLxF = _ACTIVATIONS[config.block.activation](gate_BxLxF) * up_BxLxF
     return Projection(
         config, f, d, ('mlp', 'embed'),
@@ -206,10 +205,9 @@ class Embedder(nn.Module):
   def decode(self, x_BxLxD: jax.Array) -> jax.Array:
     """Vectors to logits [B, L, V] in float32."""
     config = self.config
-    if config.tie_embeddings:
-      product, table = 'bld,vd->blv', self.embedding
-    else:
-      product, table = 'bld,dv->blv', self.readout
+    product, table = (
+        ('bld,vd->blv', self.embedding) if config.tie_embeddings
+        else ('bld,dv->blv', self.readout))
     logits_BxLxV = jnp.einsum(
         product, x_BxLxD, table.astype(config.dtype),
         preferred_element_type=jnp.float32)

@@ -55,11 +55,9 @@ def empty(
 
 
 def join(page: Page, is_used_SxU: jax.Array) -> cache_lib.Cache:
-  """Lists of pages as one full cache of S rows and U * T slots, for reading.
+  """Lists [S, U] of pages as one full cache of S rows, for reading.
 
-  Args:
-    page: leading axes [S, U].
-    is_used_SxU: False: the page is not part of the list.
+  Where `is_used_SxU` is False, a page is not part of its list.
   """
   num_rows, num_pages = is_used_SxU.shape
   num_slots = num_pages * page.num_slots
@@ -86,13 +84,9 @@ def cut(
     cache: cache_lib.Cache, shape: tuple[int, ...], length: jax.Array,
     position: jax.Array,
 ) -> Page:
-  """The rows of a cache as pages.
+  """The rows of a cache as pages with the leading axes `shape`.
 
-  Args:
-    cache: its slots are those of the pages.
-    shape: leading axes of the pages; they hold as many as there are rows.
-    length: int32 [*shape], slots in use.
-    position: int32 [*shape], of the first slot.
+  `length` and `position` [*shape] are those of `Page`.
   """
 
   def rows(x):  # [(layers,) B, K, T, Dh] -> [*shape, (layers,) K, T * Dh]

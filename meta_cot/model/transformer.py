@@ -16,12 +16,10 @@ import jax.numpy as jnp
 from meta_cot import sharding
 from meta_cot.model import attention
 from meta_cot.model import cache as cache_lib
-from meta_cot.model import config as model_config
 from meta_cot.model import layers as layers_lib
 from meta_cot.model import splash
+from meta_cot.model.config import ModelConfig
 from meta_cot.types import Params, PRNGKey
-
-ModelConfig = model_config.ModelConfig
 
 _policies = jax.checkpoint_policies
 REMAT = {  # what the backward pass finds stored; all else is recomputed
@@ -53,10 +51,6 @@ class Output:
 def init(config: ModelConfig, rng: PRNGKey) -> Params:
   """Random parameters, boxed with their logical axis names.
 
-  Args:
-    config: of the model.
-    rng: consumed.
-
   Returns:
     {'embedder', 'layers', 'final_norm', 'value_head'}; leaves of 'layers' have
     a leading axis 'layers'. `flax.linen.meta.unbox` takes the boxes off.
@@ -66,20 +60,19 @@ def init(config: ModelConfig, rng: PRNGKey) -> Params:
   zeros_BxL = jnp.zeros((1, 1), jnp.int32)
   context = attention.make_context(config, zeros_BxL, is_global=True)
 
-  def init_block(rng):
-    return layers_lib.Block(config).init(rng, x_BxLxD, context, None)['params']
+  def new(module, rng, *args, **keywords):
+    return module(config).init(rng, *args, **keywords)['params']
 
-  blocks = jax.vmap(init_block)(jax.random.split(layers_rng, config.num_layers))
+  blocks = jax.vmap(
+      lambda rng: new(layers_lib.Block, rng, x_BxLxD, context, None))(
+          jax.random.split(layers_rng, config.num_layers))
   params = {
-      'embedder': layers_lib.Embedder(config).init(
-          embedder_rng, zeros_BxL, method='encode')['params'],
+      'embedder': new(
+          layers_lib.Embedder, embedder_rng, zeros_BxL, method='encode'),
       'layers': nn.meta.add_axis(blocks, 0, {nn.PARTITION_NAME: 'layers'}),
-      'final_norm': layers_lib.RMSNorm(config).init(
-          norm_rng, x_BxLxD)['params'],
-  }
+      'final_norm': new(layers_lib.RMSNorm, norm_rng, x_BxLxD)}
   if config.value_head == 'shared':
-    params['value_head'] = layers_lib.ValueHead(config).init(
-        value_rng, x_BxLxD)['params']
+    params['value_head'] = new(layers_lib.ValueHead, value_rng, x_BxLxD)
   return params
 
 
@@ -97,18 +90,15 @@ def forward(
   Args:
     config: of the model.
     params: unboxed, or as `slice_layers` returns them.
-    tokens_BxL: int32.
+    tokens_BxL: int32, at most `config.max_length` in a row.
     positions_BxL: int32; 0 .. L-1 by default. Packed rows restart them; within
       a segment they count up by one (fused attention goes by the order).
     segment_ids_BxL: int32; a position sees its own segment only (padding, 0,
       is a segment like any other). One segment by default.
     read_at_BxR: int32 indices along L where the heads are read; all by default.
 
-  Returns:
-    Output without a cache.
-
   Raises:
-    ValueError: L exceeds `config.max_length`.
+    ValueError: a row is too long.
     ConfigError: `config.execution.attention` names a kernel that cannot run.
   """
   x_BxLxD = hidden(
@@ -137,19 +127,13 @@ def decode(
     config: of the model.
     params: unboxed; in a loop, pass them through `slice_layers` once before.
     tokens_BxL: int32.
-    cache: see `cache.create`.
+    cache: of B rows.
     positions_BxL: int32, true positions in the row's text.
     is_valid_BxL: False leaves a hole that nobody sees; all True by default.
     read_at_BxR: as in `forward`.
     is_prefill: static; promises that the cache is empty, positions are 0 .. L-1
       and holes are at the ends of rows only, so that a fused kernel may read
-      the tokens. Without it attention over a cache is dense.
-
-  Returns:
-    Output with the new cache.
-
-  Raises:
-    ConfigError: as `forward`, with `is_prefill`.
+      the tokens, or raises as in `forward`. Without it attention is dense.
   """
   x_BxLxD, cache = decode_hidden(
       config, params, tokens_BxL, cache, positions_BxL=positions_BxL,
@@ -169,16 +153,11 @@ def decode_hidden(
     is_prefill: bool = False,
     shared: tuple[cache_lib.Cache, ...] = (),
 ) -> tuple[jax.Array, cache_lib.Cache]:
-  """`decode` without the heads: the trunk's normalised output, and the cache.
+  """`decode` without the heads: the trunk's output, and the new cache.
 
-  Args:
-    config, params, tokens_BxL, cache, positions_BxL, is_valid_BxL, is_prefill:
-      as in `decode`.
-    shared: caches that are read besides, before one's own. One of S rows serves
-      B / S consecutive rows each; coarser ones come first. Not for prefill.
-
-  Returns:
-    [B, L, D], and the new cache.
+  The output [B, L, D] is normalised. `shared` are caches that are read besides,
+  before one's own. One of S rows serves B / S consecutive rows each; coarser
+  ones come first. Not for prefill.
   """
   if is_valid_BxL is None:
     is_valid_BxL = jnp.ones(tokens_BxL.shape, bool)
@@ -195,11 +174,9 @@ def decode_hidden(
         key_positions_BxM=of_rows('positions'),
         is_valid_BxM=of_rows('is_valid'))
   contexts = _contexts(config, positions_BxL, implementation, **keys)
-  x_BxLxD = _apply(
-      layers_lib.Embedder, config, params['embedder'], tokens_BxL,
-      method='encode')
   x_BxLxD, cache = _decode_layers(
-      config, params['layers'], x_BxLxD, contexts, cache, slot, shared)
+      config, params['layers'], _embed(config, params, tokens_BxL), contexts,
+      cache, slot, shared)
   return _apply(
       layers_lib.RMSNorm, config, params['final_norm'], x_BxLxD), cache
 
@@ -223,10 +200,8 @@ def hidden(
   contexts = _contexts(
       config, positions_BxL, attention.choose(config, *tokens_BxL.shape),
       segment_ids_BxL=segment_ids_BxL)
-  x_BxLxD = _apply(
-      layers_lib.Embedder, config, params['embedder'], tokens_BxL,
-      method='encode')
-  x_BxLxD = _forward_layers(config, params['layers'], x_BxLxD, contexts)
+  x_BxLxD = _forward_layers(
+      config, params['layers'], _embed(config, params, tokens_BxL), contexts)
   return _apply(layers_lib.RMSNorm, config, params['final_norm'], x_BxLxD)
 
 
@@ -288,6 +263,12 @@ def _unstack(config, blocks):
 
 def _apply(module, config, params, *args, **keywords):
   return module(config).apply({'params': params}, *args, **keywords)
+
+
+def _embed(config, params, tokens_BxL):
+  return _apply(
+      layers_lib.Embedder, config, params['embedder'], tokens_BxL,
+      method='encode')
 
 
 def _apply_block(config, block, x_BxLxD, context, view=None):
