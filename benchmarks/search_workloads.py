@@ -85,7 +85,7 @@ def step_fn(
     sampling: decode.Sampling = SAMPLING,
 ) -> reasoning.LanguageStep:
   """The language model; nothing ends a step before its last token."""
-  return reasoning.make_step_fn(
+  return reasoning.LanguageStep(
       model, branching=size.branching, step_length=size.step_length,
       delimiter_ids=(), eos_ids=(), pad_id=0, sampling=sampling)
 

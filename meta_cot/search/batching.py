@@ -62,9 +62,9 @@ def without_embeddings(state: engine.State) -> engine.SearchOutput:
 
 
 def problem_axes(tree: Any) -> Any:
-  """Logical axes of arrays that problems lead; a tree with tuples as leaves."""
+  """Logical axes of scalars and of arrays that problems lead, as tuples."""
   return jax.tree.map(
-      lambda x: ('act_batch', *[None] * (x.ndim - 1)), tree)
+      lambda x: ('act_batch', *[None] * (x.ndim - 1)) if x.ndim else (), tree)
 
 
 @dataclasses.dataclass(frozen=True)

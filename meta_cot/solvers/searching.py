@@ -324,7 +324,7 @@ def make_steps(
     outcome = verdict or task.in_graph.outcome(vocabulary.texts)
     if settings.step == 'episode':
       outcome = steps_lib.of_last_text(outcome, vocabulary.eos_ids)
-  step_fn = reasoning.make_step_fn(
+  step_fn = reasoning.LanguageStep(
       model, branching=settings.branching, step_length=settings.step_length,
       delimiter_ids=vocabulary.delimiter_ids, eos_ids=vocabulary.eos_ids,
       pad_id=vocabulary.pad_id, sampling=settings.sampling(), value=value,

@@ -49,7 +49,7 @@ def of(
 
 @dataclasses.dataclass(eq=False)
 class HostVerdict:
-  """The verifier on the host as an `outcome` of `reasoning.make_step_fn`.
+  """The verifier on the host as an `outcome` of `reasoning.LanguageStep`.
 
   For what no function of arrays judges. `problem` holds the 'index' of one of
   `problems`.
