@@ -153,23 +153,21 @@ def _rotation(config, positions_BxL, is_global):
   anew for every head that they turn.
   """
   angles = positions_BxL[:, None, :, None].astype(jnp.float32) * (
-      rotary_frequencies(config, is_global=is_global)[None, None, None, :])
+      _frequencies(config, is_global)[None, None, None, :])
   cos, sin = jnp.cos(angles), jnp.sin(angles)
   join = lambda *halves: jnp.concatenate(halves, axis=-1)
   return join(cos, cos), join(-sin, sin)
 
 
-def rotary_frequencies(
-    config: model_config.ModelConfig, *, is_global: bool
-) -> jax.Array:
+def _frequencies(config, is_global) -> jax.Array:
   """Angle per position of every pair of channels, [Dh / 2] float32.
 
   theta ** (-2 i / Dh). With `rope.scaling_factor` s they are divided by s in
   global layers: all of them (linear), or, with frequency factors, only long
   wavelengths, blended in between as in Llama 3.1.
   """
-  exponents = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32)
-  exponents = exponents / config.head_dim
+  exponents = (
+      jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim)
   rope = config.rope
   local = not is_global and rope.local_theta is not None
   theta = rope.local_theta if local else rope.theta
@@ -213,8 +211,7 @@ def apply(
     arrays.append(jnp.broadcast_to(
         context.segment_ids, (queries.shape[0], queries.shape[2])))
   kernels = [
-      functools.partial(
-          _attend_fused, config, context.implementation, window)
+      functools.partial(_attend_fused, config, context.implementation, window)
       for window in context.windows]
   if len(kernels) == 1:
     return kernels[0](*arrays)

@@ -18,18 +18,17 @@ AXES = ('act_batch', 'act_kv_heads', None, None)  # of one layer's keys, values
 
 @struct.dataclass
 class Cache:
-  """Keys and values of M slots; slots from `length` on are free.
+  """Keys and values of M slots, in the compute dtype.
 
-  With `execution.layer_loop` 'unroll' `keys` and `values` are tuples of
-  [B, K, M, Dh], one array per layer; with 'scan' one array
-  [layers, B, K, M, Dh].
+  With `execution.layer_loop` 'unroll' they are tuples of [B, K, M, Dh], one
+  array per layer; with 'scan' one array [layers, B, K, M, Dh].
   """
 
-  keys: jax.Array | tuple[jax.Array, ...]  # compute dtype
-  values: jax.Array | tuple[jax.Array, ...]  # compute dtype
+  keys: jax.Array | tuple[jax.Array, ...]
+  values: jax.Array | tuple[jax.Array, ...]
   positions: jax.Array  # [B, M] int32
   is_valid: jax.Array  # [B, M] bool
-  length: jax.Array  # [] int32, next free slot
+  length: jax.Array  # [] int32; slots from here on are free
   # Keys have their last two axes swapped; see `turn`.
   is_turned: bool = struct.field(pytree_node=False, default=False)
 
@@ -73,8 +72,7 @@ def zeros(
 
 def split(array: jax.Array) -> jax.Array:
   """Lays keys or values [(layers,) B, K, ...] out by rows and heads."""
-  axes = ('layers',) * (array.ndim - 4) + AXES
-  return sharding.constrain(array, *axes)
+  return sharding.constrain(array, *('layers',) * (array.ndim - 4), *AXES)
 
 
 def create(
@@ -101,7 +99,6 @@ def grow(cache: Cache, num_slots: int) -> Cache:
     raise ValueError(
         f'num_slots: got {num_slots}; must be at least the {cache.num_slots} '
         'slots that the cache has.')
-
   pad = lambda x, axis: jnp.pad(
       x, [(0, extra if i == axis % x.ndim else 0) for i in range(x.ndim)])
   return cache.replace(
@@ -139,11 +136,7 @@ def share_rows(cache: Cache, lengths_B: jax.Array) -> Cache:
 def reserve(
     cache: Cache, positions_BxL: jax.Array, is_valid_BxL: jax.Array
 ) -> Cache:
-  """Marks the next L slots as taken by tokens at these positions.
-
-  `length` moves on; keys and values are written layer by layer (`write`) at
-  the old `length`.
-  """
+  """Marks the next L slots as taken; what `write` puts there is to follow."""
   put = lambda x, new: jax.lax.dynamic_update_slice(
       x, new.astype(x.dtype), (0, cache.length))
   return cache.replace(

@@ -118,10 +118,9 @@ class Attention(nn.Module):
       y = attention.apply(config, q, parts[0].keys, parts[0].values, context)
     b, h, length, dh = y.shape
     y_BxLxO = y.transpose(0, 2, 1, 3).reshape(b, length, h * dh)
-    project = Projection(
+    return Projection(
         config, (h, dh), (config.embed_dim,), ('heads', 'head_dim', 'embed'),
-        gain=(2 * config.num_layers) ** -0.5, name='o_proj')
-    return project(y_BxLxO), view
+        gain=(2 * config.num_layers) ** -0.5, name='o_proj')(y_BxLxO), view
 
   def _heads(self, name, x_BxLxD, num_heads, axis):
     """Projects to [B, num_heads, L, Dh]."""

@@ -23,15 +23,14 @@ from meta_cot.model import config as model_config
 class Page:
   """The tokens of one step; the leading axes are the caller's.
 
-  As in `cache.Cache`, keys and values are tuples of one array per layer with
-  `execution.layer_loop` 'unroll', and one array of all layers with 'scan'.
-  Slots and widths are one axis: a TPU stores the last one in multiples of 128,
-  so that heads of 64 would take twice the room, and programs copy what others
-  left in another order.
+  Keys and values are tuples or stacked as in `cache.Cache`. Slots and widths
+  are one axis: a TPU stores the last one in multiples of 128, so that heads of
+  64 would take twice the room, and programs copy what others left in another
+  order.
   """
 
   keys: jax.Array | tuple[jax.Array, ...]  # [..., (layers,) K, T * Dh]
-  values: jax.Array | tuple[jax.Array, ...]  # [..., (layers,) K, T * Dh]
+  values: jax.Array | tuple[jax.Array, ...]
   length: jax.Array  # [...] int32, slots in use, the first ones
   position: jax.Array  # [...] int32, of the first slot in the text
   num_slots: int = struct.field(pytree_node=False)  # T
@@ -112,13 +111,10 @@ def attend(
 
   Args:
     config: of the model.
-    queries: [B, H, L, Dh], rotated.
+    queries: [B, H, L, Dh], rotated; the result has their shape and type.
     parts: of at most three caches; the rows of each divide those of the next,
       and the last has B.
     mask: [B, 1, 1, L, sum of M] bool; every query sees a key.
-
-  Returns:
-    [B, H, L, Dh] in the type of `queries`.
   """
   length, dh = queries.shape[2:]
   parts = [part for part in parts if part.num_slots]

@@ -168,11 +168,13 @@ def decode_hidden(
     implementation = attention.choose(config, *tokens_BxL.shape)
   keys = {}  # of a kernel are the tokens: what these see ends before the holes
   if implementation == 'dense':
-    of_rows = lambda name: _of_rows(
-        [getattr(c, name) for c in (*shared, cache)], tokens_BxL.shape[0])
+    # The caches side by side; row b of those that share S is b // (B / S).
+    beside = lambda *arrays: jnp.concatenate([
+        jnp.repeat(x, len(tokens_BxL) // len(x), axis=0) for x in arrays], 1)
+    caches = *shared, cache
     keys = dict(
-        key_positions_BxM=of_rows('positions'),
-        is_valid_BxM=of_rows('is_valid'))
+        key_positions_BxM=beside(*(c.positions for c in caches)),
+        is_valid_BxM=beside(*(c.is_valid for c in caches)))
   contexts = _contexts(config, positions_BxL, implementation, **keys)
   x_BxLxD, cache = _decode_layers(
       config, params['layers'], _embed(config, params, tokens_BxL), contexts,
@@ -308,12 +310,6 @@ def _forward_layers(config, blocks, x_BxLxD, contexts):
     return apply(block, x_BxLxD, attention.select(contexts, is_global)), None
 
   return jax.lax.scan(body, x_BxLxD, (blocks, _kinds(config)))[0]
-
-
-def _of_rows(arrays, num_rows):
-  """Arrays [S, M] side by side, row b from row b // (num_rows / S)."""
-  return jnp.concatenate(
-      [jnp.repeat(x, num_rows // x.shape[0], axis=0) for x in arrays], axis=1)
 
 
 def _decode_layers(config, blocks, x_BxLxD, contexts, cache, slot, shared):

@@ -96,16 +96,11 @@ def check_root(root: Root) -> None:
 def check_expansion(
     expansion: Expansion, embeddings: Any, rows: int, branching: int
 ) -> None:
-  """Checks what a step function gave for R = `rows` leaves.
-
-  Args:
-    expansion: its shapes may be wrong.
-    embeddings: of the trees, [B, N, ...].
-    rows: R.
-    branching: A.
+  """Checks what a step function gave for R = `rows` leaves of trees.
 
   Raises:
-    ValueError: a shape is not [R, A, ...] with the root's axes behind.
+    ValueError: a shape is not [R, A, ...], or for embeddings not with the axes
+      behind it that those of the trees, [B, N, ...], have.
   """
   given, wanted = map(jax.tree.structure, (expansion.embedding, embeddings))
   if given != wanted:

@@ -58,15 +58,12 @@ def create(
 ) -> SearchTree:
   """Trees of `num_nodes` slots that hold their roots.
 
-  Args:
-    root: of every problem.
-    num_nodes: N.
-    has_state_keys: whether equal states are to be found.
+  Equal states can be found with `has_state_keys`.
   """
   batch_size = root.value.shape[0]
   shape = (batch_size, num_nodes)
   full = lambda value, dtype: jnp.full(shape, value, dtype)
-  at_root = lambda array, value: array.at[:, 0].set(value)
+  at_root = lambda value, dtype: full(0, dtype).at[:, 0].set(value)
   is_terminal = root.is_terminal.astype(bool)
   value = root.value.astype(jnp.float32)
   state_keys = None
@@ -78,15 +75,14 @@ def create(
       parents=full(NONE, jnp.int32),
       first_child=full(NONE, jnp.int32),
       depths=full(0, jnp.int32),
-      values=at_root(full(0.0, jnp.float32), value),
-      rewards=at_root(
-          full(0.0, jnp.float32), jnp.where(is_terminal, value, 0.0)),
+      values=at_root(value, jnp.float32),
+      rewards=at_root(jnp.where(is_terminal, value, 0.0), jnp.float32),
       log_probs=full(0.0, jnp.float32),
       costs=full(0.0, jnp.float32),
-      q_values=at_root(full(0.0, jnp.float32), value),
+      q_values=at_root(value, jnp.float32),
       visit_counts=full(0, jnp.int32),
-      is_valid=at_root(full(False, bool), True),
-      is_terminal=at_root(full(False, bool), is_terminal),
+      is_valid=at_root(True, bool),
+      is_terminal=at_root(is_terminal, bool),
       is_expanded=full(False, bool),
       expansion_order=full(NONE, jnp.int32),
       num_nodes=jnp.ones(batch_size, jnp.int32),
@@ -102,7 +98,7 @@ def paths(tree: SearchTree, leaves_BxK: jax.Array, num_path: int) -> jax.Array:
   """Node indices from the root to every leaf.
 
   Args:
-    tree: the trees.
+    tree: any.
     leaves_BxK: NONE gives a path of roots.
     num_path: D, at least the depth of every leaf + 1.
 
@@ -110,7 +106,6 @@ def paths(tree: SearchTree, leaves_BxK: jax.Array, num_path: int) -> jax.Array:
     [B, K, D] int32; entry d is the ancestor of depth d, behind the leaf the
     root.
   """
-
   def one(parents_N, depths_N, leaf):
     def up(node, depth):
       is_here = depths_N[node] == depth
