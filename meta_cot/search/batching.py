@@ -99,12 +99,12 @@ class Slots:
       self, params: Any, rng: PRNGKey, problems: Iterable[Problem], *,
       usage: Usage | None = None,
   ) -> Iterator[Finished]:
-    """Searches all problems.
+    """Searches all problems, which are read as slots become free.
 
     Args:
       params: shared by all problems.
       rng: not consumed: with the same key and id a problem gives the same tree.
-      problems: read as slots become free, so it may be endless.
+      problems: may be endless.
       usage: is counted up.
 
     Yields:
@@ -125,7 +125,9 @@ class Slots:
       state = jax.device_put(state, placed[1])
       yield from finished  # while the device is busy
       is_done_B, new_steps_B = jax.device_get(status)
-      _count(usage, new_steps_B - steps_B)
+      # Every step of the loop has at least one live problem.
+      usage.live_steps += int((new_steps_B - steps_B).sum())
+      usage.slot_steps += int((new_steps_B - steps_B).max()) * self.num_slots
       steps_B = np.array(new_steps_B)
       done = [b for b, p in enumerate(at) if p is not None and is_done_B[b]]
       finished = self._take(state, at, done, steps_B)
@@ -160,7 +162,7 @@ class Slots:
       mesh: in use, see `sharding.use_mesh`.
 
     Returns:
-      Every function with the shapes that it is called with.
+      The functions with the shapes that they are called with.
     """
     flags_B = jax.ShapeDtypeStruct((self.num_slots,), bool)
     ids_B = jax.ShapeDtypeStruct((self.num_slots,), jnp.int32)
@@ -216,12 +218,6 @@ def _placement(tree: Any) -> Any:
   with another description would have its program compiled again.
   """
   return jax.tree.map(lambda x: x.sharding, tree)
-
-
-def _count(usage: Usage, steps_B: np.ndarray) -> None:
-  # Every step of the loop has at least one live problem.
-  usage.live_steps += int(steps_B.sum())
-  usage.slot_steps += int(steps_B.max()) * len(steps_B)
 
 
 _jit = functools.partial(jax.jit, static_argnames=('slots',))

@@ -45,13 +45,10 @@ class SearchOutput:
   is_done: jax.Array  # [B] bool; False: cut off by `num_steps`
 
   def path(self, index: jax.Array) -> jax.Array:
-    """Nodes from the root to node `index` [B] of every tree.
+    """Nodes from the root to node `index` [B] of every tree, [B, D] int32.
 
-    Not for jitted code: the shape depends on the trees.
-
-    Returns:
-      [B, D] int32 with D the largest depth of a node + 1; NONE behind the
-      node, and where the index is NONE.
+    D is the largest depth of a node + 1: so not for jitted code. NONE behind
+    the node, and where the index is NONE.
     """
     index = jnp.asarray(index)
     num_path = int(jnp.max(self.tree.depths)) + 1
@@ -105,11 +102,7 @@ class Strategy:
 
 
 def start(strategy: Strategy, root: base.Root) -> State:
-  """Searches that have not begun.
-
-  Raises:
-    ValueError: a root with wrong shapes.
-  """
+  """Searches that have not begun; a ValueError where shapes are wrong."""
   base.check_root(root)
   batch_size = root.value.shape[0]
   tree = tree_lib.create(

@@ -44,13 +44,10 @@ def noise(rng: PRNGKey, branching: int, settings: Settings) -> jax.Array:
 
 
 def schedule(num_considered: int, num_simulations: int) -> np.ndarray:
-  """How often a child was visited whose turn it is, per simulation.
+  """How often a child was visited whose turn it is, per simulation, int32.
 
   Every round shares the simulations evenly among the children that are left,
   and leaves the better half of them, at least two.
-
-  Returns:
-    [num_simulations] int32.
   """
   if num_considered <= 1:
     return np.arange(num_simulations, dtype=np.int32)

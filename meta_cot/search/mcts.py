@@ -126,13 +126,11 @@ class Mcts(engine.Strategy):
 
   def backup(self, state: engine.State, leaves_BxK: jax.Array,
              children: tree_lib.Children) -> engine.State:
-    tree = state.tree
-    visits_BxN = tree.visit_counts
+    tree, visits_BxN = state.tree, state.tree.visit_counts
     if self.rule in ('uct', 'uct_paper'):  # new children have one visit
-      at_BxM, is_new_BxM = (
-          x.reshape(len(x), -1) for x in (children.nodes, children.is_valid))
-      visits_BxN = jax.vmap(lambda x, i, v: x.at[i].set(v, mode='drop'))(
-          visits_BxN, at_BxM, is_new_BxM.astype(jnp.int32))
+      flat = lambda x: x.reshape(len(x), -1)
+      visits_BxN = tree_lib.put(
+          visits_BxN, flat(children.nodes), flat(children.is_valid))
     statistics = selection.Statistics(visits_BxN, tree.q_values)
     values_BxK = self._values(tree, leaves_BxK, children)
     paths_BxKxD = tree_lib.paths(tree, leaves_BxK, self.max_depth)
@@ -216,10 +214,9 @@ class Mcts(engine.Strategy):
     # only once, and its virtual visits lead the next try elsewhere.
     is_new_B = is_try_B & ~is_taken_B
     at_B = jnp.where(is_new_B, s.num_tries, self.num_leaves)
-    leaves_BxK = jax.vmap(lambda x, i, n: x.at[i].set(n, mode='drop'))(
-        s.leaves, at_B, node_B)
     return _Simulations(
-        real=real, virtual=virtual, leaves=leaves_BxK,
+        real=real, virtual=virtual,
+        leaves=tree_lib.put(s.leaves, at_B, node_B),
         num_tries=s.num_tries + is_try_B,
         num_pending=s.num_pending + is_new_B, num_over=s.num_over + is_over_B)
 
