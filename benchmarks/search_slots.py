@@ -153,7 +153,7 @@ def occupancy(
 
 def _slots(model, size, chunk_steps, writing) -> batching.Slots:
   ends = range(1, 1 + model.vocab_size // 12)
-  step = reasoning.make_step_fn(
+  step = reasoning.LanguageStep(
       model, branching=size.branching, step_length=size.step_length,
       delimiter_ids=tuple(ends), eos_ids=(0,), pad_id=0,
       sampling=decode.Sampling(temperature=1.0))

@@ -23,7 +23,7 @@ from meta_cot.search import batching
 from meta_cot.search import engine
 from meta_cot.search import tree as tree_lib
 from meta_cot.search.beam import Beam
-from meta_cot.search.best_first import BestFirst
+from meta_cot.search.frontier import BestFirst
 from meta_cot.search.mcts import Mcts
 from meta_cot.types import Params
 
@@ -85,7 +85,7 @@ def step_fn(
     sampling: decode.Sampling = SAMPLING,
 ) -> reasoning.LanguageStep:
   """The language model; nothing ends a step before its last token."""
-  return reasoning.make_step_fn(
+  return reasoning.LanguageStep(
       model, branching=size.branching, step_length=size.step_length,
       delimiter_ids=(), eos_ids=(), pad_id=0, sampling=sampling)
 

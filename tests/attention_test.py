@@ -86,13 +86,9 @@ def make_heads(config, batch_size, length, dtype=jnp.float32):
 
 def _attend(config, heads, positions, ids, *, implementation, is_global):
   """One call of attention through its context."""
-  if implementation == 'dense':
-    may_see = ids[:, :, None] == ids[:, None, :]
-    context = attention.make_context(
-        config, positions, positions, may_see, is_global=is_global)
-  else:
-    context = attention.make_fused_context(
-        config, positions, ids, implementation, is_global=is_global)
+  context = attention.make_context(
+      config, positions, segment_ids_BxL=ids, implementation=implementation,
+      is_global=is_global)
   return attention.apply(config, *heads, context)
 
 

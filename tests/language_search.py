@@ -86,7 +86,7 @@ def make_step(config, **changes):
       branching=3, step_length=LENGTH, delimiter_ids=DELIMITERS, eos_ids=(EOS,),
       pad_id=PAD, sampling=decode.Sampling(TEMPERATURE),
       outcome=nothing_is_right)
-  return reasoning.make_step_fn(config, **settings | changes)
+  return reasoning.LanguageStep(config, **settings | changes)
 
 
 @functools.partial(

@@ -18,8 +18,8 @@ from tests import mcts_reference as reference
 from tests import mcts_test
 
 A, B = reference.A, 32
-UCT = Mcts(14, A, 5)
-GUMBEL = Mcts(14, A, 5, 'gumbel', num_leaves=2)
+UCT = Mcts(A, 5, 14)
+GUMBEL = Mcts(A, 5, 14, 'gumbel', num_leaves=2)
 WORLD = reference.worlds(5)
 
 
@@ -41,7 +41,7 @@ def assert_equal(left, right, index=slice(None)):
 def test_a_kept_subtree_is_searched_on(rule, backup, num_leaves, capacity):
   """With room for all nodes, and with so little that the trees are full."""
   strategy = Mcts(
-      15, A, 5, rule, 0.7, backup, num_leaves, capacity=capacity,
+      A, 5, 15, rule, 0.7, backup, num_leaves, capacity=capacity,
       gumbel=halving.Settings(max_considered=2))
   settings = mcts_test.settings_of(strategy)
   num_compared = num_near_ties = num_kept = num_full = 0
@@ -117,7 +117,7 @@ def test_noise_follows_from_the_key():
     ('puct', 1), ('puct', 5), ('gumbel', 3)])
 def test_virtual_visits_are_undone(rule, num_leaves):
   """What is left is one visit per simulation, and no leaf twice."""
-  strategy = Mcts(23, A, 5, rule, num_leaves=num_leaves)
+  strategy = Mcts(A, 5, 23, rule, num_leaves=num_leaves)
   tree = jax.device_get(run(strategy, reference.roots(WORLD)).tree)
   assert np.all(tree.visit_counts[:, 0] == 23)
   for b in range(B):
@@ -136,7 +136,7 @@ def test_more_leaves_are_fewer_steps():
   wide['is_valid'][:] = True
   steps = []
   for num_leaves in (1, 4):
-    strategy = Mcts(33, A, 8, num_leaves=num_leaves)
+    strategy = Mcts(A, 8, 33, num_leaves=num_leaves)
     state, _ = mcts_test.run(strategy, wide, jax.random.key(0))
     assert np.all(state.tree.visit_counts[:, 0] == 33)
     steps.append(np.asarray(state.num_steps))
@@ -146,7 +146,7 @@ def test_more_leaves_are_fewer_steps():
 def test_simulations_that_expand_nothing_take_no_step():
   ended = dict(WORLD)
   ended['is_terminal'] = np.ones_like(WORLD['is_terminal'])
-  strategy = Mcts(200, A, 5)
+  strategy = Mcts(A, 5, 200)
   state, _ = mcts_test.run(strategy, ended, jax.random.key(0))
   assert np.all(state.num_steps <= 2)
   assert np.all(state.tree.num_expansions == 1)
@@ -192,7 +192,7 @@ def test_values_that_are_no_numbers_are_tried_last():
   world['value'] = np.zeros_like(WORLD['value'])
   world['value'][:, 1] = np.nan
   world['value'][:, 2] = -np.inf
-  strategy = Mcts(2, A, 2)
+  strategy = Mcts(A, 2, 2)
   tree = run(strategy, reference.roots(world), world).tree
   np.testing.assert_array_equal(
       tree.expansion_order[:, 1:4], [[-1, -1, 1]] * B)
@@ -207,7 +207,7 @@ def test_a_child_without_a_value_is_never_preferred(rule):
         np.array([1, 2, 3], np.int32), WORLD['children'].shape)
     world['value'] = np.full_like(WORLD['value'], 0.5)
     world['value'][:, 1] = bad
-    strategy = Mcts(20, A, 2, rule)
+    strategy = Mcts(A, 2, 20, rule)
     tree = run(strategy, reference.roots(world), world).tree
     is_bad_BxN = ~np.isfinite(tree.values) & np.asarray(tree.is_valid)
     assert is_bad_BxN.any() and not np.any(tree.is_expanded & is_bad_BxN)
@@ -218,16 +218,16 @@ def test_a_child_without_a_value_is_never_preferred(rule):
 def test_improbable_children_do_no_harm():
   world = dict(WORLD, log_prob=np.full_like(WORLD['log_prob'], -np.inf))
   for rule in ('puct', 'gumbel'):
-    tree = run(Mcts(14, A, 5, rule), reference.roots(WORLD), world).tree
+    tree = run(Mcts(A, 5, 14, rule), reference.roots(WORLD), world).tree
     assert np.all(np.isfinite(tree.q_values))
     assert np.all(tree.visit_counts[:, 0] == 14)
 
 
 def test_the_tree_is_as_large_as_it_can_become():
-  assert Mcts(100, 3, 2).num_nodes == 1 + 3 * (1 + 3)
-  assert Mcts(3, 3, 9).num_nodes == 1 + 3 * 3
-  assert Mcts(3, 3, 9, capacity=6).num_nodes == 1 + 3 * 6
-  assert Mcts(9, 1, 5).num_nodes == 1 + 5
+  assert Mcts(3, 2, 100).num_nodes == 1 + 3 * (1 + 3)
+  assert Mcts(3, 9, 3).num_nodes == 1 + 3 * 3
+  assert Mcts(3, 9, 3, capacity=6).num_nodes == 1 + 3 * 6
+  assert Mcts(1, 5, 9).num_nodes == 1 + 5
 
 
 def test_best_child():
@@ -272,4 +272,4 @@ def test_bad_gumbel_settings(settings, message):
 
 def test_bad_capacity():
   with pytest.raises(ValueError, match='capacity: got 0; must be at least 1'):
-    Mcts(4, A, 3, capacity=0)
+    Mcts(A, 3, 4, capacity=0)

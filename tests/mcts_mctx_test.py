@@ -158,7 +158,7 @@ def test_puct(exploration, max_depth):
         num_simulations=num_simulations, max_depth=max_depth)
 
   strategy = Mcts(
-      num_simulations + 1, A, max_depth, 'puct', exploration)
+      A, max_depth, num_simulations + 1, 'puct', exploration)
   for seed in range(3):
     params = make_worlds(seed)
     state, _ = run(strategy, params, jax.random.key(seed))
@@ -170,7 +170,7 @@ def test_puct(exploration, max_depth):
 def test_gumbel(max_considered, num_simulations, max_depth):
   settings = halving.Settings(max_considered=max_considered)
   strategy = Mcts(
-      num_simulations + 1, A, max_depth, 'gumbel', gumbel=settings)
+      A, max_depth, num_simulations + 1, 'gumbel', gumbel=settings)
 
   @jax.jit
   def search(params, rng, noise_BxA):
@@ -197,7 +197,7 @@ def test_gumbel(max_considered, num_simulations, max_depth):
 def test_gumbel_policy():
   """Without noise the whole policy agrees, the chosen action included."""
   strategy = Mcts(
-      25, A, 8, 'gumbel', gumbel=halving.Settings(gumbel_scale=0.0))
+      A, 8, 25, 'gumbel', gumbel=halving.Settings(gumbel_scale=0.0))
   policy = jax.jit(lambda params, rng: mctx.gumbel_muzero_policy(
       params, rng, mctx_root(params), recurrent_fn, 24, max_depth=8,
       gumbel_scale=0.0))

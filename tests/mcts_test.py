@@ -119,7 +119,7 @@ def compare(strategy, settings, step_fn=reference.step_fn):
 @pytest.mark.parametrize('rule, backup, num_leaves', CASES)
 def test_equals_a_search_written_anew(rule, backup, num_leaves):
   strategy = Mcts(
-      20, A, DEPTH, rule, 0.7, backup, num_leaves,
+      A, DEPTH, 20, rule, 0.7, backup, num_leaves,
       gumbel=halving.Settings(max_considered=2 + num_leaves % 2))
   assert len(compare(strategy, settings_of(strategy))) > NUM_EXAMPLES * B / 2
 
@@ -130,7 +130,7 @@ def test_equals_a_search_written_anew(rule, backup, num_leaves):
 def test_equal_states_become_one(rule, num_leaves, has_costs):
   """Costs keep a state that is there if the way to the new one is shorter."""
   strategy = Mcts(
-      20, A, DEPTH, rule, 0.7, num_leaves=num_leaves, merge_states=True)
+      A, DEPTH, 20, rule, 0.7, num_leaves=num_leaves, merge_states=True)
   searches = compare(
       strategy,
       dataclasses.replace(settings_of(strategy), has_costs=has_costs),

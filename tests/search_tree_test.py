@@ -14,8 +14,8 @@ from meta_cot import search
 from meta_cot import sharding
 from meta_cot.search import engine
 from meta_cot.search.beam import Beam
-from meta_cot.search.best_first import BestFirst
-from meta_cot.search.depth_first import DepthFirst
+from meta_cot.search.frontier import BestFirst
+from meta_cot.search.frontier import DepthFirst
 from tests import explicit_trees
 
 A = explicit_trees.A

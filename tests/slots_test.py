@@ -14,7 +14,7 @@ from meta_cot.search import base
 from meta_cot.search import batching
 from meta_cot.search import engine
 from meta_cot.search.beam import Beam
-from meta_cot.search.best_first import BestFirst
+from meta_cot.search.frontier import BestFirst
 from meta_cot.training import compilation
 
 BRANCHING, DEPTH, NUM_PROBLEMS = 3, 4, 21

@@ -9,7 +9,7 @@ import pytest
 from meta_cot.search import base
 from meta_cot.search import engine
 from meta_cot.search import values
-from meta_cot.search.best_first import BestFirst
+from meta_cot.search.frontier import BestFirst
 
 BRANCHING = 3
 STRATEGY = BestFirst(

@@ -49,74 +49,61 @@ class Context:
 def make_context(
     config: model_config.ModelConfig,
     positions_BxL: jax.Array,
-    key_positions_BxM: jax.Array,
-    may_see_BxLxM: jax.Array | None,
     *,
     is_global: bool,
+    implementation: str = 'dense',
+    segment_ids_BxL: jax.Array | None = None,
+    key_positions_BxM: jax.Array | None = None,
+    is_valid_BxM: jax.Array | None = None,
 ) -> Context:
   """The context of a global or a windowed layer.
 
-  A query sees keys at its own and earlier positions; in a windowed layer those
-  less than `config.block.sliding_window` positions back.
+  With 'dense' a query sees keys at its own and earlier positions; in a windowed
+  layer those less than `config.block.sliding_window` positions back. For a
+  fused kernel what it sees follows from indices: earlier ones of its segment.
+  That is the same where positions count up by one along every segment. Rows of
+  padding (a segment of equal positions) differ: there they are causal too.
 
   Args:
     config: of the model.
-    positions_BxL: positions of the queries.
-    key_positions_BxM: positions of the keys.
-    may_see_BxLxM: False forbids a pair besides (other segment, unused slot).
+    positions_BxL: of the queries.
     is_global: whether the layer is not windowed.
+    implementation: see `choose`.
+    segment_ids_BxL: a token sees its own segment only; one segment if None.
+    key_positions_BxM: those of the queries by default; only for 'dense'.
+    is_valid_BxM: False: nobody sees the key; only for 'dense'.
   """
+  cos, sin = _rotation(config, positions_BxL, is_global)
+  window = None if is_global else config.block.sliding_window
+  if implementation != 'dense':
+    return Context(
+        cos=cos, sin=sin, segment_ids=segment_ids_BxL, windows=(window,),
+        implementation=implementation)
+  if key_positions_BxM is None:
+    key_positions_BxM = positions_BxL
   distance_BxLxM = positions_BxL[:, :, None] - key_positions_BxM[:, None, :]
   mask_BxLxM = distance_BxLxM >= 0
-  if not is_global:
-    mask_BxLxM &= distance_BxLxM < config.block.sliding_window
-  if may_see_BxLxM is not None:
-    mask_BxLxM &= may_see_BxLxM
-  cos, sin = _rotation(config, positions_BxL, is_global)
+  if window is not None:
+    mask_BxLxM &= distance_BxLxM < window
+  if segment_ids_BxL is not None:
+    mask_BxLxM &= segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :]
+  if is_valid_BxM is not None:
+    mask_BxLxM &= is_valid_BxM[:, None, :]
   return Context(cos=cos, sin=sin, mask=mask_BxLxM[:, None, None])
 
 
-def make_fused_context(
-    config: model_config.ModelConfig,
-    positions_BxL: jax.Array,
-    segment_ids_BxL: jax.Array | None,
-    implementation: str,
-    *,
-    is_global: bool,
-) -> Context:
-  """The context of a layer whose rows attend to their own tokens.
-
-  What a query sees follows from indices: earlier ones of its own segment. That
-  is what `make_context` finds from positions where these count up by one along
-  every segment. Rows of padding (a segment of equal positions) differ: here
-  they are causal too.
-
-  Args:
-    config: of the model.
-    positions_BxL: positions of queries and keys.
-    segment_ids_BxL: a token sees its own segment only; one segment if None.
-    implementation: 'splash' or 'cudnn', see `choose`.
-    is_global: whether the layer is not windowed.
-  """
-  cos, sin = _rotation(config, positions_BxL, is_global)
-  return Context(
-      cos=cos, sin=sin, segment_ids=segment_ids_BxL,
-      windows=(None if is_global else config.block.sliding_window,),
-      implementation=implementation)
-
-
-def select(
-    is_global: jax.Array, global_context: Context, windowed_context: Context
-) -> Context:
+def select(contexts: dict[bool, Context], is_global: jax.Array) -> Context:
   """The context of a layer whose kind (scalar bool) is known at run time."""
-  contexts = (global_context, windowed_context)
-  windows = tuple(w for context in contexts for w in context.windows)
-  one, two = (c.replace(windows=windows, segment_ids=None) for c in contexts)
+  if len(contexts) == 1:
+    return next(iter(contexts.values()))
+  both = contexts[True], contexts[False]
+  windows = tuple(w for context in both for w in context.windows)
+  one, two = (c.replace(windows=windows, segment_ids=None) for c in both)
   chosen = jax.tree.map(lambda x, y: jnp.where(is_global, x, y), one, two)
-  if global_context.implementation == 'dense':
+  if chosen.implementation == 'dense':
     return chosen
   return chosen.replace(
-      segment_ids=global_context.segment_ids,
+      segment_ids=both[0].segment_ids,
       window_index=jnp.where(is_global, 0, 1))
 
 
@@ -128,14 +115,6 @@ def choose(
   'auto' takes splash on a TPU and cuDNN on a GPU for rows of at least 128
   tokens, and 'dense' elsewhere and where the kernel cannot run. The platform is
   that of the mesh in use (`sharding.platform`).
-
-  Args:
-    config: of the model.
-    batch_size: B.
-    length: L.
-
-  Returns:
-    'dense', 'splash' or 'cudnn'.
 
   Raises:
     ConfigError: `config.execution.attention` names a kernel that cannot run.
@@ -174,23 +153,21 @@ def _rotation(config, positions_BxL, is_global):
   anew for every head that they turn.
   """
   angles = positions_BxL[:, None, :, None].astype(jnp.float32) * (
-      rotary_frequencies(config, is_global=is_global)[None, None, None, :])
+      _frequencies(config, is_global)[None, None, None, :])
   cos, sin = jnp.cos(angles), jnp.sin(angles)
   join = lambda *halves: jnp.concatenate(halves, axis=-1)
   return join(cos, cos), join(-sin, sin)
 
 
-def rotary_frequencies(
-    config: model_config.ModelConfig, *, is_global: bool
-) -> jax.Array:
+def _frequencies(config, is_global) -> jax.Array:
   """Angle per position of every pair of channels, [Dh / 2] float32.
 
   theta ** (-2 i / Dh). With `rope.scaling_factor` s they are divided by s in
   global layers: all of them (linear), or, with frequency factors, only long
   wavelengths, blended in between as in Llama 3.1.
   """
-  exponents = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32)
-  exponents = exponents / config.head_dim
+  exponents = (
+      jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim)
   rope = config.rope
   local = not is_global and rope.local_theta is not None
   theta = rope.local_theta if local else rope.theta
@@ -229,13 +206,12 @@ def apply(
   """Attention [B, H, L, Dh] as the context wants it; see `attend`."""
   if context.implementation == 'dense':
     return attend(config, queries, keys, values, context.mask)
-  arrays = (queries, keys, values)
+  arrays = [queries, keys, values]
   if context.segment_ids is not None:
-    arrays += (jnp.broadcast_to(
-        context.segment_ids, (queries.shape[0], queries.shape[2])),)
+    arrays.append(jnp.broadcast_to(
+        context.segment_ids, (queries.shape[0], queries.shape[2])))
   kernels = [
-      functools.partial(
-          _attend_fused, config, context.implementation, window)
+      functools.partial(_attend_fused, config, context.implementation, window)
       for window in context.windows]
   if len(kernels) == 1:
     return kernels[0](*arrays)
@@ -248,16 +224,13 @@ def _attend_fused(config, implementation, window, *arrays):
   length = arrays[0].shape[2]
   extra = -length % module.ROW_MULTIPLE
 
-  def local(queries, keys, values, segment_ids_BxL=None):
-    # Behind the end of a row, where causal queries do not look.
-    pad = lambda x, axis: jnp.pad(
-        x, [(0, extra if i == axis else 0) for i in range(x.ndim)])
-    if extra:
-      queries, keys, values = (pad(x, 2) for x in (queries, keys, values))
-      if segment_ids_BxL is not None:
-        segment_ids_BxL = pad(segment_ids_BxL, 1)
+  def pad(x):  # behind the end of a row, where causal queries do not look
+    axis = 2 if x.ndim == 4 else 1
+    return jnp.pad(x, [(0, extra if i == axis else 0) for i in range(x.ndim)])
+
+  def local(*arrays):
     return module.attend(
-        config, queries, keys, values, segment_ids_BxL, window=window,
+        config, *(map(pad, arrays) if extra else arrays), window=window,
         platform=platform)[:, :, :length]
 
   heads = ('act_batch', 'act_heads', None, None)
@@ -281,13 +254,10 @@ def attend(
 
   Args:
     config: of the model.
-    queries: [B, H, L, Dh], rotated.
+    queries: [B, H, L, Dh], rotated; the result has their shape and type.
     keys: [B, K, M, Dh], rotated; query head h reads key head h // G.
     values: [B, K, M, Dh].
     mask: [B or 1, 1, 1, L, M] bool.
-
-  Returns:
-    [B, H, L, Dh] in the type of `queries`.
   """
   b, h, length, dh = queries.shape
   k, m = keys.shape[1:3]

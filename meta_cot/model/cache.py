@@ -13,21 +13,22 @@ import jax.numpy as jnp
 from meta_cot import sharding
 from meta_cot.model import config as model_config
 
+AXES = ('act_batch', 'act_kv_heads', None, None)  # of one layer's keys, values
+
 
 @struct.dataclass
 class Cache:
-  """Keys and values of M slots; slots from `length` on are free.
+  """Keys and values of M slots, in the compute dtype.
 
-  With `execution.layer_loop` 'unroll' `keys` and `values` are tuples of
-  [B, K, M, Dh], one array per layer; with 'scan' one array
-  [layers, B, K, M, Dh].
+  With `execution.layer_loop` 'unroll' they are tuples of [B, K, M, Dh], one
+  array per layer; with 'scan' one array [layers, B, K, M, Dh].
   """
 
-  keys: jax.Array | tuple[jax.Array, ...]  # compute dtype
-  values: jax.Array | tuple[jax.Array, ...]  # compute dtype
+  keys: jax.Array | tuple[jax.Array, ...]
+  values: jax.Array | tuple[jax.Array, ...]
   positions: jax.Array  # [B, M] int32
   is_valid: jax.Array  # [B, M] bool
-  length: jax.Array  # [] int32, next free slot
+  length: jax.Array  # [] int32; slots from here on are free
   # Keys have their last two axes swapped; see `turn`.
   is_turned: bool = struct.field(pytree_node=False, default=False)
 
@@ -51,14 +52,27 @@ class Part:
 
 @struct.dataclass
 class View:
-  """What one layer sees of a cache: its own keys and values, or all layers'."""
+  """A cache, and others that are read besides, as one layer sees them."""
 
-  keys: jax.Array  # [B, K, M, Dh], or [layers, B, K, M, Dh] with `layer`
-  values: jax.Array
+  cache: Cache
   slot: jax.Array  # [] int32, where the new tokens go
-  layer: jax.Array | None  # [] int32
-  # Of other caches; see `shared` of `transformer.decode_hidden`.
-  shared: tuple[Part, ...] = ()
+  layer: int | jax.Array  # an int where layers are tuples
+  shared: tuple[Cache, ...] = ()  # see `transformer.decode_hidden`
+
+
+def zeros(
+    config: model_config.ModelConfig, shape: tuple[int, ...], axis: int = 0
+) -> jax.Array | tuple[jax.Array, ...]:
+  """Zeros [*shape] per layer: a tuple, or with a scan stacked on an axis."""
+  num_layers = config.num_layers
+  if config.execution.layer_loop == 'unroll':
+    return tuple(jnp.zeros(shape, config.dtype) for _ in range(num_layers))
+  return jnp.zeros((*shape[:axis], num_layers, *shape[axis:]), config.dtype)
+
+
+def split(array: jax.Array) -> jax.Array:
+  """Lays keys or values [(layers,) B, K, ...] out by rows and heads."""
+  return sharding.constrain(array, *('layers',) * (array.ndim - 4), *AXES)
 
 
 def create(
@@ -66,18 +80,9 @@ def create(
 ) -> Cache:
   """An empty cache for `batch_size` rows of up to `num_slots` tokens."""
   shape = (batch_size, config.num_kv_heads, num_slots, config.head_dim)
-  axes = ('act_batch', 'act_kv_heads', None, None)
-  if config.execution.layer_loop == 'scan':
-    shape, axes = (config.num_layers, *shape), ('layers', *axes)
-    one = lambda: sharding.constrain(jnp.zeros(shape, config.dtype), *axes)
-    keys, values = one(), one()
-  else:
-    many = lambda: tuple(
-        sharding.constrain(jnp.zeros(shape, config.dtype), *axes)
-        for _ in range(config.num_layers))
-    keys, values = many(), many()
+  empty = lambda: jax.tree.map(split, zeros(config, shape))
   return Cache(
-      keys=keys, values=values,
+      keys=empty(), values=empty(),
       positions=jnp.zeros((batch_size, num_slots), jnp.int32),
       is_valid=jnp.zeros((batch_size, num_slots), bool),
       length=jnp.zeros((), jnp.int32))
@@ -94,12 +99,8 @@ def grow(cache: Cache, num_slots: int) -> Cache:
     raise ValueError(
         f'num_slots: got {num_slots}; must be at least the {cache.num_slots} '
         'slots that the cache has.')
-
-  def pad(x, axis):
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (0, extra)
-    return jnp.pad(x, widths)
-
+  pad = lambda x, axis: jnp.pad(
+      x, [(0, extra if i == axis % x.ndim else 0) for i in range(x.ndim)])
   return cache.replace(
       keys=jax.tree.map(lambda x: pad(x, -2), cache.keys),
       values=jax.tree.map(lambda x: pad(x, -2), cache.values),
@@ -122,30 +123,20 @@ def share_rows(cache: Cache, lengths_B: jax.Array) -> Cache:
   With a mesh all rows stay on their devices.
   """
   repeats = len(lengths_B) // len(cache.positions)
-  batch_axis = -4  # of keys and values, stacked or not
-
-  def repeat(x):
-    axes = ('layers',) * (x.ndim - 4) + (
-        'act_batch', 'act_kv_heads', None, None)
-    return sharding.constrain(
-        jnp.repeat(x, repeats, axis=x.ndim + batch_axis), *axes)
-
-  positions_BxM = jnp.repeat(cache.positions, repeats, axis=0)
+  repeat = lambda x, axis=0: jnp.repeat(x, repeats, axis=axis)
+  of_heads = lambda x: split(repeat(x, x.ndim - 4))
   is_inside_BxM = jnp.arange(cache.num_slots)[None] < lengths_B[:, None]
   return cache.replace(
-      keys=jax.tree.map(repeat, cache.keys),
-      values=jax.tree.map(repeat, cache.values), positions=positions_BxM,
-      is_valid=jnp.repeat(cache.is_valid, repeats, axis=0) & is_inside_BxM)
+      keys=jax.tree.map(of_heads, cache.keys),
+      values=jax.tree.map(of_heads, cache.values),
+      positions=repeat(cache.positions),
+      is_valid=repeat(cache.is_valid) & is_inside_BxM)
 
 
 def reserve(
     cache: Cache, positions_BxL: jax.Array, is_valid_BxL: jax.Array
 ) -> Cache:
-  """Marks the next L slots as taken by tokens at these positions.
-
-  `length` moves on; keys and values are written layer by layer (`write`) at
-  the old `length`.
-  """
+  """Marks the next L slots as taken; what `write` puts there is to follow."""
   put = lambda x, new: jax.lax.dynamic_update_slice(
       x, new.astype(x.dtype), (0, cache.length))
   return cache.replace(
@@ -156,33 +147,29 @@ def reserve(
 
 def write(view: View, keys: jax.Array, values: jax.Array) -> View:
   """Puts keys and values [B, K, L, Dh] of new tokens into a layer's view."""
+  put = jax.lax.dynamic_update_slice
 
-  def put(x, new):
-    new = new.astype(x.dtype)
-    if view.layer is None:
-      return jax.lax.dynamic_update_slice(x, new, (0, 0, view.slot, 0))
-    return jax.lax.dynamic_update_slice(
-        x, new[None], (view.layer, 0, 0, view.slot, 0))
+  def put_layer(layers, new):
+    at = 0, 0, view.slot, 0
+    if isinstance(layers, tuple):
+      i = view.layer
+      new = put(layers[i], new.astype(layers[i].dtype), at)
+      return (*layers[:i], new, *layers[i + 1:])
+    return put(layers, new.astype(layers.dtype)[None], (view.layer, *at))
 
-  return view.replace(
-      keys=put(view.keys, keys), values=put(view.values, values))
-
-
-def read(view: View) -> tuple[jax.Array, jax.Array]:
-  """Keys and values [B, K, M, Dh] of a layer's view."""
-  if view.layer is None:
-    return view.keys, view.values
-  return _at(view.keys, view.layer), _at(view.values, view.layer)
+  return view.replace(cache=view.cache.replace(
+      keys=put_layer(view.cache.keys, keys),
+      values=put_layer(view.cache.values, values)))
 
 
 def layer_of(cache: Cache, layer: int | jax.Array) -> Part:
   """What is read of one layer."""
-  if isinstance(cache.keys, tuple):
-    keys, values = cache.keys[layer], cache.values[layer]
-  else:
-    keys, values = _at(cache.keys, layer), _at(cache.values, layer)
-  return Part(keys, values, is_turned=cache.is_turned)
+  return Part(
+      _at(cache.keys, layer), _at(cache.values, layer),
+      is_turned=cache.is_turned)
 
 
-def _at(stacked, layer):
-  return jax.lax.dynamic_index_in_dim(stacked, layer, 0, keepdims=False)
+def _at(layers, layer):
+  if isinstance(layers, tuple):
+    return layers[layer]
+  return jax.lax.dynamic_index_in_dim(layers, layer, 0, keepdims=False)

@@ -26,7 +26,7 @@ class RopeConfig:
 
   def __post_init__(self):
     bands = {name: getattr(self, name) for name in _BANDS}
-    are_all_none = all(value is None for value in bands.values())
+    are_all_none = set(bands.values()) == {None}
     for name, value in bands.items():
       _require(
           value is None or self.scaling_factor is not None, name, value,
@@ -78,11 +78,7 @@ class ExecutionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """Shape and options of a model; hashable, so it can be a static argument.
-
-  Layer `i` (from 0) attends globally if `is_global(i)`, else within the last
-  `block.sliding_window` positions.
-  """
+  """Shape and options of a model; hashable, so it can be a static argument."""
 
   vocab_size: int = _setting(low=1)
   num_layers: int = _setting(low=1)
@@ -112,16 +108,15 @@ class ModelConfig:
         'None where block.sliding_window is None')
 
   def is_global(self, layer: int) -> bool:
-    """Whether layer `layer`, counted from 0, sees beyond the window.
+    """Whether layer `layer`, counted from 0, sees beyond the window, if any.
 
-    With a window and pattern n it is every n-th layer (n - 1, 2n - 1, ...);
-    with a window and no pattern, none (Mistral).
+    With pattern n it is every n-th layer (n - 1, 2n - 1, ...); without, none
+    (Mistral).
     """
-    if self.block.sliding_window is None:
-      return True
-    if self.block.sliding_window_pattern is None:
-      return False
-    return (layer + 1) % self.block.sliding_window_pattern == 0
+    window, pattern = (
+        self.block.sliding_window, self.block.sliding_window_pattern)
+    return window is None or (
+        pattern is not None and (layer + 1) % pattern == 0)
 
   @property
   def dtype(self) -> jnp.dtype:
@@ -130,16 +125,16 @@ class ModelConfig:
     'auto' asks for the default backend: to compile for another platform than
     the one at hand, name the type.
     """
-    if self.execution.compute_dtype == 'auto':
-      on_cpu = jax.default_backend() == 'cpu'
-      return jnp.dtype('float32' if on_cpu else 'bfloat16')
-    return jnp.dtype(self.execution.compute_dtype)
+    name = self.execution.compute_dtype
+    if name == 'auto':
+      name = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+    return jnp.dtype(name)
 
   @property
   def attention_scale(self) -> float:
     """What scores of queries and keys are multiplied by."""
-    return self.head_dim ** -0.5 if self.block.query_scale is None else (
-        self.block.query_scale)
+    scale = self.block.query_scale
+    return self.head_dim ** -0.5 if scale is None else scale
 
   def num_params(self) -> int:
     """Number of parameters, value head included."""
@@ -154,18 +149,13 @@ class ModelConfig:
     return self.num_layers * block + tables + d + head
 
   def flops_per_token(self, length: float) -> float:
-    """Floating-point operations of one forward token, 2 per multiply-add.
-
-    Args:
-      length: keys that the token attends to on average.
-    """
+    """Operations, 2 per multiply-add, of a forward token with `length` keys."""
     matrices = self.num_params() - (
         0 if self.tie_embeddings else self.vocab_size * self.embed_dim)
-    windows = [
+    num_seen = math.fsum(
         length if self.is_global(i) else min(length, self.block.sliding_window)
-        for i in range(self.num_layers)]
-    return 2.0 * matrices + 4.0 * self.num_heads * self.head_dim * math.fsum(
-        windows)
+        for i in range(self.num_layers))
+    return 2.0 * matrices + 4.0 * self.num_heads * self.head_dim * num_seen
 
 
 def _require(holds: bool, name: str, value: object, words: str) -> None:

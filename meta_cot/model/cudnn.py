@@ -24,14 +24,7 @@ def obstacle(config: model_config.ModelConfig, platform: str) -> str | None:
 
 
 def attend(
-    config: model_config.ModelConfig,
-    queries: jax.Array,
-    keys: jax.Array,
-    values: jax.Array,
-    segment_ids_BxL: jax.Array | None,
-    *,
-    window: int | None,
-    platform: str,
+    config, queries, keys, values, segment_ids_BxL=None, *, window, platform
 ) -> jax.Array:
   """Causal self-attention; arguments and result as in `splash.attend`.
 

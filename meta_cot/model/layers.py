@@ -25,8 +25,11 @@ _ACTIVATIONS = {
 }
 
 
-def _boxed(init, *logical_axes: str):
-  return nn.with_logical_partitioning(init, logical_axes)
+def _param(module: nn.Module, name, init, axes, shape) -> jax.Array:
+  """A parameter of a module, boxed with the logical names of its axes."""
+  return module.param(
+      name, nn.with_logical_partitioning(init, axes), shape,
+      module.config.execution.param_dtype)
 
 
 class RMSNorm(nn.Module):
@@ -40,9 +43,7 @@ class RMSNorm(nn.Module):
     config = self.config
     plus_one = config.block.norm_plus_one
     init = nn.initializers.zeros if plus_one else nn.initializers.ones
-    scale_D = self.param(
-        'scale', _boxed(init, self.axis), x.shape[-1:],
-        config.execution.param_dtype)
+    scale_D = _param(self, 'scale', init, (self.axis,), x.shape[-1:])
     scale_D = scale_D.astype(jnp.float32) + (1.0 if plus_one else 0)
     x32 = x.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
@@ -72,15 +73,14 @@ class Projection(nn.Module):
     init = nn.initializers.variance_scaling(
         self.gain ** 2, 'fan_in', 'truncated_normal',
         in_axis=tuple(range(num_in)), out_axis=tuple(range(num_in, rank)))
-    kernel = self.param(
-        'kernel', _boxed(init, *self.axes), self.in_shape + self.out_shape,
-        config.execution.param_dtype)
+    kernel = _param(
+        self, 'kernel', init, self.axes, self.in_shape + self.out_shape)
     kernel_IxO = kernel.reshape(math.prod(self.in_shape), -1)
     y_BxLxO = jnp.matmul(x_BxLxI, kernel_IxO.astype(config.dtype))
     if self.use_bias:
-      bias = self.param(
-          'bias', _boxed(nn.initializers.zeros, *self.axes[num_in:]),
-          self.out_shape, config.execution.param_dtype)
+      bias = _param(
+          self, 'bias', nn.initializers.zeros, self.axes[num_in:],
+          self.out_shape)
       y_BxLxO += bias.astype(config.dtype).reshape(1, 1, -1)
     return y_BxLxO
 
@@ -105,21 +105,22 @@ class Attention(nn.Module):
       q = RMSNorm(config, axis='head_dim', name='q_norm')(q)
       k = RMSNorm(config, axis='head_dim', name='k_norm')(k)
     q, k = attention.rotate(q, context), attention.rotate(k, context)
+    parts = [cache_lib.Part(k, v)]
     if view is not None:
       view = cache_lib.write(view, k, v)
-      if context.mask is not None:  # what it sees lies in the cache
-        k, v = cache_lib.read(view)
-    if view is not None and view.shared:
-      parts = *view.shared, cache_lib.Part(k, v)
+      if context.mask is not None:  # what it sees lies in the caches
+        parts = [
+            cache_lib.layer_of(c, view.layer)
+            for c in (*view.shared, view.cache)]
+    if len(parts) > 1:
       y = pages.attend(config, q, parts, context.mask)
     else:
-      y = attention.apply(config, q, k, v, context)
+      y = attention.apply(config, q, parts[0].keys, parts[0].values, context)
     b, h, length, dh = y.shape
     y_BxLxO = y.transpose(0, 2, 1, 3).reshape(b, length, h * dh)
-    project = Projection(
+    return Projection(
         config, (h, dh), (config.embed_dim,), ('heads', 'head_dim', 'embed'),
-        gain=(2 * config.num_layers) ** -0.5, name='o_proj')
-    return project(y_BxLxO), view
+        gain=(2 * config.num_layers) ** -0.5, name='o_proj')(y_BxLxO), view
 
   def _heads(self, name, x_BxLxD, num_heads, axis):
     """Projects to [B, num_heads, L, Dh]."""
@@ -141,10 +142,9 @@ class MLP(nn.Module):
   def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
     config = self.config
     d, f = (config.embed_dim,), (config.mlp_dim,)
-    gate_BxLxF = Projection(
-        config, d, f, ('embed', 'mlp'), name='gate_proj')(x_BxLxD)
-    up_BxLxF = Projection(
-        config, d, f, ('embed', 'mlp'), name='up_proj')(x_BxLxD)
+    gate_BxLxF, up_BxLxF = (
+        Projection(config, d, f, ('embed', 'mlp'), name=name)(x_BxLxD)
+        for name in ('gate_proj', 'up_proj'))
     hidden_BxLxF = _ACTIVATIONS[config.block.activation](gate_BxLxF) * up_BxLxF
     return Projection(
         config, f, d, ('mlp', 'embed'),
@@ -182,14 +182,13 @@ class Embedder(nn.Module):
   config: model_config.ModelConfig
 
   def setup(self):
-    config = self.config
-    table = lambda name, axes, shape: self.param(
-        name, _boxed(nn.initializers.normal(0.02), *axes), shape,
-        config.execution.param_dtype)
+    config, init = self.config, nn.initializers.normal(0.02)
     shape = (config.vocab_size, config.embed_dim)
-    self.embedding = table('embedding', ('vocab', 'embed'), shape)
+    self.embedding = _param(
+        self, 'embedding', init, ('vocab', 'embed'), shape)
     if not config.tie_embeddings:
-      self.readout = table('readout', ('embed', 'vocab'), shape[::-1])
+      self.readout = _param(
+          self, 'readout', init, ('embed', 'vocab'), shape[::-1])
 
   def encode(self, tokens_BxL: jax.Array) -> jax.Array:
     """Tokens to vectors [B, L, D] in the compute dtype."""
@@ -205,10 +204,9 @@ class Embedder(nn.Module):
   def decode(self, x_BxLxD: jax.Array) -> jax.Array:
     """Vectors to logits [B, L, V] in float32."""
     config = self.config
-    if config.tie_embeddings:
-      product, table = 'bld,vd->blv', self.embedding
-    else:
-      product, table = 'bld,dv->blv', self.readout
+    product, table = (
+        ('bld,vd->blv', self.embedding) if config.tie_embeddings
+        else ('bld,dv->blv', self.readout))
     logits_BxLxV = jnp.einsum(
         product, x_BxLxD, table.astype(config.dtype),
         preferred_element_type=jnp.float32)
@@ -222,11 +220,9 @@ class ValueHead(nn.Module):
 
   @nn.compact
   def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
-    zeros, dtype = nn.initializers.zeros, self.config.execution.param_dtype
-    kernel_Dx1 = self.param(
-        'kernel', _boxed(zeros, 'embed', 'value'), (x_BxLxD.shape[-1], 1),
-        dtype)
-    bias_1 = self.param('bias', _boxed(zeros, 'value'), (1,), dtype)
+    zeros, width = nn.initializers.zeros, x_BxLxD.shape[-1]
+    kernel_Dx1 = _param(self, 'kernel', zeros, ('embed', 'value'), (width, 1))
+    bias_1 = _param(self, 'bias', zeros, ('value',), (1,))
     x_BxLx1 = jnp.matmul(
         x_BxLxD.astype(jnp.float32), kernel_Dx1.astype(jnp.float32))
     return x_BxLx1[..., 0] + bias_1.astype(jnp.float32)[None]

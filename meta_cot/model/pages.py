@@ -6,6 +6,7 @@ continuations read that list as one cache, without copies of it. Axes besides
 those of `types`: S rows that share, U pages of a list, T slots of a page.
 """
 
+from collections.abc import Sequence
 import functools
 import math
 
@@ -13,7 +14,6 @@ from flax import struct
 import jax
 import jax.numpy as jnp
 
-from meta_cot import sharding
 from meta_cot.model import attention
 from meta_cot.model import cache as cache_lib
 from meta_cot.model import config as model_config
@@ -23,15 +23,14 @@ from meta_cot.model import config as model_config
 class Page:
   """The tokens of one step; the leading axes are the caller's.
 
-  As in `cache.Cache`, keys and values are tuples of one array per layer with
-  `execution.layer_loop` 'unroll', and one array of all layers with 'scan'.
-  Slots and widths are one axis: a TPU stores the last one in multiples of 128,
-  so that heads of 64 would take twice the room, and programs copy what others
-  left in another order.
+  Keys and values are tuples or stacked as in `cache.Cache`. Slots and widths
+  are one axis: a TPU stores the last one in multiples of 128, so that heads of
+  64 would take twice the room, and programs copy what others left in another
+  order.
   """
 
   keys: jax.Array | tuple[jax.Array, ...]  # [..., (layers,) K, T * Dh]
-  values: jax.Array | tuple[jax.Array, ...]  # [..., (layers,) K, T * Dh]
+  values: jax.Array | tuple[jax.Array, ...]
   length: jax.Array  # [...] int32, slots in use, the first ones
   position: jax.Array  # [...] int32, of the first slot in the text
   num_slots: int = struct.field(pytree_node=False)  # T
@@ -46,60 +45,47 @@ def empty(
     config: model_config.ModelConfig, num_slots: int, position_B: jax.Array
 ) -> Page:
   """Pages of T = `num_slots` slots without a token, at these positions."""
-  heads = config.num_kv_heads, num_slots * config.head_dim
-  shape = (*position_B.shape, *heads)
-  if config.execution.layer_loop == 'scan':
-    shape = (*position_B.shape, config.num_layers, *heads)
-    one = lambda: jnp.zeros(shape, config.dtype)
-  else:
-    one = lambda: tuple(
-        jnp.zeros(shape, config.dtype) for _ in range(config.num_layers))
+  shape = (
+      *position_B.shape, config.num_kv_heads, num_slots * config.head_dim)
+  empty = lambda: cache_lib.zeros(config, shape, axis=-2)
   return Page(
-      keys=one(), values=one(), length=jnp.zeros_like(position_B),
+      keys=empty(), values=empty(), length=jnp.zeros_like(position_B),
       position=position_B, num_slots=num_slots)
 
 
 def join(page: Page, is_used_SxU: jax.Array) -> cache_lib.Cache:
-  """Lists of pages as one full cache of S rows and U * T slots, for reading.
+  """Lists [S, U] of pages as one full cache of S rows, for reading.
 
-  Args:
-    page: leading axes [S, U].
-    is_used_SxU: False: the page is not part of the list.
+  Where `is_used_SxU` is False, a page is not part of its list.
   """
   num_rows, num_pages = is_used_SxU.shape
-  is_stacked = not isinstance(page.keys, tuple)
+  num_slots = num_pages * page.num_slots
 
   def flat(x):  # [S, U, (layers,) K, T * Dh] -> [(layers,) S, K, U * T, Dh]
     x = jnp.moveaxis(x, 1, -2)  # [S, (layers,) K, U, T * Dh]
     width = x.shape[-1] // page.num_slots
-    x = x.reshape(*x.shape[:-2], num_pages * page.num_slots, width)
-    x = jnp.swapaxes(x, 0, 1) if is_stacked else x
-    axes = ('act_batch', 'act_kv_heads', None, None)
-    return sharding.constrain(x, *(('layers',) if is_stacked else ()), *axes)
+    x = x.reshape(*x.shape[:-2], num_slots, width)
+    return cache_lib.split(
+        x if isinstance(page.keys, tuple) else jnp.swapaxes(x, 0, 1))
 
-  num_slots = page.num_slots
-  slots_T = jnp.arange(num_slots, dtype=jnp.int32)[None, None]
+  slots_T = jnp.arange(page.num_slots, dtype=jnp.int32)[None, None]
   is_valid_SxUxT = (slots_T < page.length[..., None]) & is_used_SxU[..., None]
   positions_SxUxT = page.position[..., None] + slots_T
   return cache_lib.turn(cache_lib.Cache(
       keys=jax.tree.map(flat, page.keys),
       values=jax.tree.map(flat, page.values),
-      positions=positions_SxUxT.reshape(num_rows, num_pages * num_slots),
-      is_valid=is_valid_SxUxT.reshape(num_rows, num_pages * num_slots),
-      length=jnp.asarray(num_pages * num_slots, jnp.int32)))
+      positions=positions_SxUxT.reshape(num_rows, num_slots),
+      is_valid=is_valid_SxUxT.reshape(num_rows, num_slots),
+      length=jnp.asarray(num_slots, jnp.int32)))
 
 
 def cut(
     cache: cache_lib.Cache, shape: tuple[int, ...], length: jax.Array,
     position: jax.Array,
 ) -> Page:
-  """The rows of a cache as pages.
+  """The rows of a cache as pages with the leading axes `shape`.
 
-  Args:
-    cache: its slots are those of the pages.
-    shape: leading axes of the pages; they hold as many as there are rows.
-    length: int32 [*shape], slots in use.
-    position: int32 [*shape], of the first slot.
+  `length` and `position` [*shape] are those of `Page`.
   """
 
   def rows(x):  # [(layers,) B, K, T, Dh] -> [*shape, (layers,) K, T * Dh]
@@ -115,7 +101,7 @@ def cut(
 def attend(
     config: model_config.ModelConfig,
     queries: jax.Array,
-    parts: tuple[cache_lib.Part, ...],
+    parts: Sequence[cache_lib.Part],
     mask: jax.Array,
 ) -> jax.Array:
   """Dense attention over several caches with one softmax, in float32.
@@ -125,13 +111,10 @@ def attend(
 
   Args:
     config: of the model.
-    queries: [B, H, L, Dh], rotated.
+    queries: [B, H, L, Dh], rotated; the result has their shape and type.
     parts: of at most three caches; the rows of each divide those of the next,
       and the last has B.
     mask: [B, 1, 1, L, sum of M] bool; every query sees a key.
-
-  Returns:
-    [B, H, L, Dh] in the type of `queries`.
   """
   length, dh = queries.shape[2:]
   parts = [part for part in parts if part.num_slots]

@@ -28,7 +28,7 @@ def attend(
     queries: jax.Array,
     keys: jax.Array,
     values: jax.Array,
-    segment_ids_BxL: jax.Array | None,
+    segment_ids_BxL: jax.Array | None = None,
     *,
     window: int | None,
     platform: str,
@@ -37,15 +37,13 @@ def attend(
 
   Args:
     config: of the model.
-    queries: [B, H, L, Dh], rotated; L a multiple of ROW_MULTIPLE.
+    queries: [B, H, L, Dh], rotated, as is the result; L a multiple of
+      ROW_MULTIPLE.
     keys: [B, K, L, Dh], rotated.
     values: [B, K, L, Dh].
     segment_ids_BxL: int32; a position sees its own segment only. None: all.
     window: indices that a position sees back, its own included. None: all.
     platform: on 'cpu' the kernel is interpreted: right, and slow.
-
-  Returns:
-    [B, H, L, Dh] in the type of `queries`.
   """
   num_heads, length = queries.shape[1:3]
   queries = queries * config.attention_scale  # the kernel itself has no scale

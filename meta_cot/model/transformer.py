@@ -8,9 +8,6 @@ unrolled loop runs over them. Policy and value head read one trunk (paper
 section 2.2).
 """
 
-from collections.abc import Callable
-import functools
-
 from flax import linen as nn
 from flax import struct
 import jax
@@ -19,12 +16,10 @@ import jax.numpy as jnp
 from meta_cot import sharding
 from meta_cot.model import attention
 from meta_cot.model import cache as cache_lib
-from meta_cot.model import config as model_config
 from meta_cot.model import layers as layers_lib
 from meta_cot.model import splash
+from meta_cot.model.config import ModelConfig
 from meta_cot.types import Params, PRNGKey
-
-ModelConfig = model_config.ModelConfig
 
 _policies = jax.checkpoint_policies
 REMAT = {  # what the backward pass finds stored; all else is recomputed
@@ -56,35 +51,28 @@ class Output:
 def init(config: ModelConfig, rng: PRNGKey) -> Params:
   """Random parameters, boxed with their logical axis names.
 
-  Args:
-    config: of the model.
-    rng: consumed.
-
   Returns:
     {'embedder', 'layers', 'final_norm', 'value_head'}; leaves of 'layers' have
     a leading axis 'layers'. `flax.linen.meta.unbox` takes the boxes off.
   """
   embedder_rng, layers_rng, norm_rng, value_rng = jax.random.split(rng, 4)
   x_BxLxD = jnp.zeros((1, 1, config.embed_dim), config.dtype)
-  tokens_BxL = jnp.zeros((1, 1), jnp.int32)
   zeros_BxL = jnp.zeros((1, 1), jnp.int32)
-  context = attention.make_context(
-      config, zeros_BxL, zeros_BxL, None, is_global=True)
+  context = attention.make_context(config, zeros_BxL, is_global=True)
 
-  def init_block(rng):
-    return layers_lib.Block(config).init(rng, x_BxLxD, context, None)['params']
+  def new(module, rng, *args, **keywords):
+    return module(config).init(rng, *args, **keywords)['params']
 
-  blocks = jax.vmap(init_block)(jax.random.split(layers_rng, config.num_layers))
+  blocks = jax.vmap(
+      lambda rng: new(layers_lib.Block, rng, x_BxLxD, context, None))(
+          jax.random.split(layers_rng, config.num_layers))
   params = {
-      'embedder': layers_lib.Embedder(config).init(
-          embedder_rng, tokens_BxL, method='encode')['params'],
+      'embedder': new(
+          layers_lib.Embedder, embedder_rng, zeros_BxL, method='encode'),
       'layers': nn.meta.add_axis(blocks, 0, {nn.PARTITION_NAME: 'layers'}),
-      'final_norm': layers_lib.RMSNorm(config).init(
-          norm_rng, x_BxLxD)['params'],
-  }
+      'final_norm': new(layers_lib.RMSNorm, norm_rng, x_BxLxD)}
   if config.value_head == 'shared':
-    params['value_head'] = layers_lib.ValueHead(config).init(
-        value_rng, x_BxLxD)['params']
+    params['value_head'] = new(layers_lib.ValueHead, value_rng, x_BxLxD)
   return params
 
 
@@ -102,18 +90,15 @@ def forward(
   Args:
     config: of the model.
     params: unboxed, or as `slice_layers` returns them.
-    tokens_BxL: int32.
+    tokens_BxL: int32, at most `config.max_length` in a row.
     positions_BxL: int32; 0 .. L-1 by default. Packed rows restart them; within
       a segment they count up by one (fused attention goes by the order).
     segment_ids_BxL: int32; a position sees its own segment only (padding, 0,
       is a segment like any other). One segment by default.
     read_at_BxR: int32 indices along L where the heads are read; all by default.
 
-  Returns:
-    Output without a cache.
-
   Raises:
-    ValueError: L exceeds `config.max_length`.
+    ValueError: a row is too long.
     ConfigError: `config.execution.attention` names a kernel that cannot run.
   """
   x_BxLxD = hidden(
@@ -142,19 +127,13 @@ def decode(
     config: of the model.
     params: unboxed; in a loop, pass them through `slice_layers` once before.
     tokens_BxL: int32.
-    cache: see `cache.create`.
+    cache: of B rows.
     positions_BxL: int32, true positions in the row's text.
     is_valid_BxL: False leaves a hole that nobody sees; all True by default.
     read_at_BxR: as in `forward`.
     is_prefill: static; promises that the cache is empty, positions are 0 .. L-1
       and holes are at the ends of rows only, so that a fused kernel may read
-      the tokens. Without it attention over a cache is dense.
-
-  Returns:
-    Output with the new cache.
-
-  Raises:
-    ConfigError: as `forward`, with `is_prefill`.
+      the tokens, or raises as in `forward`. Without it attention is dense.
   """
   x_BxLxD, cache = decode_hidden(
       config, params, tokens_BxL, cache, positions_BxL=positions_BxL,
@@ -174,16 +153,11 @@ def decode_hidden(
     is_prefill: bool = False,
     shared: tuple[cache_lib.Cache, ...] = (),
 ) -> tuple[jax.Array, cache_lib.Cache]:
-  """`decode` without the heads: the trunk's normalised output, and the cache.
+  """`decode` without the heads: the trunk's output, and the new cache.
 
-  Args:
-    config, params, tokens_BxL, cache, positions_BxL, is_valid_BxL, is_prefill:
-      as in `decode`.
-    shared: caches that are read besides, before one's own. One of S rows serves
-      B / S consecutive rows each; coarser ones come first. Not for prefill.
-
-  Returns:
-    [B, L, D], and the new cache.
+  The output [B, L, D] is normalised. `shared` are caches that are read besides,
+  before one's own. One of S rows serves B / S consecutive rows each; coarser
+  ones come first. Not for prefill.
   """
   if is_valid_BxL is None:
     is_valid_BxL = jnp.ones(tokens_BxL.shape, bool)
@@ -192,22 +166,21 @@ def decode_hidden(
   implementation = 'dense'
   if is_prefill:
     implementation = attention.choose(config, *tokens_BxL.shape)
+  keys = {}  # of a kernel are the tokens: what these see ends before the holes
   if implementation == 'dense':
-    read = (*shared, cache)
-    key_positions_BxM, is_valid_BxM = (
-        _of_rows([getattr(c, name) for c in read], tokens_BxL.shape[0])
-        for name in ('positions', 'is_valid'))
-    contexts = _contexts(config, functools.partial(
-        attention.make_context, config, positions_BxL, key_positions_BxM,
-        is_valid_BxM[:, None, :]))
-  else:  # what a token sees ends before the holes do begin
-    contexts = _contexts(config, functools.partial(
-        attention.make_fused_context, config, positions_BxL, None,
-        implementation))
-  x_BxLxD = _embed(config, params, tokens_BxL)
+    # The caches side by side; row b of those that share S is b // (B / S).
+    beside = lambda *arrays: jnp.concatenate([
+        jnp.repeat(x, len(tokens_BxL) // len(x), axis=0) for x in arrays], 1)
+    caches = *shared, cache
+    keys = dict(
+        key_positions_BxM=beside(*(c.positions for c in caches)),
+        is_valid_BxM=beside(*(c.is_valid for c in caches)))
+  contexts = _contexts(config, positions_BxL, implementation, **keys)
   x_BxLxD, cache = _decode_layers(
-      config, params['layers'], x_BxLxD, contexts, cache, slot, shared)
-  return _final_norm(config, params, x_BxLxD), cache
+      config, params['layers'], _embed(config, params, tokens_BxL), contexts,
+      cache, slot, shared)
+  return _apply(
+      layers_lib.RMSNorm, config, params['final_norm'], x_BxLxD), cache
 
 
 def hidden(
@@ -226,21 +199,12 @@ def hidden(
         f'config.model.max_length, {config.max_length}.')
   if positions_BxL is None:
     positions_BxL = jnp.arange(length, dtype=jnp.int32)[None]
-  implementation = attention.choose(config, *tokens_BxL.shape)
-  if implementation == 'dense':
-    may_see_BxLxM = None if segment_ids_BxL is None else (
-        segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :])
-    make = functools.partial(
-        attention.make_context, config, positions_BxL, positions_BxL,
-        may_see_BxLxM)
-  else:
-    make = functools.partial(
-        attention.make_fused_context, config, positions_BxL, segment_ids_BxL,
-        implementation)
-  contexts = _contexts(config, make)
-  x_BxLxD = _embed(config, params, tokens_BxL)
-  x_BxLxD = _forward_layers(config, params['layers'], x_BxLxD, contexts)
-  return _final_norm(config, params, x_BxLxD)
+  contexts = _contexts(
+      config, positions_BxL, attention.choose(config, *tokens_BxL.shape),
+      segment_ids_BxL=segment_ids_BxL)
+  x_BxLxD = _forward_layers(
+      config, params['layers'], _embed(config, params, tokens_BxL), contexts)
+  return _apply(layers_lib.RMSNorm, config, params['final_norm'], x_BxLxD)
 
 
 def read_out(
@@ -254,12 +218,13 @@ def read_out(
   if read_at_BxR is not None:
     hidden_BxLxD = jnp.take_along_axis(
         hidden_BxLxD, read_at_BxR[:, :, None], axis=1)
-  logits_BxLxV = layers_lib.Embedder(config).apply(
-      {'params': params['embedder']}, hidden_BxLxD, method='decode')
+  logits_BxLxV = _apply(
+      layers_lib.Embedder, config, params['embedder'], hidden_BxLxD,
+      method='decode')
   value_logits_BxL = None
   if config.value_head == 'shared':
-    value_logits_BxL = layers_lib.ValueHead(config).apply(
-        {'params': params['value_head']}, hidden_BxLxD)
+    value_logits_BxL = _apply(
+        layers_lib.ValueHead, config, params['value_head'], hidden_BxLxD)
   return Output(
       logits=sharding.constrain(
           logits_BxLxV, 'act_batch', 'act_length', 'act_vocab'),
@@ -298,33 +263,29 @@ def _unstack(config, blocks):
       for i in range(n))
 
 
+def _apply(module, config, params, *args, **keywords):
+  return module(config).apply({'params': params}, *args, **keywords)
+
+
 def _embed(config, params, tokens_BxL):
-  return layers_lib.Embedder(config).apply(
-      {'params': params['embedder']}, tokens_BxL, method='encode')
-
-
-def _final_norm(config, params, x_BxLxD):
-  return layers_lib.RMSNorm(config).apply(
-      {'params': params['final_norm']}, x_BxLxD)
+  return _apply(
+      layers_lib.Embedder, config, params['embedder'], tokens_BxL,
+      method='encode')
 
 
 def _apply_block(config, block, x_BxLxD, context, view=None):
   x_BxLxD = sharding.constrain(x_BxLxD, 'act_batch', 'act_length', 'act_embed')
-  return layers_lib.Block(config).apply(
-      {'params': block}, x_BxLxD, context, view)
+  return _apply(layers_lib.Block, config, block, x_BxLxD, context, view)
 
 
-def _contexts(config, make: Callable[..., attention.Context]):
+def _contexts(config, positions_BxL, implementation, **arrays):
   """{is_global: Context}, for the kinds of layers that the model has."""
   kinds = {config.is_global(i) for i in range(config.num_layers)}
-  return {kind: make(is_global=kind) for kind in sorted(kinds)}
-
-
-def _select(contexts, is_global):
-  """The context of a layer whose kind (scalar bool) is known at run time."""
-  if len(contexts) == 1:
-    return next(iter(contexts.values()))
-  return attention.select(is_global, contexts[True], contexts[False])
+  return {
+      kind: attention.make_context(
+          config, positions_BxL, is_global=kind, implementation=implementation,
+          **arrays)
+      for kind in sorted(kinds)}
 
 
 def _kinds(config):
@@ -346,39 +307,28 @@ def _forward_layers(config, blocks, x_BxLxD, contexts):
 
   def body(x_BxLxD, xs):
     block, is_global = xs
-    return apply(block, x_BxLxD, _select(contexts, is_global)), None
+    return apply(block, x_BxLxD, attention.select(contexts, is_global)), None
 
   return jax.lax.scan(body, x_BxLxD, (blocks, _kinds(config)))[0]
 
 
-def _of_rows(arrays, num_rows):
-  """Arrays [S, M] side by side, row b from row b // (num_rows / S)."""
-  return jnp.concatenate(
-      [jnp.repeat(x, num_rows // x.shape[0], axis=0) for x in arrays], axis=1)
-
-
 def _decode_layers(config, blocks, x_BxLxD, contexts, cache, slot, shared):
-  of_layer = lambda layer: tuple(
-      cache_lib.layer_of(c, layer) for c in shared)
   if config.execution.layer_loop == 'unroll':
-    views = []
     for i, block in enumerate(_unstack(config, blocks)):
-      view = cache_lib.View(
-          cache.keys[i], cache.values[i], slot, None, of_layer(i))
       x_BxLxD, view = _apply_block(
-          config, block, x_BxLxD, contexts[config.is_global(i)], view)
-      views.append(view)
-    return x_BxLxD, cache.replace(
-        keys=tuple(v.keys for v in views),
-        values=tuple(v.values for v in views))
+          config, block, x_BxLxD, contexts[config.is_global(i)],
+          cache_lib.View(cache, slot, i, shared))
+      cache = view.cache
+    return x_BxLxD, cache
 
   def body(carry, xs):  # the cache is carried, so that its update is in place
     x_BxLxD, keys, values = carry
     block, is_global, layer = xs
-    view = cache_lib.View(keys, values, slot, layer, of_layer(layer))
     x_BxLxD, view = _apply_block(
-        config, block, x_BxLxD, _select(contexts, is_global), view)
-    return (x_BxLxD, view.keys, view.values), None
+        config, block, x_BxLxD, attention.select(contexts, is_global),
+        cache_lib.View(
+            cache.replace(keys=keys, values=values), slot, layer, shared))
+    return (x_BxLxD, view.cache.keys, view.cache.values), None
 
   xs = (blocks, _kinds(config), jnp.arange(config.num_layers))
   (x_BxLxD, keys, values), _ = jax.lax.scan(

@@ -55,16 +55,10 @@ def texts(
 def texts_of_children(
     before: Node, is_used_RxU: jax.Array, children: Node, pad_id: int
 ) -> tuple[jax.Array, jax.Array]:
-  """The tokens behind the prompt up to children that are in no tree yet.
+  """As `texts`, up to children [R, A] that are in no tree yet.
 
-  Args:
-    before: the steps before them, leading axes [R, U].
-    is_used_RxU: False: not a step of the path.
-    children: leading axes [R, A].
-    pad_id: fills the rows.
-
-  Returns:
-    Tokens [R, A, (U + 1) * T] int32 and their numbers [R, A] int32.
+  Before them are the steps [R, U] that `is_used_RxU`. The tokens are
+  [R, A, (U + 1) * T].
   """
   of_children = lambda x: jnp.broadcast_to(
       x[:, None], (*children.tokens.shape[:2], *x.shape[1:]))
@@ -79,15 +73,10 @@ def texts_of_children(
 def compact(
     tokens: jax.Array, lengths: jax.Array, pad_id: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Steps without the holes between them.
-
-  Args:
-    tokens: int32 [..., D, T].
-    lengths: int32 [..., D].
-    pad_id: fills the rows.
+  """Steps [..., D, T] with `lengths` [..., D], without the holes between them.
 
   Returns:
-    Tokens [..., D * T] int32 and their numbers [...] int32.
+    Tokens [..., D * T] int32, filled up, and their numbers [...] int32.
   """
   slots = jnp.arange(tokens.shape[-1]).reshape((1,) * lengths.ndim + (-1,))
   is_text = slots < lengths[..., None]
@@ -99,14 +88,10 @@ def compact(
 
 
 def hash_tokens(tokens: jax.Array, length: jax.Array) -> jax.Array:
-  """Two hashes of token sequences, uint32 [..., 2].
+  """Two hashes of int32 tokens [..., T] before `length` [...], uint32 [..., 2].
 
-  Sums of well-mixed words, one for every pair of token and place (Zobrist); so
-  what lies behind `length` does not count. The mixer is MurmurHash3's fmix32.
-
-  Args:
-    tokens: int32 [..., T].
-    length: int32 [...].
+  Sums of well-mixed words, one for every pair of token and place (Zobrist). The
+  mixer is MurmurHash3's fmix32.
   """
   place = jnp.arange(tokens.shape[-1], dtype=jnp.uint32).reshape(
       (1,) * length.ndim + (-1,))

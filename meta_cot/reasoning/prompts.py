@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where searches start: the prompts, read once and shared by all nodes."""
 
+import functools
 from typing import Any
 
 from flax import struct
@@ -14,6 +15,8 @@ from meta_cot.model import pages
 from meta_cot.model import transformer
 from meta_cot.reasoning import node as node_lib
 from meta_cot.search import base
+from meta_cot.search import batching
+from meta_cot.search import tree as tree_lib
 from meta_cot.types import Params
 
 
@@ -45,10 +48,10 @@ def start(
     params: unboxed, or as `transformer.slice_layers` returns them.
     prompts_BxP: int32, padded on the right with anything.
     prompt_lengths_B: int32, at least 1.
-    step_length: T, as in `make_step_fn`.
+    step_length: T, as in `LanguageStep`.
     problems: pytree [B, ...], rows of which the functions of texts are given.
     problem_ids_B: int32, see `Root.problem_id`.
-    value: as in `make_step_fn`; here of an empty text.
+    value: as in `LanguageStep`; here of an empty text.
 
   Returns:
     What the search is to give the step function as its `params`, and the roots.
@@ -84,21 +87,40 @@ def start(
 
 def select_rows(is_new_B: jax.Array, new: Prompts, old: Prompts) -> Prompts:
   """Rows of `new` where `is_new_B` [B] bool, else of `old`; of equal shapes."""
-
-  def pick(new, old, axis=0):
-    shape = [1] * new.ndim
-    shape[axis] = -1
-    return jnp.where(is_new_B.reshape(shape), new, old)
-
-  rows = lambda new, old: jax.tree.map(
-      lambda x, y: pick(x, y, x.ndim - 4), new, old)
+  is_new_Bx1x1x1 = is_new_B[:, None, None, None]  # layers may stand before B
+  heads = lambda new, old: jax.tree.map(
+      lambda x, y: jnp.where(is_new_Bx1x1x1, x, y), new, old)
+  rows = functools.partial(tree_lib.select_rows, is_new_B)
   cache = old.cache.replace(
-      keys=rows(new.cache.keys, old.cache.keys),
-      values=rows(new.cache.values, old.cache.values),
-      positions=pick(new.cache.positions, old.cache.positions),
-      is_valid=pick(new.cache.is_valid, old.cache.is_valid))
-  return Prompts(
-      cache=cache, problems=jax.tree.map(pick, new.problems, old.problems))
+      keys=heads(new.cache.keys, old.cache.keys),
+      values=heads(new.cache.values, old.cache.values),
+      positions=rows(new.cache.positions, old.cache.positions),
+      is_valid=rows(new.cache.is_valid, old.cache.is_valid))
+  return Prompts(cache=cache, problems=rows(new.problems, old.problems))
+
+
+def axes(tree: Any) -> Any:
+  """As `batching.problem_axes`, of `Prompts` or what has `Node`s in it.
+
+  Keys and values are split by their heads too, as the model makes them.
+  """
+  return jax.tree.map(
+      _axes, tree,
+      is_leaf=lambda x: isinstance(x, (cache_lib.Cache, pages.Page)))
+
+
+def _axes(x):
+  if isinstance(x, cache_lib.Cache):  # [(layers,) B, K, M, Dh]
+    of_heads = lambda x: (*[None] * (x.ndim - 4), *cache_lib.AXES)
+  elif isinstance(x, pages.Page):  # [B, ..., (layers,) K, T * Dh]
+    of_heads = lambda x: (
+        'act_batch', *[None] * (x.ndim - 3), 'act_kv_heads', None)
+  else:
+    return batching.problem_axes(x)
+  rest = batching.problem_axes(x.replace(keys=None, values=None))
+  return rest.replace(
+      keys=jax.tree.map(of_heads, x.keys),
+      values=jax.tree.map(of_heads, x.values))
 
 
 def check_value(

@@ -30,22 +30,45 @@ from meta_cot.types import Params, PRNGKey
 
 @dataclasses.dataclass(frozen=True)
 class LanguageStep:
-  """A `search.base.StepFn`, made by `make_step_fn`. Equal settings are equal.
+  """A `search.base.StepFn`; its `params` are made by `start`.
 
-  Its `params` are a pair: the model's, and `Prompts`.
+  A step ends with a delimiter, with one of `eos_ids` (the child is terminal),
+  or after `step_length` tokens. Token t of branch a is drawn with the leaf's
+  own key (`Path.keys`) folded with a, then with t. `log_prob` is the sum over
+  the tokens of a step of those of the distribution that was sampled, as in
+  `decode.Generation`; `num_tokens` is the length of the step.
+
+  Raises:
+    ValueError: a setting is out of range, or there is nothing to take values
+      from; when called, P + D * T positions exceed `config.max_length`.
   """
 
   config: model_config.ModelConfig
-  branching: int
-  step_length: int
-  delimiter_ids: tuple[int, ...]
-  eos_ids: tuple[int, ...]
-  pad_id: int
+  _: dataclasses.KW_ONLY
+  branching: int  # A, children of a leaf
+  step_length: int  # T
+  delimiter_ids: tuple[int, ...]  # tokens that end a step, and belong to it
+  eos_ids: tuple[int, ...]  # tokens that end the text
+  pad_id: int  # fills a step behind its end
   sampling: decode.Sampling
-  outcome: node_lib.OfText | None
-  value: node_lib.OfText | None
-  state_key: node_lib.OfText | None
-  has_attempts: bool
+  # The reward of a terminal child, float32 []; its value by default.
+  outcome: node_lib.OfText | None = None
+  # Of every child, float32 []; that of the value head by default.
+  value: node_lib.OfText | None = None
+  # Of every child, uint32 [2]; equal for equal states, which are not compared
+  # without it.
+  state_key: node_lib.OfText | None = None
+  # A text is one attempt: behind its end another one may follow, unless its
+  # outcome is positive or the path is at its longest.
+  has_attempts: bool = False
+
+  def __post_init__(self):
+    base.check_positive(
+        branching=self.branching, step_length=self.step_length)
+    decode.check_ids(
+        self.config, eos_ids=self.eos_ids, pad_id=(self.pad_id,),
+        delimiter_ids=self.delimiter_ids)
+    prompts_lib.check_value(self.config, self.value)
 
   def __call__(
       self, params: tuple[Params, prompts_lib.Prompts], rng: PRNGKey,
@@ -89,10 +112,7 @@ class LanguageStep:
         step_key=node_lib.hash_tokens(node.tokens, length_RxA),
         state_key=state_key)
 
-  def _write(
-      self, params: Params, shared: tuple[cache_lib.Cache, ...],
-      path: base.Path,
-  ) -> tuple[jax.Array, '_Writing']:
+  def _write(self, params, shared, path) -> tuple[jax.Array, '_Writing']:
     """Positions where the steps start [R], and all children, ended."""
     leaf = jax.tree.map(
         lambda x: node_lib.last(x, path.length),
@@ -183,55 +203,3 @@ class _Writing:
   log_prob: jax.Array  # [C] float32
   hidden: jax.Array  # [C, model width], at the newest token that counts
   cache: cache_lib.Cache  # C rows of T slots
-
-
-def make_step_fn(
-    config: model_config.ModelConfig, *, branching: int, step_length: int,
-    delimiter_ids: tuple[int, ...], eos_ids: tuple[int, ...], pad_id: int,
-    sampling: decode.Sampling, outcome: node_lib.OfText | None = None,
-    value: node_lib.OfText | None = None,
-    state_key: node_lib.OfText | None = None, has_attempts: bool = False,
-) -> LanguageStep:
-  """The step function of a language model; `start` makes its `params`.
-
-  A step ends with a delimiter, with one of `eos_ids` (the child is terminal),
-  or after `step_length` tokens. Token t of branch a is drawn with the leaf's
-  own key (`Path.keys`) folded with a, then with t. `log_prob` is the sum over
-  the tokens of a step of those of the distribution that was sampled, as in
-  `decode.Generation`; `num_tokens` is the length of the step.
-
-  Args:
-    config: of the model.
-    branching: A, children of a leaf.
-    step_length: T, at least 1.
-    delimiter_ids: tokens that end a step, and belong to it.
-    eos_ids: tokens that end the text.
-    pad_id: fills a step behind its end.
-    sampling: how to draw.
-    outcome: the reward of a terminal child, float32 []; its value by default.
-    value: of every child, float32 []; that of the value head by default.
-    state_key: of every child, uint32 [2]; equal for equal states. None: states
-      are not compared.
-    has_attempts: a text is one attempt: behind its end another one may follow,
-      unless its outcome is positive or the path is at its longest.
-
-  Returns:
-    A pure, hashable function. It raises a ValueError itself where P + D * T
-    positions exceed `config.max_length`.
-
-  Raises:
-    ValueError: a setting is out of range, or there is nothing to take values
-      from.
-  """
-  for name, number in (('branching', branching), ('step_length', step_length)):
-    if number < 1:
-      raise ValueError(f'{name}: got {number}; must be at least 1.')
-  decode.check_ids(
-      config, eos_ids=eos_ids, pad_id=(pad_id,), delimiter_ids=delimiter_ids)
-  prompts_lib.check_value(config, value)
-  return LanguageStep(
-      config=config, branching=branching, step_length=step_length,
-      delimiter_ids=tuple(delimiter_ids), eos_ids=tuple(eos_ids),
-      pad_id=pad_id, sampling=sampling, outcome=outcome, value=value,
-      state_key=state_key,
-      has_attempts=has_attempts)

@@ -5,11 +5,11 @@ from meta_cot.search.base import Expansion
 from meta_cot.search.base import Path
 from meta_cot.search.base import Root
 from meta_cot.search.beam import beam
+from meta_cot.search.beam import breadth_first
 from meta_cot.search.beam import dvts
-from meta_cot.search.best_first import best_first
-from meta_cot.search.breadth_first import breadth_first
-from meta_cot.search.depth_first import depth_first
 from meta_cot.search.engine import SearchOutput
+from meta_cot.search.frontier import best_first
+from meta_cot.search.frontier import depth_first
 from meta_cot.search.mcts import best_child
 from meta_cot.search.mcts import mcts
 from meta_cot.search.subtree import reroot

@@ -6,7 +6,8 @@ Axes, besides those of `types`: N nodes of a tree, A children of one expansion
 of one call of the step function.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+import dataclasses
 from typing import Any
 
 from flax import struct
@@ -67,67 +68,62 @@ class Expansion:
 StepFn = Callable[[Any, PRNGKey, Path], Expansion]
 
 
-def check_root(root: Root) -> None:
-  """Checks the shapes of a root.
+def check_positive(**numbers: int | None) -> None:
+  """Raises a ValueError where a number is below 1; None will do."""
+  for name, number in numbers.items():
+    if number is not None and number < 1:
+      raise ValueError(f'{name}: got {number}; must be at least 1.')
 
-  Raises:
-    ValueError: an array does not have one entry per problem.
-  """
+
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+  """Raises a ValueError where a value is none of the choices."""
+  if value not in choices:
+    raise ValueError(
+        f'{name}: got {value!r}; must be one of {", ".join(choices)}.')
+
+
+def check_root(root: Root) -> None:
+  """Raises a ValueError where an array has not one entry per problem."""
   if jnp.ndim(root.value) != 1:
     raise ValueError(
         f'root: value has shape {jnp.shape(root.value)}; must be [B].')
-  batch_size = jnp.shape(root.value)[0]
-  shapes = {'is_terminal': (batch_size,), 'problem_id': (batch_size,),
-            'state_key': (batch_size, 2)}
-  for name, shape in shapes.items():
-    array = getattr(root, name)
-    if array is not None and jnp.shape(array) != shape:
-      raise ValueError(
-          f'root: {name} has shape {jnp.shape(array)}; must be {shape}, as '
-          f'value has {batch_size} problems.')
-  for path, array in jax.tree.leaves_with_path(root.embedding):
-    if jnp.shape(array)[:1] != (batch_size,):
-      raise ValueError(
-          f'root: embedding{jax.tree_util.keystr(path)} has shape '
-          f'{jnp.shape(array)}; must begin with [{batch_size}], as value has '
-          f'{batch_size} problems.')
+  lead = jnp.shape(root.value)
+  behind = [jnp.shape(x)[1:] for x in jax.tree.leaves(root.embedding)]
+  _check_shapes(
+      root, 'root', lead, behind, f'as value has {lead[0]} problems')
 
 
 def check_expansion(
     expansion: Expansion, embeddings: Any, rows: int, branching: int
 ) -> None:
-  """Checks what a step function gave.
-
-  Args:
-    expansion: of `rows` leaves.
-    embeddings: of the trees, [B, N, ...].
-    rows: R.
-    branching: A.
+  """Checks what a step function gave for R = `rows` leaves of trees.
 
   Raises:
-    ValueError: a shape is not [R, A, ...] with the root's axes behind.
+    ValueError: a shape is not [R, A, ...], or for embeddings not with the axes
+      behind it that those of the trees, [B, N, ...], have.
   """
-  lead = (rows, branching)
-  expected = {
-      'log_prob': lead, 'value': lead, 'reward': lead, 'is_terminal': lead,
-      'is_valid': lead, 'num_tokens': lead, 'cost': lead,
-      'step_key': (*lead, 2), 'state_key': (*lead, 2)}
-  for name, shape in expected.items():
-    array = getattr(expansion, name)
-    if array is not None and jnp.shape(array) != shape:
-      raise ValueError(
-          f'step_fn: {name} has shape {jnp.shape(array)}; must be {shape}, for '
-          f'{rows} paths and branching {branching}.')
   given, wanted = map(jax.tree.structure, (expansion.embedding, embeddings))
   if given != wanted:
     raise ValueError(
         f'step_fn: embedding is {given}; must be {wanted}, as the root\'s.')
-  for (path, array), of_tree in zip(
-      jax.tree.leaves_with_path(expansion.embedding),
-      jax.tree.leaves(embeddings)):
-    shape = (*lead, *of_tree.shape[2:])
-    if jnp.shape(array) != shape:
+  behind = [x.shape[2:] for x in jax.tree.leaves(embeddings)]
+  _check_shapes(
+      expansion, 'step_fn', (rows, branching), behind,
+      f'for {rows} paths, branching {branching} and what the root has')
+
+
+def _check_shapes(given, words, lead, behind, reason):
+  """All arrays have the axes `lead`; embeddings those of `behind` after it."""
+  arrays = [
+      (field.name, getattr(given, field.name),
+       (2,) if field.name.endswith('_key') else ())
+      for field in dataclasses.fields(given) if field.name != 'embedding']
+  arrays += [
+      (f'embedding{jax.tree_util.keystr(path)}', array, axes)
+      for (path, array), axes in zip(
+          jax.tree.leaves_with_path(given.embedding), behind)]
+  for name, array, axes in arrays:
+    if array is not None and jnp.shape(array) != (*lead, *axes):
       raise ValueError(
-          f'step_fn: embedding{jax.tree_util.keystr(path)} has shape '
-          f'{jnp.shape(array)}; must be {shape}, for {rows} paths, branching '
-          f'{branching} and the root\'s {of_tree.shape[2:]}.')
+          f'{words}: {name} has shape {jnp.shape(array)}; must be '
+          f'{(*lead, *axes)}, {reason}.')

@@ -21,6 +21,7 @@ import numpy as np
 from meta_cot import sharding
 from meta_cot.search import base
 from meta_cot.search import engine
+from meta_cot.search import tree as tree_lib
 from meta_cot.types import PRNGKey
 
 
@@ -56,29 +57,14 @@ class Usage:
 
 def without_embeddings(state: engine.State) -> engine.SearchOutput:
   """What the searches found; the trees without their embeddings."""
-  small = state.replace(tree=state.tree.replace(embeddings=None))
-  return engine.output(small)
-
-
-def select_rows(is_new_B: jax.Array, new: Any, old: Any) -> Any:
-  """Rows of `new` where `is_new_B`, else of `old`; problems lead all arrays."""
-  return jax.tree.map(
-      lambda x, y: jnp.where(
-          is_new_B.reshape(-1, *[1] * (x.ndim - 1)), x, y), new, old)
+  return engine.output(
+      state.replace(tree=state.tree.replace(embeddings=None)))
 
 
 def problem_axes(tree: Any) -> Any:
-  """Logical axes of arrays that problems lead; a tree with tuples as leaves."""
+  """Logical axes of scalars and of arrays that problems lead, as tuples."""
   return jax.tree.map(
-      lambda x: ('act_batch', *[None] * (x.ndim - 1)), tree)
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-  """A compiled function and the shapes of what it is called with."""
-
-  jitted: Callable
-  arguments: tuple  # trees of ShapeDtypeStruct behind the static `Slots`
+      lambda x: ('act_batch', *[None] * (x.ndim - 1)) if x.ndim else (), tree)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,28 +85,26 @@ class Slots:
   # State -> pytree of [B, ...]: what is kept of a finished search.
   collect: Callable[[engine.State], Any] = without_embeddings
   # (is_new [B], new rows, old rows) -> rows.
-  select: Callable[[jax.Array, Any, Any], Any] = select_rows
-  # Rows, or embeddings with the problems in front -> how devices split them.
+  select: Callable[[jax.Array, Any, Any], Any] = tree_lib.select_rows
+  # Any of rows, roots and states -> how devices split it.
   axes: Callable[[Any], Any] = problem_axes
   # Stacked inputs -> where they are computed on.
   put: Callable[[Any], Any] = lambda inputs: inputs
 
   def __post_init__(self):
-    for name in ('num_slots', 'chunk_steps'):
-      if getattr(self, name) < 1:
-        raise ValueError(
-            f'{name}: got {getattr(self, name)}; must be at least 1.')
+    base.check_positive(
+        num_slots=self.num_slots, chunk_steps=self.chunk_steps)
 
   def run_all(
       self, params: Any, rng: PRNGKey, problems: Iterable[Problem], *,
       usage: Usage | None = None,
   ) -> Iterator[Finished]:
-    """Searches all problems.
+    """Searches all problems, which are read as slots become free.
 
     Args:
       params: shared by all problems.
       rng: not consumed: with the same key and id a problem gives the same tree.
-      problems: read as slots become free, so it may be endless.
+      problems: may be endless.
       usage: is counted up.
 
     Yields:
@@ -131,8 +115,9 @@ class Slots:
     if not at:
       return
     usage = Usage() if usage is None else usage
+    filler = at[0]
     at += [None] * (self.num_slots - len(at))
-    rows, state = self._begin(params, at)
+    rows, state = self._begin(params, at, filler)
     placed = _placement((rows, state))
     steps_B, finished = np.zeros(self.num_slots, np.int32), []
     while any(at):
@@ -140,7 +125,9 @@ class Slots:
       state = jax.device_put(state, placed[1])
       yield from finished  # while the device is busy
       is_done_B, new_steps_B = jax.device_get(status)
-      _count(usage, new_steps_B - steps_B)
+      # Every step of the loop has at least one live problem.
+      usage.live_steps += int((new_steps_B - steps_B).sum())
+      usage.slot_steps += int((new_steps_B - steps_B).max()) * self.num_slots
       steps_B = np.array(new_steps_B)
       done = [b for b, p in enumerate(at) if p is not None and is_done_B[b]]
       finished = self._take(state, at, done, steps_B)
@@ -149,23 +136,23 @@ class Slots:
       new = [b for b in done if at[b] is not None]
       if new:
         rows, state = jax.device_put(
-            self._replace(params, rows, state, at, new), placed)
+            self._replace(params, rows, state, at, new, filler), placed)
         steps_B[new] = 0
     yield from finished
 
   def warm_up(self, params: Any, rng: PRNGKey, problem: Problem) -> None:
     """Compiles all programs for problems such as this one; searches nothing."""
     nothing = [None] * self.num_slots
-    rows, state = self._begin(params, nothing, filler=problem)
+    rows, state = self._begin(params, nothing, problem)
     placed = _placement((rows, state))
     state, _ = _advance(self, params, rows, rng, state)
     state = jax.device_put(state, placed[1])
     jax.block_until_ready(_collect(self, state))
-    self._replace(params, rows, state, nothing, [], filler=problem)
+    self._replace(params, rows, state, nothing, [], problem)
 
   def programs(
       self, params: Any, rng: Any, inputs: Any, mesh: jax.sharding.Mesh
-  ) -> dict[str, Program]:
+  ) -> dict[str, tuple[Callable, tuple]]:
     """The compiled functions behind `run_all`, by name, without running any.
 
     Args:
@@ -173,33 +160,25 @@ class Slots:
       rng: shape of the key.
       inputs: shapes, stacked to [B, ...].
       mesh: in use, see `sharding.use_mesh`.
+
+    Returns:
+      The functions with the shapes that they are called with.
     """
     flags_B = jax.ShapeDtypeStruct((self.num_slots,), bool)
     ids_B = jax.ShapeDtypeStruct((self.num_slots,), jnp.int32)
     start = self, params, inputs, ids_B
     rows, root = jax.eval_shape(functools.partial(_start, self), *start[1:])
     state = jax.eval_shape(functools.partial(_fresh, self), root, flags_B)
-    place = functools.partial(_placed, mesh)
-    rows, root, state = (
-        place(rows, self.axes(rows)), place(root, self._axes_of_root(root)),
-        place(state, self._axes_of_state(state)))
+    place = lambda tree: jax.tree.map(
+        lambda x, axes: jax.ShapeDtypeStruct(
+            x.shape, x.dtype, sharding=sharding.named(mesh, *axes)),
+        tree, self.axes(tree))
+    rows, root, state = place(rows), place(root), place(state)
     return dict(
-        start=Program(_start, start),
-        fresh=Program(_fresh, (self, root, flags_B)),
-        advance=Program(_advance, (self, params, rows, rng, state)),
-        collect=Program(_collect, (self, state)),
-        refill=Program(_refill, (self, rows, state, rows, root, flags_B)))
-
-  def _axes_of_root(self, root: base.Root) -> base.Root:
-    return problem_axes(root).replace(embedding=self.axes(root.embedding))
-
-  def _axes_of_state(self, state: engine.State) -> engine.State:
-    axes = problem_axes(state)
-    return axes.replace(tree=axes.tree.replace(
-        embeddings=self.axes(state.tree.embeddings)))
-
-  def _split(self, state: engine.State) -> engine.State:
-    return _constrain(state, self._axes_of_state(state))
+        start=(_start, start), fresh=(_fresh, (self, root, flags_B)),
+        advance=(_advance, (self, params, rows, rng, state)),
+        collect=(_collect, (self, state)),
+        refill=(_refill, (self, rows, state, rows, root, flags_B)))
 
   def _take(self, state, at, done, steps_B) -> list[Finished]:
     """The results of slots that are done, on the host."""
@@ -211,21 +190,20 @@ class Slots:
             at[b], jax.tree.map(lambda x, b=b: x[b], results), int(steps_B[b]))
         for b in done]
 
-  def _begin(self, params, at, *, filler: Problem | None = None):
+  def _begin(self, params, at, filler):
     rows, root = self._start(params, at, filler)
     is_real_B = np.array([p is not None for p in at])
     searches = rows, _fresh(self, root, is_real_B)
     return jax.device_put(searches, _placement(searches))
 
-  def _replace(self, params, rows, state, at, new, *, filler=None):
+  def _replace(self, params, rows, state, at, new, filler):
     new_rows, root = self._start(params, at, filler)
     is_new_B = np.zeros(self.num_slots, bool)
     is_new_B[new] = True
     return _refill(self, rows, state, new_rows, root, is_new_B)
 
-  def _start(self, params, at: Sequence[Problem | None], filler):
-    """Rows and roots of what is in the slots; empty ones repeat a problem."""
-    filler = filler or next(p for p in at if p is not None)
+  def _start(self, params, at: Sequence[Problem | None], filler: Problem):
+    """Rows and roots of what is in the slots; empty ones get the filler."""
     problems = [p or filler for p in at]
     inputs = jax.tree.map(
         lambda *x: np.stack(x), *(p.inputs for p in problems))
@@ -242,29 +220,20 @@ def _placement(tree: Any) -> Any:
   return jax.tree.map(lambda x: x.sharding, tree)
 
 
-def _count(usage: Usage, steps_B: np.ndarray) -> None:
-  # Every step of the loop has at least one live problem.
-  usage.live_steps += int(steps_B.sum())
-  usage.slot_steps += int(steps_B.max()) * len(steps_B)
-
-
 _jit = functools.partial(jax.jit, static_argnames=('slots',))
 
 
 @_jit
 def _start(slots: Slots, params, inputs, ids_B):
   rows, root = slots.start_fn(params, inputs)
-  root = root.replace(problem_id=ids_B)
-  return (
-      _constrain(rows, slots.axes(rows)),
-      _constrain(root, slots._axes_of_root(root)))
+  return _split(slots, rows), _split(slots, root.replace(problem_id=ids_B))
 
 
 @_jit
 def _fresh(slots: Slots, root: base.Root, is_real_B) -> engine.State:
   """Searches that have not begun; those without a problem are done."""
   state = engine.start(slots.strategy, root)
-  return slots._split(state.replace(is_done=state.is_done | ~is_real_B))
+  return _split(slots, state.replace(is_done=state.is_done | ~is_real_B))
 
 
 @functools.partial(_jit, donate_argnames=('rows', 'state'))
@@ -272,14 +241,15 @@ def _refill(slots: Slots, rows, state, new_rows, root: base.Root, is_new_B):
   """Rows and searches, begun anew where `is_new_B`."""
   # Of the embeddings only the roots' are replaced: no path leads to others.
   embeddings = jax.tree.map(
-      lambda x, new: x.at[:, 0].set(select_rows(is_new_B, new, x[:, 0])),
+      lambda x, new: x.at[:, 0].set(
+          tree_lib.select_rows(is_new_B, new, x[:, 0])),
       state.tree.embeddings, root.embedding)
   fresh = engine.start(slots.strategy, root.replace(embedding=None))
   state = state.replace(tree=state.tree.replace(embeddings=None))
-  state = select_rows(is_new_B, fresh, state)
+  state = tree_lib.select_rows(is_new_B, fresh, state)
   state = state.replace(tree=state.tree.replace(embeddings=embeddings))
   rows = slots.select(is_new_B, new_rows, rows)
-  return _constrain(rows, slots.axes(rows)), slots._split(state)
+  return _split(slots, rows), _split(slots, state)
 
 
 @functools.partial(_jit, donate_argnames=('state',))
@@ -288,7 +258,7 @@ def _advance(slots: Slots, params, rows, rng, state):
   state = engine.advance(
       slots.strategy, (params, rows), rng, state, slots.step_fn,
       num_steps=slots.chunk_steps)
-  return slots._split(state), _whole((state.is_done, state.num_steps))
+  return _split(slots, state), _whole((state.is_done, state.num_steps))
 
 
 @_jit
@@ -296,15 +266,9 @@ def _collect(slots: Slots, state):
   return _whole(slots.collect(state))
 
 
-def _constrain(tree: Any, axes: Any) -> Any:
-  return jax.tree.map(lambda x, a: sharding.constrain(x, *a), tree, axes)
-
-
-def _placed(mesh: jax.sharding.Mesh, tree: Any, axes: Any) -> Any:
-  """Shapes with where the arrays are."""
+def _split(slots: Slots, tree: Any) -> Any:
   return jax.tree.map(
-      lambda x, a: jax.ShapeDtypeStruct(
-          x.shape, x.dtype, sharding=sharding.named(mesh, *a)), tree, axes)
+      lambda x, axes: sharding.constrain(x, *axes), tree, slots.axes(tree))
 
 
 def _whole(tree: Any) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Beam search over steps, and diverse verifier tree search (DVTS)."""
+"""Level by level: beam search, DVTS, and breadth-first search with pruning."""
 
 import dataclasses
 from typing import Any
@@ -15,32 +15,28 @@ from meta_cot.types import PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
-class Beam:
+class Beam(engine.Strategy):
   """The rule of `beam`, `dvts` and `breadth_first`.
 
-  Raises:
-    ValueError: a field that allows no search.
+  Of all children of a level, the finished ones become answers and take no place
+  in the beam; of the others those with the highest values are the next beam,
+  equal ones by age. It goes on until no beam is left, whatever the answers.
+  The solution is the answer with the highest reward, then value, then age.
   """
 
-  beam_width: int
-  branching: int
-  max_depth: int
+  beam_width: int  # nodes kept per level
   num_groups: int = 1  # beams of equal width that do not compete
   value_threshold: float = -float('inf')  # nodes below leave the beam
   stops_at_goal: bool = False  # after the first level that has one
-  max_tokens: int | None = None
-  merge_steps: bool = True
-  merge_states: bool = False
 
   def __post_init__(self):
-    if self.beam_width < 1:
-      raise ValueError(
-          f'beam_width: got {self.beam_width}; must be at least 1.')
+    base.check_positive(beam_width=self.beam_width)
+    super().__post_init__()
     if self.num_groups < 1 or self.beam_width % self.num_groups:
       raise ValueError(
           f'num_groups: got {self.num_groups}; must divide the beam width, '
           f'{self.beam_width}.')
-    if self.num_groups > max(self.branching, 1):
+    if self.num_groups > self.branching:
       raise ValueError(
           f'num_groups: got {self.num_groups}; must be at most branching, '
           f'{self.branching}: every group begins with a child of the root.')
@@ -105,7 +101,7 @@ class Beam:
     chosen_BxW = jnp.moveaxis(chosen_GxBxW, 0, 1).reshape(leaves_BxK.shape)
     return jnp.where(
         chosen_BxW == tree_lib.NONE, tree_lib.NONE,
-        tree_lib.gather(nodes_BxM, jnp.maximum(chosen_BxW, 0)))
+        tree_lib.at(nodes_BxM, chosen_BxW))
 
   def _groups(self, leaves_BxK, is_in_BxM) -> jax.Array:
     """The group of every child, [B, M]: that of its parent.
@@ -120,83 +116,54 @@ class Beam:
 
 
 def beam(
-    params: Any, rng: PRNGKey, root: base.Root, step_fn: base.StepFn, *,
-    beam_width: int, branching: int, max_depth: int,
-    max_tokens: int | None = None, merge_steps: bool = True,
-    merge_states: bool = False,
+    params: Any, rng: PRNGKey, root: base.Root, step_fn: base.StepFn,
+    **settings: Any,
 ) -> engine.SearchOutput:
-  """Level by level, the children with the highest values.
+  """Searches level by level among the children with the highest values.
 
   Beam search with a value model, arXiv 2501.04682, section 3.3 (figure 17:
-  branching 5, width 4). Of the children of a level, the finished ones become
-  answers and take no place in the beam; of the others the `beam_width` with the
-  highest values are the next beam, equal ones by age. It goes on until no beam
-  is left, whatever the answers.
+  branching 5, width 4).
 
-  Args:
-    params: forwarded to `step_fn`.
-    rng: consumed.
-    root: [B, ...].
-    step_fn: see `search.base`.
-    beam_width: nodes kept per level.
-    branching: children of an expansion.
-    max_depth: levels; nodes there are not expanded.
-    max_tokens: no more levels once a problem has generated as many.
-    merge_steps: merge equal steps of one node.
-    merge_states: merge equal states of one tree.
-
-  Returns:
-    The trees and the answers with the highest rewards, then values, then age.
-
-  Raises:
-    ValueError: settings that allow no search; wrong shapes.
+  Takes the arguments of `engine.run` and the fields of `Beam`; raises a
+  ValueError where these allow no search or a shape is wrong.
   """
-  strategy = Beam(
-      beam_width=beam_width, branching=branching, max_depth=max_depth,
-      max_tokens=max_tokens, merge_steps=merge_steps,
-      merge_states=merge_states)
-  return engine.run(strategy, params, rng, root, step_fn)
+  return engine.run(Beam(**settings), params, rng, root, step_fn)
 
 
 def dvts(
     params: Any, rng: PRNGKey, root: base.Root, step_fn: base.StepFn, *,
-    num_subtrees: int, branching: int, max_depth: int,
-    max_tokens: int | None = None, merge_steps: bool = True,
-    merge_states: bool = False,
+    num_subtrees: int, branching: int, **settings: Any,
 ) -> engine.SearchOutput:
-  """Greedy search in `num_subtrees` parts of the tree that do not compete.
+  """Searches greedily in `num_subtrees` parts of the tree that do not compete.
 
   Diverse verifier tree search (Beeching et al., 2024) on one tree: the root is
   expanded once and its children are dealt out to the subtrees, one by one; from
   then on every subtree keeps its best unfinished child per level, as a beam of
   width 1. (The original samples `branching` first steps for each subtree; give
   a `branching` that is a multiple of `num_subtrees` for a choice there.) A
-  subtree that has run out of nodes stays empty.
-
-  Args:
-    params: forwarded to `step_fn`.
-    rng: consumed.
-    root: [B, ...].
-    step_fn: see `search.base`.
-    num_subtrees: at most `branching`.
-    branching: children of an expansion, the root's too.
-    max_depth: levels; nodes there are not expanded.
-    max_tokens: no more levels once a problem has generated as many.
-    merge_steps: merge equal steps of one node.
-    merge_states: merge equal states of one tree.
-
-  Returns:
-    The trees and the answers with the highest rewards, then values, then age.
-
-  Raises:
-    ValueError: settings that allow no search; wrong shapes.
+  subtree that has run out of nodes stays empty. Otherwise as `beam`.
   """
   if not 1 <= num_subtrees <= branching:
     raise ValueError(
         f'num_subtrees: got {num_subtrees}; must be 1 to branching, '
         f'{branching}: every subtree begins with a child of the root.')
-  strategy = Beam(
-      beam_width=num_subtrees, branching=branching, max_depth=max_depth,
-      num_groups=num_subtrees, max_tokens=max_tokens, merge_steps=merge_steps,
-      merge_states=merge_states)
-  return engine.run(strategy, params, rng, root, step_fn)
+  return beam(
+      params, rng, root, step_fn, beam_width=num_subtrees, branching=branching,
+      num_groups=num_subtrees, **settings)
+
+
+def breadth_first(
+    params: Any, rng: PRNGKey, root: base.Root, step_fn: base.StepFn, *,
+    breadth_limit: int, **settings: Any,
+) -> engine.SearchOutput:
+  """Searches level by level, until one has a goal.
+
+  The breadth-first Tree of Thoughts (Yao et al., 2023; arXiv 2501.04682,
+  section 3.3): a `beam` of `breadth_limit` nodes that may drop those under a
+  `value_threshold` (never the root) and ends with the first level that has a
+  goal. A limit of `branching` ** (`max_depth` - 1) is no limit.
+  """
+  base.check_positive(breadth_limit=breadth_limit)
+  return beam(
+      params, rng, root, step_fn, beam_width=breadth_limit, stops_at_goal=True,
+      **settings)

@@ -6,8 +6,9 @@ of a batch advance together, finished ones are masked, and the loop ends when
 all are done.
 """
 
+import dataclasses
 import functools
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from flax import struct
 import jax
@@ -44,37 +45,47 @@ class SearchOutput:
   is_done: jax.Array  # [B] bool; False: cut off by `num_steps`
 
   def path(self, index: jax.Array) -> jax.Array:
-    """Nodes from the root to node `index` [B] of every tree.
+    """Nodes from the root to node `index` [B] of every tree, [B, D] int32.
 
-    Not for jitted code: the shape depends on the trees.
-
-    Returns:
-      [B, D] int32 with D the largest depth of a node + 1; NONE behind the
-      node, and where the index is NONE.
+    D is the largest depth of a node + 1: so not for jitted code. NONE behind
+    the node, and where the index is NONE.
     """
     index = jnp.asarray(index)
     num_path = int(jnp.max(self.tree.depths)) + 1
     nodes_BxD = tree_lib.paths(self.tree, index[:, None], num_path)[:, 0]
-    depths_B = tree_lib.gather(self.tree.depths, jnp.maximum(index, 0))
+    depths_B = tree_lib.at(self.tree.depths, index)
     is_on_BxD = (jnp.arange(num_path)[None] <= depths_B[:, None]) & (
         index[:, None] != tree_lib.NONE)
     return jnp.where(is_on_BxD, nodes_BxD, tree_lib.NONE)
 
 
-class Strategy(Protocol):
-  """A search rule. Settings are static; all methods are pure."""
+@dataclasses.dataclass(frozen=True)
+class Strategy:
+  """A search rule. Settings are static; all methods are pure.
 
-  branching: int  # A
-  max_depth: int  # nodes there are not expanded
-  num_leaves: int  # K, leaves expanded per step and problem
-  num_nodes: int  # N, slots of a tree
-  max_steps: int  # no problem needs more steps
-  max_tokens: int | None  # budget of generated tokens per problem
-  merge_steps: bool  # equal sibling steps become one
-  merge_states: bool  # equal states become one
+  Raises:
+    ValueError: settings that allow no search.
+  """
+
+  num_leaves = 1  # K, leaves expanded per step and problem
+  num_nodes: ClassVar[int]  # N, slots of a tree
+  max_steps: ClassVar[int]  # no problem needs more steps
+
+  branching: int  # A, children of an expansion
+  max_depth: int  # levels; nodes there are not expanded
+  _: dataclasses.KW_ONLY
+  max_tokens: int | None = None  # no more steps once a problem spent as many
+  merge_steps: bool = True  # equal sibling steps become one
+  merge_states: bool = False  # equal states of a tree become one
+
+  def __post_init__(self):
+    base.check_positive(
+        branching=self.branching, max_depth=self.max_depth,
+        num_leaves=self.num_leaves, max_tokens=self.max_tokens)
 
   def start(self, tree: tree_lib.SearchTree) -> Any:
-    """The strategy's own arrays, [B, ...]."""
+    """The strategy's own arrays, [B, ...]; None: the tree says it all."""
+    del tree
 
   def select(self, state: State) -> tuple[State, jax.Array]:
     """Leaves to expand now, [B, K]: distinct, unexpanded, or NONE.
@@ -82,25 +93,16 @@ class Strategy(Protocol):
     A problem that has none left must be marked as done; `backup` runs for it
     in the same step.
     """
+    raise NotImplementedError
 
   def backup(self, state: State, leaves_BxK: jax.Array,
              children: tree_lib.Children) -> State:
     """Takes in the children; marks problems that are done, sets solutions."""
+    raise NotImplementedError
 
 
 def start(strategy: Strategy, root: base.Root) -> State:
-  """Searches that have not begun.
-
-  Raises:
-    ValueError: settings that allow no search; a root with wrong shapes.
-  """
-  for name in ('branching', 'max_depth', 'num_leaves', 'max_steps'):
-    if getattr(strategy, name) < 1:
-      raise ValueError(
-          f'{name}: got {getattr(strategy, name)}; must be at least 1.')
-  if strategy.max_tokens is not None and strategy.max_tokens < 1:
-    raise ValueError(
-        f'max_tokens: got {strategy.max_tokens}; must be at least 1, or None.')
+  """Searches that have not begun; a ValueError where shapes are wrong."""
   base.check_root(root)
   batch_size = root.value.shape[0]
   tree = tree_lib.create(
@@ -126,23 +128,19 @@ def advance(
   Pure; jit it with `strategy`, `step_fn` and `num_steps` static.
   """
 
-  def is_going(carry):
-    step, state = carry
-    return (step < num_steps) & ~jnp.all(state.is_done)
-
   def body(carry):
     step, state = carry
     return step + 1, _step(strategy, params, rng, state, step_fn)
 
   state = state.replace(seeds=_seeds(rng, state.problem_id))
   return jax.lax.while_loop(
-      is_going, body, (jnp.zeros((), jnp.int32), state))[1]
+      lambda carry: (carry[0] < num_steps) & ~jnp.all(carry[1].is_done),
+      body, (jnp.zeros((), jnp.int32), state))[1]
 
 
 def output(state: State) -> SearchOutput:
   """What the searches have found so far."""
-  reward_B = tree_lib.gather(
-      state.tree.rewards, jnp.maximum(state.solution, 0))
+  reward_B = tree_lib.at(state.tree.rewards, state.solution)
   return SearchOutput(
       tree=state.tree, solution_index=state.solution,
       solution_value=jnp.where(
@@ -150,6 +148,7 @@ def output(state: State) -> SearchOutput:
       is_done=state.is_done)
 
 
+@functools.partial(jax.jit, static_argnames=('strategy', 'step_fn'))
 def run(
     strategy: Strategy, params: Any, rng: PRNGKey, root: base.Root,
     step_fn: base.StepFn,
@@ -159,18 +158,19 @@ def run(
   Compiled; calls with the same strategy, step function and shapes share the
   program.
 
+  Args:
+    strategy: the rule.
+    params: forwarded to `step_fn`.
+    rng: consumed.
+    root: [B, ...].
+    step_fn: see `search.base`.
+
   Raises:
-    ValueError: settings that allow no search; wrong shapes in the root, or in
-      what the step function gives.
+    ValueError: wrong shapes in the root, or in what the step function gives.
   """
-  return _run(strategy, params, rng, root, step_fn)
-
-
-@functools.partial(jax.jit, static_argnames=('strategy', 'step_fn'))
-def _run(strategy, params, rng, root, step_fn) -> SearchOutput:
-  state = start(strategy, root)
   state = advance(
-      strategy, params, rng, state, step_fn, num_steps=strategy.max_steps)
+      strategy, params, rng, start(strategy, root), step_fn,
+      num_steps=strategy.max_steps)
   return output(state)
 
 
@@ -202,10 +202,8 @@ def _step(strategy, params, rng, state: State, step_fn) -> State:
   # A problem that was done before this step stays as it was. Its tree does so
   # by itself: no leaf of it was expanded. To compare it would cost more than
   # all the rest of a step on large trees.
-  keep = lambda old, new: jnp.where(
-      before.is_done.reshape(-1, *[1] * (new.ndim - 1)), old, new)
   old, new = (s.replace(tree=None) for s in (before, state))
-  return jax.tree.map(keep, old, new).replace(tree=state.tree)
+  return tree_lib.select_rows(before.is_done, old, new).replace(tree=state.tree)
 
 
 def _path(strategy, rng, state: State, leaves_BxK) -> base.Path:
@@ -215,7 +213,7 @@ def _path(strategy, rng, state: State, leaves_BxK) -> base.Path:
   embeddings = jax.tree.map(
       lambda x: tree_lib.gather(x, nodes_BxKxD).reshape(
           rows, strategy.max_depth, *x.shape[2:]), state.tree.embeddings)
-  depths_BxK = tree_lib.gather(state.tree.depths, jnp.maximum(leaves_BxK, 0))
+  depths_BxK = tree_lib.at(state.tree.depths, leaves_BxK)
   length_BxK = jnp.where(leaves_BxK == tree_lib.NONE, 0, depths_BxK + 1)
   keys_BxK = jax.vmap(_fold)(
       _fold(rng, state.problem_id), jnp.maximum(leaves_BxK, 0))

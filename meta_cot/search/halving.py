@@ -7,22 +7,19 @@ schedule is that of Karnin et al. 2013. Everything is for one problem.
 
 import dataclasses
 
-from flax import struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from meta_cot.search import base
 from meta_cot.search import selection
+from meta_cot.search import subtree
 from meta_cot.types import PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Of `rule='gumbel'`.
-
-  Raises:
-    ValueError: a setting out of its range.
-  """
+  """Of `rule='gumbel'`; raises a ValueError where one is out of its range."""
 
   max_considered: int = 16  # children of the root that are tried at most
   gumbel_scale: float = 1.0  # 0: no noise, the likeliest children are tried
@@ -30,9 +27,7 @@ class Settings:
   max_visit_init: float = 50.0  # c_visit, added to the most visits
 
   def __post_init__(self):
-    if self.max_considered < 1:
-      raise ValueError(
-          f'max_considered: got {self.max_considered}; must be at least 1.')
+    base.check_positive(max_considered=self.max_considered)
     for name in ('gumbel_scale', 'value_scale', 'max_visit_init'):
       value = getattr(self, name)
       if not 0.0 <= value < float('inf'):
@@ -42,14 +37,6 @@ class Settings:
 DEFAULTS = Settings()
 
 
-@struct.dataclass
-class Root:
-  """How the search found the root; leading axes of problems allowed."""
-
-  visits: jax.Array  # [A] int32, of its children
-  is_expanded: jax.Array  # [] bool
-
-
 def noise(rng: PRNGKey, branching: int, settings: Settings) -> jax.Array:
   """Gumbel noise for the children of the root, [A] float32."""
   return settings.gumbel_scale * jax.random.gumbel(
@@ -57,13 +44,10 @@ def noise(rng: PRNGKey, branching: int, settings: Settings) -> jax.Array:
 
 
 def schedule(num_considered: int, num_simulations: int) -> np.ndarray:
-  """How often a child was visited whose turn it is, per simulation.
+  """How often a child was visited whose turn it is, per simulation, int32.
 
   Every round shares the simulations evenly among the children that are left,
   and leaves the better half of them, at least two.
-
-  Returns:
-    [num_simulations] int32.
   """
   if num_considered <= 1:
     return np.arange(num_simulations, dtype=np.int32)
@@ -78,7 +62,7 @@ def schedule(num_considered: int, num_simulations: int) -> np.ndarray:
 
 
 def root_scores(
-    choice: selection.Choice, root: Root, noise_A: jax.Array, *,
+    choice: selection.Choice, began: subtree.Progress, noise_A: jax.Array, *,
     num_simulations: int, settings: Settings,
 ) -> jax.Array:
   """Noise + log-prob + completed Q of those whose turn it is, [A]."""
@@ -90,11 +74,11 @@ def root_scores(
     for num_valid in range(branching + 1):
       plans[has_root, num_valid, :num_visits] = schedule(
           min(num_valid, settings.max_considered), num_visits)
-  visits_A = choice.visits.astype(jnp.int32) - root.visits
+  visits_A = choice.visits.astype(jnp.int32) - began.visits
   num_valid = jnp.sum(choice.is_valid, dtype=jnp.int32)
   num_done = jnp.sum(visits_A, where=choice.is_valid)
   turn = jnp.asarray(plans)[
-      root.is_expanded.astype(jnp.int32), num_valid,
+      began.is_expanded.astype(jnp.int32), num_valid,
       jnp.minimum(num_done, num_simulations - 1)]
   return _among(choice, visits_A == turn, noise_A, settings)
 

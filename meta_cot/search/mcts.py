@@ -47,41 +47,39 @@ class _Simulations:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mcts:
-  """The strategy; see `mcts` for its settings.
+class Mcts(engine.Strategy):
+  """The rule of `mcts`.
 
-  Raises:
-    ValueError: a setting that allows no search.
+  The solution is the terminal node with the highest reward, then value, then
+  the one created first; `best_child` gives the step to commit to. Equal states
+  are merged without a look at costs, of which the rules know nothing: a state
+  is there again where a shorter way to it was found, and both are searched.
   """
 
-  num_simulations: int
-  branching: int
-  max_depth: int
+  num_simulations: int  # per problem; the first one expands the root
+  # How a simulation goes down: by a formula of `selection`, where c is
+  # `exploration` and the Q of a new child its value, or 'gumbel': sequential
+  # halving at the root, completed Q below it (see `halving`).
   rule: str = 'uct'
   exploration: float = 1.0
+  # What an expansion adds to the mean of every node of its path, the expanded
+  # one included: its own value ('leaf', the paper's), or the highest
+  # ('max_child') or the mean ('mean_child') of its new children's values;
+  # without a valid child its own.
   backup_value: str = 'leaf'
+  # Leaves expanded together, chosen one after another, each a loss (a visit
+  # with value 0) to those after it; a choice that falls on a leaf of the same
+  # step is dropped, and not counted. What expands nothing is over at once.
   num_leaves: int = 1
-  max_tokens: int | None = None
-  merge_steps: bool = True
-  merge_states: bool = False
-  capacity: int | None = None
+  capacity: int | None = None  # expansions with room; None: num_simulations
   gumbel: halving.Settings = halving.DEFAULTS
 
   def __post_init__(self):
-    if self.rule not in RULES:
-      raise ValueError(
-          f'rule: got {self.rule!r}; must be one of {", ".join(RULES)}.')
-    if self.backup_value not in BACKUPS:
-      raise ValueError(
-          f'backup: got {self.backup_value!r}; must be one of '
-          f'{", ".join(BACKUPS)}.')
-    for name in ('num_simulations', 'branching', 'max_depth', 'num_leaves'):
-      if getattr(self, name) < 1:
-        raise ValueError(
-            f'{name}: got {getattr(self, name)}; must be at least 1.')
-    if self.capacity is not None and self.capacity < 1:
-      raise ValueError(
-          f'capacity: got {self.capacity}; must be at least 1, or None.')
+    super().__post_init__()
+    base.check_positive(
+        num_simulations=self.num_simulations, capacity=self.capacity)
+    base.check_choice('rule', self.rule, RULES)
+    base.check_choice('backup', self.backup_value, BACKUPS)
     if not 0.0 <= self.exploration < float('inf'):
       raise ValueError(
           f'exploration: got {self.exploration}; must be finite, at least 0.')
@@ -128,20 +126,17 @@ class Mcts:
 
   def backup(self, state: engine.State, leaves_BxK: jax.Array,
              children: tree_lib.Children) -> engine.State:
-    tree = state.tree
-    visits_BxN = tree.visit_counts
-    if self.rule in ('uct', 'uct_paper'):
-      at_BxM, is_new_BxM = (
-          x.reshape(len(x), -1) for x in (children.nodes, children.is_valid))
-      visits_BxN = jax.vmap(lambda x, i, v: x.at[i].set(v, mode='drop'))(
-          visits_BxN, at_BxM, is_new_BxM.astype(jnp.int32))
+    tree, visits_BxN = state.tree, state.tree.visit_counts
+    if self.rule in ('uct', 'uct_paper'):  # new children have one visit
+      flat = lambda x: x.reshape(len(x), -1)
+      visits_BxN = tree_lib.put(
+          visits_BxN, flat(children.nodes), flat(children.is_valid))
     statistics = selection.Statistics(visits_BxN, tree.q_values)
     values_BxK = self._values(tree, leaves_BxK, children)
     paths_BxKxD = tree_lib.paths(tree, leaves_BxK, self.max_depth)
     is_leaf_BxK = leaves_BxK != tree_lib.NONE
     depths_BxK = jnp.where(
-        is_leaf_BxK,
-        tree_lib.gather(tree.depths, jnp.maximum(leaves_BxK, 0)), -1)
+        is_leaf_BxK, tree_lib.at(tree.depths, leaves_BxK), -1)
     statistics = jax.lax.fori_loop(
         0, self.num_leaves, lambda k, s: jax.vmap(selection.back_up)(
             s, paths_BxKxD[:, k], depths_BxK[:, k], values_BxK[:, k]),
@@ -195,7 +190,7 @@ class Mcts:
     is_wanted_B = self._wants(state, s)
     seen = s.real if s.virtual is None else s.virtual
     node_B, path_BxD = jax.vmap(self._descend)(
-        tree, seen, state.extra.root, noise_BxA)
+        tree, seen, state.extra, noise_BxA)
     of_node = lambda array: tree_lib.gather(array, node_B)
     depth_B, is_terminal_B = of_node(tree.depths), of_node(tree.is_terminal)
     is_taken_B = jnp.any(s.leaves == node_B[:, None], axis=1)
@@ -219,14 +214,13 @@ class Mcts:
     # only once, and its virtual visits lead the next try elsewhere.
     is_new_B = is_try_B & ~is_taken_B
     at_B = jnp.where(is_new_B, s.num_tries, self.num_leaves)
-    leaves_BxK = jax.vmap(lambda x, i, n: x.at[i].set(n, mode='drop'))(
-        s.leaves, at_B, node_B)
     return _Simulations(
-        real=real, virtual=virtual, leaves=leaves_BxK,
+        real=real, virtual=virtual,
+        leaves=tree_lib.put(s.leaves, at_B, node_B),
         num_tries=s.num_tries + is_try_B,
         num_pending=s.num_pending + is_new_B, num_over=s.num_over + is_over_B)
 
-  def _descend(self, tree, statistics, root, noise_A):
+  def _descend(self, tree, statistics, progress, noise_A):
     """The node where a simulation of one problem ends, and the path to it."""
 
     def scores(choice: selection.Choice) -> jax.Array:
@@ -235,7 +229,7 @@ class Mcts:
       return jnp.where(
           choice.node == 0,
           halving.root_scores(
-              choice, root, noise_A, num_simulations=self.num_simulations,
+              choice, progress, noise_A, num_simulations=self.num_simulations,
               settings=self.gumbel),
           halving.inner_scores(choice, self.gumbel))
 
@@ -245,7 +239,7 @@ class Mcts:
 
   def _values(self, tree, leaves_BxK, children) -> jax.Array:
     """What the expansions back up, [B, K] float32."""
-    own_BxK = tree_lib.gather(tree.values, jnp.maximum(leaves_BxK, 0))
+    own_BxK = tree_lib.at(tree.values, leaves_BxK)
     if self.backup_value == 'leaf':
       return own_BxK
     last = tree.shape[1] - 1
@@ -263,59 +257,15 @@ class Mcts:
 
 def mcts(
     params: Any, rng: PRNGKey, root: base.Root, step_fn: base.StepFn, *,
-    num_simulations: int, branching: int, max_depth: int, rule: str = 'uct',
-    exploration: float = 1.0, backup: str = 'leaf', num_leaves: int = 1,
-    max_tokens: int | None = None, merge_steps: bool = True,
-    merge_states: bool = False, gumbel: halving.Settings = halving.DEFAULTS,
+    backup: str = 'leaf', **settings: Any,
 ) -> engine.SearchOutput:
-  """Monte-Carlo tree search.
+  """Searches by simulations: Monte-Carlo tree search.
 
-  Args:
-    params: for `step_fn`.
-    rng: consumed.
-    root: where the searches start, [B].
-    step_fn: see `base.StepFn`; its values lie in [0, 1].
-    num_simulations: per problem; the first one expands the root.
-    branching: A, children of an expansion.
-    max_depth: nodes there are not expanded and back up their values.
-    rule: how a simulation goes down. With Q the mean of what came up through
-      step s, c = `exploration`, and P the log-probs made to sum to one over
-      the valid siblings:
-        'uct': Q + c sqrt(log N(S) / N(S, s));
-        'uct_paper': Q + c sqrt(log N(S, s) / N(S)), as Appendix D prints it;
-        'puct': Q + c P sqrt(N(S)) / (1 + N(S, s));
-        'gumbel': sequential halving at the root, completed Q below it.
-      N(S) sums over the children for both UCT rules, whose new children have
-      one visit; it is the node's own count for PUCT, whose new children have
-      none. The Q of a new child is its value.
-    exploration: c.
-    backup: what an expansion adds to the mean of every node of its path, the
-      expanded one included: its own value ('leaf', the paper's), or the highest
-      ('max_child') or the mean ('mean_child') of its new children's values;
-      without a valid child its own.
-    num_leaves: K, leaves expanded together. They are chosen one after another,
-      each a loss (a visit with value 0) to those after it; a choice that falls
-      on a leaf of the same step is dropped, and not counted. Simulations that
-      expand nothing are over at once.
-    max_tokens: stop after the step that reaches it, per problem.
-    merge_steps: equal sibling steps become one.
-    merge_states: equal states become one. With costs, of which the rules know
-      nothing, a state is there again where a shorter way to it was found; both
-      nodes are searched.
-    gumbel: further settings of `rule='gumbel'`.
-
-  Returns:
-    Its solution is the terminal node with the highest reward, then value, then
-    the one created first. `best_child` gives the step to commit to.
-
-  Raises:
-    ValueError: a setting that allows no search.
+  Takes the arguments of `engine.run`, with a step function whose values lie in
+  [0, 1], and the fields of `Mcts`, of which `backup` is `backup_value`; raises
+  a ValueError where these allow no search or a shape is wrong.
   """
-  strategy = Mcts(
-      num_simulations=num_simulations, branching=branching,
-      max_depth=max_depth, rule=rule, exploration=exploration,
-      backup_value=backup, num_leaves=num_leaves, max_tokens=max_tokens,
-      merge_steps=merge_steps, merge_states=merge_states, gumbel=gumbel)
+  strategy = Mcts(backup_value=backup, **settings)
   return engine.run(strategy, params, rng, root, step_fn)
 
 
@@ -337,7 +287,7 @@ def _better(tree, solution_B, children: tree_lib.Children) -> jax.Array:
   nodes_BxM = jnp.concatenate(
       [solution_B[:, None], children.nodes.reshape(len(solution_B), -1)], 1)
   nodes_BxM = jnp.where(nodes_BxM > last, tree_lib.NONE, nodes_BxM)
-  of = lambda array: tree_lib.gather(array, jnp.maximum(nodes_BxM, 0))
+  of = lambda array: tree_lib.at(array, nodes_BxM)
   is_terminal_BxM = of(tree.is_terminal & tree.is_valid) & (
       nodes_BxM != tree_lib.NONE)
   best_B = ranking.best(is_terminal_BxM, of(tree.rewards), of(tree.values))

@@ -32,25 +32,22 @@ def merge(
     ValueError: `states` without a `state_key`.
   """
   if steps and expansion.step_key is not None:
-    cost_RxA = _zeros_or(expansion.cost, expansion.value.shape)
-    expansion = _merge_siblings(expansion, expansion.step_key, cost_RxA)
+    expansion = _merge_siblings(expansion, expansion.step_key)
   if not states:
     return expansion
   if expansion.state_key is None:
     raise ValueError(
         'merge_states: the step function gives no state_key; give one, or '
         'switch merge_states off.')
-  batch_size, num_leaves = leaves_BxK.shape
-  rows_RxA = expansion.value.shape
   is_leaf_R = (leaves_BxK != tree_lib.NONE).reshape(-1)
-  cost_RxA = _zeros_or(expansion.cost, rows_RxA)
   expansion = expansion.replace(
       is_valid=expansion.is_valid & is_leaf_R[:, None])
-  expansion = _merge_siblings(expansion, expansion.state_key, cost_RxA)
+  expansion = _merge_siblings(expansion, expansion.state_key)
 
-  way_BxK = tree_lib.gather(tree.costs, jnp.maximum(leaves_BxK, 0))
-  by_problem = lambda x: x.reshape(batch_size, -1, *x.shape[2:])
-  cost_BxM = by_problem(cost_RxA) + jnp.repeat(way_BxK, rows_RxA[1], axis=1)
+  shape, way_BxK = expansion.value.shape, tree_lib.at(tree.costs, leaves_BxK)
+  by_problem = lambda x: x.reshape(len(leaves_BxK), -1, *x.shape[2:])
+  cost_BxM = by_problem(_costs(expansion)) + jnp.repeat(
+      way_BxK, shape[1], axis=1)
   keys_BxMx2 = by_problem(expansion.state_key)
   is_valid_BxM = by_problem(expansion.is_valid)
   is_valid_BxM = jax.vmap(_keep_first)(
@@ -58,7 +55,7 @@ def merge(
   is_known_BxM = jax.vmap(_is_known)(
       keys_BxMx2, cost_BxM, tree.state_keys, tree.costs, tree.is_valid)
   return expansion.replace(
-      is_valid=(is_valid_BxM & ~is_known_BxM).reshape(rows_RxA))
+      is_valid=(is_valid_BxM & ~is_known_BxM).reshape(shape))
 
 
 def replaced(
@@ -66,9 +63,7 @@ def replaced(
 ) -> jax.Array:
   """Nodes to whose states new children have found shorter ways, [B, N] bool.
 
-  Args:
-    tree: with state keys, and with the children.
-    children: of the last step.
+  The tree has state keys, and the children of the last step in it.
   """
   def one(keys_Nx2, is_valid_N, nodes_M, is_new_M):
     keys_Mx2 = keys_Nx2[nodes_M]
@@ -81,10 +76,6 @@ def replaced(
   return jax.vmap(one)(
       tree.state_keys, tree.is_valid, flat(children.nodes),
       flat(children.is_valid))
-
-
-def _zeros_or(array, shape) -> jax.Array:
-  return jnp.zeros(shape, jnp.float32) if array is None else array
 
 
 def _same(keys, others):
@@ -107,7 +98,13 @@ def _keep_first(is_equal_MxM, is_valid_M, cost_M):
   return is_valid_M & ~jnp.any(is_equal_MxM & is_better_MxM, axis=1)
 
 
-def _merge_siblings(expansion, keys_RxAx2, cost_RxA) -> base.Expansion:
+def _costs(expansion) -> jax.Array:
+  if expansion.cost is None:
+    return jnp.zeros(expansion.value.shape, jnp.float32)
+  return expansion.cost
+
+
+def _merge_siblings(expansion, keys_RxAx2) -> base.Expansion:
   """Merges the children of every leaf that have equal keys."""
   def one(is_equal_AxA, is_valid_A, cost_A, log_prob_A):
     total_A = jax.nn.logsumexp(
@@ -116,8 +113,8 @@ def _merge_siblings(expansion, keys_RxAx2, cost_RxA) -> base.Expansion:
             jnp.where(is_valid_A, total_A, log_prob_A))
 
   is_valid, log_prob = jax.vmap(one)(
-      _equal(keys_RxAx2, expansion.is_valid), expansion.is_valid, cost_RxA,
-      expansion.log_prob)
+      _equal(keys_RxAx2, expansion.is_valid), expansion.is_valid,
+      _costs(expansion), expansion.log_prob)
   return expansion.replace(is_valid=is_valid, log_prob=log_prob)
 
 

@@ -11,14 +11,9 @@ from meta_cot.search import tree as tree_lib
 
 
 def best(is_candidate_BxN: jax.Array, *keys_BxN: jax.Array) -> jax.Array:
-  """The candidate with the highest first key, then second key, and so on.
+  """The candidate, [B] int32, with the highest first key, then second, ...
 
-  Args:
-    is_candidate_BxN: bool.
-    *keys_BxN: floats, the most important first.
-
-  Returns:
-    [B] int32 index; NONE without candidates.
+  NONE without candidates.
   """
   for key_BxN in keys_BxN:
     key_BxN = jnp.where(
@@ -32,11 +27,7 @@ def best(is_candidate_BxN: jax.Array, *keys_BxN: jax.Array) -> jax.Array:
 def top(
     is_candidate_BxN: jax.Array, key_BxN: jax.Array, num: int
 ) -> jax.Array:
-  """The `num` candidates with the highest keys, in order.
-
-  Returns:
-    [B, num] int32 indices; NONE where there are no more.
-  """
+  """The candidates with the highest keys, in order, [B, num]; NONE behind."""
   if num == 1:
     return best(is_candidate_BxN, key_BxN)[:, None]
   index_N = jnp.arange(key_BxN.shape[1])

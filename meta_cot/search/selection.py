@@ -75,19 +75,12 @@ def descend(
 ) -> tuple[jax.Array, jax.Array]:
   """From the root to a node without children, always to the best child.
 
-  Args:
-    tree: of one problem.
-    statistics: visits and Q that the rule sees.
-    scores: Choice -> [A]; the highest wins, the first of equals.
-    branching: A.
-    max_depth: no node lies deeper.
+  The rule `scores` gives [A] for what `statistics` say of a node's children;
+  the highest wins, the first of equals.
 
   Returns:
     The node, [] int32, and the path to it, [D] int32; behind it anything.
   """
-  def is_going(carry):
-    return carry[2]
-
   def down(carry):
     node, path_D, _ = carry
     choice, first = children_of(tree, statistics, node, branching)
@@ -99,7 +92,7 @@ def descend(
 
   start = jnp.zeros((), jnp.int32), jnp.zeros(max_depth + 1, jnp.int32)
   node, path_D, _ = jax.lax.while_loop(
-      is_going, down, (*start, tree.is_expanded[0]))
+      lambda carry: carry[2], down, (*start, tree.is_expanded[0]))
   return node, path_D
 
 
@@ -137,11 +130,7 @@ def back_up(
 ) -> Statistics:
   """N += 1, then Q += (value - Q) / N, on a path (Appendix D).
 
-  Args:
-    statistics: before.
-    path_D: nodes from the root on.
-    depth: of the last node that is visited; -1 changes nothing.
-    value: [] float32.
+  `depth` is that of the last node that is visited; -1 changes nothing.
   """
   num_slots = statistics.visits.shape[0]
   at_D = jnp.where(jnp.arange(len(path_D)) <= depth, path_D, num_slots)

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from meta_cot.search import engine
-from meta_cot.search import halving
 from meta_cot.search import ranking
 from meta_cot.search import tree as tree_lib
 
@@ -16,7 +15,8 @@ class Progress:
   """What MCTS keeps beside the tree."""
 
   num_simulations: jax.Array  # [B] int32, those that are over
-  root: halving.Root  # of [B, A] and [B]
+  visits: jax.Array  # [B, A] int32, of the root's children when it began
+  is_expanded: jax.Array  # [B] bool, the root when it began
 
 
 def begin(tree: tree_lib.SearchTree, branching: int) -> Progress:
@@ -27,9 +27,8 @@ def begin(tree: tree_lib.SearchTree, branching: int) -> Progress:
   visits_BxA = tree_lib.gather(tree.visit_counts, children_BxA)
   return Progress(
       num_simulations=jnp.zeros_like(tree.num_nodes),
-      root=halving.Root(
-          visits=jnp.where(is_expanded_B[:, None], visits_BxA, 0),
-          is_expanded=is_expanded_B))
+      visits=jnp.where(is_expanded_B[:, None], visits_BxA, 0),
+      is_expanded=is_expanded_B)
 
 
 def reroot(state: engine.State, child: jax.Array) -> engine.State:
@@ -43,15 +42,11 @@ def reroot(state: engine.State, child: jax.Array) -> engine.State:
   as their text, it must find in the new root's embedding or in its params.
   Search on with a new key: draws follow from key, problem and node index.
 
-  Args:
-    state: of the strategy `Mcts`.
-    child: [B] int32, any node; NONE keeps the whole tree.
-
-  Returns:
-    The state; problems whose new root is terminal are done.
+  The state is one of the strategy `Mcts`. `child` [B] int32 may be any node;
+  NONE keeps the whole tree. Problems whose new root is terminal are done.
   """
   tree = jax.vmap(_subtree)(state.tree, jnp.maximum(child, 0))
-  branching = state.extra.root.visits.shape[1]
+  branching = state.extra.visits.shape[1]
   return state.replace(
       tree=tree, is_done=tree.is_terminal[:, 0],
       solution=ranking.best_terminal(tree, tree.values),
@@ -74,7 +69,7 @@ def _subtree(tree: tree_lib.SearchTree, child: jax.Array):
   source_N = jnp.argsort((~is_kept_N).astype(jnp.int32), stable=True)
   is_used_N = slots_N < num_kept
 
-  def take(array_N, free):
+  def take(array_N, free=0):
     return jnp.where(is_used_N, array_N[source_N], free).astype(array_N.dtype)
 
   def index(array_N):
@@ -83,36 +78,24 @@ def _subtree(tree: tree_lib.SearchTree, child: jax.Array):
         jnp.where(array_N == tree_lib.NONE, tree_lib.NONE, new_N),
         tree_lib.NONE)
 
-  is_expanded_N = take(tree.is_expanded, False)
-  state_keys = tree.state_keys
-  if state_keys is not None:
-    state_keys = state_keys[source_N]
+  kept = {name: take(getattr(tree, name)) for name in (
+      'values', 'rewards', 'log_probs', 'q_values', 'visit_counts', 'is_valid',
+      'is_terminal', 'is_expanded')}
   return tree.replace(
-      parents=index(tree.parents).at[0].set(tree_lib.NONE),
+      **kept, parents=index(tree.parents).at[0].set(tree_lib.NONE),
       first_child=index(tree.first_child),
-      depths=take(tree.depths - tree.depths[child], 0),
-      values=take(tree.values, 0.0),
-      rewards=take(tree.rewards, 0.0),
-      log_probs=take(tree.log_probs, 0.0),
-      costs=take(tree.costs - tree.costs[child], 0.0),
-      q_values=take(tree.q_values, 0.0),
-      visit_counts=take(tree.visit_counts, 0),
-      is_valid=take(tree.is_valid, False),
-      is_terminal=take(tree.is_terminal, False),
-      is_expanded=is_expanded_N,
+      depths=take(tree.depths - tree.depths[child]),
+      costs=take(tree.costs - tree.costs[child]),
       expansion_order=_ranks(take(tree.expansion_order, tree_lib.NONE)),
       num_nodes=num_kept,
-      num_expansions=jnp.sum(is_expanded_N, dtype=jnp.int32),
+      num_expansions=jnp.sum(kept['is_expanded'], dtype=jnp.int32),
       embeddings=jax.tree.map(lambda x: x[source_N], tree.embeddings),
-      state_keys=state_keys)
+      state_keys=jax.tree.map(lambda x: x[source_N], tree.state_keys))
 
 
 def _ranks(order_N: jax.Array) -> jax.Array:
   """0, 1, ... in the given order; NONE stays."""
-  num_slots = len(order_N)
   is_there_N = order_N != tree_lib.NONE
-  at_N = jnp.where(is_there_N, order_N, num_slots)
-  is_taken_N = jnp.zeros(num_slots, jnp.int32).at[at_N].set(1, mode='drop')
-  rank_N = jnp.cumsum(is_taken_N, dtype=jnp.int32) - 1
+  sorted_N = jnp.sort(jnp.where(is_there_N, order_N, len(order_N)))
   return jnp.where(
-      is_there_N, rank_N[jnp.maximum(order_N, 0)], tree_lib.NONE)
+      is_there_N, jnp.searchsorted(sorted_N, order_N), tree_lib.NONE)

@@ -58,15 +58,12 @@ def create(
 ) -> SearchTree:
   """Trees of `num_nodes` slots that hold their roots.
 
-  Args:
-    root: of every problem.
-    num_nodes: N.
-    has_state_keys: whether equal states are to be found.
+  Equal states can be found with `has_state_keys`.
   """
   batch_size = root.value.shape[0]
   shape = (batch_size, num_nodes)
   full = lambda value, dtype: jnp.full(shape, value, dtype)
-  at_root = lambda array, value: array.at[:, 0].set(value)
+  at_root = lambda value, dtype: full(0, dtype).at[:, 0].set(value)
   is_terminal = root.is_terminal.astype(bool)
   value = root.value.astype(jnp.float32)
   state_keys = None
@@ -78,15 +75,14 @@ def create(
       parents=full(NONE, jnp.int32),
       first_child=full(NONE, jnp.int32),
       depths=full(0, jnp.int32),
-      values=at_root(full(0.0, jnp.float32), value),
-      rewards=at_root(
-          full(0.0, jnp.float32), jnp.where(is_terminal, value, 0.0)),
+      values=at_root(value, jnp.float32),
+      rewards=at_root(jnp.where(is_terminal, value, 0.0), jnp.float32),
       log_probs=full(0.0, jnp.float32),
       costs=full(0.0, jnp.float32),
-      q_values=at_root(full(0.0, jnp.float32), value),
+      q_values=at_root(value, jnp.float32),
       visit_counts=full(0, jnp.int32),
-      is_valid=at_root(full(False, bool), True),
-      is_terminal=at_root(full(False, bool), is_terminal),
+      is_valid=at_root(True, bool),
+      is_terminal=at_root(is_terminal, bool),
       is_expanded=full(False, bool),
       expansion_order=full(NONE, jnp.int32),
       num_nodes=jnp.ones(batch_size, jnp.int32),
@@ -99,18 +95,11 @@ def create(
 
 
 def paths(tree: SearchTree, leaves_BxK: jax.Array, num_path: int) -> jax.Array:
-  """Node indices from the root to every leaf.
+  """Node indices from the root to every leaf, [B, K, D] int32.
 
-  Args:
-    tree: the trees.
-    leaves_BxK: NONE gives a path of roots.
-    num_path: D, at least the depth of every leaf + 1.
-
-  Returns:
-    [B, K, D] int32; entry d is the ancestor of depth d, behind the leaf the
-    root.
+  Entry d is the ancestor of depth d, behind the leaf the root; all of them are
+  the root where a leaf is NONE. D = `num_path` is more than any leaf's depth.
   """
-
   def one(parents_N, depths_N, leaf):
     def up(node, depth):
       is_here = depths_N[node] == depth
@@ -129,6 +118,24 @@ def gather(array: jax.Array, nodes: jax.Array) -> jax.Array:
   return jax.vmap(lambda x, i: x[i])(array, nodes)
 
 
+def at(array: jax.Array, nodes: jax.Array) -> jax.Array:
+  """As `gather`; the root's entry where a node is NONE."""
+  return gather(array, jnp.maximum(nodes, 0))
+
+
+def put(array: jax.Array, nodes: jax.Array, rows: jax.Array) -> jax.Array:
+  """Writes rows [B, ...] at nodes [B, ...]; what is written at N is dropped."""
+  return jax.vmap(lambda x, i, r: x.at[i].set(r, mode='drop'))(
+      array, nodes, rows.astype(array.dtype))
+
+
+def select_rows(is_new_B: jax.Array, new: Any, old: Any) -> Any:
+  """Rows of `new` where `is_new_B`, else of `old`; problems lead all arrays."""
+  return jax.tree.map(
+      lambda x, y: jnp.where(
+          is_new_B.reshape(-1, *[1] * (x.ndim - 1)), x, y), new, old)
+
+
 def insert(
     tree: SearchTree, leaves_BxK: jax.Array, expansion: base.Expansion
 ) -> tuple[SearchTree, Children]:
@@ -138,9 +145,6 @@ def insert(
     tree: has A free slots for every leaf that is not NONE.
     leaves_BxK: distinct nodes without children, or NONE.
     expansion: rows R = B * K.
-
-  Returns:
-    The trees, and where the children are.
   """
   num_slots, branching = tree.shape[1], expansion.value.shape[1]
   is_leaf_BxK = leaves_BxK != NONE
@@ -155,13 +159,13 @@ def insert(
   children = Children(nodes_BxKxA, is_valid_BxKxA)
 
   num_leaves_B = jnp.sum(is_leaf_BxK, axis=1, dtype=jnp.int32)
-  put = lambda array, rows: _put(
+  of_leaf = lambda array, rows: put(
       array, jnp.where(is_leaf_BxK, leaves_BxK, num_slots), rows)
   tree = _put_children(tree, leaves_BxK, children, expansion)
   return tree.replace(
-      first_child=put(tree.first_child, starts_BxK),
-      is_expanded=put(tree.is_expanded, is_leaf_BxK),
-      expansion_order=put(
+      first_child=of_leaf(tree.first_child, starts_BxK),
+      is_expanded=of_leaf(tree.is_expanded, is_leaf_BxK),
+      expansion_order=of_leaf(
           tree.expansion_order, tree.num_expansions[:, None] + rank_BxK),
       num_nodes=tree.num_nodes + num_leaves_B * branching,
       num_expansions=tree.num_expansions + num_leaves_B,
@@ -176,35 +180,29 @@ def _put_children(
       jnp.maximum(leaves_BxK, 0), children.nodes.shape[2], axis=1)
   nodes_BxM = children.nodes.reshape(leaf_BxM.shape)
   flat = lambda rows: rows.reshape(*leaf_BxM.shape, *rows.shape[2:])
-  put = lambda array, rows: _put(array, nodes_BxM, flat(rows))
+  of_rows = lambda array, rows: put(array, nodes_BxM, flat(rows))
   terminal = expansion.is_terminal & expansion.is_valid
   cost_BxM = gather(tree.costs, leaf_BxM)
   if expansion.cost is not None:
     cost_BxM += flat(expansion.cost)
   state_keys = tree.state_keys
   if state_keys is not None:
-    state_keys = put(state_keys, expansion.state_key)
+    state_keys = of_rows(state_keys, expansion.state_key)
   return tree.replace(
-      parents=_put(tree.parents, nodes_BxM, leaf_BxM),
-      depths=_put(
+      parents=put(tree.parents, nodes_BxM, leaf_BxM),
+      depths=put(
           tree.depths, nodes_BxM, gather(tree.depths, leaf_BxM) + 1),
-      values=put(tree.values, expansion.value),
-      rewards=put(
+      values=of_rows(tree.values, expansion.value),
+      rewards=of_rows(
           tree.rewards, jnp.where(terminal, expansion.reward, 0.0)),
-      log_probs=put(tree.log_probs, expansion.log_prob),
-      costs=_put(tree.costs, nodes_BxM, cost_BxM),
-      q_values=put(tree.q_values, expansion.value),
-      is_valid=_put(
+      log_probs=of_rows(tree.log_probs, expansion.log_prob),
+      costs=put(tree.costs, nodes_BxM, cost_BxM),
+      q_values=of_rows(tree.q_values, expansion.value),
+      is_valid=put(
           tree.is_valid, nodes_BxM, children.is_valid.reshape(leaf_BxM.shape)),
-      is_terminal=put(tree.is_terminal, terminal),
-      embeddings=jax.tree.map(put, tree.embeddings, expansion.embedding),
+      is_terminal=of_rows(tree.is_terminal, terminal),
+      embeddings=jax.tree.map(of_rows, tree.embeddings, expansion.embedding),
       state_keys=state_keys)
-
-
-def _put(array: jax.Array, nodes_BxM, rows_BxMx) -> jax.Array:
-  """Writes rows at nodes of every tree; slot N does not exist."""
-  return jax.vmap(lambda x, i, r: x.at[i].set(r, mode='drop'))(
-      array, nodes_BxM, rows_BxMx.astype(array.dtype))
 
 
 def _spent(expansion: base.Expansion, is_leaf_BxK) -> jax.Array:

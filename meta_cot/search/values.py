@@ -36,14 +36,9 @@ def count_root(root: base.Root) -> base.Root:
 def likelihood(step_fn: base.StepFn, *, is_reward: bool) -> base.StepFn:
   """Values in (0, 1]: the geometric mean of the path's token probabilities.
 
-  A beam over it is the beam of decoding, with length normalisation.
-
-  Args:
-    step_fn: gives `num_tokens`.
-    is_reward: whether rewards become the values too.
-
-  Returns:
-    A step function whose embeddings are `Counted`; begin with `count_root`.
+  A beam over it is the beam of decoding, with length normalisation. `step_fn`
+  gives `num_tokens`. With `is_reward` rewards become the values too. Embeddings
+  are `Counted`; begin with `count_root`.
   """
 
   def step(params, rng, path):

@@ -2,6 +2,9 @@
 """Choosing one of several answers: best of N, majority, weighted vote.
 
 Axes: B problems, S candidates of a problem in the order of their creation.
+Answers are int32: equal ones have equal ids, NONE is no answer. A choice is the
+int32 index [B] of a candidate, of a tie the first one; NONE where no candidate
+has an answer.
 """
 
 import jax
@@ -12,43 +15,17 @@ from meta_cot.search import tree as tree_lib
 
 
 def best_of_n(answers_BxS: jax.Array, scores_BxS: jax.Array) -> jax.Array:
-  """The candidate with the highest score (method section 2, best-of-N).
-
-  Args:
-    answers_BxS: int32; equal answers have equal ids, NONE is no answer.
-    scores_BxS: finite; of a reward model or a verifier, say.
-
-  Returns:
-    [B] int32 index of the candidate, the first one of a tie; NONE where no
-    candidate has an answer.
-  """
+  """Chooses the highest score (method section 2, best-of-N); all are finite."""
   return ranking.best(answers_BxS != tree_lib.NONE, scores_BxS)
 
 
 def majority(answers_BxS: jax.Array) -> jax.Array:
-  """The first candidate with the answer that most candidates give.
-
-  Args:
-    answers_BxS: int32; equal answers have equal ids, NONE is no answer.
-
-  Returns:
-    [B] int32; of answers that are equally frequent the one that was given
-    first; NONE where no candidate has an answer.
-  """
+  """Chooses the answer that most candidates give."""
   return weighted(answers_BxS, jnp.ones(answers_BxS.shape, jnp.float32))
 
 
 def weighted(answers_BxS: jax.Array, weights_BxS: jax.Array) -> jax.Array:
-  """The first candidate with the answer whose weights have the largest sum.
-
-  Args:
-    answers_BxS: int32; equal answers have equal ids, NONE is no answer.
-    weights_BxS: finite; what every candidate's vote counts.
-
-  Returns:
-    [B] int32; of answers with equal sums the one that was given first; NONE
-    where no candidate has an answer.
-  """
+  """Chooses the answer whose weights, all finite, have the largest sum."""
   is_same_BxSxS = answers_BxS[:, :, None] == answers_BxS[:, None, :]
   weights_BxS = weights_BxS.astype(jnp.float32)
   totals_BxS = jnp.sum(

@@ -29,8 +29,8 @@ from meta_cot.search import batching
 from meta_cot.search import engine
 from meta_cot.search import values
 from meta_cot.search.beam import Beam
-from meta_cot.search.best_first import BestFirst
-from meta_cot.search.depth_first import DepthFirst
+from meta_cot.search.frontier import BestFirst
+from meta_cot.search.frontier import DepthFirst
 from meta_cot.search.mcts import Mcts
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
@@ -321,7 +321,7 @@ def make_steps(
     outcome = verdict or task.in_graph.outcome(vocabulary.texts)
     if settings.step == 'episode':
       outcome = vocabulary_lib.of_last_text(outcome, vocabulary.eos_ids)
-  step_fn = reasoning.make_step_fn(
+  step_fn = reasoning.LanguageStep(
       model, branching=settings.branching, step_length=settings.step_length,
       delimiter_ids=vocabulary.delimiter_ids, eos_ids=vocabulary.eos_ids,
       pad_id=vocabulary.pad_id, sampling=settings.sampling(), value=value,

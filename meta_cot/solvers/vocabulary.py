@@ -65,7 +65,7 @@ def is_in_graph(task: base.Task, style: str) -> bool:
 
 @dataclasses.dataclass(eq=False)
 class HostVerdict:
-  """The verifier on the host as an `outcome` of `reasoning.make_step_fn`.
+  """The verifier on the host as an `outcome` of `reasoning.LanguageStep`.
 
   For what no function of arrays judges. `problem` holds the 'index' of one of
   `problems`.

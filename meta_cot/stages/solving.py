@@ -310,11 +310,11 @@ class _Planned:
         context.task, self.there.model, settings,
         self.there.words(settings.step), context.mesh,
         searching.make_strategy(settings, strategy, self.depth))
-    made = slots.programs(
+    jitted, arguments = slots.programs(
         self._sliced(), self.rng, self._inputs(slots.num_slots),
         context.mesh)[part]
     work, tokens = self._work(slots, part)
-    return program.Program(name, made.jitted, made.arguments, {}, work, tokens)
+    return program.Program(name, jitted, arguments, {}, work, tokens)
 
   def _inputs(self, num_slots: int) -> dict:
     (judged,) = searching.judge_inputs(
