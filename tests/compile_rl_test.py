@@ -365,7 +365,7 @@ def test_every_variant_has_its_programs():
      '--config.episodes.search.beam_width=9',
      'config.episodes.search: dvts: num_groups: got 9; must be at most '),
     ("--config.stages=('episodes',) --config.episodes.episodes.give_up=no",
-     "config.episodes.episodes: 'no' is 2 tokens; must be one token"),
+     "config.episodes.episodes.give_up: 'no' is 2 tokens; must be one token"),
     ("--config.stages=('episodes',) "
      '--config.episodes.episodes.episode_length=169',
      'config.episodes.episodes.episode_length: got 169; 507 tokens of a '),

@@ -58,15 +58,6 @@ def test_standard_rl_has_one_episode():
     assert _objective(name).num_episodes(3) == (1 if name == 'single' else 3)
 
 
-@pytest.mark.parametrize('call, message', [
-    (lambda: erl2.reward_weights(0, 1.0), 'got 0; must be at least 1'),
-    (lambda: erl2.annealed(0.0, 1.0, progress=0.0, hold=1.0),
-     'hold: got 1.0')])
-def test_wrong_settings_are_named(call, message):
-  with pytest.raises(ValueError, match=message):
-    call()
-
-
 @hypothesis.given(
     _VERDICTS, st.sampled_from(['erl2', 'rl2', 'score']), st.floats(0, 1))
 def test_returns_to_go_against_a_loop(rewards, name, progress):

@@ -10,8 +10,7 @@ import optax
 import pytest
 
 from meta_cot.objectives import policy_gradient
-from meta_cot.rl import loss as loss_lib
-from meta_cot.rl import objective
+from meta_cot.rl import objective as objective_lib
 from meta_cot.rl import settings as settings_lib
 from meta_cot.rl import update as update_lib
 from tests import small_rl
@@ -29,7 +28,7 @@ def _run(objective='erl2', **changes) -> small_rl.Run:
   return run
 
 
-def _batch(run) -> loss_lib.Batch:
+def _batch(run) -> objective_lib.Batch:
   return jax.device_get(run.batches[0])
 
 
@@ -286,7 +285,7 @@ def test_with_one_episode_all_objectives_train_the_same():
     for x, y in zip(
         jax.tree.leaves(expected), jax.tree.leaves(run.after.params)):
       np.testing.assert_array_equal(x, y)
-  assert set(objective.OBJECTIVES) == {'single', 'erl2', 'rl2', 'score'}
+  assert set(objective_lib.OBJECTIVES) == {'single', 'erl2', 'rl2', 'score'}
 
 
 @pytest.mark.parametrize('axes', _AXES)

@@ -17,7 +17,7 @@ from meta_cot import masked
 
 
 def reinforce(returns_QxG: jax.Array) -> jax.Array:
-  """A = R - mean of the whole batch; float32, the shape of the returns.
+  """Computes R - mean of the whole batch; float32, the shape of the returns.
 
   Williams (1992) with the mean return as its baseline. A sample is part of
   its own baseline, which shrinks the expected gradient by (N - 1) / N, N
@@ -27,21 +27,18 @@ def reinforce(returns_QxG: jax.Array) -> jax.Array:
 
 
 def rloo(returns_QxG: jax.Array) -> jax.Array:
-  """A_g = R_g - mean of the other samples of the group (leave one out).
+  """Computes R_g - mean of the group's other samples (leave one out).
 
   REINFORCE leave-one-out, arXiv 2402.14740; equal to G / (G - 1) times the
   difference to the mean of the group. Unbiased: the baseline does not
   depend on the sample. Float32, the shape of the returns.
-
-  Raises:
-    ValueError: fewer than 2 samples per question.
   """
-  num = _group_size(returns_QxG)
+  num = returns_QxG.shape[1]
   return _centre(returns_QxG, axis=1) * (num / (num - 1))
 
 
 def step_rloo(returns_QxGxK: jax.Array, is_used_QxGxK: jax.Array) -> jax.Array:
-  """Leave one out at every step, on the returns to go of the step's peers.
+  """Leaves one out at every step, on the returns to go of the step's peers.
 
   Step-level RLOO (arXiv 2501.04682, sec. 6): the baseline of episode k is the
   mean return to go of the other samples of the group in which episode k took
@@ -53,63 +50,44 @@ def step_rloo(returns_QxGxK: jax.Array, is_used_QxGxK: jax.Array) -> jax.Array:
 
   Returns:
     Advantages [Q, G, K] float32; 0 where the episode did not take place.
-
-  Raises:
-    ValueError: fewer than 2 samples per question.
   """
-  _group_size(returns_QxGxK)
   returns_QxGxK = jnp.where(
       is_used_QxGxK, returns_QxGxK.astype(jnp.float32), 0.0)
   used_QxGxK = is_used_QxGxK.astype(jnp.float32)
   others_QxGxK = jnp.sum(used_QxGxK, axis=1, keepdims=True) - used_QxGxK
   sum_QxGxK = jnp.sum(returns_QxGxK, axis=1, keepdims=True) - returns_QxGxK
   baseline_QxGxK = sum_QxGxK / jnp.maximum(others_QxGxK, 1.0)
-  low_Qx1xK = jnp.min(
-      returns_QxGxK, axis=1, keepdims=True, where=is_used_QxGxK,
-      initial=jnp.inf)
-  high_Qx1xK = jnp.max(
-      returns_QxGxK, axis=1, keepdims=True, where=is_used_QxGxK,
-      initial=-jnp.inf)
+  used = dict(axis=1, keepdims=True, where=is_used_QxGxK)
+  low_Qx1xK = jnp.min(returns_QxGxK, initial=jnp.inf, **used)
+  high_Qx1xK = jnp.max(returns_QxGxK, initial=-jnp.inf, **used)
   is_flat_QxGxK = (low_Qx1xK == high_Qx1xK) & (others_QxGxK > 0)
   return jnp.where(
       is_used_QxGxK & ~is_flat_QxGxK, returns_QxGxK - baseline_QxGxK, 0.0)
 
 
-def grpo(
-    returns_QxG: jax.Array, *, use_std: bool, epsilon: float = 1e-6
-) -> jax.Array:
-  """A_g = (R_g - mean of the group) / (std of the group + epsilon).
+def grpo(returns_QxG: jax.Array, *, use_std: bool) -> jax.Array:
+  """Computes (R_g - mean of the group) / (std of the group + 1e-6).
 
   GRPO, arXiv 2402.03300, sec. 4.1.2. The std divides by G - 1, as the public
   trainers have it. `use_std=False` leaves the division out: Dr. GRPO, arXiv
   2503.20783, since it weighs questions up that are almost always or almost
   never solved. A sample is part of its own mean: the expected gradient is
-  (G - 1) / G of the true one where nothing is divided.
-
-  Args:
-    returns_QxG: float32.
-    use_std: divide by the std of the group.
-    epsilon: added to the std.
-
-  Returns:
-    Advantages, float32, the shape of the returns.
-
-  Raises:
-    ValueError: fewer than 2 samples per question.
+  (G - 1) / G of the true one where nothing is divided. Float32, the shape of
+  the returns.
   """
-  num = _group_size(returns_QxG)
+  num = returns_QxG.shape[1]
   centred_QxG = _centre(returns_QxG, axis=1)
   if not use_std:
     return centred_QxG
   variance_Qx1 = jnp.sum(
       jnp.square(centred_QxG), axis=1, keepdims=True) / (num - 1)
-  return centred_QxG / (jnp.sqrt(variance_Qx1) + epsilon)
+  return centred_QxG / (jnp.sqrt(variance_Qx1) + 1e-6)
 
 
 def vineppo(
     values_NxJ: jax.Array, rewards_NxJ: jax.Array, is_used_NxJ: jax.Array
 ) -> jax.Array:
-  """Step advantages of Monte-Carlo values: A_j = r_j + V_{j+1} - V_j.
+  """Makes step advantages of Monte-Carlo values: r_j + V_{j+1} - V_j.
 
   VinePPO, arXiv 2410.01679: V comes from fresh rollouts of the policy from
   the boundary and has no bias; there is no discount.
@@ -136,14 +114,10 @@ def vineppo(
 
 
 def gae(
-    rewards_NxL: jax.Array,
-    values_NxL: jax.Array,
-    is_sampled_NxL: jax.Array,
-    *,
-    gamma: float,
-    lam: float,
+    rewards_NxL: jax.Array, values_NxL: jax.Array, is_sampled_NxL: jax.Array,
+    *, gamma: float, lam: float,
 ) -> tuple[jax.Array, jax.Array]:
-  """Generalised advantage estimates over the sampled tokens of each row.
+  """Estimates generalised advantages over the sampled tokens of each row.
 
   arXiv 1506.02438, Eq. 16: delta_t = r_t + gamma V_{t'} - V_t and
   A_t = delta_t + gamma lam A_{t'}, t' the next *sampled* token of the row and
@@ -184,31 +158,18 @@ def gae(
   return advantages_LxN.T, targets_LxN.T
 
 
-def whiten(
-    advantages_NxL: jax.Array, mask_NxL: jax.Array, *, epsilon: float = 1e-8
-) -> jax.Array:
-  """Mean 0 and std 1 over the mask, [N, L] float32; 0 outside of it.
+def whiten(advantages_NxL: jax.Array, mask_NxL: jax.Array) -> jax.Array:
+  """Makes mean 0 and std 1 over the mask, [N, L] float32; 0 outside of it.
 
-  Args:
-    advantages_NxL: float32.
-    mask_NxL: bool or float32 weights; NaNs under 0 do not leak.
-    epsilon: added to the variance, which divides by the sum of the mask.
+  The mask is bool or float32 weights; NaNs under 0 do not leak. 1e-8 is added
+  to the variance, which divides by the sum of the mask.
   """
   total = jnp.maximum(jnp.sum(mask_NxL.astype(jnp.float32)), 1e-9)
   mean = masked.masked_sum(advantages_NxL, mask_NxL) / total
   centred_NxL = jnp.where(
       mask_NxL > 0, advantages_NxL.astype(jnp.float32) - mean, 0.0)
   variance = masked.masked_sum(jnp.square(centred_NxL), mask_NxL) / total
-  return centred_NxL * jax.lax.rsqrt(variance + epsilon)
-
-
-def _group_size(returns_QxG: jax.Array) -> int:
-  num = returns_QxG.shape[1]
-  if num < 2:
-    raise ValueError(
-        f'samples per question: got {num}; a group needs at least 2, use '
-        'reinforce for 1.')
-  return num
+  return centred_NxL * jax.lax.rsqrt(variance + 1e-8)
 
 
 def _centre(x: jax.Array, axis) -> jax.Array:

@@ -15,18 +15,13 @@ import jax.numpy as jnp
 
 def reward_weights(
     num_episodes: int, early: jax.Array | float) -> jax.Array:
-  """Weights w_k of the episodes' rewards, [K] float32; w_K is always 1.
+  """Makes weights w_k of episodes' rewards, [K] float32; w_K is always 1.
 
   Args:
     num_episodes: K.
     early: weight of the episodes before the last; may be traced. 0 for J =
       E[r_K], E-RL^2 (Eq. 14); 1 for J = E[sum_k r_k], RL^2 (Eq. 13).
-
-  Raises:
-    ValueError: K below 1.
   """
-  if num_episodes < 1:
-    raise ValueError(f'num_episodes: got {num_episodes}; must be at least 1.')
   is_last_K = jnp.arange(num_episodes) == num_episodes - 1
   return jnp.where(is_last_K, 1.0, early).astype(jnp.float32)
 
@@ -41,12 +36,7 @@ def annealed(
     last: at progress 1.
     progress: share of the run that is done, in [0, 1]; may be traced.
     hold: in [0, 1).
-
-  Raises:
-    ValueError: `hold` outside of [0, 1).
   """
-  if not 0 <= hold < 1:
-    raise ValueError(f'hold: got {hold}; must be in [0, 1).')
   share = jnp.clip((progress - hold) / (1 - hold), 0.0, 1.0)
   return first + (last - first) * share
 
@@ -54,7 +44,7 @@ def annealed(
 def discount(
     rewards_NxK: jax.Array, tokens_before_NxK: jax.Array, gamma_N: jax.Array
 ) -> jax.Array:
-  """Discounted rewards gamma^|Z| r (Eq. 21), [N, K] float32.
+  """Discounts rewards to gamma^|Z| r (Eq. 21), [N, K] float32.
 
   The conditional version gives each trajectory the gamma whose prompt it was
   sampled with, so that the prompt steers how long the model thinks.
@@ -71,9 +61,8 @@ def discount(
 
 
 def returns_to_go(
-    rewards_NxK: jax.Array, weights_K: jax.Array
-) -> jax.Array:
-  """What follows the start of each episode: sum_{j >= k} w_j r_j, [N, K].
+    rewards_NxK: jax.Array, weights_K: jax.Array) -> jax.Array:
+  """Sums what follows the start of each episode: sum_{j >= k} w_j r_j, [N, K].
 
   Tokens of episode k cannot change earlier rewards, so this is the return
   with the least variance that leaves the gradient of J as it is. Under E-RL^2
@@ -94,8 +83,8 @@ def of_tokens(values_NxK: jax.Array, episode_NxL: jax.Array) -> jax.Array:
   """Hands each token its episode's value, [N, L]; 0 outside of episodes.
 
   Args:
-    values_NxK: values of episodes: returns or advantages. Where a trajectory
-      has a row per episode, one row of values for each of its rows.
+    values_NxK: returns or advantages. Where a trajectory has a row per
+      episode, one row of values for each of its rows.
     episode_NxL: int32, the 0-based episode of every token; -1 for none.
   """
   num_episodes = values_NxK.shape[1]

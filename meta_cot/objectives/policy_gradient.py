@@ -9,7 +9,6 @@ Axes: R rows, L tokens, V vocabulary. Sampled tokens are those that the policy
 drew, the end of an episode included; nothing else is in the loss.
 """
 
-from flax import struct
 import jax
 import jax.numpy as jnp
 
@@ -19,25 +18,11 @@ MAX_LOG_RATIO = 20.0  # nats; a ratio beyond it has no gradient
 _RULED_OUT = -1e8  # nats; below it the distribution cannot draw the token
 
 
-@struct.dataclass
-class Sums:
-  """Totals over sampled tokens; sums of micro-batches add up exactly."""
-
-  tokens: jax.Array  # [] float32, how many
-  ratio: jax.Array  # [] float32, sum of the ratios
-  clipped_low: jax.Array  # [] float32, held at 1 - clip_low, no gradient
-  clipped_high: jax.Array  # [] float32, held at 1 + clip_high, no gradient
-  ruled_out: jax.Array  # [] float32, that the policy can no longer draw
-
-
 def ratios(
-    log_probs_RxL: jax.Array,
-    behaviour_RxL: jax.Array,
-    is_sampled_RxL: jax.Array,
-    *,
-    level: str,
+    log_probs_RxL: jax.Array, behaviour_RxL: jax.Array,
+    is_sampled_RxL: jax.Array, *, level: str,
 ) -> jax.Array:
-  """Importance ratios of the sampled tokens, [R, L] float32; 1 elsewhere.
+  """Computes importance ratios of sampled tokens, [R, L] float32; 1 elsewhere.
 
   'token': pi(t) / mu(t) (PPO, arXiv 1707.06347, sec. 3). 'sequence': the
   geometric mean s of these over the row's n sampled tokens (GSPO, arXiv
@@ -55,12 +40,7 @@ def ratios(
     behaviour_RxL: of the policy that sampled, the same kind.
     is_sampled_RxL: bool.
     level: one of `LEVELS`.
-
-  Raises:
-    ValueError: unknown level.
   """
-  if level not in LEVELS:
-    raise ValueError(f"level: got '{level}'; must be one of {LEVELS}.")
   is_sampled_RxL = is_sampled_RxL.astype(bool)
   is_possible_RxL = is_sampled_RxL & (log_probs_RxL > _RULED_OUT)
   log_ratio_RxL = jnp.where(
@@ -81,16 +61,11 @@ def ratios(
 
 
 def clipped(
-    log_probs_RxL: jax.Array,
-    behaviour_RxL: jax.Array,
-    advantages_RxL: jax.Array,
-    is_sampled_RxL: jax.Array,
-    *,
-    level: str,
-    clip_low: float,
-    clip_high: float,
-) -> tuple[jax.Array, Sums]:
-  """The negated clipped objective of every token, and its totals.
+    log_probs_RxL: jax.Array, behaviour_RxL: jax.Array,
+    advantages_RxL: jax.Array, is_sampled_RxL: jax.Array, *, level: str,
+    clip_low: float, clip_high: float,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """Negates the clipped objective of every token.
 
   -min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A): PPO, arXiv 1707.06347,
   Eq. 7, with rho from `ratios`. At the sequence level 'sequence' weights make
@@ -106,15 +81,10 @@ def clipped(
     clip_high: at least 0; infinity does not clip above.
 
   Returns:
-    Losses [R, L] float32, 0 at forced tokens, and `Sums`.
-
-  Raises:
-    ValueError: unknown level, or a clip outside of its range.
+    Losses [R, L] float32, 0 at forced tokens, and totals over the others, []
+    float32, which add up over micro-batches: the ratios, and how many tokens
+    are held at 1 - clip_low or 1 + clip_high (no gradient), or ruled out.
   """
-  if not 0 <= clip_low <= 1:
-    raise ValueError(f'clip_low: got {clip_low}; must be in [0, 1].')
-  if not clip_high >= 0:
-    raise ValueError(f'clip_high: got {clip_high}; must be at least 0.')
   is_sampled_RxL = is_sampled_RxL.astype(bool)
   advantages_RxL = jax.lax.stop_gradient(
       jnp.where(is_sampled_RxL, advantages_RxL.astype(jnp.float32), 0.0))
@@ -128,8 +98,7 @@ def clipped(
   def count(is_hit_RxL):
     return jnp.sum((is_hit_RxL & is_sampled_RxL).astype(jnp.float32))
 
-  return loss_RxL, Sums(
-      tokens=count(is_sampled_RxL),
+  return loss_RxL, dict(
       ratio=jnp.sum(jnp.where(
           is_sampled_RxL, jax.lax.stop_gradient(ratio_RxL), 0.0)),
       clipped_low=count((ratio_RxL < held_RxL) & (advantages_RxL < 0)),
@@ -138,9 +107,9 @@ def clipped(
 
 
 def token_weights(
-    is_sampled_RxL: jax.Array, how: str, *, constant: float | None = None
+    is_sampled_RxL: jax.Array, how: str, *, constant: float = 1.0
 ) -> jax.Array:
-  """Weights of the tokens of a whole batch, [R, L] float32; 0 if not sampled.
+  """Weighs the tokens of a whole batch, [R, L] float32; 0 if not sampled.
 
     'token'     1 / sampled tokens of the batch: a mean over tokens
     'sequence'  1 / (rows * sampled tokens of the row): a mean over rows of
@@ -154,21 +123,8 @@ def token_weights(
   Args:
     is_sampled_RxL: bool, of the whole batch, not of a micro-batch.
     how: one of `WEIGHTINGS`.
-    constant: of 'constant': tokens, such as the longest row's budget.
-
-  Raises:
-    ValueError: unknown `how`; `constant` missing, not above 0, or given where
-      it is not used.
+    constant: tokens, such as the longest row's budget; read by 'constant'.
   """
-  if how not in WEIGHTINGS:
-    raise ValueError(f"how: got '{how}'; must be one of {WEIGHTINGS}.")
-  if how == 'constant' and not (constant is not None and constant > 0):
-    raise ValueError(
-        f"constant: got {constant}; how='constant' needs tokens above 0.")
-  if how != 'constant' and constant is not None:
-    raise ValueError(
-        f"constant: got {constant}; how='{how}' does not use it, leave it None "
-        "or set how='constant'.")
   mask_RxL = is_sampled_RxL.astype(jnp.float32)
   num_Rx1 = jnp.sum(mask_RxL, axis=1, keepdims=True)
   rows = jnp.maximum(jnp.sum((num_Rx1 > 0).astype(jnp.float32)), 1.0)
@@ -180,7 +136,7 @@ def token_weights(
 
 
 def entropy(logits_RxLxV: jax.Array) -> jax.Array:
-  """Entropy of each token's distribution, nats, [R, L] float32.
+  """Computes the entropy of each token's distribution, nats, [R, L] float32.
 
   Tokens that are ruled out (-1e30 or -infinity) add nothing, neither to the
   value nor to the gradient.

@@ -27,14 +27,9 @@ class Sums:
 
 
 def loss_sums(logits_BxLxV: jax.Array, batch: types.Batch) -> Sums:
-  """Cross-entropy totals of a batch.
+  """Totals the cross-entropy of float32 predictions of `batch.targets`.
 
-  Args:
-    logits_BxLxV: float32 predictions of `batch.targets`.
-    batch: targets and loss weights, [B, L].
-
-  Returns:
-    Totals; the loss of the batch is `loss / weight`.
+  The loss of the batch is `loss / weight`.
   """
   log_normaliser_BxL = jax.nn.logsumexp(logits_BxLxV, axis=-1)
   chosen_BxL = jnp.take_along_axis(
@@ -48,13 +43,10 @@ def loss_sums(logits_BxLxV: jax.Array, batch: types.Batch) -> Sums:
 
 
 def chunked_loss_sums(
-    read_out: Callable[[jax.Array], jax.Array],
-    hidden_BxLxD: jax.Array,
-    batch: types.Batch,
-    *,
-    num_chunks: int,
+    read_out: Callable[[jax.Array], jax.Array], hidden_BxLxD: jax.Array,
+    batch: types.Batch, *, num_chunks: int,
 ) -> Sums:
-  """`loss_sums` of rows whose logits never exist as a whole.
+  """Computes `loss_sums` of rows whose logits never exist as a whole.
 
   Logits of one piece of every row are made, summed up and forgotten; the
   backward pass makes them again. The totals are the same sums in another
@@ -63,7 +55,7 @@ def chunked_loss_sums(
   Args:
     read_out: vectors [B, C, D] -> float32 logits [B, C, V].
     hidden_BxLxD: the trunk's output.
-    batch: targets and loss weights, [B, L].
+    batch: of the same tokens.
     num_chunks: pieces that a row is cut into.
 
   Raises:

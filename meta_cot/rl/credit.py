@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from meta_cot.objectives import advantages
 from meta_cot.objectives import erl2
 from meta_cot.objectives import kl
-from meta_cot.objectives import value as value_lib
 from meta_cot.rollouts import rows as rows_lib
 from meta_cot.settings import config as config_lib
 
@@ -72,9 +71,8 @@ def penalty(evidence: Evidence) -> jax.Array:
   """Sums beta * k1 over the tokens of every episode, [N, E] float32."""
   rows = evidence.rows
   num, num_episodes = evidence.verdicts.rewards.shape
-  k1_RxX = -kl.in_reward(
-      jnp.zeros_like(evidence.log_probs), evidence.log_probs,
-      evidence.reference, rows.is_sampled, coefficient=evidence.kl_coefficient)
+  k1_RxX = evidence.kl_coefficient * kl.penalty(
+      evidence.log_probs, evidence.reference, rows.is_sampled, 'k1')
   is_of_RxXxE = rows.episode[..., None] == jnp.arange(num_episodes)[None, None]
   of_rows_RxE = jnp.sum(k1_RxX[..., None] * is_of_RxXxE, axis=1)
   return jax.ops.segment_sum(of_rows_RxE, rows.trajectory, num_segments=num)
@@ -87,25 +85,20 @@ def _discounted(evidence: Evidence) -> jax.Array:
       verdicts.rewards, verdicts.tokens_before, verdicts.discounts)
 
 
-def _by_comparison(config, evidence, weights_E, *, compare):
+def _by_comparison(config, evidence, weights_E, *, compare) -> Credit:
   """Credit by comparison of returns with those of other trajectories."""
+  verdicts = evidence.verdicts
   returns_NxE = erl2.returns_to_go(_discounted(evidence), weights_E)
   if evidence.penalty is not None:
     returns_NxE -= erl2.returns_to_go(
         evidence.penalty, jnp.ones_like(weights_E))
   group = lambda x: x.reshape(-1, evidence.num_samples, *x.shape[1:])
-  verdicts = evidence.verdicts
   gains = compare(
       group(returns_NxE), group(verdicts.is_judged)[..., None],
       group(verdicts.is_taken))
   return _of_parts(
       config, evidence, gains.reshape(returns_NxE.shape),
       evidence.rows.episode, verdicts.is_taken)
-
-
-def _of_each(returns, judged, taken):
-  """Compares episodes: advantages [Q, G, E]."""
-  return advantages.step_rloo(returns, taken & judged)
 
 
 def _of_parts(config, evidence, gains_NxE, of_RxX, is_used_NxE) -> Credit:
@@ -151,9 +144,9 @@ def _middle(values, mask, axis) -> jax.Array:
 
 def _by_head(config, evidence, weights_E) -> Credit:
   """Credit by generalised advantages of the value head."""
-  rows, verdicts = evidence.rows, evidence.verdicts
-  rewards_NxE = value_lib.to_unit(
-      _discounted(evidence) * weights_E[None], weights_E)
+  rows = evidence.rows
+  # In the unit of the head, which says at most 1.
+  rewards_NxE = _discounted(evidence) * weights_E[None] / jnp.sum(weights_E)
   of_episode_RxX = erl2.of_tokens(rewards_NxE[rows.trajectory], rows.episode)
   next_RxX = jnp.pad(
       rows.episode[:, 1:], ((0, 0), (0, 1)), constant_values=-1)
@@ -161,15 +154,14 @@ def _by_head(config, evidence, weights_E) -> Credit:
   gains_RxX, targets_RxX = advantages.gae(
       jnp.where(is_last_RxX, of_episode_RxX, 0.0), evidence.values,
       rows.is_sampled, gamma=config.gae_gamma, lam=config.gae_lambda)
-  is_trained_RxX = trained(rows, verdicts)
+  is_trained_RxX = trained(rows, evidence.verdicts)
   gains_RxX = jnp.where(is_trained_RxX, gains_RxX, 0.0)
   if config.whiten:
     gains_RxX = advantages.whiten(gains_RxX, is_trained_RxX)
-  is_flat_R = jnp.all(gains_RxX == 0, axis=1)
   return Credit(
       advantages=gains_RxX, targets=targets_RxX,
-      is_flat=jnp.zeros(rewards_NxE.shape[0], bool).at[rows.trajectory].set(
-          is_flat_R))
+      is_flat=jnp.zeros(len(rewards_NxE), bool).at[rows.trajectory].set(
+          jnp.all(gains_RxX == 0, axis=1)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,13 +177,14 @@ class Advantage:
 
 
 def _comparing(compare, min_samples: int = 2) -> Advantage:
+  """By (returns, judged, taken) [Q, G, E or 1] -> advantages [Q, G, E]."""
   return Advantage(
       functools.partial(_by_comparison, compare=compare),
       min_samples=min_samples)
 
 
-def _of_whole(function, axis=1) -> Callable[..., jax.Array]:
-  """Compares whole trajectories: (returns, judged, taken) -> [Q, G, E]."""
+def _of_whole(function, axis=1, **settings) -> Advantage:
+  """By whole trajectories: returns [Q, G] -> advantages."""
   def compare(returns, judged, taken):
     del taken
     # One that nobody can judge stands where it moves no baseline.
@@ -199,18 +192,19 @@ def _of_whole(function, axis=1) -> Callable[..., jax.Array]:
     return jnp.broadcast_to(
         function(returns[..., 0])[..., None], returns.shape)
 
-  return compare
+  return _comparing(compare, **settings)
 
 
 ADVANTAGES: dict[str, Advantage] = {
-    'reinforce': _comparing(
-        _of_whole(advantages.reinforce, axis=(0, 1)), min_samples=1),
-    'rloo': _comparing(_of_whole(advantages.rloo)),
-    'step_rloo': _comparing(_of_each),
-    'grpo': _comparing(
-        _of_whole(functools.partial(advantages.grpo, use_std=True))),
-    'grpo_no_std': _comparing(
-        _of_whole(functools.partial(advantages.grpo, use_std=False))),
+    'reinforce': _of_whole(
+        advantages.reinforce, axis=(0, 1), min_samples=1),
+    'rloo': _of_whole(advantages.rloo),
+    'step_rloo': _comparing(
+        lambda returns, judged, taken: advantages.step_rloo(
+            returns, taken & judged)),
+    'grpo': _of_whole(functools.partial(advantages.grpo, use_std=True)),
+    'grpo_no_std': _of_whole(
+        functools.partial(advantages.grpo, use_std=False)),
     'vineppo': Advantage(_by_steps, needs=frozenset({'continuations'})),
     'gae': Advantage(_by_head, needs=frozenset({'values'})),
 }

@@ -68,53 +68,37 @@ def check(
         "config.model.value_head to 'shared'.")
 
 
-def explore(
-    search: Search, params: Params, asked: player.Asked, rng: PRNGKey
-) -> player.Asked:
-  """Puts attempts behind the questions.
-
-  Pure; jit it with `search` static. A question's search is the same alone or
-  in any batch. With a mesh, questions are split over the batch axes.
-
-  Args:
-    search: its settings.
-    params: unboxed.
-    asked: Q questions.
-    rng: of all draws, with the questions' ids.
-
-  Returns:
-    Prompts [Q, X] with their lengths, of at most J attempts, the first that
-    the search finished, each with what ends it and `reset_ids`; and what all
-    steps of the search cost.
-  """
-  params = transformer.slice_layers(search.model, params)
-  step_fn, start = searching.make_steps(
-      search.task, search.model, search.settings, search.vocabulary)
-  rows, root = start(params, dict(
-      prompt=asked.prompts, length=asked.lengths, problem=None))
-  rows, root = _split(rows), _split(root.replace(problem_id=asked.ids))
-  state = _split(engine.start(search.strategy, root))
-  state = _split(engine.advance(
-      search.strategy, (params, rows), rng, state, step_fn,
-      num_steps=search.strategy.max_steps))
-  attempts_QxJxM, lengths_QxJ = _attempts(search, state.tree)
-  prompts_QxX, lengths_Q = _join(
-      search, asked.prompts, asked.lengths, attempts_QxJxM, lengths_QxJ)
-  return _split(asked.replace(
-      prompts=prompts_QxX, lengths=lengths_Q,
-      num_explored=state.tree.num_tokens))
-
-
 @functools.cache  # one program for all objectives and evaluations
 def jit_explore(
     search: Search, mesh: jax.sharding.Mesh
 ) -> Callable[[Params, player.Asked, PRNGKey], player.Asked]:
-  """Makes (params, asked, rng) -> asked, jitted for one mesh."""
+  """Makes (params, asked, rng) -> asked, jitted for one mesh.
+
+  It puts attempts behind the questions: prompts [Q, X] with their lengths, of
+  at most J attempts, the first that the search finished, each with what ends it
+  and `reset_ids`; and what all steps of the search cost. The draws follow from
+  `rng` and the questions' ids: a question's search is the same alone or in any
+  batch. With a mesh, questions are split over the batch axes.
+  """
   del mesh
 
   @jax.jit
   def run(params, asked, rng):
-    return explore(search, params, asked, rng)
+    params = transformer.slice_layers(search.model, params)
+    step_fn, start = searching.make_steps(
+        search.task, search.model, search.settings, search.vocabulary)
+    rows, root = start(params, dict(
+        prompt=asked.prompts, length=asked.lengths, problem=None))
+    rows, root = _split(rows), _split(root.replace(problem_id=asked.ids))
+    state = _split(engine.start(search.strategy, root))
+    state = _split(engine.advance(
+        search.strategy, (params, rows), rng, state, step_fn,
+        num_steps=search.strategy.max_steps))
+    prompts_QxX, lengths_Q = _join(
+        search, asked.prompts, asked.lengths, *_attempts(search, state.tree))
+    return _split(asked.replace(
+        prompts=prompts_QxX, lengths=lengths_Q,
+        num_explored=state.tree.num_tokens))
 
   return run
 
@@ -122,10 +106,7 @@ def jit_explore(
 def _attempts(
     search: Search, tree: tree_lib.SearchTree
 ) -> tuple[jax.Array, jax.Array]:
-  """Tokens [Q, J, M] and lengths [Q, J] of what was finished first.
-
-  The length is 0 where there are fewer.
-  """
+  """Tokens [Q, J, M] and lengths [Q, J] of what was finished first; 0: none."""
   first = lambda is_end_N: jnp.nonzero(
       is_end_N, size=search.num_attempts, fill_value=tree_lib.NONE)[0]
   nodes_QxJ = jax.vmap(first)(tree.is_valid & tree.is_terminal)
@@ -145,16 +126,19 @@ def _join(
   num_questions, num_attempts, num_tokens = attempts_QxJxM.shape
   reset = jnp.asarray(search.reset_ids, jnp.int32)
   shape = num_questions, num_attempts, len(reset)
-  tokens_QxX = jnp.concatenate([
-      prompts_QxP, jnp.concatenate(
-          [attempts_QxJxM, jnp.broadcast_to(reset, shape)], axis=2).reshape(
-              num_questions, -1)], axis=1)
-  is_attempt = jnp.arange(num_tokens)[None, None] < lengths_QxJ[..., None]
-  is_reset = jnp.broadcast_to(lengths_QxJ[..., None] > 0, shape)
-  is_text_QxX = jnp.concatenate([
+
+  def row(of_prompt_QxP, of_attempts_QxJxM, of_resets):
+    """What is said of all tokens in one row, [Q, X]."""
+    behind = jnp.concatenate(
+        [of_attempts_QxJxM, jnp.broadcast_to(of_resets, shape)], axis=2)
+    return jnp.concatenate(
+        [of_prompt_QxP, behind.reshape(num_questions, -1)], axis=1)
+
+  tokens_QxX = row(prompts_QxP, attempts_QxJxM, reset)
+  is_text_QxX = row(
       jnp.arange(prompts_QxP.shape[1])[None] < lengths_Q[:, None],
-      jnp.concatenate([is_attempt, is_reset], axis=2).reshape(
-          num_questions, -1)], axis=1)
+      jnp.arange(num_tokens)[None, None] < lengths_QxJ[..., None],
+      lengths_QxJ[..., None] > 0)
   order_QxX = jnp.argsort(~is_text_QxX, axis=1, stable=True)
   tokens_QxX = jnp.take_along_axis(
       jnp.where(is_text_QxX, tokens_QxX, search.vocabulary.pad_id), order_QxX,

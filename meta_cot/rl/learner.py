@@ -21,7 +21,6 @@ from meta_cot import types
 from meta_cot.objectives import kl
 from meta_cot.problem import Problem
 from meta_cot.rl import credit
-from meta_cot.rl import loss as loss_lib
 from meta_cot.rl import monitor
 from meta_cot.rl import objective as objective_lib
 from meta_cot.rl import questions as questions_lib
@@ -38,7 +37,7 @@ _COLLECT, _VALUES, _DISCOUNT, _EXPLORE = range(4)  # what a key is for
 class Experience:
   """What an iteration has collected, ready to be learned from."""
 
-  batch: loss_lib.Batch  # on the devices
+  batch: objective_lib.Batch  # on the devices
   kl_coefficient: float
   questions: list[int]  # their numbers
   judged: judge_lib.Judged
@@ -67,19 +66,7 @@ class Learner:
       self, state: state_lib.TrainState, memory: questions_lib.Memory,
       iteration: int,
   ) -> tuple[state_lib.TrainState, dict[str, float]]:
-    """Runs iteration `iteration`, counted from 0.
-
-    Args:
-      state: donated.
-      memory: takes note of what happened.
-      iteration: its number.
-
-    Returns:
-      The state behind the updates, and the row of metrics.
-
-    Raises:
-      FloatingPointError: a loss or gradient is not finite.
-    """
+    """Runs iteration number `iteration`, from 0 on; see `learn`."""
     experience = self.collect(state.params, memory, iteration)
     state, row = self.learn(state, experience)
     self.remember(memory, experience, row)
@@ -88,13 +75,7 @@ class Learner:
   def collect(
       self, params: types.Params, memory: questions_lib.Memory, iteration: int
   ) -> Experience:
-    """Plays, judges and gives credit.
-
-    Args:
-      params: play; unboxed.
-      memory: hands out questions.
-      iteration: its number.
-    """
+    """Asks the next questions, plays, judges and gives credit."""
     config, rng = self.config, jax.random.fold_in(self.rng, iteration)
     times = [time.perf_counter()]
     tick = lambda: times.append(time.perf_counter())
@@ -104,7 +85,11 @@ class Learner:
     tick()
     problems = [self.problems[q] for q in numbers]
     judged = self.judge(problems, host).after(explored_Q)
-    verdicts = self._verdicts(judged, discount_Q)
+    verdicts = sharding.split_batch(credit.Verdicts(
+        rewards=judged.rewards, is_taken=judged.is_taken,
+        is_judged=self._is_judged(judged), tokens_before=judged.tokens_before,
+        discounts=np.repeat(discount_Q, config.questions.num_samples)),
+                                    self.mesh)
     tick()
     progress = iteration / config.num_iterations
     values_NxJ = self._values(
@@ -119,22 +104,18 @@ class Learner:
     row = monitor.collected(
         judged, host, is_flat_N, num_samples=config.questions.num_samples,
         num_slots=self.player.num_slots)
-    row |= dict(zip(
-        ('time/rollout', 'time/judge', 'time/prepare'),
-        np.diff(times).tolist(), strict=True))
+    row |= zip(
+        ('time/rollout', 'time/judge', 'time/prepare'), np.diff(times).tolist(),
+        strict=True)
     return Experience(batch, memory.kl_coefficient, numbers, judged, row)
 
   def learn(
       self, state: state_lib.TrainState, experience: Experience
   ) -> tuple[state_lib.TrainState, dict[str, float]]:
-    """Updates the policy.
-
-    Args:
-      state: donated.
-      experience: of this policy, or of the one before.
+    """Updates the policy by experience of it, or of the one before.
 
     Returns:
-      The state behind the updates, and the row of metrics.
+      The state behind the updates (that before them is donated), and metrics.
 
     Raises:
       FloatingPointError: a loss or gradient is not finite.
@@ -145,9 +126,7 @@ class Learner:
           state, experience.batch, jnp.int32(number % updates.num_minibatches),
           jnp.float32(experience.kl_coefficient))
       metrics.append(row)
-    metrics = [
-        {k: float(v) for k, v in row.items()}
-        for row in jax.device_get(metrics)]
+    metrics = jax.tree.map(float, jax.device_get(metrics))
     seconds = time.perf_counter() - start
     row = monitor.updated(metrics, self.name, int(state.step))
     return state, row | experience.row | {'time/update': seconds}
@@ -156,13 +135,7 @@ class Learner:
       self, memory: questions_lib.Memory, experience: Experience,
       row: dict[str, float],
   ) -> None:
-    """Notes what the next iteration is to know, and warns.
-
-    Args:
-      memory: takes note.
-      experience: of the iteration.
-      row: of its metrics; gets what `memory` adds to them.
-    """
+    """Notes what the next iteration is to know, completes the row, warns."""
     settings, judged = self.config.loss, experience.judged
     if memory.first is None:
       memory.first = {k: row[k] for k in monitor.COMPARED}
@@ -193,14 +166,6 @@ class Learner:
     if self.explore is not None:
       asked = self.explore(params, asked, jax.random.fold_in(rng, _EXPLORE))
     return asked, numbers, np.array(config.discounts, np.float32)[kinds_Q]
-
-  def _verdicts(self, judged, discount_Q) -> credit.Verdicts:
-    """Verdicts on the devices, split by trajectories."""
-    return credit.Verdicts(**sharding.split_batch(dict(
-        rewards=judged.rewards, is_taken=judged.is_taken,
-        is_judged=self._is_judged(judged), tokens_before=judged.tokens_before,
-        discounts=np.repeat(
-            discount_Q, self.config.questions.num_samples)), self.mesh))
 
   def _weights(self, judged, progress) -> np.ndarray:
     """What the rewards of the episodes count, [E]."""

@@ -14,7 +14,7 @@ _FLAT = 0.9  # share of groups without gradient that is worth a warning
 _LOW_ENTROPY = 0.1  # of the first iteration's
 _SHORT, _LONG = 0.25, 4.0  # of the tokens of the first iteration
 _REPEATED = 0.9  # share of attempts that repeat an earlier one
-
+_TRUNCATED = 0.5  # share of episodes that were cut off
 
 # Columns of the first iteration that `warn` compares with.
 COMPARED = ('entropy', 'tokens_per_trajectory')
@@ -24,17 +24,16 @@ def collected(
     judged: judge_lib.Judged, rollouts: episodes.Rollouts,
     is_flat_N: np.ndarray, *, num_samples: int, num_slots: int,
 ) -> dict[str, float]:
-  """Columns on what was collected.
+  """Makes columns on what was collected.
 
   Args:
     judged: verdicts.
-    rollouts: NumPy.
+    rollouts: NumPy, in `num_slots`.
     is_flat_N: trajectories that have no advantage anywhere.
     num_samples: G.
-    num_slots: of the rollout.
+    num_slots: trajectories at a time.
   """
-  taken = judged.is_taken
-  final_N = judged.rewards[:, -1]
+  taken, final_N = judged.is_taken, judged.rewards[:, -1]
   groups = lambda x_N: x_N.reshape(-1, num_samples)
   per_episode = {
       f'episode_{e + 1}/{name}': _mean(x[:, e], taken[:, e])
@@ -67,11 +66,11 @@ def collected(
 
 
 def updated(rows: list[dict[str, Any]], name: str, step: int) -> dict:
-  """Columns on the updates: means over them; gaps are those of the first.
+  """Makes columns on the updates: means over them.
 
   Args:
-    rows: metrics of the updates, as numbers; `gap_*` of later ones compare
-      with an older policy.
+    rows: metrics of the updates, as numbers; `gap_*` are those of the first, as
+      later ones compare with an older policy.
     name: of the run, for errors.
     step: of the last update.
 
@@ -93,45 +92,35 @@ def updated(rows: list[dict[str, Any]], name: str, step: int) -> dict:
 
 def warn(
     row: dict[str, float], first: dict[str, float], name: str) -> list[str]:
-  """Logs what looks wrong in an iteration, and returns it.
+  """Logs what looks wrong in an iteration of the run `name`, and returns it.
 
-  Args:
-    row: of the iteration.
-    first: `COMPARED` of the first iteration of the run.
-    name: of the run.
+  `first` has `COMPARED` of the run's first iteration.
   """
-  words = []
-  if row['groups_without_gradient'] > _FLAT:
-    words.append(
-        f'{row["groups_without_gradient"]:.0%} of the groups carry no gradient '
-        f'({row["groups_all_right"]:.0%} all right, '
-        f'{row["groups_all_wrong"]:.0%} all wrong): ask harder or easier '
-        'questions, or raise config.rl.questions.num_samples')
-  if row['entropy'] < _LOW_ENTROPY * first['entropy']:
-    words.append(
-        f'the entropy fell from {first["entropy"]:.3f} to '
-        f'{row["entropy"]:.3f} nats: raise config.rl.loss.entropy_bonus or the '
-        'KL coefficient')
   tokens, before = (x['tokens_per_trajectory'] for x in (row, first))
-  if not _SHORT * before <= tokens <= _LONG * before:
-    words.append(
-        f'trajectories went from {before:.0f} to {tokens:.0f} tokens: raise '
-        'the KL coefficient, or set config.rl.loss.token_weights to another '
-        'kind')
-  if row['repeated'] > _REPEATED:
-    words.append(
-        f'{row["repeated"]:.0%} of the attempts repeat an earlier one of their '
-        'trajectory')
-  if row['truncated'] > 0.5:
-    words.append(
-        f'{row["truncated"]:.0%} of the episodes were cut off: raise '
-        'config.rl.episodes.episode_length')
-  if row['undecided']:
-    words.append(
-        f'the verifier could not decide {row["undecided"]:.0f} episodes')
-  for word in words:
-    logging.warning('%s: %s', name, word)
-  return words
+  found = [text for is_wrong, text in (
+      (row['groups_without_gradient'] > _FLAT,
+       f'{row["groups_without_gradient"]:.0%} of the groups carry no gradient '
+       f'({row["groups_all_right"]:.0%} all right, '
+       f'{row["groups_all_wrong"]:.0%} all wrong): ask harder or easier '
+       'questions, or raise config.rl.questions.num_samples'),
+      (row['entropy'] < _LOW_ENTROPY * first['entropy'],
+       f'the entropy fell from {first["entropy"]:.3f} to {row["entropy"]:.3f} '
+       'nats: raise config.rl.loss.entropy_bonus or the KL coefficient'),
+      (not _SHORT * before <= tokens <= _LONG * before,
+       f'trajectories went from {before:.0f} to {tokens:.0f} tokens: raise the '
+       'KL coefficient, or set config.rl.loss.token_weights to another kind'),
+      (row['repeated'] > _REPEATED,
+       f'{row["repeated"]:.0%} of the attempts repeat an earlier one of their '
+       'trajectory'),
+      (row['truncated'] > _TRUNCATED,
+       f'{row["truncated"]:.0%} of the episodes were cut off: raise '
+       'config.rl.episodes.episode_length'),
+      (row['undecided'] > 0,
+       f'the verifier could not decide {row["undecided"]:.0f} episodes'),
+  ) if is_wrong]
+  for text in found:
+    logging.warning('%s: %s', name, text)
+  return found
 
 
 def _mean(values: np.ndarray, mask: np.ndarray) -> float:

@@ -10,12 +10,69 @@ import dataclasses
 import functools
 from typing import Protocol
 
+from flax import struct
 import jax
+import jax.numpy as jnp
 
 from meta_cot.objectives import erl2
+from meta_cot.objectives import kl
+from meta_cot.objectives import policy_gradient
+from meta_cot.objectives import value as value_lib
 from meta_cot.rl import credit as credit_lib
-from meta_cot.rl import loss as loss_lib
 from meta_cot.rl import scoring
+from meta_cot.rollouts import rows as rows_lib
+from meta_cot.settings import config as config_lib
+
+# Totals over the trained tokens of a micro-batch, logged as means: all add up.
+Sums = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+  """What is minimised; see `configs/base.py`."""
+
+  ratio_level: str = config_lib.setting(choices=policy_gradient.LEVELS)
+  clip_low: float = config_lib.setting(low=0.0, high=1.0)
+  clip_high: float = config_lib.setting(low=0.0)
+  token_weights: str = config_lib.setting(choices=policy_gradient.WEIGHTINGS)
+  kl_in: str = config_lib.setting(choices=('none', 'loss', 'reward'))
+  kl_estimator: str = config_lib.setting(choices=kl.ESTIMATORS)
+  kl_coefficient: float = config_lib.setting(low=0.0)
+  kl_target: float | None = config_lib.setting(above=0.0)
+  kl_horizon: int = config_lib.setting(low=1)
+  entropy_bonus: float = config_lib.setting(low=0.0)
+  value_coefficient: float = config_lib.setting(low=0.0)
+  value_clip: float | None = config_lib.setting(above=0.0)
+
+  def __post_init__(self):
+    if self.kl_in == 'loss' and self.kl_estimator not in kl.IN_LOSS:
+      raise config_lib.ConfigError(
+          f'kl_estimator: got {self.kl_estimator!r} in the loss, where its '
+          f'expected gradient is zero; must be one of {", ".join(kl.IN_LOSS)}, '
+          'or config.rl.loss.kl_in reward.')
+    if self.has_penalty and self.kl_estimator not in kl.IN_REWARD:
+      raise config_lib.ConfigError(
+          f'kl_estimator: got {self.kl_estimator!r} in the reward; must be '
+          f'{", ".join(kl.IN_REWARD)}.')
+
+  @property
+  def has_penalty(self) -> bool:
+    """Whether the KL to the reference is subtracted from the reward."""
+    return self.kl_in == 'reward'
+
+
+@struct.dataclass
+class Batch:
+  """All rows of an iteration, with what was computed once for them."""
+
+  rows: rows_lib.Rows
+  advantages: jax.Array  # [R, X] float32
+  is_trained: jax.Array  # [R, X] bool, drawn, and of a judged trajectory
+  reference: jax.Array | None  # [R, X] float32, log-probs at temperature 1
+  targets: jax.Array | None  # [R, X] float32, of the value head
+  old_values: jax.Array | None  # [R, X] float32
+  # Of all rows; of every micro-batch too, which has equally many of each.
+  prompts: scoring.Prompts | None = None
 
 
 class Objective(Protocol):
@@ -28,27 +85,27 @@ class Objective(Protocol):
   needs: frozenset[str]
 
   def num_episodes(self, configured: int) -> int:
-    """Returns how many attempts a trajectory has; `configured` are asked for.
-    """
+    """Returns how many attempts a trajectory has, of `configured` ones."""
 
   def weights(
       self, num_episodes: int, progress: jax.Array | float) -> jax.Array:
     """Returns what the reward of each episode counts, [E] float32.
 
-    Args:
-      num_episodes: E.
-      progress: share of the run that is done. Trajectories are left out where
-        the verifier could not decide an episode that counts at 1.
+    `progress` is the share of the run that is done. Trajectories are left out
+    where the verifier could not decide an episode that counts at 1.
     """
 
   def credit(self, evidence: credit_lib.Evidence) -> credit_lib.Credit:
     """Gives every token its advantage."""
 
   def loss(
-      self, scores: scoring.Scores, batch: loss_lib.Batch,
-      kl_coefficient: jax.Array,
-  ) -> tuple[jax.Array, loss_lib.Sums]:
-    """Computes losses of tokens [R, X] float32, and totals to be logged."""
+      self, scores: scoring.Scores, batch: Batch, kl_coefficient: jax.Array
+  ) -> tuple[jax.Array, Sums]:
+    """Computes losses of the tokens of a micro-batch, and totals.
+
+    `scores` are by the parameters that are trained. Losses [R, X] float32 are
+    read where tokens are trained.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +113,7 @@ class Episodic:
   """Weighted rewards of episodes, an advantage, a clipped policy gradient."""
 
   credit_settings: credit_lib.CreditConfig
-  loss_settings: loss_lib.LossConfig
+  loss_settings: LossConfig
   early: float  # weight of the episodes before the last
   late: float  # the same at the end of the run
   is_single: bool = False  # there is one episode
@@ -87,10 +144,25 @@ class Episodic:
         self.weights(num_episodes, evidence.progress))
 
   def loss(
-      self, scores: scoring.Scores, batch: loss_lib.Batch,
-      kl_coefficient: jax.Array,
-  ) -> tuple[jax.Array, loss_lib.Sums]:
-    return loss_lib.clipped(self.loss_settings, scores, batch, kl_coefficient)
+      self, scores: scoring.Scores, batch: Batch, kl_coefficient: jax.Array
+  ) -> tuple[jax.Array, Sums]:
+    settings, mask = self.loss_settings, batch.is_trained
+    losses_RxX, sums = policy_gradient.clipped(
+        scores.sampled, batch.rows.behaviour, batch.advantages, mask,
+        level=settings.ratio_level, clip_low=settings.clip_low,
+        clip_high=settings.clip_high)
+    if settings.kl_in == 'loss':
+      losses_RxX += kl_coefficient * kl.penalty(
+          scores.plain, batch.reference, mask, settings.kl_estimator)
+    if settings.entropy_bonus:
+      losses_RxX -= settings.entropy_bonus * jnp.where(
+          mask, scores.entropy, 0.0)
+    if batch.targets is not None:
+      errors_RxX, sums['value_error'] = value_lib.squared_error(
+          scores.values, batch.targets, mask, clip=settings.value_clip,
+          old_values_RxL=batch.old_values)
+      losses_RxX += settings.value_coefficient * errors_RxX
+    return losses_RxX, sums
 
   @property
   def _advantage(self) -> credit_lib.Advantage:
@@ -101,7 +173,7 @@ class Episodic:
 # standard reinforcement learning; E-RL^2 first, RL^2 after it, in the manner of
 # the two stages of SCoRe (arXiv 2409.12917, sec. 5).
 OBJECTIVES: dict[
-    str, Callable[[credit_lib.CreditConfig, loss_lib.LossConfig], Objective]
+    str, Callable[[credit_lib.CreditConfig, LossConfig], Objective]
 ] = {
     'erl2': functools.partial(Episodic, early=0.0, late=0.0),
     'rl2': functools.partial(Episodic, early=1.0, late=1.0),

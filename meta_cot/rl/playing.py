@@ -20,27 +20,16 @@ def rollout(
 ) -> program.Program:
   """Makes the program of trajectories of one batch of questions.
 
-  Args:
-    name: of the program.
-    model: its settings.
-    rules: of the trajectories.
-    mesh: devices.
-    params: shapes.
-    width: slots of a prompt.
-    num_questions: of the batch.
-    num_samples: trajectories of a question.
-    num_slots: trajectories at a time.
+  `params` are shapes, `width` is that of prompts; see `player.Player`.
   """
   tokens = num_questions * num_samples * rules.num_tokens
   work = flops.prefill_flops(model, num_questions, width, num_readouts=0)
   work += tokens * model.flops_per_token(width + rules.row_length / 2)
-  jitted = player.jit_rollout(
-      model, rules=rules, num_samples=num_samples, num_slots=num_slots)
-  asked = _asked(num_questions, width, mesh)
+  asked, rng = _given(num_questions, width, mesh)
   return program.Program(
-      name, jitted,
-      (params, asked.prompts, asked.lengths, asked.ids, _rng(mesh)), {}, work,
-      tokens)
+      name, player.jit_rollout(
+          model, rules=rules, num_samples=num_samples, num_slots=num_slots),
+      (params, asked.prompts, asked.lengths, asked.ids, rng), {}, work, tokens)
 
 
 def explore(
@@ -56,16 +45,14 @@ def explore(
       width + strategy.max_depth * length / 2)
   return program.Program(
       name, exploration.jit_explore(search, mesh),
-      (params, _asked(num_questions, width, mesh), _rng(mesh)), {}, work,
-      tokens)
+      (params, *_given(num_questions, width, mesh)), {}, work, tokens)
 
 
-def _asked(
-    num_questions: int, width: int, mesh: jax.sharding.Mesh) -> player.Asked:
+def _given(
+    num_questions: int, width: int, mesh: jax.sharding.Mesh
+) -> tuple[player.Asked, jax.ShapeDtypeStruct]:
+  """The questions and the key."""
   ints = lambda *shape: program.rows(shape, jnp.int32, mesh)
+  rng = program.placed(jax.eval_shape(lambda: jax.random.key(0)), mesh)
   return player.Asked(
-      ints(num_questions, width), ints(num_questions), ints(num_questions))
-
-
-def _rng(mesh: jax.sharding.Mesh) -> jax.ShapeDtypeStruct:
-  return program.placed(jax.eval_shape(lambda: jax.random.key(0)), mesh)
+      ints(num_questions, width), ints(num_questions), ints(num_questions)), rng

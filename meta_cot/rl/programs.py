@@ -32,16 +32,15 @@ from meta_cot.model import transformer
 from meta_cot.program import Program
 from meta_cot.rl import credit
 from meta_cot.rl import exploration
-from meta_cot.rl import loss as loss_lib
 from meta_cot.rl import objective as objective_lib
 from meta_cot.rl import playing
 from meta_cot.rl import settings as settings_lib
 from meta_cot.rl import update as update_lib
 from meta_cot.rollouts import continuations
 from meta_cot.rollouts import episodes
-from meta_cot.rollouts import player
 from meta_cot.rollouts import queue
 from meta_cot.settings import config as config_lib
+from meta_cot.solvers import revising
 from meta_cot.solvers import searching
 from meta_cot.solvers import vocabulary as vocabulary_lib
 from meta_cot.tasks import base
@@ -87,10 +86,9 @@ class Programs:
       exploration.check(self.settings.search, config.exploration, self.model)
       strategy = searching.make_strategy(
           self.settings.search, config.exploration, self.depth())
+      vocabulary = self.make_vocabulary()
     except config_lib.ConfigError as e:
       raise config_lib.ConfigError(f'config.rl.{e}') from None
-    try:
-      vocabulary = self.make_vocabulary()
     except ValueError as e:
       raise config_lib.ConfigError(
           f'config.rl.episodes.exploration: {e}') from e
@@ -106,22 +104,12 @@ class Programs:
     Raises:
       ConfigError: no trajectory can follow the settings.
     """
-    config, give_up_id = self.settings.episodes, None
-    number = self.num_episodes if self.search is None else 1
     try:
-      if config.give_up is not None:
-        give_up_id = player.token_of(self.tokenizer, config.give_up)
-    except ValueError as e:
-      raise config_lib.ConfigError(f'config.rl.episodes.give_up: {e}') from e
-    try:
-      return episodes.Episodes(
-          num_episodes=number, episode_length=config.episode_length,
-          sampling=config.sampling(),
-          stop_ids=self.tokenizer.eos_ids, give_up_id=give_up_id,
-          reset_ids=tuple(self.tokenizer.encode(config.reset)),
-          max_tokens=config.max_tokens, window=config.window)
-    except ValueError as e:
-      raise config_lib.ConfigError(f'config.rl.episodes: {e}') from e
+      rules = revising.rules(self.settings.episodes, self.tokenizer)
+    except config_lib.ConfigError as e:
+      raise config_lib.ConfigError(f'config.rl.{e}') from None
+    return dataclasses.replace(
+        rules, num_episodes=self.num_episodes if self.search is None else 1)
 
   @functools.cached_property
   def steps(self) -> continuations.Steps | None:
@@ -213,11 +201,11 @@ class Programs:
           f'{updates.num_accumulation} accumulation x {parts} data-parallel '
           'devices.')
 
-  def explore(self) -> Callable[..., player.Asked] | None:
+  def explore(self) -> revising.Explore | None:
     """Makes one program for all runs; None where no search explores."""
     return self.search and exploration.jit_explore(self.search, self.mesh)
 
-  def prepare(self) -> Callable[..., tuple[loss_lib.Batch, jax.Array]]:
+  def prepare(self) -> Callable[..., tuple[objective_lib.Batch, jax.Array]]:
     """See `update.make_batch`."""
     return jax.jit(update_lib.make_batch(
         self.model, self.settings, self.objective, self.tokenizer.pad_id,
@@ -243,8 +231,6 @@ class Programs:
         self.model, rules=self.rules, num_slots=self.num_slots,
         num_rollouts=self.settings.credit.num_rollouts)
 
-  # What it is called with; see PARTS.
-
   def play(self, name: str, num_samples: int) -> Program:
     """Makes the program of trajectories of one batch of questions."""
     return playing.rollout(
@@ -252,23 +238,6 @@ class Programs:
         width=self.width,
         num_questions=self.settings.questions.num_questions,
         num_samples=num_samples, num_slots=self.num_slots)
-
-  def _whole(self, tree):
-    return program_lib.placed(tree, self.mesh)
-
-  def _scalar(self, dtype):
-    return self._whole(jax.ShapeDtypeStruct((), dtype))
-
-  def _array(self, dtype, *shape: int) -> jax.ShapeDtypeStruct:
-    return program_lib.rows(shape, dtype, self.mesh)
-
-  def _ints(self, *shape: int) -> jax.ShapeDtypeStruct:
-    return self._array(jnp.int32, *shape)
-
-  def _split(self, program: Program):
-    """Shapes of what a program gives, split by rows."""
-    return program_lib.split(
-        jax.eval_shape(program.jitted, *program.arguments), self.mesh)
 
 
 def _explore(of: Programs, name: str) -> Program:
@@ -282,28 +251,23 @@ def _rollout(of: Programs, name: str) -> Program:
   return of.play(name, of.settings.questions.num_samples)
 
 
-def _evaluate(of: Programs, name: str) -> Program:
-  return of.play(name, of.settings.num_eval_samples)
-
-
 def _prepare(of: Programs, name: str) -> Program:
   """The batch; which part of the work depends on what the objective needs."""
-  played = _rollout(of, name)
+  played, shape = _rollout(of, name), jax.ShapeDtypeStruct
   params, prompts, lengths, *_ = played.arguments
-  num, num_episodes = (
+  grid = num, num_episodes = (
       of.settings.questions.num_trajectories, of.rules.num_episodes)
-  floats = functools.partial(of._array, jnp.float32)
   verdicts = credit.Verdicts(
-      rewards=floats(num, num_episodes), discounts=floats(num),
-      is_taken=of._array(bool, num, num_episodes),
-      is_judged=of._array(bool, num), tokens_before=of._ints(num, num_episodes))
-  values = of.steps and floats(num, num_episodes * of.steps.number)
-  scalar, jitted = of._scalar(jnp.float32), of.prepare()
-  arguments = (
-      params, params, prompts, lengths, of._split(played), verdicts, scalar,
-      scalar, values)
-  batch, _ = jax.eval_shape(jitted, *arguments)
-  rows, width = batch.rows.tokens.shape
+      rewards=shape(grid, jnp.float32), discounts=shape((num,), jnp.float32),
+      is_taken=shape(grid, bool), is_judged=shape((num,), bool),
+      tokens_before=shape(grid, jnp.int32))
+  values = of.steps and shape(
+      (num, num_episodes * of.steps.number), jnp.float32)
+  scalar = shape((), jnp.float32)
+  arguments = (params, params, prompts, lengths, _given(of, played)) + (
+      program_lib.split((verdicts, scalar, scalar, values), of.mesh))
+  jitted = of.prepare()
+  rows, width = jax.eval_shape(jitted, *arguments)[0].rows.tokens.shape
   passes = len(of.objective.needs & {'reference', 'values', 'log_probs'})
   return Program(
       name, jitted, arguments, {},
@@ -311,21 +275,23 @@ def _prepare(of: Programs, name: str) -> Program:
 
 
 def _update(of: Programs, name: str) -> Program:
-  batch, _ = of._split(_prepare(of, name))
+  batch, _ = _given(of, _prepare(of, name))
   rows, width = batch.rows.tokens.shape
   tokens = rows * width // of.settings.updates.num_minibatches
+  scalars = program_lib.placed(tuple(
+      jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.int32, jnp.float32)),
+                               of.mesh)
   return Program(
-      name, of.update(),
-      (of.state, batch, of._scalar(jnp.int32), of._scalar(jnp.float32)), {},
+      name, of.update(), (of.state, batch, *scalars), {},
       tokens * flops.training_flops_per_token(of.model, width), tokens)
 
 
 def _values(of: Programs, name: str) -> Program:
   """Trajectories from the questions, for the values of first steps."""
-  num = of.settings.questions.num_questions
+  _, prompts, lengths, *_ = _rollout(of, name).arguments
   return _continued(
-      of, name, of._ints(num, of.width),
-      queue.Beginning(of._ints(num), of._ints(num)), num * of.rules.num_tokens)
+      of, name, prompts, queue.Beginning(lengths, lengths),
+      len(prompts) * of.rules.num_tokens)
 
 
 def _contexts(of: Programs, name: str) -> Program:
@@ -333,12 +299,12 @@ def _contexts(of: Programs, name: str) -> Program:
   played = _rollout(of, name)
   _, prompts, lengths, *_ = played.arguments
   return Program(
-      name, of.contexts(), (prompts, lengths, of._split(played)), {}, 0.0, 0)
+      name, of.contexts(), (prompts, lengths, _given(of, played)), {}, 0.0, 0)
 
 
 def _continue(of: Programs, name: str) -> Program:
   """From everything before the later steps of all trajectories."""
-  contexts, rules = of._split(_contexts(of, name)), of.rules
+  contexts, rules = _given(of, _contexts(of, name)), of.rules
   # Of a step only its episode's beginning is known: at most so many are left.
   left = sum(
       e * rules.episode_length + (e - 1) * rules.num_between
@@ -354,14 +320,19 @@ def _continued(
     beginning: queue.Beginning, tokens: int,
 ) -> Program:
   """`num_rollouts` trajectories from each context; at most so many tokens."""
-  params, *_, rng = of.play(name, 1).arguments
+  params, *_, rng = _rollout(of, name).arguments
   tokens *= of.settings.credit.num_rollouts
   work = flops.prefill_flops(of.model, *texts.shape, num_readouts=0)
   work += tokens * of.model.flops_per_token(of.width + of.rules.row_length / 2)
   return Program(
-      name, of.continue_(),
-      (params, texts, of._ints(*beginning.episode.shape), beginning, rng), {},
-      work, tokens)
+      name, of.continue_(), (params, texts, beginning.episode, beginning, rng),
+      {}, work, tokens)
+
+
+def _given(of: Programs, program: Program):
+  """Shapes of what a program gives, split by rows."""
+  return program_lib.split(
+      jax.eval_shape(program.jitted, *program.arguments), of.mesh)
 
 
 PARTS: dict[str, Callable[[Programs, str], Program]] = {
@@ -369,7 +340,7 @@ PARTS: dict[str, Callable[[Programs, str], Program]] = {
     'rollout': _rollout,
     'prepare': _prepare,
     'update': _update,
-    'evaluate': _evaluate,
+    'evaluate': lambda of, name: of.play(name, of.settings.num_eval_samples),
     'values': _values,
     'contexts': _contexts,
     'continue': _continue,

@@ -6,37 +6,30 @@ was always or never solved teaches nothing now: it rests for some passes.
 """
 
 from collections.abc import Sequence
+import dataclasses
 from typing import Any
 
 import jax
 import numpy as np
 
 
+@dataclasses.dataclass
 class Questions:
   """An endless order of question numbers."""
 
-  def __init__(
-      self, number: int, *, seed: int, min_success: float, max_success: float,
-      rest: int,
-  ):
-    """Starts the first pass.
+  number: int  # of questions, at least 1
+  _: dataclasses.KW_ONLY
+  seed: int  # of the orders
+  min_success: float  # one solved as rarely rests
+  max_success: float  # one solved as often rests
+  rest: int  # passes that it misses; 0 asks all questions in every pass
 
-    Args:
-      number: of questions, at least 1.
-      seed: of the orders.
-      min_success: a question solved as rarely rests.
-      max_success: a question solved as often rests.
-      rest: passes that it misses; 0 asks all questions in every pass.
-    """
-    self._number = number
-    self._seed = seed
-    self._limits = min_success, max_success
-    self._rest = rest
+  def __post_init__(self):
     self._pass = self._at = 0
     self._back = {}  # question -> the pass in which it is asked again
 
   def take(self, count: int) -> list[int]:
-    """The next questions; distinct if there are as many awake."""
+    """Takes the next questions; distinct if there are as many awake."""
     taken, passed = [], set()
     while len(taken) < count:
       order = self._order()
@@ -48,7 +41,7 @@ class Questions:
       if len(taken) < count:
         # One asked at the end of a pass is left out of the next one's start.
         passed = passed | set(found) if found else set()
-        if not any(map(self._is_awake, range(self._number))):
+        if not any(map(self._is_awake, range(self.number))):
           self._back.clear()  # all rest: nobody does
         self._pass, self._at = self._pass + 1, 0
       else:
@@ -57,33 +50,29 @@ class Questions:
 
   def learn(self, questions: Sequence[int], success: Sequence[float]) -> None:
     """Takes note of the share of right answers to questions that were asked."""
-    low, high = self._limits
     for question, share in zip(questions, success, strict=True):
-      if self._rest and not low < share < high:
-        self._back[int(question)] = self._pass + 1 + self._rest
+      if self.rest and not self.min_success < share < self.max_success:
+        self._back[int(question)] = self._pass + 1 + self.rest
 
   @property
   def num_resting(self) -> int:
     return sum(not self._is_awake(q) for q in self._back)
 
   def get_state(self) -> dict[str, Any]:
-    """JSON-able."""
-    awake = [q for q in self._back if self._is_awake(q)]
-    for question in awake:
-      del self._back[question]
+    """Returns what `set_state` continues from, JSON-able."""
     return dict(
-        number=self._number, at=[self._pass, self._at],
-        back=sorted([q, p] for q, p in self._back.items()))
+        number=self.number, at=[self._pass, self._at], back=sorted(
+            [q, p] for q, p in self._back.items() if not self._is_awake(q)))
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Continues from `get_state`.
+    """Continues from a state.
 
     Raises:
       ValueError: the state is of another number of questions.
     """
-    if state['number'] != self._number:
+    if state['number'] != self.number:
       raise ValueError(
-          f'questions: got {self._number}; the state that was saved has '
+          f'questions: got {self.number}; the state that was saved has '
           f'{state["number"]}.')
     self._pass, self._at = state['at']
     self._back = dict(state['back'])
@@ -92,22 +81,21 @@ class Questions:
     return self._back.get(int(question), 0) <= self._pass
 
   def _order(self) -> np.ndarray:
-    return np.random.default_rng([self._seed, self._pass]).permutation(
-        self._number)
+    return np.random.default_rng([self.seed, self._pass]).permutation(
+        self.number)
 
 
+@dataclasses.dataclass
 class Memory:
   """All that an iteration hands to the next besides the training state.
 
   As `checkpoint.Streams` it is saved and restored with the checkpoint.
   """
 
-  def __init__(self, questions: Questions, kl_coefficient: float):
-    self.questions = questions
-    self.kl_coefficient = kl_coefficient
-    self.best: dict[str, float] | None = None  # iteration, success
-    # Of the first iteration: entropy in nats, tokens_per_trajectory.
-    self.first: dict[str, float] | None = None
+  questions: Questions
+  kl_coefficient: float
+  best: dict[str, float] | None = None  # iteration, success
+  first: dict[str, float] | None = None  # `monitor.COMPARED` of iteration 0
 
   def stream_names(self) -> tuple[str, ...]:
     return ('memory',)

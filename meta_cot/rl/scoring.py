@@ -37,9 +37,8 @@ class Prompts:
 
 
 def can_share(
-    config: model_config.ModelConfig, num_rows: int, length: int
-) -> bool:
-  """Whether rows of this length are scored faster with `Prompts`.
+    config: model_config.ModelConfig, num_rows: int, length: int) -> bool:
+  """Tells whether rows of this length are scored faster with `Prompts`.
 
   A prompt is then read once for all rows that begin with it, and attention is
   dense, over two caches. That suits the CPU; fused kernels want whole rows, and
@@ -52,13 +51,9 @@ def can_share(
 
 
 def score(
-    config: model_config.ModelConfig,
-    params: types.Params,
-    tokens_RxX: jax.Array,
-    targets_RxX: jax.Array,
-    *,
-    sampling: decode.Sampling,
-    num_chunks: int = 1,
+    config: model_config.ModelConfig, params: types.Params,
+    tokens_RxX: jax.Array, targets_RxX: jax.Array, *,
+    sampling: decode.Sampling, num_chunks: int = 1,
     prompts: Prompts | None = None,
 ) -> Scores:
   """Reads rows and scores their next tokens; differentiable.
@@ -69,21 +64,17 @@ def score(
     tokens_RxX: int32, padded on the right.
     targets_RxX: int32, what follows.
     sampling: of the sampler.
-    num_chunks: pieces of a row whose logits exist one at a time.
+    num_chunks: pieces of a row whose logits exist one at a time; divides X.
     prompts: of the rows, to be read once each, all logits at once; scores of
       tokens in the prompts are 0 then.
 
   Raises:
-    ValueError: rows are longer than the model's, or do not divide.
+    ValueError: rows are longer than the model's.
   """
   if prompts is not None:
     return _score_shared(
         config, params, tokens_RxX, targets_RxX, prompts, sampling)
   hidden_RxXxD = transformer.hidden(config, params, tokens_RxX)
-  if tokens_RxX.shape[1] % num_chunks:
-    raise ValueError(
-        f'num_loss_chunks: got {num_chunks}; must divide the '
-        f'{tokens_RxX.shape[1]} positions of a row.')
 
   def piece(hidden_RxCxD, targets_RxC) -> Scores:
     output = transformer.read_out(config, params, hidden_RxCxD)
@@ -93,8 +84,8 @@ def score(
     return piece(hidden_RxXxD, targets_RxX)
 
   def cut(x):  # [R, X, ...] -> [chunks, R, X / chunks, ...]
-    x = x.reshape(x.shape[0], num_chunks, -1, *x.shape[2:])
-    return jnp.swapaxes(x, 0, 1)
+    return jnp.swapaxes(
+        x.reshape(x.shape[0], num_chunks, -1, *x.shape[2:]), 0, 1)
 
   scores = jax.lax.map(
       lambda x: jax.checkpoint(piece)(*x),

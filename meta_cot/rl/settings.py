@@ -4,7 +4,6 @@
 import dataclasses
 
 from meta_cot.rl import credit
-from meta_cot.rl import loss
 from meta_cot.rl import objective as objective_lib
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import revising
@@ -96,7 +95,7 @@ class RlConfig:
   questions: QuestionsConfig
   episodes: EpisodesConfig
   credit: credit.CreditConfig
-  loss: loss.LossConfig
+  loss: objective_lib.LossConfig
   updates: UpdatesConfig
   optimizer: optimizer.OptimizerConfig
 

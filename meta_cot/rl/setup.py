@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -42,30 +43,21 @@ class Setup:
   def player(
       self, programs: programs_lib.Programs, num_samples: int
   ) -> player_lib.Player:
-    """Makes a player of all questions of an iteration at once.
-
-    Raises:
-      ConfigError: a trajectory does not fit the model.
-    """
+    """Makes a player of an iteration's questions; errors of `check`."""
     programs.check()
-    num_questions = programs.settings.questions.num_questions
     return player_lib.Player(
         programs.model, programs.tokenizer, programs.mesh,
         rules=programs.rules, style=programs.style,
-        width=programs.question_width,
-        num_questions=sharding.up_to_parts(num_questions, programs.mesh),
+        width=programs.question_width, num_questions=sharding.up_to_parts(
+            programs.settings.questions.num_questions, programs.mesh),
         num_samples=num_samples, num_slots=programs.num_slots)
 
   def learner(self, objective: str, seed: int) -> learner_lib.Learner:
-    """Makes the learner of one run.
-
-    Raises:
-      ConfigError: settings that do not go together.
-    """
+    """Makes the learner of one run; errors of `check` and `check_split`."""
     programs = self.programs.of(objective)
     programs.check_split()
-    config = programs.settings
-    player, vine = self.player(programs, config.questions.num_samples), None
+    config, vine = programs.settings, None
+    player = self.player(programs, config.questions.num_samples)
     if programs.steps is not None:
       vine = continuations.Vine(
           steps=programs.steps, player=player, judge=self.judge,
@@ -80,8 +72,7 @@ class Setup:
         mesh=programs.mesh)
 
   def state(self, seed: int) -> state_lib.TrainState:
-    """Makes the first state of a run, with a copy of the start's parameters.
-    """
+    """Makes a run's first state, with a copy of the start's parameters."""
     programs = self.programs
     made = state_lib.jit_create(
         programs.init, programs.optimizer, programs.mesh)(jax.random.key(seed))
@@ -93,23 +84,22 @@ class Evaluation:
 
   def __init__(self, setup: Setup, programs: programs_lib.Programs):
     """Compiles nothing; `num_eval_samples` trajectories a problem."""
-    self._setup = setup
-    self._player = setup.player(programs, programs.settings.num_eval_samples)
-    self._explore = programs.explore()
-    self._rng = setup.evaluation_rng
+    self._play = functools.partial(
+        revising.play,
+        setup.player(programs, programs.settings.num_eval_samples),
+        setup.judge, problems=setup.validation, rng=setup.evaluation_rng,
+        explore=programs.explore())
 
   def play(self, params: types.Params) -> judge_lib.Judged:
     """Judges all problems, G trajectories of each in turn."""
-    return revising.play(
-        self._player, self._setup.judge, params, self._setup.validation,
-        self._rng, explore=self._explore)[0]
+    return self._play(params)[0]
 
   def __call__(self, params: types.Params) -> dict[str, float]:
     """Returns metrics of a policy."""
     judged = self.play(params)
-    rewards = judged.rewards
+    success_E = judged.rewards.mean(axis=0).tolist()
     return {
-        f'validation/episode_{e + 1}': float(rewards[:, e].mean())
-        for e in range(rewards.shape[1])} | {
-            'validation/success': float(rewards[:, -1].mean()),
+        f'validation/episode_{e}': success
+        for e, success in enumerate(success_E, 1)} | {
+            'validation/success': success_E[-1],
             'validation/tokens': float(judged.tokens_spent.sum(axis=1).mean())}

@@ -18,7 +18,6 @@ from meta_cot.model import config as model_config
 from meta_cot.objectives import kl
 from meta_cot.objectives import policy_gradient
 from meta_cot.rl import credit
-from meta_cot.rl import loss as loss_lib
 from meta_cot.rl import objective as objective_lib
 from meta_cot.rl import scoring
 from meta_cot.rl import settings as settings_lib
@@ -31,21 +30,13 @@ from meta_cot.training import step as step_lib
 def loss(
     config: model_config.ModelConfig, settings: settings_lib.RlConfig,
     objective: objective_lib.Objective, params: types.Params,
-    batch: loss_lib.Batch, weights_RxX: jax.Array, numbers_R: jax.Array,
+    batch: objective_lib.Batch, weights_RxX: jax.Array, numbers_R: jax.Array,
     kl_coefficient: jax.Array, *, num_rows: int,
 ) -> tuple[jax.Array, dict[str, Any]]:
   """Computes the loss of a micro-batch: a plain sum over its tokens.
 
-  Args:
-    config: of the model.
-    settings: of the run.
-    objective: has the losses of tokens.
-    params: unboxed.
-    batch: a micro-batch.
-    weights_RxX: of its tokens, made on the whole minibatch.
-    numbers_R: int32, of its rows in the minibatch.
-    kl_coefficient: beta.
-    num_rows: of the minibatch.
+  Their weights are made on the whole minibatch of `num_rows` rows, in which the
+  rows have the numbers [R] int32.
 
   Returns:
     The loss [] float32, and totals that add up: `loss`; `trained_tokens`;
@@ -72,31 +63,11 @@ def loss(
           jnp.max(gap_RxX, axis=1)))
 
 
-def shares_prompts(
-    config: model_config.ModelConfig, settings: settings_lib.UpdatesConfig,
-    rows: tuple[int, int], prompts: tuple[int, int],
-) -> bool:
-  """Tells whether a prompt is read once for all of its rows in a micro-batch.
-
-  Args:
-    config: of the model.
-    settings: how rows are cut.
-    rows: R and X, of all rows.
-    prompts: Q and P.
-  """
-  (num_rows, length), (num_questions, width) = rows, prompts
-  shares = settings.num_minibatches * settings.num_accumulation
-  return (
-      settings.num_loss_chunks == 1 and length > width
-      and num_rows // num_questions % shares == 0
-      and scoring.can_share(config, num_rows // shares, length))
-
-
 def make_batch(
     model: model_config.ModelConfig, settings: settings_lib.RlConfig,
     objective: objective_lib.Objective, pad_id: int,
-    steps: continuations.Steps | None = None,
-) -> Callable[..., tuple[loss_lib.Batch, jax.Array]]:
+    steps: continuations.Steps | None,
+) -> Callable[..., tuple[objective_lib.Batch, jax.Array]]:
   """Makes the pure function of an iteration's batch; once for all updates.
 
   Called with (params, reference, prompts, lengths, rollouts, verdicts,
@@ -104,15 +75,19 @@ def make_batch(
   values. It gives the batch and `Credit.is_flat`.
   """
   updates, needs = settings.updates, objective.needs
+  shares = updates.num_minibatches * updates.num_accumulation
 
   def prepare(params, reference, prompts_QxP, lengths_Q, rollouts, verdicts,
               progress, kl_coefficient, values_NxJ):
     rows = rows_lib.assemble(
         prompts_QxP, lengths_Q, rollouts, pad_id=pad_id,
         multiple=updates.num_loss_chunks)
+    (num_rows, length), (num_questions, width) = (
+        rows.tokens.shape, prompts_QxP.shape)
     prompts = None
-    if shares_prompts(
-        model, updates, rows.tokens.shape, prompts_QxP.shape):
+    if updates.num_loss_chunks == 1 and length > width and (
+        num_rows // num_questions % shares == 0) and (
+            scoring.can_share(model, num_rows // shares, length)):
       prompts = scoring.Prompts(prompts_QxP, lengths_Q)
     score = lambda params: scoring.score(
         model, params, rows.tokens, rows.targets,
@@ -129,7 +104,7 @@ def make_batch(
         steps=None if steps is None else steps.of_tokens(
             rows, verdicts.rewards.shape[1]))
     given = objective.credit(evidence)
-    batch = loss_lib.Batch(
+    batch = objective_lib.Batch(
         rows=rows, advantages=given.advantages,
         is_trained=credit.trained(rows, verdicts),
         reference=evidence.reference, targets=given.targets,
@@ -150,18 +125,10 @@ def make(
   """Makes the pure update (state, batch, minibatch, beta) -> (state, metrics).
 
   `minibatch` says which share of the rows is used; rows are dealt out like
-  cards, so each has samples of most questions.
-
-  Args:
-    config: of the model.
-    settings: of the run.
-    objective: has the losses of tokens.
-    optimizer: optax transformation.
-    schedule: learning rate by step, reported in the metrics.
-    row_constant: tokens of the longest row, for `token_weights` 'constant'.
+  cards, so each has samples of most questions. The metrics have the learning
+  rate, by `schedule`; `row_constant` is that of `token_weights`.
   """
-  weighting, updates = settings.loss.token_weights, settings.updates
-  constant = row_constant if weighting == 'constant' else None
+  updates = settings.updates
 
   def update(state, batch, minibatch, kl_coefficient):
     prompts, batch = batch.prompts, batch.replace(prompts=None)
@@ -171,7 +138,7 @@ def make(
               step_lib.split_rows(x, updates.num_minibatches), minibatch, 0,
               keepdims=False), batch)
     weights_RxX = policy_gradient.token_weights(
-        batch.is_trained, weighting, constant=constant)
+        batch.is_trained, settings.loss.token_weights, constant=row_constant)
     num_rows = weights_RxX.shape[0]
     grad_fn = jax.grad(
         lambda params, batch, *rest: loss(

@@ -102,16 +102,19 @@ def rules(settings: Rules, tokenizer) -> episodes.Episodes:
   """Makes the rules of a trajectory, in tokens.
 
   Raises:
-    ValueError: `give_up` is not one token, or no trajectory can follow them.
+    ConfigError: `episodes.give_up` is not one token, or one that ends a text.
   """
   s, give_up_id = settings, None
-  if s.give_up is not None:
-    give_up_id = player_lib.token_of(tokenizer, s.give_up)
-  return episodes.Episodes(
-      num_episodes=s.num_episodes, episode_length=s.episode_length,
-      sampling=s.sampling(), stop_ids=tokenizer.eos_ids, give_up_id=give_up_id,
-      reset_ids=tuple(tokenizer.encode(s.reset)), max_tokens=s.max_tokens,
-      window=s.window)
+  try:
+    if s.give_up is not None:
+      give_up_id = player_lib.token_of(tokenizer, s.give_up)
+    return episodes.Episodes(
+        num_episodes=s.num_episodes, episode_length=s.episode_length,
+        sampling=s.sampling(), stop_ids=tokenizer.eos_ids,
+        give_up_id=give_up_id, reset_ids=tuple(tokenizer.encode(s.reset)),
+        max_tokens=s.max_tokens, window=s.window)
+  except ValueError as e:
+    raise config_lib.ConfigError(f'episodes.give_up: {e}') from e
 
 
 def play(
