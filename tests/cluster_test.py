@@ -54,19 +54,13 @@ def _run_alone(workdir, *more):
   assert done.returncode == 0, done.stderr[-3000:]
 
 
-def _heed_signals():
-  """Undoes what the tests may run under: a script's background, nohup."""
-  for number in (signal.SIGINT, signal.SIGHUP):
-    signal.signal(number, signal.SIG_DFL)
-  signal.pthread_sigmask(signal.SIG_SETMASK, [])
-
-
 def _start(num_processes, command, logs, *, num_devices=1, **environment):
   """Starts the launcher; it is alone in its group, as in a terminal."""
   return subprocess.Popen(
       [LAUNCHER, str(num_processes), '--', *command], cwd=ROOT, text=True,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0,
-      preexec_fn=_heed_signals,
+      # A command in the background of a script ignores it.
+      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
       env=_environment(num_devices, LOG_DIR=str(logs), **environment))
 
 

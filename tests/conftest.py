@@ -22,7 +22,9 @@ import hypothesis
 import jax
 import pytest
 
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup too, for children
+# For child processes, whatever the tests run under.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_SETMASK, [])
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')

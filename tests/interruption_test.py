@@ -17,9 +17,7 @@ from meta_cot.runtime import interruption
 ROOT = pathlib.Path(__file__).parents[1]
 PROGRAM = '''
 import signal, sys, time
-# Whatever the tests themselves run under.
 signal.signal(signal.SIGHUP, signal.{hangup})
-signal.pthread_sigmask(signal.SIG_SETMASK, [])
 from meta_cot.runtime import interruption
 interruption.install()
 print('ready', flush=True)
