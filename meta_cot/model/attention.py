@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from meta_cot import sharding
+from meta_cot.model import cache as cache_lib
 from meta_cot.model import config as model_config
 from meta_cot.model import cudnn
 from meta_cot.model import splash
@@ -233,9 +234,8 @@ def _attend_fused(config, implementation, window, *arrays):
         config, *(map(pad, arrays) if extra else arrays), window=window,
         platform=platform)[:, :, :length]
 
-  heads = ('act_batch', 'act_heads', None, None)
-  kv_heads = ('act_batch', 'act_kv_heads', None, None)
-  in_axes = (heads, kv_heads, kv_heads, ('act_batch', None))[:len(arrays)]
+  heads, kv = ('act_batch', 'act_heads', None, None), cache_lib.AXES
+  in_axes = (heads, kv, kv, ('act_batch', None))[:len(arrays)]
   return sharding.map_shards(local, in_axes, heads)(*arrays)
 
 

@@ -49,11 +49,10 @@ class Output:
 
 
 def init(config: ModelConfig, rng: PRNGKey) -> Params:
-  """Random parameters, boxed with their logical axis names.
+  """Makes random parameters, boxed with their logical axis names.
 
-  Returns:
-    {'embedder', 'layers', 'final_norm', 'value_head'}; leaves of 'layers' have
-    a leading axis 'layers'. `flax.linen.meta.unbox` takes the boxes off.
+  {'embedder', 'layers', 'final_norm', 'value_head'}; leaves of 'layers' have a
+  leading axis 'layers'. `flax.linen.meta.unbox` takes the boxes off.
   """
   embedder_rng, layers_rng, norm_rng, value_rng = jax.random.split(rng, 4)
   x_BxLxD = jnp.zeros((1, 1, config.embed_dim), config.dtype)
@@ -238,11 +237,10 @@ def slice_layers(config: ModelConfig, params: Params) -> Params:
   stacked blocks become a tuple of blocks, so that no step casts or cuts them.
   What has gone through it once stays as it is.
   """
-  keep = ('scale', 'value_head')  # used in float32
-
   def cast(path, x):
     names = {k.key for k in path if isinstance(k, jax.tree_util.DictKey)}
-    return x if names & set(keep) else x.astype(config.dtype)
+    is_kept = names & {'scale', 'value_head'}  # used in float32
+    return x if is_kept else x.astype(config.dtype)
 
   params = jax.tree_util.tree_map_with_path(cast, params)
   if config.execution.layer_loop == 'unroll':
@@ -293,9 +291,7 @@ def _kinds(config):
 
 
 def _forward_layers(config, blocks, x_BxLxD, contexts):
-  def apply(block, x_BxLxD, context):
-    return _apply_block(config, block, x_BxLxD, context)[0]
-
+  apply = lambda *args: _apply_block(config, *args)[0]
   is_unrolled = config.execution.layer_loop == 'unroll'
   if config.execution.remat != 'none':
     apply = jax.checkpoint(
