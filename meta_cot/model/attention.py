@@ -48,11 +48,8 @@ class Context:
 
 
 def make_context(
-    config: model_config.ModelConfig,
-    positions_BxL: jax.Array,
-    *,
-    is_global: bool,
-    implementation: str = 'dense',
+    config: model_config.ModelConfig, positions_BxL: jax.Array, *,
+    is_global: bool, implementation: str = 'dense',
     segment_ids_BxL: jax.Array | None = None,
     key_positions_BxM: jax.Array | None = None,
     is_valid_BxM: jax.Array | None = None,
@@ -198,11 +195,8 @@ def softcap(x: jax.Array, cap: float | None) -> jax.Array:
 
 
 def apply(
-    config: model_config.ModelConfig,
-    queries: jax.Array,
-    keys: jax.Array,
-    values: jax.Array,
-    context: Context,
+    config: model_config.ModelConfig, queries: jax.Array, keys: jax.Array,
+    values: jax.Array, context: Context,
 ) -> jax.Array:
   """Attention [B, H, L, Dh] as the context wants it; see `attend`."""
   if context.implementation == 'dense':
@@ -240,11 +234,8 @@ def _attend_fused(config, implementation, window, *arrays):
 
 
 def attend(
-    config: model_config.ModelConfig,
-    queries: jax.Array,
-    keys: jax.Array,
-    values: jax.Array,
-    mask: jax.Array,
+    config: model_config.ModelConfig, queries: jax.Array, keys: jax.Array,
+    values: jax.Array, mask: jax.Array,
 ) -> jax.Array:
   """Dense attention of grouped heads; the softmax is in float32.
 

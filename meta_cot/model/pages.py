@@ -99,10 +99,8 @@ def cut(
 
 
 def attend(
-    config: model_config.ModelConfig,
-    queries: jax.Array,
-    parts: Sequence[cache_lib.Part],
-    mask: jax.Array,
+    config: model_config.ModelConfig, queries: jax.Array,
+    parts: Sequence[cache_lib.Part], mask: jax.Array,
 ) -> jax.Array:
   """Dense attention over several caches with one softmax, in float32.
 

@@ -76,10 +76,7 @@ def init(config: ModelConfig, rng: PRNGKey) -> Params:
 
 
 def forward(
-    config: ModelConfig,
-    params: Params,
-    tokens_BxL: jax.Array,
-    *,
+    config: ModelConfig, params: Params, tokens_BxL: jax.Array, *,
     positions_BxL: jax.Array | None = None,
     segment_ids_BxL: jax.Array | None = None,
     read_at_BxR: jax.Array | None = None,
@@ -107,15 +104,10 @@ def forward(
 
 
 def decode(
-    config: ModelConfig,
-    params: Params,
-    tokens_BxL: jax.Array,
-    cache: cache_lib.Cache,
-    *,
-    positions_BxL: jax.Array,
+    config: ModelConfig, params: Params, tokens_BxL: jax.Array,
+    cache: cache_lib.Cache, *, positions_BxL: jax.Array,
     is_valid_BxL: jax.Array | None = None,
-    read_at_BxR: jax.Array | None = None,
-    is_prefill: bool = False,
+    read_at_BxR: jax.Array | None = None, is_prefill: bool = False,
 ) -> Output:
   """Reads the next L >= 1 tokens of every row and adds them to the cache.
 
@@ -142,14 +134,9 @@ def decode(
 
 
 def decode_hidden(
-    config: ModelConfig,
-    params: Params,
-    tokens_BxL: jax.Array,
-    cache: cache_lib.Cache,
-    *,
-    positions_BxL: jax.Array,
-    is_valid_BxL: jax.Array | None = None,
-    is_prefill: bool = False,
+    config: ModelConfig, params: Params, tokens_BxL: jax.Array,
+    cache: cache_lib.Cache, *, positions_BxL: jax.Array,
+    is_valid_BxL: jax.Array | None = None, is_prefill: bool = False,
     shared: tuple[cache_lib.Cache, ...] = (),
 ) -> tuple[jax.Array, cache_lib.Cache]:
   """`decode` without the heads: the trunk's output, and the new cache.
@@ -183,10 +170,7 @@ def decode_hidden(
 
 
 def hidden(
-    config: ModelConfig,
-    params: Params,
-    tokens_BxL: jax.Array,
-    *,
+    config: ModelConfig, params: Params, tokens_BxL: jax.Array, *,
     positions_BxL: jax.Array | None = None,
     segment_ids_BxL: jax.Array | None = None,
 ) -> jax.Array:
@@ -207,10 +191,7 @@ def hidden(
 
 
 def read_out(
-    config: ModelConfig,
-    params: Params,
-    hidden_BxLxD: jax.Array,
-    *,
+    config: ModelConfig, params: Params, hidden_BxLxD: jax.Array, *,
     read_at_BxR: jax.Array | None = None,
 ) -> Output:
   """Both heads on the trunk's output, at all or at some positions."""
