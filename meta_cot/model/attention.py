@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from meta_cot import sharding
+from meta_cot.model import cache as cache_lib
 from meta_cot.model import config as model_config
 from meta_cot.model import cudnn
 from meta_cot.model import splash
@@ -47,11 +48,8 @@ class Context:
 
 
 def make_context(
-    config: model_config.ModelConfig,
-    positions_BxL: jax.Array,
-    *,
-    is_global: bool,
-    implementation: str = 'dense',
+    config: model_config.ModelConfig, positions_BxL: jax.Array, *,
+    is_global: bool, implementation: str = 'dense',
     segment_ids_BxL: jax.Array | None = None,
     key_positions_BxM: jax.Array | None = None,
     is_valid_BxM: jax.Array | None = None,
@@ -197,11 +195,8 @@ def softcap(x: jax.Array, cap: float | None) -> jax.Array:
 
 
 def apply(
-    config: model_config.ModelConfig,
-    queries: jax.Array,
-    keys: jax.Array,
-    values: jax.Array,
-    context: Context,
+    config: model_config.ModelConfig, queries: jax.Array, keys: jax.Array,
+    values: jax.Array, context: Context,
 ) -> jax.Array:
   """Attention [B, H, L, Dh] as the context wants it; see `attend`."""
   if context.implementation == 'dense':
@@ -233,18 +228,14 @@ def _attend_fused(config, implementation, window, *arrays):
         config, *(map(pad, arrays) if extra else arrays), window=window,
         platform=platform)[:, :, :length]
 
-  heads = ('act_batch', 'act_heads', None, None)
-  kv_heads = ('act_batch', 'act_kv_heads', None, None)
-  in_axes = (heads, kv_heads, kv_heads, ('act_batch', None))[:len(arrays)]
+  heads, kv = ('act_batch', 'act_heads', None, None), cache_lib.AXES
+  in_axes = (heads, kv, kv, ('act_batch', None))[:len(arrays)]
   return sharding.map_shards(local, in_axes, heads)(*arrays)
 
 
 def attend(
-    config: model_config.ModelConfig,
-    queries: jax.Array,
-    keys: jax.Array,
-    values: jax.Array,
-    mask: jax.Array,
+    config: model_config.ModelConfig, queries: jax.Array, keys: jax.Array,
+    values: jax.Array, mask: jax.Array,
 ) -> jax.Array:
   """Dense attention of grouped heads; the softmax is in float32.
 

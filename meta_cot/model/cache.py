@@ -39,7 +39,7 @@ class Cache:
 
 @struct.dataclass
 class Part:
-  """Keys and values of one layer, for reading."""
+  """What is read of one layer."""
 
   keys: jax.Array  # [B, K, M, Dh]; turned: [B, K, Dh, M]
   values: jax.Array  # [B, K, M, Dh]
@@ -118,10 +118,7 @@ def turn(cache: Cache) -> Cache:
 
 
 def share_rows(cache: Cache, lengths_B: jax.Array) -> Cache:
-  """Row b is the first `lengths_B[b]` slots of row b // (B / R) of R rows.
-
-  With a mesh all rows stay on their devices.
-  """
+  """Row b is the first `lengths_B[b]` slots of row b // (B / R) of R rows."""
   repeats = len(lengths_B) // len(cache.positions)
   repeat = lambda x, axis=0: jnp.repeat(x, repeats, axis=axis)
   of_heads = lambda x: split(repeat(x, x.ndim - 4))
@@ -163,7 +160,7 @@ def write(view: View, keys: jax.Array, values: jax.Array) -> View:
 
 
 def layer_of(cache: Cache, layer: int | jax.Array) -> Part:
-  """What is read of one layer."""
+  """Takes out a layer."""
   return Part(
       _at(cache.keys, layer), _at(cache.values, layer),
       is_turned=cache.is_turned)

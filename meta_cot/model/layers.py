@@ -92,9 +92,7 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x_BxLxD: jax.Array,
-      context: attention.Context,
+      self, x_BxLxD: jax.Array, context: attention.Context,
       view: cache_lib.View | None,
   ) -> tuple[jax.Array, cache_lib.View | None]:
     config = self.config
@@ -158,9 +156,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x_BxLxD: jax.Array,
-      context: attention.Context,
+      self, x_BxLxD: jax.Array, context: attention.Context,
       view: cache_lib.View | None,
   ) -> tuple[jax.Array, cache_lib.View | None]:
     config = self.config

@@ -99,10 +99,8 @@ def cut(
 
 
 def attend(
-    config: model_config.ModelConfig,
-    queries: jax.Array,
-    parts: Sequence[cache_lib.Part],
-    mask: jax.Array,
+    config: model_config.ModelConfig, queries: jax.Array,
+    parts: Sequence[cache_lib.Part], mask: jax.Array,
 ) -> jax.Array:
   """Dense attention over several caches with one softmax, in float32.
 
@@ -118,7 +116,10 @@ def attend(
   """
   length, dh = queries.shape[2:]
   parts = [part for part in parts if part.num_slots]
-  sizes = _sizes([len(part.values) for part in parts])
+  # Numbers of coarsest rows, of finer ones in each, of finest in each.
+  rows = [len(part.values) for part in parts]
+  fine = rows[-2:][0]
+  sizes = rows[0], fine // rows[0], rows[-1] // fine
   # Rows b, c, a; key heads k with g heads each; positions l, slots m, width d.
   queries_bcakgld = (queries * config.attention_scale).reshape(
       *sizes, config.num_kv_heads, -1, length, dh)
@@ -145,12 +146,6 @@ def attend(
         part.values, sizes)
   return jnp.swapaxes(mixed / total, 2, 3).reshape(queries.shape).astype(
       queries.dtype)
-
-
-def _sizes(rows):
-  """Numbers of coarsest rows, of finer ones in each, of finest in each."""
-  coarse, fine = rows[0], rows[-2] if len(rows) > 1 else rows[-1]
-  return coarse, fine // coarse, rows[-1] // fine
 
 
 def _product(left, right, out, x, y, sizes):

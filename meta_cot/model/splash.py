@@ -24,14 +24,9 @@ def obstacle(config: model_config.ModelConfig, platform: str) -> str | None:
 
 
 def attend(
-    config: model_config.ModelConfig,
-    queries: jax.Array,
-    keys: jax.Array,
-    values: jax.Array,
-    segment_ids_BxL: jax.Array | None = None,
-    *,
-    window: int | None,
-    platform: str,
+    config: model_config.ModelConfig, queries: jax.Array, keys: jax.Array,
+    values: jax.Array, segment_ids_BxL: jax.Array | None = None, *,
+    window: int | None, platform: str,
 ) -> jax.Array:
   """Causal self-attention of grouped heads; the softmax is in float32.
 

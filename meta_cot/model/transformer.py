@@ -49,11 +49,10 @@ class Output:
 
 
 def init(config: ModelConfig, rng: PRNGKey) -> Params:
-  """Random parameters, boxed with their logical axis names.
+  """Makes random parameters, boxed with their logical axis names.
 
-  Returns:
-    {'embedder', 'layers', 'final_norm', 'value_head'}; leaves of 'layers' have
-    a leading axis 'layers'. `flax.linen.meta.unbox` takes the boxes off.
+  {'embedder', 'layers', 'final_norm', 'value_head'}; leaves of 'layers' have a
+  leading axis 'layers'. `flax.linen.meta.unbox` takes the boxes off.
   """
   embedder_rng, layers_rng, norm_rng, value_rng = jax.random.split(rng, 4)
   x_BxLxD = jnp.zeros((1, 1, config.embed_dim), config.dtype)
@@ -77,10 +76,7 @@ def init(config: ModelConfig, rng: PRNGKey) -> Params:
 
 
 def forward(
-    config: ModelConfig,
-    params: Params,
-    tokens_BxL: jax.Array,
-    *,
+    config: ModelConfig, params: Params, tokens_BxL: jax.Array, *,
     positions_BxL: jax.Array | None = None,
     segment_ids_BxL: jax.Array | None = None,
     read_at_BxR: jax.Array | None = None,
@@ -108,15 +104,10 @@ def forward(
 
 
 def decode(
-    config: ModelConfig,
-    params: Params,
-    tokens_BxL: jax.Array,
-    cache: cache_lib.Cache,
-    *,
-    positions_BxL: jax.Array,
+    config: ModelConfig, params: Params, tokens_BxL: jax.Array,
+    cache: cache_lib.Cache, *, positions_BxL: jax.Array,
     is_valid_BxL: jax.Array | None = None,
-    read_at_BxR: jax.Array | None = None,
-    is_prefill: bool = False,
+    read_at_BxR: jax.Array | None = None, is_prefill: bool = False,
 ) -> Output:
   """Reads the next L >= 1 tokens of every row and adds them to the cache.
 
@@ -143,14 +134,9 @@ def decode(
 
 
 def decode_hidden(
-    config: ModelConfig,
-    params: Params,
-    tokens_BxL: jax.Array,
-    cache: cache_lib.Cache,
-    *,
-    positions_BxL: jax.Array,
-    is_valid_BxL: jax.Array | None = None,
-    is_prefill: bool = False,
+    config: ModelConfig, params: Params, tokens_BxL: jax.Array,
+    cache: cache_lib.Cache, *, positions_BxL: jax.Array,
+    is_valid_BxL: jax.Array | None = None, is_prefill: bool = False,
     shared: tuple[cache_lib.Cache, ...] = (),
 ) -> tuple[jax.Array, cache_lib.Cache]:
   """`decode` without the heads: the trunk's output, and the new cache.
@@ -184,10 +170,7 @@ def decode_hidden(
 
 
 def hidden(
-    config: ModelConfig,
-    params: Params,
-    tokens_BxL: jax.Array,
-    *,
+    config: ModelConfig, params: Params, tokens_BxL: jax.Array, *,
     positions_BxL: jax.Array | None = None,
     segment_ids_BxL: jax.Array | None = None,
 ) -> jax.Array:
@@ -208,10 +191,7 @@ def hidden(
 
 
 def read_out(
-    config: ModelConfig,
-    params: Params,
-    hidden_BxLxD: jax.Array,
-    *,
+    config: ModelConfig, params: Params, hidden_BxLxD: jax.Array, *,
     read_at_BxR: jax.Array | None = None,
 ) -> Output:
   """Both heads on the trunk's output, at all or at some positions."""
@@ -238,11 +218,10 @@ def slice_layers(config: ModelConfig, params: Params) -> Params:
   stacked blocks become a tuple of blocks, so that no step casts or cuts them.
   What has gone through it once stays as it is.
   """
-  keep = ('scale', 'value_head')  # used in float32
-
   def cast(path, x):
     names = {k.key for k in path if isinstance(k, jax.tree_util.DictKey)}
-    return x if names & set(keep) else x.astype(config.dtype)
+    is_kept = names & {'scale', 'value_head'}  # used in float32
+    return x if is_kept else x.astype(config.dtype)
 
   params = jax.tree_util.tree_map_with_path(cast, params)
   if config.execution.layer_loop == 'unroll':
@@ -293,9 +272,7 @@ def _kinds(config):
 
 
 def _forward_layers(config, blocks, x_BxLxD, contexts):
-  def apply(block, x_BxLxD, context):
-    return _apply_block(config, block, x_BxLxD, context)[0]
-
+  apply = lambda *args: _apply_block(config, *args)[0]
   is_unrolled = config.execution.layer_loop == 'unroll'
   if config.execution.remat != 'none':
     apply = jax.checkpoint(

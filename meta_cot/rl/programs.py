@@ -278,11 +278,11 @@ def _update(of: Programs, name: str) -> Program:
   batch, _ = _given(of, _prepare(of, name))
   rows, width = batch.rows.tokens.shape
   tokens = rows * width // of.settings.updates.num_minibatches
-  scalars = program_lib.placed(tuple(
-      jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.int32, jnp.float32)),
-                               of.mesh)
+  scalar = lambda dtype: program_lib.placed(
+      jax.ShapeDtypeStruct((), dtype), of.mesh)
   return Program(
-      name, of.update(), (of.state, batch, *scalars), {},
+      name, of.update(),
+      (of.state, batch, scalar(jnp.int32), scalar(jnp.float32)), {},
       tokens * flops.training_flops_per_token(of.model, width), tokens)
 
 

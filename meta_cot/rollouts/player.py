@@ -72,12 +72,10 @@ class Player:
       self, problems: Sequence[Problem], ids: Sequence[int],
       openings: Sequence[str] | None = None,
   ) -> Asked:
-    """Puts up to Q problems on the devices; the first one fills the rest.
+    """Puts 1 to Q problems on the devices; the first one fills the rest.
 
-    Args:
-      problems: 1 to Q of them.
-      ids: name them; their random draws follow from it.
-      openings: texts in front of the questions; none by default.
+    Random draws follow from `ids`; `openings` are texts in front of the
+    questions, none by default.
     """
     missing = self.num_questions - len(problems)
     encoded = [

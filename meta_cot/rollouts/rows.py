@@ -28,14 +28,10 @@ def assemble(
     prompts_QxP: jax.Array, prompt_lengths_Q: jax.Array,
     rollouts: episodes.Rollouts, *, pad_id: int, multiple: int = 1,
 ) -> Rows:
-  """Makes the training rows of all trajectories.
+  """Makes the training rows of all trajectories of prompts.
 
-  Args:
-    prompts_QxP: int32, padded on the right with anything.
-    prompt_lengths_Q: int32.
-    rollouts: of these prompts.
-    pad_id: fills the rows.
-    multiple: X is rounded up to a multiple of it.
+  Prompts are int32, padded on the right with anything; `pad_id` fills the rows,
+  and X is rounded up to a multiple of `multiple`.
   """
   num_rows, num_new = rollouts.tokens.shape
   num_questions, num_prompt = prompts_QxP.shape

@@ -153,16 +153,13 @@ class Slots:
   def programs(
       self, params: Any, rng: Any, inputs: Any, mesh: jax.sharding.Mesh
   ) -> dict[str, tuple[Callable, tuple]]:
-    """The compiled functions behind `run_all`, by name, without running any.
+    """The compiled functions behind `run_all`, with the shapes they are given.
 
     Args:
       params: shapes, as all others with shardings where they matter.
       rng: shape of the key.
       inputs: shapes, stacked to [B, ...].
       mesh: in use, see `sharding.use_mesh`.
-
-    Returns:
-      The functions with the shapes that they are called with.
     """
     flags_B = jax.ShapeDtypeStruct((self.num_slots,), bool)
     ids_B = jax.ShapeDtypeStruct((self.num_slots,), jnp.int32)

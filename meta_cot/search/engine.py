@@ -156,14 +156,7 @@ def run(
   """A whole search, from the roots to the last problem that is done.
 
   Compiled; calls with the same strategy, step function and shapes share the
-  program.
-
-  Args:
-    strategy: the rule.
-    params: forwarded to `step_fn`.
-    rng: consumed.
-    root: [B, ...].
-    step_fn: see `search.base`.
+  program. `params` are for the step function, `rng` is consumed.
 
   Raises:
     ValueError: wrong shapes in the root, or in what the step function gives.

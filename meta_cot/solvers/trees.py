@@ -71,11 +71,10 @@ def read(
 def _said(text: str, style: str, *, is_first: bool) -> str | None:
   """A step without what begins or ends it; None: it begins no solution."""
   module = format_lib.STYLES[style]
-  if is_first and not text.startswith(module.OPENING):
+  opening = module.OPENING if is_first else ''
+  if not text.startswith(opening):
     return None
-  if is_first:
-    text = text.removeprefix(module.OPENING)
-  return text.removesuffix(module.STEP_END)
+  return text.removeprefix(opening).removesuffix(module.STEP_END)
 
 
 def of_answers(
@@ -89,7 +88,7 @@ def of_answers(
     problem: that was answered.
     answers: one step per line; None: none was claimed.
     is_correct: of the same; the first right one is the solution.
-    **about: strategy, arguments, seed and model of the record.
+    **about: as of `read`.
   """
   nodes, solution = [traces.Node(-1, '', task.states.first(problem), 0)], ()
   for answer, is_right in zip(answers, is_correct, strict=True):
