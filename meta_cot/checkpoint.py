@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
 
 def verify(workdir: epath.Path) -> bool:
   """Prints the state of every step; are the newest of all runs whole?"""
-  num_runs = num_bad = 0
+  newest = []  # of every run with checkpoints: whether it is whole
   for directory in _checkpoint_folders(workdir, _MAX_DEPTH):
     name = '/'.join(directory.parts[len(workdir.parts):])
     states = [
@@ -62,11 +62,10 @@ def verify(workdir: epath.Path) -> bool:
       print(name, state.step, state.status, *filter(None, words), sep='  ')
     for path in files.matching(directory / integrity.QUARANTINE, '*'):
       print(f'{name}  {path.name}  set aside earlier')
-    num_runs += bool(states)
-    num_bad += bool(states) and states[-1].status != 'ok'
-  print(f'{num_runs} runs with checkpoints, {num_runs - num_bad} whose newest '
-        'step is whole')
-  return not num_bad
+    newest += [state.status == 'ok' for state in states[-1:]]
+  print(f'{len(newest)} runs with checkpoints, {sum(newest)} whose newest step '
+        'is whole')
+  return all(newest)
 
 
 def _checkpoint_folders(folder: epath.Path, depth: int) -> Iterator[epath.Path]:
