@@ -115,28 +115,12 @@ def linearize(record: record_lib.TraceRecord) -> tuple[Event, ...]:
   return tuple(events)
 
 
-def path(events: Sequence[Event]) -> frozenset[int]:
-  """The nodes from the root to the goal; empty if no step reaches a goal."""
-  parents = {}
-  for event in events:
-    if isinstance(event, Step):
-      parents[event.node] = event.parent
-      if event.outcome == 'goal':
-        nodes = {event.node}
-        node = event.parent
-        while node in parents and node not in nodes:
-          nodes.add(node)
-          node = parents[node]
-        return frozenset(nodes | {0})
-  return frozenset()
-
-
 def on_path(events: Sequence[Event]) -> tuple[bool, ...]:
   """Per event: whether it tells a step on the path to the goal.
 
   A jump counts if the search stays where it leads to until a step on the path.
   """
-  nodes = path(events)
+  nodes = _path(events)
   flags, leads_to_path = [], False
   for event in reversed(events):
     if isinstance(event, Step):
@@ -148,6 +132,21 @@ def on_path(events: Sequence[Event]) -> tuple[bool, ...]:
       is_on = isinstance(event, Answer)
     flags.append(is_on)
   return tuple(reversed(flags))
+
+
+def _path(events: Sequence[Event]) -> frozenset[int]:
+  """The nodes from the root to the goal; empty if no step reaches a goal."""
+  parents = {}
+  for event in events:
+    if isinstance(event, Step):
+      parents[event.node] = event.parent
+      if event.outcome == 'goal':
+        nodes, node = {0}, event.node
+        while node in parents and node not in nodes:
+          nodes.add(node)
+          node = parents[node]
+        return frozenset(nodes)
+  return frozenset()
 
 
 def _depth_first(record: record_lib.TraceRecord) -> Iterator[Event]:
@@ -192,9 +191,8 @@ def _renumbered(events: Iterable[Event]) -> Iterator[Event]:
   for event in events:
     if isinstance(event, Step):
       numbers[event.node] = len(numbers)
-      yield Step(
-          numbers[event.node], numbers[event.parent], event.text, event.state,
-          event.outcome)
+      yield dataclasses.replace(
+          event, node=numbers[event.node], parent=numbers[event.parent])
     else:
       yield Jump(numbers[event.node])
 

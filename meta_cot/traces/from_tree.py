@@ -77,12 +77,12 @@ def from_tree(
   return record_lib.TraceRecord(
       problem=problem, strategy=strategy, arguments=arguments, seed=seed,
       model=model, nodes=tuple(nodes),
-      solution=path(nodes, index[solution]) if is_solved else (),
+      solution=path(nodes, index[solution] if is_solved else -1),
       traversal='expansion')
 
 
 def path(nodes: Sequence[record_lib.Node], node: int) -> tuple[int, ...]:
-  """Indices of the nodes from the root to `node`."""
+  """Indices of the nodes from the root to `node`; () where it is -1."""
   indices = []
   while node >= 0:
     indices.append(node)

@@ -22,10 +22,8 @@ OPENING = 'S'
 STEP_END = ','
 EVENT_ENDS = (';', 'x', '!')
 
-_PROMPT = re.compile(
-    f'({operations.NUMBER}(?:,{operations.NUMBER})*>{operations.NUMBER}):')
-_INNER = re.compile(
-    f'({operations.OPERATION}),({operations.NUMBER}(?:,{operations.NUMBER})*);')
+_PROMPT = re.compile(f'({operations.NUMBERS}>{operations.NUMBER}):')
+_INNER = re.compile(f'({operations.OPERATION}),({operations.NUMBERS});')
 _LEAF = re.compile(f'([-+*/])({operations.NUMBER})')
 _JUMP = re.compile('@([0-9]{1,9});')
 _SOLUTION = re.compile(f'S({operations.OPERATION}(?:,{operations.OPERATION})*)')

@@ -77,13 +77,13 @@ class _Tree:
 
 def spans(events: Sequence[events_lib.Event]) -> list[events_lib.Span]:
   """The text in pieces; see `format.spans`."""
-  numbers, target = operations.question(events[0].question)
-  result = [events_lib.Span(_state(target, numbers, ()), 'prompt', False)]
-  if not any(isinstance(event, events_lib.Step) for event in events):
-    for event in events[1:]:
-      if isinstance(event, events_lib.Answer):
-        return result + _solution_spans(event.text, numbers, target)
-  tree, here = _Tree(numbers), 0
+  question = events[0].question
+  numbers, target = operations.question(question)
+  result = [events_lib.Span(prompt(question), 'prompt', False)]
+  answers = [e.text for e in events if isinstance(e, events_lib.Answer)]
+  if answers and not any(isinstance(e, events_lib.Step) for e in events):
+    return result + _solution_spans(answers[0], numbers, target)
+  tree, here, told = _Tree(numbers), 0, None
   for event, on_path in zip(events, events_lib.on_path(events), strict=True):
     if isinstance(event, events_lib.Step):
       if event.parent != here:
@@ -93,6 +93,8 @@ def spans(events: Sequence[events_lib.Event]) -> list[events_lib.Span]:
       tree.add(event)
       for kind, text in _step(event, tree, target):
         result.append(events_lib.Span(text, kind, on_path))
+      if event.outcome == 'goal' and told is None:
+        told = '\n'.join(tree.operations[event.node])
     elif isinstance(event, events_lib.Jump):
       here = event.node
       if here not in tree.index:
@@ -102,7 +104,11 @@ def spans(events: Sequence[events_lib.Event]) -> list[events_lib.Span]:
       result.append(events_lib.Span(text, 'search', on_path))
     elif isinstance(event, events_lib.Exhausted):
       result.append(events_lib.Span(_NO_SOLUTION, 'search', False))
-  _check_answer(events, tree)
+  for answer in answers:
+    if answer != told:
+      raise ValueError(
+          f'answer {answer!r} differs from the path to the goal {told!r}; '
+          'stream_of_search cannot write it.')
   return result
 
 
@@ -195,18 +201,6 @@ def _solution_spans(
         'stream_of_search cannot write it.')
   lines.append(_outcome_line('', '', numbers, target, is_goal=True))
   return [events_lib.Span(line, 'solution', True) for line in lines]
-
-
-def _check_answer(events: Sequence[events_lib.Event], tree: _Tree) -> None:
-  reached = [event for event in events
-             if isinstance(event, events_lib.Step) and event.outcome == 'goal']
-  for event in events:
-    if isinstance(event, events_lib.Answer):
-      told = '\n'.join(tree.operations[reached[0].node]) if reached else None
-      if event.text != told:
-        raise ValueError(
-            f'answer {event.text!r} differs from the path to the goal '
-            f'{told!r}; stream_of_search cannot write it.')
 
 
 class _Reader:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Game of 24: all solvable puzzles, in disjoint splits.
+"""Game of 24: join four numbers of 1..13, such as playing cards, into 24.
 
 A puzzle is a multiset of four numbers of 1..13 that some expression over the
 rationals makes 24: 1,362 of 1,820. Test are the ranks 901 to 1000 of a rank
@@ -71,6 +71,17 @@ class Source:
       yield number_puzzle.make_problem(NAME, numbers, TARGET)
 
 
+def make(settings: Settings | None, seed: int) -> number_puzzle.NumberPuzzles:
+  """Makes the task, see `tasks.base`.
+
+  Raises:
+    UserError: the rank file cannot be read, or a row of it is wrong; names
+      file and line.
+  """
+  return number_puzzle.make(
+      NAME, SPLITS, settings, settings and _make_source(settings, seed))
+
+
 @functools.cache
 def solvable() -> tuple[_Numbers, ...]:
   """Returns all puzzles, sorted; the numbers of each are sorted too."""
@@ -81,13 +92,8 @@ def solvable() -> tuple[_Numbers, ...]:
       if reachable.can_reach(numbers, TARGET, None, reachable.rational))
 
 
-def make_source(settings: Settings, seed: int) -> Source:
-  """Splits the puzzles.
-
-  Raises:
-    UserError: the rank file cannot be read, or a row of it is wrong; names
-      file and line.
-  """
+def _make_source(settings: Settings, seed: int) -> Source:
+  """Splits the puzzles."""
   puzzles = sorted(solvable(), key=lambda numbers: _order(numbers, seed))
   if settings.rank_file is None:
     test = puzzles[:settings.num_test]
