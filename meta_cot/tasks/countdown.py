@@ -11,7 +11,6 @@ does (arXiv 2404.03683).
 from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
-import hashlib
 import itertools
 import math
 import random
@@ -138,7 +137,7 @@ def _sample(settings: Settings, seed: int, split: str, index: int) -> Problem:
     numbers = [
         rng.randint(settings.min_number, settings.max_number)
         for _ in range(settings.num_numbers)]
-    is_right = _kind(settings, _rank(numbers, seed)) == (
+    is_right = _kind(settings, number_puzzle.rank(sorted(numbers), seed)) == (
         'train' if split == 'heldout_targets' else split)
     if is_right and reachable.can_reach(
         numbers, target, settings.max_value, reachable.exact):
@@ -157,7 +156,7 @@ def _enumerated(
   values = range(settings.min_number, settings.max_number + 1)
   multisets = sorted(
       itertools.combinations_with_replacement(values, settings.num_numbers),
-      key=lambda numbers: _rank(numbers, seed))
+      key=lambda numbers: number_puzzle.rank(list(numbers), seed))
   num_heldout = round(settings.heldout_numbers_fraction * len(multisets))
   num_validation = round(settings.validation_fraction * num_heldout)
   targets = range(settings.min_target, settings.max_target + 1)
@@ -199,9 +198,3 @@ def _shuffled(numbers: Sequence[int], target: int, seed: int) -> Problem:
   order = list(numbers)
   random.Random(f'{seed}/{order}/{target}').shuffle(order)
   return make_problem(order, target)
-
-
-def _rank(numbers: Sequence[int], seed: int) -> int:
-  """A stable hash of the multiset, uniform below `_HASH_RANGE`."""
-  name = f'{seed}/{sorted(numbers)}'.encode()
-  return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), 'big')

@@ -10,7 +10,6 @@ others, by the seed; the rest is for training.
 from collections.abc import Iterator
 import dataclasses
 import functools
-import hashlib
 import itertools
 import random
 
@@ -94,7 +93,8 @@ def solvable() -> tuple[_Numbers, ...]:
 
 def _make_source(settings: Settings, seed: int) -> Source:
   """Splits the puzzles."""
-  puzzles = sorted(solvable(), key=lambda numbers: _order(numbers, seed))
+  puzzles = sorted(
+      solvable(), key=lambda numbers: number_puzzle.rank(numbers, seed))
   if settings.rank_file is None:
     test = puzzles[:settings.num_test]
   else:
@@ -106,11 +106,6 @@ def _make_source(settings: Settings, seed: int) -> Source:
   return Source(
       dict(train=tuple(rest[num:]), validation=tuple(rest[:num]),
            test=tuple(test)), settings.num_train, seed)
-
-
-def _order(numbers: _Numbers, seed: int) -> bytes:
-  """Sorts puzzles in a stable random order."""
-  return hashlib.blake2b(f'{seed}/{numbers}'.encode(), digest_size=8).digest()
 
 
 def _read_ranks(path: str) -> dict[int, _Numbers]:

@@ -44,15 +44,9 @@ def from_tree(
   order stays.
 
   Args:
-    problem: that was searched.
-    tree: one problem's arrays.
     texts: of every valid node, by slot.
     solution: slot of the node that is the answer, -1 if there is none. Only a
       correct one is a solution of the record.
-    strategy: name of the search.
-    arguments: of the strategy, JSON values.
-    seed: of its random draws.
-    model: who proposed the steps.
 
   Raises:
     ValueError: a node whose parent is none.

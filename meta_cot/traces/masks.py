@@ -80,9 +80,9 @@ def prune(
 
   Every branch, a subtree that hangs on the path, is kept with probability
   `keep_fraction` as a whole. What stays is numbered anew, in the same order.
+  A record without a solution is returned as it is.
 
   Args:
-    record: a search; one without a solution is returned as it is.
     keep_fraction: 0 leaves the path alone, 1 keeps everything.
     rng: drawn from once per branch.
 

@@ -42,7 +42,6 @@ def check(text: str, numbers: Sequence[int], target: int) -> Verdict:
   Args:
     text: the answer; at most `MAX_CHARS` characters.
     numbers: the given numbers, non-negative; a repeated one counts each time.
-    target: the value to reach.
   """
   try:
     text = _readable(text)

@@ -203,13 +203,12 @@ def _solution_spans(
   return [events_lib.Span(line, 'solution', True) for line in lines]
 
 
-class _Reader:
+class _Reader(replay_lib.Replay):
   """Reads lines into events and faults."""
 
   def __init__(self, prompt: re.Match):
     numbers = _numbers(prompt[2])
-    self._replay = replay_lib.Replay(
-        f'{",".join(map(str, numbers))}>{int(prompt[1])}')
+    super().__init__(f'{",".join(map(str, numbers))}>{int(prompt[1])}')
     self._tree = _Tree(numbers)
     self._nodes = {'0': {(): 0}}  # index -> operations -> node
     self._expected = 'step'  # a key of _EXPECTED
@@ -234,10 +233,10 @@ class _Reader:
     if num_claims == 1 and None not in (self._claim, self._stated):
       answer = '\n'.join((*self._stated, self._claim))
     if self._is_solution:
-      del self._replay.events[1:]
+      del self.events[1:]
     if answer:
-      self._replay.events.append(events_lib.Answer(answer))
-    return self._replay.reading(answer)
+      self.events.append(events_lib.Answer(answer))
+    return self.reading(answer)
 
   def _read_line(self) -> bool:
     """Reads the line; whether it is one and stands where it may."""
@@ -282,17 +281,17 @@ class _Reader:
     return None, None, None
 
   def _explore(self, match: re.Match) -> None:
-    replay, numbers = self._replay, _numbers(match[2])
+    numbers = _numbers(match[2])
     if numbers is None:
       self._fault('format', match.start(2), 'a list of non-negative integers')
       return
     # The numbers of a solution are not kept: they must follow from its steps.
     is_path = self._is_solution or (
-        len(replay.events) == 1
+        len(self.events) == 1
         and _PATH_NODE.fullmatch(self._following or '') is not None)
-    replay.check(
+    self.check(
         operations.parse(match[1]), numbers, self._at, is_grammar=is_path)
-    step = replay.step(
+    step = self.step(
         match[1], numbers, 'dead_end' if len(numbers) == 1 else '')
     self._tree.add(step)
     same = self._nodes.setdefault(self._tree.index[step.node], {})
@@ -300,15 +299,15 @@ class _Reader:
     self._expected = 'outcome'
 
   def _compare(self, match: re.Match) -> None:
-    replay, claims_goal = self._replay, match[1].startswith('equal')
+    claims_goal = match[1].startswith('equal')
     if not claims_goal:
       self._end_solution()
-    replay.check_goal(
-        replay.states[-1] == (replay.target,), claims_goal, self._at,
+    self.check_goal(
+        self.states[-1] == (self.target,), claims_goal, self._at,
         is_grammar=self._is_solution)
     self._expect(self._outcome(claims_goal))
-    replay.events[-1] = dataclasses.replace(
-        replay.events[-1], outcome='goal' if claims_goal else 'dead_end')
+    self.events[-1] = dataclasses.replace(
+        self.events[-1], outcome='goal' if claims_goal else 'dead_end')
     self._expected = 'end' if claims_goal else 'step'
 
   def _generated(self, _: re.Match) -> None:
@@ -317,8 +316,8 @@ class _Reader:
     self._expected = 'step'
 
   def _path_node(self, _: re.Match) -> None:
-    step, numbers = self._replay.events[-1], self._replay.states[-1]
-    self._is_solution |= len(self._replay.events) == 2
+    step, numbers = self.events[-1], self.states[-1]
+    self._is_solution |= len(self.events) == 2
     if self._is_solution and len(numbers) > 1:
       self._expect(_path_line(step.node + 1, step.text, numbers))
     else:
@@ -336,19 +335,18 @@ class _Reader:
 
   def _exhausted(self, match: re.Match) -> None:
     self._end_solution()
-    self._replay.events.append(events_lib.Exhausted())
+    self.events.append(events_lib.Exhausted())
     if self._following is not None:
       self._fault('line_feed', match.end(), 'the end of the text')
     self._expected = 'end'
 
   def _state(self, match: re.Match) -> None:
-    replay = self._replay
     node = self._nodes.get(self._index, {}).get(self._stated)
     if node is not None:
       # One number more than the line has shows where they differ.
-      numbers = replay.states[node][:match[2].count(',') + 2]
-      self._expect(_state(replay.target, numbers, self._stated))
-      replay.jump(node)
+      numbers = self.states[node][:match[2].count(',') + 2]
+      self._expect(_state(self.target, numbers, self._stated))
+      self.jump(node)
     elif self._index in self._nodes:  # else it is a fault already
       self._fault(
           'illegal_state', match.start(3),
@@ -356,10 +354,10 @@ class _Reader:
     self._expected = 'step'
 
   def _outcome(self, is_goal: bool = False) -> str:
-    step = self._replay.events[-1]
+    step = self.events[-1]
     return _outcome_line(
-        self._tree.index[step.node], step.text, self._replay.states[-1],
-        self._replay.target, is_goal)
+        self._tree.index[step.node], step.text, self.states[-1],
+        self.target, is_goal)
 
   def _end_solution(self) -> None:
     """Notes what no solution has; the rest is read as a search."""
@@ -375,4 +373,4 @@ class _Reader:
       self._fault('illegal_state', same, repr(line[same:same + 40]))
 
   def _fault(self, kind: str, offset: int, expected: str) -> None:
-    self._replay.fault(kind, self._at + offset, expected)
+    self.fault(kind, self._at + offset, expected)

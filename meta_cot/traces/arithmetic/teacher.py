@@ -146,7 +146,6 @@ def search(
 
   Args:
     problem: a number puzzle; `data` has its `numbers` and `target`.
-    strategy: how to search.
     seed: of the order in which bfs explores a state's children; dfs is
       deterministic.
 
