@@ -153,19 +153,18 @@ def _depth_first(record: record_lib.TraceRecord) -> Iterator[Event]:
   # Depth first, the order of creation is the order of the visits. Between two
   # creations every node on the way up was at its last child, which tells
   # nothing, so that only the next parent is stated.
-  previous = None
+  last = len(record.nodes) - 1
   for i, node in enumerate(record.nodes[1:], start=1):
     _check_parent(record, i)
-    if previous is not None:
-      if node.parent != previous and _is_visited(record.nodes[previous]):
-        yield Jump(previous)
+    if i > 1:
+      if node.parent != i - 1 and _is_visited(record.nodes[i - 1]):
+        yield Jump(i - 1)
       yield Jump(node.parent)
     yield _step(record, i)
     if node.is_correct:
       return
-    previous = i
-  if previous is not None and _is_visited(record.nodes[previous]):
-    yield Jump(previous)
+  if last > 0 and _is_visited(record.nodes[last]):
+    yield Jump(last)
 
 
 def _by_expansion(record: record_lib.TraceRecord) -> Iterator[Event]:

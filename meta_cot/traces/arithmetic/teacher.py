@@ -208,26 +208,19 @@ def _depth_first(
 ) -> None:
   """Explores below `node` until there is a goal."""
   tree.enter(node)
-  for step, state in _kept(tree, tree.states[node], strategy, heuristic):
+  children = _children(tree.states[node], strategy)
+  if len(tree.states[node]) == 2 and strategy.leaf_order == 'operator':
+    children.sort(key=_operator_rank)
+  else:
+    children.sort(key=lambda child: heuristic(child[1]))
+  for step, state in children:
+    if strategy.threshold and heuristic(state) > tree.target:
+      continue
     child = tree.add(node, step, state)
     if len(state) > 1:
       _depth_first(tree, child, strategy, heuristic)
     if tree.goal >= 0:
       return
-
-
-def _kept(
-    tree: _Tree, state: _State, strategy: Strategy, heuristic: _Heuristic
-) -> list[_Child]:
-  """The children that depth-first search explores, in its order."""
-  children = _children(state, strategy)
-  if len(state) == 2 and strategy.leaf_order == 'operator':
-    children.sort(key=_operator_rank)
-  else:
-    children.sort(key=lambda child: heuristic(child[1]))
-  if not strategy.threshold:
-    return children
-  return [c for c in children if heuristic(c[1]) <= tree.target]
 
 
 @dataclasses.dataclass(order=True, slots=True)
