@@ -13,7 +13,6 @@ from meta_cot import tasks
 from meta_cot.settings import config as config_lib
 from meta_cot.tasks import countdown
 from meta_cot.tasks import reachable
-from meta_cot.tasks.countdown import problems as countdown_problems
 
 _TINY = dict(
     num_numbers=3, min_number=1, max_number=20, min_target=10, max_target=60,
@@ -137,7 +136,7 @@ def test_splits_are_disjoint_and_solvable(values):
   assert not _targets(targets) & _targets([*train, *chosen, *numbers])
   assert not _multisets(numbers) & _multisets([*train, *chosen, *targets])
   assert not _multisets(chosen) & _multisets([*train, *targets])
-  assert _targets(targets) <= countdown_problems.heldout_targets(config, 4)
+  assert _targets(targets) <= countdown.heldout_targets(config, 4)
   for problem in itertools.chain(
       train[:60], chosen[:60], numbers[:60], targets[:60]):
     given, target = problem.data['numbers'], problem.data['target']
@@ -215,7 +214,7 @@ def test_numbers_are_shown_in_any_order():
 
 def test_heldout_targets_of_stream_of_search():
   config = _config(_SAMPLED)
-  assert sorted(countdown_problems.heldout_targets(config, 4)) == [
+  assert sorted(countdown.heldout_targets(config, 4)) == [
       14, 39, 41, 57, 62, 81, 87, 89, 96]
 
 

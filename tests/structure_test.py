@@ -273,7 +273,7 @@ def test_settings_are_counted(call):
 # A task and a style by their names: nothing else knows one.
 _NAMED = re.compile(
     r"countdown|['\"`]compact['\"`]|style compact|compact style")
-_NAMERS = ('meta_cot/tasks/countdown/', 'meta_cot/traces/arithmetic/')
+_NAMERS = ('meta_cot/tasks/countdown.py', 'meta_cot/traces/arithmetic/')
 _TASK_KINDS = 'meta_cot/tasks/factory.py'  # the one dict of task modules
 
 

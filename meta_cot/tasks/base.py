@@ -63,13 +63,8 @@ class InGraph(Protocol):
     """
 
 
-class Feedback(Protocol):
-  """The environment's answer to an attempt."""
-
-  def __call__(
-      self, problem: Problem, answer: str, verdict: Verdict
-  ) -> str:
-    """Returns what the policy reads after its answer."""
+# (problem, answer, verdict) -> what the policy reads after its answer.
+Feedback = Callable[[Problem, str, Verdict], str]
 
 
 class Task(Protocol):

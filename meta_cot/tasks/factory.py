@@ -41,12 +41,11 @@ def settings_of(kind: str) -> type:
 
 
 def _module(kind: str) -> types.ModuleType:
-  """Imports the module of a task."""
   if kind not in KINDS and '.' not in kind:
     raise config_lib.UserError(
         f'task.kind: got {kind!r}; must be one of {", ".join(sorted(KINDS))} '
         'or the dotted name of a module, such as my_tasks.chess.')
-  name = KINDS[kind] if kind in KINDS else kind
+  name = KINDS.get(kind, kind)
   try:
     module = importlib.import_module(name)
   except (ImportError, SyntaxError) as e:

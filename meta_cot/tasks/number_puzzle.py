@@ -6,6 +6,7 @@ Tasks of this kind differ in their problems alone.
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
+import hashlib
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -99,9 +100,8 @@ class NumberPuzzles:
     See `verifiers.arithmetic.check`; arithmetic is exact, and rational values
     inside an expression are accepted.
     """
-    judgement = arithmetic.check(
+    return arithmetic.check(
         answer, problem.data['numbers'], problem.data['target'])
-    return Verdict(judgement.is_correct, judgement.reason)
 
   def vary(self, problem: Problem, rng: np.random.Generator) -> Problem:
     """Returns the same puzzle with its numbers in a random order."""
@@ -119,16 +119,31 @@ class NumberPuzzles:
     return self.source
 
 
-def make_problem(
-    name: str, numbers: Sequence[int], target: int
-) -> Problem:
+def make(
+    name: str, splits: tuple[str, ...], settings: Any, source: Source | None
+) -> NumberPuzzles:
+  """Makes a task; with settings it has problems and limits the teacher."""
+  if settings is None:
+    return NumberPuzzles(name, splits)
+  return NumberPuzzles(
+      name, splits, source,
+      teacher_lib.Teacher(settings.max_value, settings.operands))
+
+
+def rank(numbers: Sequence[int], seed: int) -> int:
+  """Hashes numbers as they are printed, uniformly below 2**64 and for ever."""
+  digest = hashlib.blake2b(f'{seed}/{numbers}'.encode(), digest_size=8).digest()
+  return int.from_bytes(digest, 'big')
+
+
+def make_problem(name: str, numbers: Sequence[int], target: int) -> Problem:
   """Makes the problem that shows `numbers` in the given order.
 
   Its question is '9,3,4>24' and its id 'NAME-3-9-3-4-24': the number count,
   the numbers, the target.
   """
   numbers = list(numbers)
-  identity = '-'.join(str(n) for n in (name, len(numbers), *numbers, target))
   return Problem(
-      id=identity, question=f'{",".join(str(n) for n in numbers)}>{target}',
+      id='-'.join(map(str, (name, len(numbers), *numbers, target))),
+      question=f'{",".join(map(str, numbers))}>{target}',
       answer=str(target), data={'numbers': numbers, 'target': target})

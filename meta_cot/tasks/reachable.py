@@ -32,9 +32,7 @@ def can_reach(
 
   Args:
     numbers: non-negative.
-    target: the value wanted.
     max_value: no result is larger; None: any.
-    divide: `exact` or `rational`.
   """
   numbers = tuple(sorted(numbers))
   if len(numbers) == 1:

@@ -115,28 +115,12 @@ def linearize(record: record_lib.TraceRecord) -> tuple[Event, ...]:
   return tuple(events)
 
 
-def path(events: Sequence[Event]) -> frozenset[int]:
-  """The nodes from the root to the goal; empty if no step reaches a goal."""
-  parents = {}
-  for event in events:
-    if isinstance(event, Step):
-      parents[event.node] = event.parent
-      if event.outcome == 'goal':
-        nodes = {event.node}
-        node = event.parent
-        while node in parents and node not in nodes:
-          nodes.add(node)
-          node = parents[node]
-        return frozenset(nodes | {0})
-  return frozenset()
-
-
 def on_path(events: Sequence[Event]) -> tuple[bool, ...]:
   """Per event: whether it tells a step on the path to the goal.
 
   A jump counts if the search stays where it leads to until a step on the path.
   """
-  nodes = path(events)
+  nodes = _path(events)
   flags, leads_to_path = [], False
   for event in reversed(events):
     if isinstance(event, Step):
@@ -150,23 +134,37 @@ def on_path(events: Sequence[Event]) -> tuple[bool, ...]:
   return tuple(reversed(flags))
 
 
+def _path(events: Sequence[Event]) -> frozenset[int]:
+  """The nodes from the root to the goal; empty if no step reaches a goal."""
+  parents = {}
+  for event in events:
+    if isinstance(event, Step):
+      parents[event.node] = event.parent
+      if event.outcome == 'goal':
+        nodes, node = {0}, event.node
+        while node in parents and node not in nodes:
+          nodes.add(node)
+          node = parents[node]
+        return frozenset(nodes)
+  return frozenset()
+
+
 def _depth_first(record: record_lib.TraceRecord) -> Iterator[Event]:
   # Depth first, the order of creation is the order of the visits. Between two
   # creations every node on the way up was at its last child, which tells
   # nothing, so that only the next parent is stated.
-  previous = None
+  last = len(record.nodes) - 1
   for i, node in enumerate(record.nodes[1:], start=1):
     _check_parent(record, i)
-    if previous is not None:
-      if node.parent != previous and _is_visited(record.nodes[previous]):
-        yield Jump(previous)
+    if i > 1:
+      if node.parent != i - 1 and _is_visited(record.nodes[i - 1]):
+        yield Jump(i - 1)
       yield Jump(node.parent)
     yield _step(record, i)
     if node.is_correct:
       return
-    previous = i
-  if previous is not None and _is_visited(record.nodes[previous]):
-    yield Jump(previous)
+  if last > 0 and _is_visited(record.nodes[last]):
+    yield Jump(last)
 
 
 def _by_expansion(record: record_lib.TraceRecord) -> Iterator[Event]:
@@ -192,9 +190,8 @@ def _renumbered(events: Iterable[Event]) -> Iterator[Event]:
   for event in events:
     if isinstance(event, Step):
       numbers[event.node] = len(numbers)
-      yield Step(
-          numbers[event.node], numbers[event.parent], event.text, event.state,
-          event.outcome)
+      yield dataclasses.replace(
+          event, node=numbers[event.node], parent=numbers[event.parent])
     else:
       yield Jump(numbers[event.node])
 

@@ -26,15 +26,11 @@ STYLES = {**arithmetic.STYLES}
 def spans(
     events: Sequence[events_lib.Event], style: str
 ) -> list[events_lib.Span]:
-  """The text of `events` in pieces, with what each piece tells.
+  """The text of `events` in pieces, the prompt first.
 
   Args:
     events: as of `linearize`, or only `Start` and `Answer`.
     style: a name of `STYLES`.
-
-  Returns:
-    Spans in order; the first one is the prompt, the texts joined are
-    `render(events, style)`.
 
   Raises:
     ValueError: no such style, or the style cannot express the events.

@@ -44,15 +44,9 @@ def from_tree(
   order stays.
 
   Args:
-    problem: that was searched.
-    tree: one problem's arrays.
     texts: of every valid node, by slot.
     solution: slot of the node that is the answer, -1 if there is none. Only a
       correct one is a solution of the record.
-    strategy: name of the search.
-    arguments: of the strategy, JSON values.
-    seed: of its random draws.
-    model: who proposed the steps.
 
   Raises:
     ValueError: a node whose parent is none.
@@ -77,12 +71,12 @@ def from_tree(
   return record_lib.TraceRecord(
       problem=problem, strategy=strategy, arguments=arguments, seed=seed,
       model=model, nodes=tuple(nodes),
-      solution=path(nodes, index[solution]) if is_solved else (),
+      solution=path(nodes, index[solution] if is_solved else -1),
       traversal='expansion')
 
 
 def path(nodes: Sequence[record_lib.Node], node: int) -> tuple[int, ...]:
-  """Indices of the nodes from the root to `node`."""
+  """Indices of the nodes from the root to `node`; () where it is -1."""
   indices = []
   while node >= 0:
     indices.append(node)

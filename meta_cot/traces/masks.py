@@ -7,7 +7,9 @@ arXiv 2501.04682, Appendix C: procedure cloning (Eq. 22), Meta-CoT only
 
 from collections.abc import Sequence
 import dataclasses
-from typing import Protocol
+import random
+
+import numpy as np
 
 from meta_cot.traces import events as events_lib
 from meta_cot.traces import format as format_lib
@@ -21,15 +23,7 @@ MASKS = {
 }
 
 
-class Uniform(Protocol):
-  """`random.Random` or `numpy.random.Generator`."""
-
-  def random(self) -> float:
-    """A number in [0, 1)."""
-
-
-def trainable(
-    spans: Sequence[events_lib.Span], mask: str) -> list[bool]:
+def trainable(spans: Sequence[events_lib.Span], mask: str) -> list[bool]:
   """Per span: whether it is trained; the prompt never is.
 
   Raises:
@@ -79,15 +73,16 @@ def trained_ranges(
 
 
 def prune(
-    record: record_lib.TraceRecord, keep_fraction: float, rng: Uniform
+    record: record_lib.TraceRecord, keep_fraction: float,
+    rng: random.Random | np.random.Generator,
 ) -> record_lib.TraceRecord:
   """Cuts failed branches off the path to the solution (Appendix C, item 4).
 
   Every branch, a subtree that hangs on the path, is kept with probability
   `keep_fraction` as a whole. What stays is numbered anew, in the same order.
+  A record without a solution is returned as it is.
 
   Args:
-    record: a search; one without a solution is returned as it is.
     keep_fraction: 0 leaves the path alone, 1 keeps everything.
     rng: drawn from once per branch.
 
@@ -106,14 +101,13 @@ def prune(
         and (node.parent not in path or rng.random() < keep_fraction)):
       new[i] = len(new)
   orders = sorted(record.nodes[i].order for i in new)
-  first = next((at for at, o in enumerate(orders) if o >= 0), len(orders))
-  rank = {order: at - first for at, order in enumerate(orders)}
+  rank = {o: at for at, o in enumerate(o for o in orders if o >= 0)}
   nodes = []
   for i in new:
     node = record.nodes[i]
     nodes.append(dataclasses.replace(
         node, parent=new[node.parent] if i else -1,
-        order=rank[node.order] if node.order >= 0 else -1))
+        order=rank.get(node.order, -1)))
   return dataclasses.replace(
       record, nodes=tuple(nodes),
       solution=tuple(new[i] for i in record.solution))

@@ -14,38 +14,34 @@ given number is used exactly once and arithmetic is exact, over the rationals.
 
 import collections
 from collections.abc import Iterator, Sequence
-import dataclasses
 import fractions
+import operator
 import re
+
+from meta_cot.problem import Verdict
 
 MAX_CHARS = 1000
 MAX_DIGITS = 18
 
 _PRECEDENCE = {'+': 1, '-': 1, '*': 2, '/': 2}
+_APPLY = {
+    '+': operator.add, '-': operator.sub, '*': operator.mul,
+    '/': operator.truediv}
 _TOKEN = re.compile(r' *(?:([0-9]+)|([-+*/()])|(.))', re.DOTALL)
 _OPERATION = re.compile(
     r' *([0-9]+) *([-+*/]) *([0-9]+) *= *([0-9]+) *')
-
-
-@dataclasses.dataclass(frozen=True)
-class Judgement:
-  """Whether an answer is right; `reason` says why, in one line."""
-
-  is_correct: bool
-  reason: str
 
 
 class _Wrong(Exception):
   """The answer is wrong; the message is the reason."""
 
 
-def check(text: str, numbers: Sequence[int], target: int) -> Judgement:
+def check(text: str, numbers: Sequence[int], target: int) -> Verdict:
   """Judges `text`, whatever it is, in time linear in its bounded length.
 
   Args:
     text: the answer; at most `MAX_CHARS` characters.
     numbers: the given numbers, non-negative; a repeated one counts each time.
-    target: the value to reach.
   """
   try:
     text = _readable(text)
@@ -56,8 +52,8 @@ def check(text: str, numbers: Sequence[int], target: int) -> Judgement:
     if value != target:
       raise _Wrong(f'the value is {value}, not {target}')
   except _Wrong as e:
-    return Judgement(False, str(e))
-  return Judgement(True, f'the value is {target}')
+    return Verdict(False, str(e))
+  return Verdict(True, f'the value is {target}')
 
 
 def _readable(text: str) -> str:
@@ -104,7 +100,7 @@ def _run_operations(text: str, numbers: Sequence[int]) -> int:
           f'line {place}: {a}{match[2]}{b} is {result}, not {value}')
     available[value] += 1
   if available.total() != 1:
-    left = ', '.join(str(n) for n in sorted(available.elements()))
+    left = ', '.join(map(str, sorted(available.elements())))
     raise _Wrong(f'numbers left at the end: {left}')
   return value
 
@@ -172,12 +168,6 @@ def _fold(tokens: Sequence[int | str]) -> fractions.Fraction:
 def _apply(
     sign: str, left: fractions.Fraction, right: fractions.Fraction
 ) -> fractions.Fraction:
-  if sign == '+':
-    return left + right
-  if sign == '-':
-    return left - right
-  if sign == '*':
-    return left * right
-  if right == 0:
+  if sign == '/' and right == 0:
     raise _Wrong(f'{left}/{right} divides by zero')
-  return left / right
+  return _APPLY[sign](left, right)

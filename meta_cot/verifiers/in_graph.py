@@ -15,7 +15,7 @@ import numpy as np
 
 MAX_DIGITS = 9  # of a number; longer ones are wrong here
 
-_SYMBOLS = '0123456789+-*/=,S'  # a symbol is an index into it
+_SYMBOLS = {c: symbol for symbol, c in enumerate('0123456789+-*/=,S')}
 _PLUS, _MINUS, _TIMES, _OVER, _EQUALS, _COMMA, _START = range(10, 17)
 _OTHER = len(_SYMBOLS)  # any other character
 BLANK = -1  # no character
@@ -49,9 +49,7 @@ def symbol_table(texts: Sequence[str]) -> np.ndarray:
   width = max(map(len, texts), default=0)
   table_VxC = np.full((len(texts), max(width, 1)), BLANK, np.int32)
   for row, text in enumerate(texts):
-    for column, character in enumerate(text):
-      at = _SYMBOLS.find(character)
-      table_VxC[row, column] = _OTHER if at < 0 else at
+    table_VxC[row, :len(text)] = [_SYMBOLS.get(c, _OTHER) for c in text]
   return table_VxC
 
 

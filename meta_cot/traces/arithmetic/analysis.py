@@ -48,13 +48,12 @@ def analyze(
   there is none to judge.
 
   Args:
-    problem: a problem whose question is of the form 4,9,3>24.
     text: prompt and continuation, without control tokens.
     style: a name of `format.STYLES`.
     is_finished: whether the model ended the text itself.
 
   Raises:
-    ValueError: no such style, or not such a question.
+    ValueError: no such style, or a question not of the form 4,9,3>24.
   """
   numbers, target = operations.question(problem.question)
   reading = format_lib.read(text, style)

@@ -22,10 +22,8 @@ OPENING = 'S'
 STEP_END = ','
 EVENT_ENDS = (';', 'x', '!')
 
-_PROMPT = re.compile(
-    f'({operations.NUMBER}(?:,{operations.NUMBER})*>{operations.NUMBER}):')
-_INNER = re.compile(
-    f'({operations.OPERATION}),({operations.NUMBER}(?:,{operations.NUMBER})*);')
+_PROMPT = re.compile(f'({operations.NUMBERS}>{operations.NUMBER}):')
+_INNER = re.compile(f'({operations.OPERATION}),({operations.NUMBERS});')
 _LEAF = re.compile(f'([-+*/])({operations.NUMBER})')
 _JUMP = re.compile('@([0-9]{1,9});')
 _SOLUTION = re.compile(f'S({operations.OPERATION}(?:,{operations.OPERATION})*)')
@@ -70,17 +68,9 @@ def _implied_jump(
 ) -> int | None:
   """Where the search stands for a step to `size` numbers if no `@` says so.
 
-  A step to m numbers belongs to a node of m + 1: the state just made, else the
-  present one; after a dead end, the root.
-
-  Args:
-    previous: the step before; None at the beginning.
-    states: the numbers of every node.
-    here: the present node.
-    size: how many numbers the step leaves.
-
-  Returns:
-    The node, or None if no such node has size + 1 numbers.
+  A step to m numbers belongs to a node of m + 1: the state just made by the
+  step `previous`, else the present one; after a dead end, the root. None if no
+  such node has so many.
   """
   if previous is None:
     candidates = (here,)
@@ -208,13 +198,13 @@ def _solution(answer: events_lib.Answer) -> str:
   return text
 
 
-class _Reader:
+class _Reader(replay_lib.Replay):
   """Reads text into events and faults."""
 
   def __init__(self, text: str, prompt: re.Match):
+    super().__init__(prompt[1])
     self._text = text
     self._at = prompt.end()
-    self._replay = replay_lib.Replay(prompt[1])
     self._previous = None  # the step before
     self._is_placed = False  # an `@` has said where the search stands
     self._is_open = False  # among the leaves of a state
@@ -228,7 +218,7 @@ class _Reader:
     if self._is_open or self._at not in (start, len(self._text)):
       self._fault_rest(self._at, self._expected(), is_cut=start < 0)
     answer = self._read_solution(start) if start >= 0 else None
-    return self._replay.reading(answer)
+    return self.reading(answer)
 
   def _expected(self) -> str:
     if self._is_open:
@@ -244,12 +234,11 @@ class _Reader:
     if match is None or self._is_open:
       return False
     node = int(match[1])
-    if node < len(self._replay.states):
-      self._replay.jump(node)
+    if node < len(self.states):
+      self.jump(node)
     else:
-      self._replay.fault(
-          'illegal_state', self._at,
-          f'@ with a node below {len(self._replay.states)}')
+      self.fault(
+          'illegal_state', self._at, f'@ with a node below {len(self.states)}')
     self._is_placed = True
     self._at = match.end()
     return True
@@ -261,32 +250,31 @@ class _Reader:
     operation = operations.parse(match[1])
     numbers = (*operations.numbers(match[2]), operation.result)
     fits = self._place(len(numbers))
-    self._replay.check(operation, numbers, self._at, is_grammar=not fits)
+    self.check(operation, numbers, self._at, is_grammar=not fits)
     self._add(match, match[1], numbers, '')
     return True
 
   def _read_leaf(self) -> bool:
-    replay = self._replay
     is_next = self._is_open and self._text[self._at:self._at + 1] == ','
     self._at += is_next
     match = _LEAF.match(self._text, self._at)
     if match is None:
       return False
     if self._is_open and not is_next:
-      replay.jump(replay.here)
+      self.jump(self.here)
     step, result = match[0], int(match[2])
     mark = self._text[match.end():match.end() + 1]
     if self._place(1):
-      step = _leaf_text(replay.states[replay.here], match[1], str(result))
+      step = _leaf_text(self.states[self.here], match[1], str(result))
       if mark:  # without one the number may be cut
-        replay.check(operations.parse(step), (result,), self._at)
+        self.check(operations.parse(step), (result,), self._at)
     else:
-      replay.fault(
+      self.fault(
           'illegal_state', self._at,
-          f'at a state of 2 numbers (node {replay.here} has another size); @ '
+          f'at a state of 2 numbers (node {self.here} has another size); @ '
           'must name the state')
     if mark:
-      replay.check_goal(result == replay.target, mark == '!', self._at)
+      self.check_goal(result == self.target, mark == '!', self._at)
     self._add(match, step, (result,), 'goal' if mark == '!' else 'dead_end')
     self._is_over = mark == '!'
     self._is_open = mark not in ('!', 'x')
@@ -295,17 +283,16 @@ class _Reader:
 
   def _place(self, size: int) -> bool:
     """Goes to where the step belongs; whether its numbers are so many."""
-    replay = self._replay
     if not (self._is_placed or self._is_open):
-      node = _implied_jump(self._previous, replay.states, replay.here, size)
-      if node is not None and node != replay.here:
-        replay.jump(node)
-    return len(replay.states[replay.here]) == size + 1
+      node = _implied_jump(self._previous, self.states, self.here, size)
+      if node is not None and node != self.here:
+        self.jump(node)
+    return len(self.states[self.here]) == size + 1
 
   def _add(
       self, match: re.Match, text: str, numbers: tuple[int, ...], outcome: str
   ) -> None:
-    self._previous = self._replay.step(text, numbers, outcome)
+    self._previous = self.step(text, numbers, outcome)
     self._is_placed = False
     self._at = match.end()
 
@@ -316,16 +303,16 @@ class _Reader:
       self._fault_rest(
           end, 'the end of the text' if match else 'S and the solution')
       return ''
-    replay, steps = self._replay, match[1].split(',')
+    steps = match[1].split(',')
     starts = list(itertools.accumulate(
         (len(step) + 1 for step in steps), initial=start + 1))
-    for i, kind in operations.faults(steps, replay.states[0], replay.target):
-      replay.fault(kind, starts[i], 'a right solution', is_grammar=False)
+    for i, kind in operations.faults(steps, self.states[0], self.target):
+      self.fault(kind, starts[i], 'a right solution', is_grammar=False)
     answer = '\n'.join(steps)
-    replay.events.append(events_lib.Answer(answer))
+    self.events.append(events_lib.Answer(answer))
     return answer
 
   def _fault_rest(self, at: int, expected: str, is_cut: bool = True) -> None:
     """Notes that the text from `at` on is not read, or not whole."""
     is_cut = is_cut and _UNFINISHED.fullmatch(self._text, at)
-    self._replay.fault('unfinished' if is_cut else 'format', at, expected)
+    self.fault('unfinished' if is_cut else 'format', at, expected)

@@ -4,16 +4,21 @@
 import collections
 from collections.abc import Iterator, Sequence
 import dataclasses
+import fractions
+import operator
 import re
 
 # Longer digit strings are refused: Python itself refuses to read very long
 # ones, and no trace needs them.
 NUMBER = '[0-9]{1,12}'
+NUMBERS = f'{NUMBER}(?:,{NUMBER})*'
 OPERATION = f'{NUMBER}[-+*/]{NUMBER}={NUMBER}'
 
 _OPERATION = re.compile(f'({NUMBER})([-+*/])({NUMBER})=({NUMBER})')
-_NUMBERS = re.compile(f'{NUMBER}(?:,{NUMBER})*')
-_QUESTION = re.compile(f'({NUMBER}(?:,{NUMBER})*)>({NUMBER})')
+_QUESTION = re.compile(f'({NUMBERS})>({NUMBER})')
+_EXACT = {
+    '+': operator.add, '-': operator.sub, '*': operator.mul,
+    '/': fractions.Fraction}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +33,9 @@ class Operation:
   @property
   def is_true(self) -> bool:
     """Whether the stated result is the exact one."""
-    if self.symbol == '+':
-      return self.left + self.right == self.result
-    if self.symbol == '-':
-      return self.left - self.right == self.result
-    if self.symbol == '*':
-      return self.left * self.right == self.result
-    return self.right != 0 and self.right * self.result == self.left
+    if self.symbol == '/' and self.right == 0:
+      return False
+    return _EXACT[self.symbol](self.left, self.right) == self.result
 
 
 def parse(text: str) -> Operation | None:
@@ -48,9 +49,9 @@ def parse(text: str) -> Operation | None:
 
 def numbers(state: str) -> tuple[int, ...] | None:
   """Reads comma-joined integers; None if `state` is something else."""
-  if _NUMBERS.fullmatch(state) is None:
+  if re.fullmatch(NUMBERS, state) is None:
     return None
-  return tuple(int(number) for number in state.split(','))
+  return tuple(map(int, state.split(',')))
 
 
 def question(text: str) -> tuple[tuple[int, ...], int]:
@@ -64,7 +65,7 @@ def question(text: str) -> tuple[tuple[int, ...], int]:
     raise ValueError(
         f'question {text!r} is not of the form 4,9,3>24 (non-negative '
         'integers); this style only writes Countdown problems.')
-  return tuple(int(n) for n in match[1].split(',')), int(match[2])
+  return numbers(match[1]), int(match[2])
 
 
 def remaining(

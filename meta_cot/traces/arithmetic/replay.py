@@ -6,7 +6,7 @@ from meta_cot.traces.arithmetic import operations
 
 
 class Replay:
-  """Grows as a reader goes through a text."""
+  """What every reader is; grows as it goes through a text."""
 
   def __init__(self, question: str):
     numbers, self.target = operations.question(question)
@@ -18,7 +18,7 @@ class Replay:
   def fault(
       self, kind: str, position: int, expected: str, is_grammar: bool = True
   ) -> None:
-    """Notes a fault."""
+    """Notes what is wrong; see `events.Fault`."""
     self._faults.append(
         events_lib.Fault(kind, position, expected, is_grammar))
 

@@ -77,13 +77,13 @@ class _Tree:
 
 def spans(events: Sequence[events_lib.Event]) -> list[events_lib.Span]:
   """The text in pieces; see `format.spans`."""
-  numbers, target = operations.question(events[0].question)
-  result = [events_lib.Span(_state(target, numbers, ()), 'prompt', False)]
-  if not any(isinstance(event, events_lib.Step) for event in events):
-    for event in events[1:]:
-      if isinstance(event, events_lib.Answer):
-        return result + _solution_spans(event.text, numbers, target)
-  tree, here = _Tree(numbers), 0
+  question = events[0].question
+  numbers, target = operations.question(question)
+  result = [events_lib.Span(prompt(question), 'prompt', False)]
+  answers = [e.text for e in events if isinstance(e, events_lib.Answer)]
+  if answers and not any(isinstance(e, events_lib.Step) for e in events):
+    return result + _solution_spans(answers[0], numbers, target)
+  tree, here, told = _Tree(numbers), 0, None
   for event, on_path in zip(events, events_lib.on_path(events), strict=True):
     if isinstance(event, events_lib.Step):
       if event.parent != here:
@@ -93,6 +93,8 @@ def spans(events: Sequence[events_lib.Event]) -> list[events_lib.Span]:
       tree.add(event)
       for kind, text in _step(event, tree, target):
         result.append(events_lib.Span(text, kind, on_path))
+      if event.outcome == 'goal' and told is None:
+        told = '\n'.join(tree.operations[event.node])
     elif isinstance(event, events_lib.Jump):
       here = event.node
       if here not in tree.index:
@@ -102,7 +104,11 @@ def spans(events: Sequence[events_lib.Event]) -> list[events_lib.Span]:
       result.append(events_lib.Span(text, 'search', on_path))
     elif isinstance(event, events_lib.Exhausted):
       result.append(events_lib.Span(_NO_SOLUTION, 'search', False))
-  _check_answer(events, tree)
+  for answer in answers:
+    if answer != told:
+      raise ValueError(
+          f'answer {answer!r} differs from the path to the goal {told!r}; '
+          'stream_of_search cannot write it.')
   return result
 
 
@@ -197,25 +203,12 @@ def _solution_spans(
   return [events_lib.Span(line, 'solution', True) for line in lines]
 
 
-def _check_answer(events: Sequence[events_lib.Event], tree: _Tree) -> None:
-  reached = [event for event in events
-             if isinstance(event, events_lib.Step) and event.outcome == 'goal']
-  for event in events:
-    if isinstance(event, events_lib.Answer):
-      told = '\n'.join(tree.operations[reached[0].node]) if reached else None
-      if event.text != told:
-        raise ValueError(
-            f'answer {event.text!r} differs from the path to the goal '
-            f'{told!r}; stream_of_search cannot write it.')
-
-
-class _Reader:
+class _Reader(replay_lib.Replay):
   """Reads lines into events and faults."""
 
   def __init__(self, prompt: re.Match):
     numbers = _numbers(prompt[2])
-    self._replay = replay_lib.Replay(
-        f'{",".join(map(str, numbers))}>{int(prompt[1])}')
+    super().__init__(f'{",".join(map(str, numbers))}>{int(prompt[1])}')
     self._tree = _Tree(numbers)
     self._nodes = {'0': {(): 0}}  # index -> operations -> node
     self._expected = 'step'  # a key of _EXPECTED
@@ -240,10 +233,10 @@ class _Reader:
     if num_claims == 1 and None not in (self._claim, self._stated):
       answer = '\n'.join((*self._stated, self._claim))
     if self._is_solution:
-      del self._replay.events[1:]
+      del self.events[1:]
     if answer:
-      self._replay.events.append(events_lib.Answer(answer))
-    return self._replay.reading(answer)
+      self.events.append(events_lib.Answer(answer))
+    return self.reading(answer)
 
   def _read_line(self) -> bool:
     """Reads the line; whether it is one and stands where it may."""
@@ -288,17 +281,17 @@ class _Reader:
     return None, None, None
 
   def _explore(self, match: re.Match) -> None:
-    replay, numbers = self._replay, _numbers(match[2])
+    numbers = _numbers(match[2])
     if numbers is None:
       self._fault('format', match.start(2), 'a list of non-negative integers')
       return
     # The numbers of a solution are not kept: they must follow from its steps.
     is_path = self._is_solution or (
-        len(replay.events) == 1
+        len(self.events) == 1
         and _PATH_NODE.fullmatch(self._following or '') is not None)
-    replay.check(
+    self.check(
         operations.parse(match[1]), numbers, self._at, is_grammar=is_path)
-    step = replay.step(
+    step = self.step(
         match[1], numbers, 'dead_end' if len(numbers) == 1 else '')
     self._tree.add(step)
     same = self._nodes.setdefault(self._tree.index[step.node], {})
@@ -306,15 +299,15 @@ class _Reader:
     self._expected = 'outcome'
 
   def _compare(self, match: re.Match) -> None:
-    replay, claims_goal = self._replay, match[1].startswith('equal')
+    claims_goal = match[1].startswith('equal')
     if not claims_goal:
       self._end_solution()
-    replay.check_goal(
-        replay.states[-1] == (replay.target,), claims_goal, self._at,
+    self.check_goal(
+        self.states[-1] == (self.target,), claims_goal, self._at,
         is_grammar=self._is_solution)
     self._expect(self._outcome(claims_goal))
-    replay.events[-1] = dataclasses.replace(
-        replay.events[-1], outcome='goal' if claims_goal else 'dead_end')
+    self.events[-1] = dataclasses.replace(
+        self.events[-1], outcome='goal' if claims_goal else 'dead_end')
     self._expected = 'end' if claims_goal else 'step'
 
   def _generated(self, _: re.Match) -> None:
@@ -323,8 +316,8 @@ class _Reader:
     self._expected = 'step'
 
   def _path_node(self, _: re.Match) -> None:
-    step, numbers = self._replay.events[-1], self._replay.states[-1]
-    self._is_solution |= len(self._replay.events) == 2
+    step, numbers = self.events[-1], self.states[-1]
+    self._is_solution |= len(self.events) == 2
     if self._is_solution and len(numbers) > 1:
       self._expect(_path_line(step.node + 1, step.text, numbers))
     else:
@@ -342,19 +335,18 @@ class _Reader:
 
   def _exhausted(self, match: re.Match) -> None:
     self._end_solution()
-    self._replay.events.append(events_lib.Exhausted())
+    self.events.append(events_lib.Exhausted())
     if self._following is not None:
       self._fault('line_feed', match.end(), 'the end of the text')
     self._expected = 'end'
 
   def _state(self, match: re.Match) -> None:
-    replay = self._replay
     node = self._nodes.get(self._index, {}).get(self._stated)
     if node is not None:
       # One number more than the line has shows where they differ.
-      numbers = replay.states[node][:match[2].count(',') + 2]
-      self._expect(_state(replay.target, numbers, self._stated))
-      replay.jump(node)
+      numbers = self.states[node][:match[2].count(',') + 2]
+      self._expect(_state(self.target, numbers, self._stated))
+      self.jump(node)
     elif self._index in self._nodes:  # else it is a fault already
       self._fault(
           'illegal_state', match.start(3),
@@ -362,10 +354,10 @@ class _Reader:
     self._expected = 'step'
 
   def _outcome(self, is_goal: bool = False) -> str:
-    step = self._replay.events[-1]
+    step = self.events[-1]
     return _outcome_line(
-        self._tree.index[step.node], step.text, self._replay.states[-1],
-        self._replay.target, is_goal)
+        self._tree.index[step.node], step.text, self.states[-1],
+        self.target, is_goal)
 
   def _end_solution(self) -> None:
     """Notes what no solution has; the rest is read as a search."""
@@ -381,4 +373,4 @@ class _Reader:
       self._fault('illegal_state', same, repr(line[same:same + 40]))
 
   def _fault(self, kind: str, offset: int, expected: str) -> None:
-    self._replay.fault(kind, self._at + offset, expected)
+    self.fault(kind, self._at + offset, expected)

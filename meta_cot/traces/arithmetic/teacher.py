@@ -15,6 +15,7 @@ import random
 from typing import ClassVar
 
 from meta_cot.problem import Problem
+from meta_cot.traces import from_tree
 from meta_cot.traces import record as record_lib
 
 _MAX_BEAM_WIDTH = 5
@@ -145,7 +146,6 @@ def search(
 
   Args:
     problem: a number puzzle; `data` has its `numbers` and `target`.
-    strategy: how to search.
     seed: of the order in which bfs explores a state's children; dfs is
       deterministic.
 
@@ -170,82 +170,57 @@ def search(
   return record_lib.TraceRecord(
       problem=problem, strategy=strategy.name,
       arguments=dataclasses.asdict(strategy), seed=seed, model='symbolic',
-      nodes=tree.nodes(), solution=tree.solution(),
+      nodes=tuple(tree.nodes), solution=from_tree.path(tree.nodes, tree.goal),
       traversal='depth_first' if is_dfs else 'expansion',
-      is_exhausted=not is_dfs and not tree.solution())
+      is_exhausted=not is_dfs and tree.goal < 0)
 
 
 class _Tree:
-  """The columns of a tree under construction."""
+  """A tree under construction."""
 
   def __init__(self, target: int):
     self.target = target
-    self.goal = None
+    self.goal = -1
     self.states = []
-    self._parents = []
-    self._steps = []
-    self._orders = []
+    self.nodes = []
     self._num_entered = 0
 
   def add(self, parent: int, step: str, state: _State) -> int:
     """Adds a node and returns its index; sets `goal` if it is one."""
-    index = len(self.states)
+    index, is_goal = len(self.nodes), state == (self.target,)
     self.states.append(state)
-    self._parents.append(parent)
-    self._steps.append(step)
-    self._orders.append(-1)
-    if state == (self.target,):
+    self.nodes.append(record_lib.Node(
+        parent, step, ','.join(map(str, state)), is_terminal=len(state) == 1,
+        is_correct=is_goal))
+    if is_goal:
       self.goal = index
     return index
 
   def enter(self, index: int) -> None:
     """Marks the node as the next one in the order of expansion."""
-    self._orders[index] = self._num_entered
+    self.nodes[index] = dataclasses.replace(
+        self.nodes[index], order=self._num_entered)
     self._num_entered += 1
-
-  def nodes(self) -> tuple[record_lib.Node, ...]:
-    """The nodes as they are stored."""
-    return tuple(
-        record_lib.Node(
-            parent=self._parents[k], step=self._steps[k],
-            state=','.join(map(str, state)), order=self._orders[k],
-            is_terminal=len(state) == 1, is_correct=k == self.goal)
-        for k, state in enumerate(self.states))
-
-  def solution(self) -> tuple[int, ...]:
-    """Node indices from the root to the goal; () without a goal."""
-    path, index = [], self.goal
-    while index is not None and index >= 0:
-      path.append(index)
-      index = self._parents[index]
-    return tuple(reversed(path))
 
 
 def _depth_first(
     tree: _Tree, node: int, strategy: Strategy, heuristic: _Heuristic
 ) -> None:
-  """Explores below `node` until `tree.goal` is set."""
+  """Explores below `node` until there is a goal."""
   tree.enter(node)
-  for step, state in _kept(tree, tree.states[node], strategy, heuristic):
-    child = tree.add(node, step, state)
-    if len(state) > 1:
-      _depth_first(tree, child, strategy, heuristic)
-    if tree.goal is not None:
-      return
-
-
-def _kept(
-    tree: _Tree, state: _State, strategy: Strategy, heuristic: _Heuristic
-) -> list[_Child]:
-  """The children that depth-first search explores, in its order."""
-  children = _children(state, strategy)
-  if len(state) == 2 and strategy.leaf_order == 'operator':
+  children = _children(tree.states[node], strategy)
+  if len(tree.states[node]) == 2 and strategy.leaf_order == 'operator':
     children.sort(key=_operator_rank)
   else:
     children.sort(key=lambda child: heuristic(child[1]))
-  if not strategy.threshold:
-    return children
-  return [c for c in children if heuristic(c[1]) <= tree.target]
+  for step, state in children:
+    if strategy.threshold and heuristic(state) > tree.target:
+      continue
+    child = tree.add(node, step, state)
+    if len(state) > 1:
+      _depth_first(tree, child, strategy, heuristic)
+    if tree.goal >= 0:
+      return
 
 
 @dataclasses.dataclass(order=True, slots=True)
@@ -272,45 +247,34 @@ def _best_first(
       opened = []
       for step, state in children:
         child = tree.add(entry.node, step, state)
-        if tree.goal is not None:
+        if tree.goal >= 0:
           return
         opened.append(_Open(heuristic(state), child))
-      for child_entry in sorted(opened, key=lambda e: e.priority):
+      for child_entry in sorted(opened):
         heapq.heappush(frontier, child_entry)
 
 
 def _children(state: _State, strategy: Strategy) -> list[_Child]:
-  """All children in the order that decides ties of the heuristic."""
-  is_listed = strategy.operands == 'listed'
-  children = (_listed_children if is_listed else _canonical_children)(state)
-  if strategy.max_value is None:
-    return children
-  return [c for c in children if c[1][-1] <= strategy.max_value]
+  """All children in the order that decides ties of the heuristic.
 
-
-def _listed_children(state: _State) -> list[_Child]:
-  """Pairs and operands as listed; + * - / for each pair; repeats stay."""
-  children = []
-  for i, j in itertools.combinations(range(len(state)), 2):
-    rest = state[:i] + state[i + 1:j] + state[j + 1:]
-    for step, result in _combine(state[i], state[j]):
-      children.append((step, (*rest, result)))
-  return children
-
-
-def _canonical_children(state: _State) -> list[_Child]:
-  """Pairs by value, larger operand first, + - * /; each child once.
-
-  Which child comes first does not depend on how the problem lists its numbers.
+  'listed': pairs and operands as the state lists them, + * - /; repeats stay.
+  'descending': pairs by value, larger operand first, + - * /; each child once.
   """
+  is_listed = strategy.operands == 'listed'
+  indices = range(len(state))
+  if not is_listed:
+    indices = sorted(indices, key=lambda k: state[k])
   children, seen = [], set()
-  indices = sorted(range(len(state)), key=lambda k: state[k])
-  for small, big in itertools.combinations(indices, 2):
-    rest = tuple(n for k, n in enumerate(state) if k not in (small, big))
-    steps = sorted(_combine(state[big], state[small]), key=_operator_rank)
+  for i, j in itertools.combinations(indices, 2):
+    rest = tuple(n for k, n in enumerate(state) if k not in (i, j))
+    if is_listed:
+      steps = _combine(state[i], state[j])
+    else:
+      steps = sorted(_combine(state[j], state[i]), key=_operator_rank)
     for step, result in steps:
       key = (step, *sorted(rest))
-      if key not in seen:
+      is_kept = strategy.max_value is None or result <= strategy.max_value
+      if is_kept and (is_listed or key not in seen):
         seen.add(key)
         children.append((step, (*rest, result)))
   return children

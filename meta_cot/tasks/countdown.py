@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Countdown problems: solvable ones, in disjoint splits.
+"""Countdown: join given numbers into a target that changes.
 
-Splits: 'train'; 'validation' and 'heldout_numbers', whose number multisets
-occur in no other split; 'heldout_targets', whose targets occur in no other
-split. Everything follows from (settings, seed). Sampling draws the target first
-and then numbers until they reach it, as Stream of Search does (arXiv
-2404.03683).
+All problems are solvable. Splits: 'train'; 'validation' and 'heldout_numbers',
+whose number multisets occur in no other split; 'heldout_targets', whose targets
+occur in no other split. Everything follows from (settings, seed). Sampling
+draws the target first and then numbers until they reach it, as Stream of Search
+does (arXiv 2404.03683).
 """
 
 from collections.abc import Iterator, Sequence
 import dataclasses
 import functools
-import hashlib
 import itertools
 import math
 import random
@@ -83,7 +82,7 @@ class Source:
   seed: int
 
   def size(self, split: str) -> int:
-    """Returns the number of problems of `split`, one of `SPLITS`."""
+    """Returns the number of problems of a split."""
     settings = self.settings
     if settings.enumerate_all:
       return len(_enumerated(settings, self.seed)[split])
@@ -109,6 +108,12 @@ class Source:
     return (_sample(self.settings, self.seed, split, i) for i in indices)
 
 
+def make(settings: Settings | None, seed: int) -> number_puzzle.NumberPuzzles:
+  """Makes the task, see `tasks.base`."""
+  return number_puzzle.make(
+      NAME, SPLITS, settings, settings and Source(settings, seed))
+
+
 @functools.lru_cache(maxsize=64)
 def heldout_targets(settings: Settings, seed: int) -> frozenset[int]:
   """The targets that only the split 'heldout_targets' has.
@@ -121,9 +126,7 @@ def heldout_targets(settings: Settings, seed: int) -> frozenset[int]:
   return frozenset(targets[:num_heldout])
 
 
-def _sample(
-    settings: Settings, seed: int, split: str, index: int
-) -> Problem:
+def _sample(settings: Settings, seed: int, split: str, index: int) -> Problem:
   """Problem `index` of a sampled split."""
   rng = random.Random(f'{seed}/{split}/{index}')
   heldout = heldout_targets(settings, seed)
@@ -134,7 +137,7 @@ def _sample(
     numbers = [
         rng.randint(settings.min_number, settings.max_number)
         for _ in range(settings.num_numbers)]
-    is_right = _kind(settings, _rank(numbers, seed)) == (
+    is_right = _kind(settings, number_puzzle.rank(sorted(numbers), seed)) == (
         'train' if split == 'heldout_targets' else split)
     if is_right and reachable.can_reach(
         numbers, target, settings.max_value, reachable.exact):
@@ -153,7 +156,7 @@ def _enumerated(
   values = range(settings.min_number, settings.max_number + 1)
   multisets = sorted(
       itertools.combinations_with_replacement(values, settings.num_numbers),
-      key=lambda numbers: _rank(numbers, seed))
+      key=lambda numbers: number_puzzle.rank(list(numbers), seed))
   num_heldout = round(settings.heldout_numbers_fraction * len(multisets))
   num_validation = round(settings.validation_fraction * num_heldout)
   targets = range(settings.min_target, settings.max_target + 1)
@@ -190,16 +193,8 @@ def _kind(settings: Settings, rank: int) -> str:
   return 'heldout_numbers' if rank < limit else 'train'
 
 
-def _shuffled(
-    numbers: Sequence[int], target: int, seed: int
-) -> Problem:
+def _shuffled(numbers: Sequence[int], target: int, seed: int) -> Problem:
   """The problem with its numbers in an order of its own."""
   order = list(numbers)
   random.Random(f'{seed}/{order}/{target}').shuffle(order)
   return make_problem(order, target)
-
-
-def _rank(numbers: Sequence[int], seed: int) -> int:
-  """A stable hash of the multiset, uniform below `_HASH_RANGE`."""
-  name = f'{seed}/{sorted(numbers)}'.encode()
-  return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), 'big')

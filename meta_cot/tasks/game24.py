@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Game of 24: all solvable puzzles, in disjoint splits.
+"""Game of 24: join four numbers of 1..13, such as playing cards, into 24.
 
 A puzzle is a multiset of four numbers of 1..13 that some expression over the
 rationals makes 24: 1,362 of 1,820. Test are the ranks 901 to 1000 of a rank
@@ -10,7 +10,6 @@ others, by the seed; the rest is for training.
 from collections.abc import Iterator
 import dataclasses
 import functools
-import hashlib
 import itertools
 import random
 
@@ -71,6 +70,17 @@ class Source:
       yield number_puzzle.make_problem(NAME, numbers, TARGET)
 
 
+def make(settings: Settings | None, seed: int) -> number_puzzle.NumberPuzzles:
+  """Makes the task, see `tasks.base`.
+
+  Raises:
+    UserError: the rank file cannot be read, or a row of it is wrong; names
+      file and line.
+  """
+  return number_puzzle.make(
+      NAME, SPLITS, settings, settings and _make_source(settings, seed))
+
+
 @functools.cache
 def solvable() -> tuple[_Numbers, ...]:
   """Returns all puzzles, sorted; the numbers of each are sorted too."""
@@ -81,14 +91,10 @@ def solvable() -> tuple[_Numbers, ...]:
       if reachable.can_reach(numbers, TARGET, None, reachable.rational))
 
 
-def make_source(settings: Settings, seed: int) -> Source:
-  """Splits the puzzles.
-
-  Raises:
-    UserError: the rank file cannot be read, or a row of it is wrong; names
-      file and line.
-  """
-  puzzles = sorted(solvable(), key=lambda numbers: _order(numbers, seed))
+def _make_source(settings: Settings, seed: int) -> Source:
+  """Splits the puzzles."""
+  puzzles = sorted(
+      solvable(), key=lambda numbers: number_puzzle.rank(numbers, seed))
   if settings.rank_file is None:
     test = puzzles[:settings.num_test]
   else:
@@ -100,11 +106,6 @@ def make_source(settings: Settings, seed: int) -> Source:
   return Source(
       dict(train=tuple(rest[num:]), validation=tuple(rest[:num]),
            test=tuple(test)), settings.num_train, seed)
-
-
-def _order(numbers: _Numbers, seed: int) -> bytes:
-  """Sorts puzzles in a stable random order."""
-  return hashlib.blake2b(f'{seed}/{numbers}'.encode(), digest_size=8).digest()
 
 
 def _read_ranks(path: str) -> dict[int, _Numbers]:
