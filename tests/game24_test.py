@@ -206,8 +206,11 @@ def test_the_judge_in_the_graph_agrees_with_the_verifier():
 @pytest.mark.parametrize('variant', game24_config.VARIANTS)
 def test_variants(variant):
   parsed = experiment_lib.parse(game24_config.get_config(variant))
+  more = ('search',) if variant == 'tiny' else (
+      'search4', 'search16', 'search64')
+  solutions = ('solutions',) if variant == 'laptop' else ()
   assert parsed.stages == (
-      'problems', 'traces', 'tokenizer', 'sft', 'evaluate', 'search')
+      'problems', 'traces', 'tokenizer', 'sft', *solutions, 'evaluate', *more)
   assert parsed.shared.task_kind == 'game24'
   task = parsed.shared.task
   assert [task.size(split) for split in task.splits] == [12_000, 100, 100]
