@@ -74,9 +74,9 @@ def _laptop(c: ml_collections.ConfigDict) -> None:
       policies=('sft', 'solutions'), reference='sft/traces'))
   c.evaluate.samples.max_new_tokens = 768
   c.search.update(dict(
-      policies=('solutions/solution_only',),
-      reference='solutions/solution_only'))
-  c.search.samples.num_samples = 256
+      policies=('solutions',), reference='solutions/solution_only'))
+  # As hot as the steps of a search: colder samples are those of `evaluate`.
+  c.search.samples.update(dict(num_samples=256, temperature=1.5))
   searches = []
   for size in (4, 16, 64):  # how success grows with the nodes visited
     searches.append(f'search{size}')

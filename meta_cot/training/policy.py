@@ -76,14 +76,14 @@ class Policy:
     step = steps[-1] if step is None else step
     checkpoint.check_whole(directory, step)
     wanted = dict(params=abstract(self.model, mesh))
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-      state = directory / str(step) / 'state'
-      there = reader.metadata(state).item_metadata
-      checkpoint.check_arrays(dict(params=there['params']), wanted, step)
-      return reader.restore(state, ocp.args.PyTreeRestore(
-          item=wanted, partial_restore=True,
-          restore_args=ocp.checkpoint_utils.construct_restore_args(
-              wanted)))['params']
+    reader = ocp.PyTreeCheckpointHandler()
+    state = directory / str(step) / 'state'
+    checkpoint.check_arrays(
+        dict(params=reader.metadata(state)['params']), wanted, step)
+    return reader.restore(state, args=ocp.args.PyTreeRestore(
+        item=wanted, partial_restore=True,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(
+            wanted)))['params']
 
 
 def abstract(
