@@ -55,10 +55,14 @@ def shardings(
   of_params = sharding.of_params(mesh, boxed)
   shapes = jax.eval_shape(functools.partial(_initial, init_fn, optimizer), rng)
   whole = sharding.replicated(mesh)
+  # Optimiser states hold trees like the parameters (moments) beside scalars.
+  # optax.tree.map_params would compute, where there may be no device.
+  structure = jax.tree.structure(of_params)
+  is_copy = lambda x: jax.tree.structure(x) == structure
   placed = TrainState(
-      step=whole, params=of_params, opt_state=optax.tree.map_params(
-          optimizer, lambda _, split: split, shapes.opt_state, of_params,
-          transform_non_params=lambda _: whole), rng=whole)
+      step=whole, params=of_params, opt_state=jax.tree.map(
+          lambda x: of_params if is_copy(x) else whole, shapes.opt_state,
+          is_leaf=is_copy), rng=whole)
   return jax.tree.map(lambda x, s: x.update(sharding=s), shapes, placed), placed
 
 
