@@ -214,8 +214,9 @@ def test_other_models_have_their_programs(tmp_path):
       epath.Path(tmp_path), model, small_rl.tokenizer(), config.style, {})
   config.search.policies = (*config.search.policies, str(tmp_path))
   config.search.solvers = ('greedy', 'beam')
-  found = compile_lib.find_topology('v5e:2x4')
-  builders = compile_lib.programs(experiment_lib.parse(config), found)
+  experiment = experiment_lib.parse(config)
+  builders = experiment_lib.programs(experiment, compile_lib.mesh_of(
+      experiment, compile_lib.find_topology('v5e:2x4')))
   start = f'search{tmp_path}/'
   assert [name for name in builders if name.startswith(start)] == [
       f'{start}{name}' for name in ('prefill', 'generate', 'params', 'start', *(

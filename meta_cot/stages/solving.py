@@ -169,11 +169,7 @@ class _Planned:
     settings, model = self.settings, self.there.model
     if settings.exploration != 'policy':
       exploration.check(settings.search, settings.exploration, model)
-    width = self.width_behind
-    try:
-      rules = self.rules
-    except ValueError as e:
-      raise config_lib.ConfigError(f'episodes: {e}') from e
+    width, rules = self.width_behind, self.rules
     if width + rules.row_length > model.max_length:
       raise config_lib.ConfigError(
           f'episodes.episode_length: got {rules.episode_length}; '
