@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from data_pipelines import streams
+from data_pipelines import pipelines
 from meta_cot import sharding
 from meta_cot.training import checkpoint
 from meta_cot.training import integrity
@@ -75,9 +75,9 @@ def state(step: int) -> state_lib.TrainState:
   return jax.tree.map(one, shapes)
 
 
-def iterator() -> streams.Streams:
+def iterator() -> pipelines.Streams:
   """0, 1, 2, ... in batches of one."""
-  return streams.Streams(
+  return pipelines.Streams(
       {0: iter(grain.MapDataset.range(1000).to_iter_dataset())})
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from configs import base
 from configs import kinds
-from data_pipelines import streams
+from data_pipelines import pipelines
 from meta_cot import sharding
 from meta_cot import types
 from meta_cot.model import config as model_config
@@ -70,7 +70,7 @@ def _iterator(seed: int = 0):
   """Endless batches whose position can be saved."""
   seeds = grain.MapDataset.range(1000).shuffle(seed=seed).repeat()
   batches = seeds.map(lambda i: _rows(int(i))).to_iter_dataset()
-  return streams.Streams({0: iter(batches)})
+  return pipelines.Streams({0: iter(batches)})
 
 
 class _Run:
