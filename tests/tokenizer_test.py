@@ -118,6 +118,15 @@ def test_unknown_text_and_ids_show_the_replacement_character(compact):
   assert compact.decode([compact.vocab_size]) == '\ufffd'
 
 
+def test_a_signal_while_texts_are_made_ends_the_process_as_always():
+  def texts():
+    yield COMPACT[0]
+    raise SystemExit(75)  # as a handler of a signal does
+
+  with pytest.raises(SystemExit, match='75'):
+    sentencepiece.train(texts(), 128, 60)
+
+
 def test_training_is_deterministic_and_the_fingerprint_tells(tmp_path):
   settings = sentencepiece.Settings(700, None, None)
   tokenizer, same = (settings.make([SOS]) for _ in range(2))

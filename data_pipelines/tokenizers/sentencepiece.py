@@ -108,15 +108,15 @@ def train(
   has_bytes = vocab_size >= BYTE_FALLBACK_VOCAB
   # A space needs a piece of its own: its bytes would read back as U+2581.
   spaced = itertools.chain((' \n',) if has_bytes else (), texts)
+  # Lines, as the trainer skips overlong sentences; all of them now, as it would
+  # make an error of its own of a signal that comes while it waits for one.
+  lines = [line for text in spaced for line in text.splitlines(True)]
   numbers = () if number_tokens is None else tuple(
       str(n) for n in range(number_tokens + 1))
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
-        # Lines, because the trainer skips overlong sentences.
-        sentence_iterator=(
-            line for text in spaced for line in text.splitlines(True)),
-        model_writer=model,
+        sentence_iterator=iter(lines), model_writer=model,
         model_type='bpe' if number_tokens is None else 'char',
         vocab_size=vocab_size, hard_vocab_limit=False,
         byte_fallback=has_bytes,
