@@ -6,6 +6,7 @@ of a batch advance together, finished ones are masked, and the loop ends when
 all are done.
 """
 
+import abc
 import dataclasses
 import functools
 from typing import Any, ClassVar
@@ -60,7 +61,7 @@ class SearchOutput:
 
 
 @dataclasses.dataclass(frozen=True)
-class Strategy:
+class Strategy(abc.ABC):
   """A search rule. Settings are static; all methods are pure.
 
   Raises:
@@ -87,18 +88,18 @@ class Strategy:
     """The strategy's own arrays, [B, ...]; None: the tree says it all."""
     del tree
 
+  @abc.abstractmethod
   def select(self, state: State) -> tuple[State, jax.Array]:
     """Leaves to expand now, [B, K]: distinct, unexpanded, or NONE.
 
     A problem that has none left must be marked as done; `backup` runs for it
     in the same step.
     """
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def backup(self, state: State, leaves_BxK: jax.Array,
              children: tree_lib.Children) -> State:
     """Takes in the children; marks problems that are done, sets solutions."""
-    raise NotImplementedError
 
 
 def start(strategy: Strategy, root: base.Root) -> State:
