@@ -226,6 +226,29 @@ def test_tiny_searches_need_no_jump_for_three_numbers(problem):
   assert '@' not in text
 
 
+@pytest.mark.parametrize('target, number, told', [
+    (28, 28, "2'8'"), (28, 2, "2'"), (28, 82, '82'), (28, 288, "2'8'8"),
+    (128, 28, "28"), (128, 18, "1'8"), (5, 5, "5'"), (5, 55, "5'5")])
+def test_digits_of_a_last_number_say_whether_they_are_the_targets(
+    target, number, told):
+  question = f'{number + 1},1>{target}'
+  outcome = 'goal' if number == target else 'dead_end'
+  step = traces.Step(
+      1, 0, f'{number + 1}-1={number}', str(number), outcome)
+  text = traces.render((traces.Start(question), step), 'compact_digits')
+  assert text == f'{question}:-{told}' + ('!' if number == target else 'x')
+  assert traces.parse(text, 'compact_digits') == (traces.Start(question), step)
+
+
+def test_digits_differ_from_compact_in_marks_alone():
+  rng = random.Random(3)
+  for seed in range(50):
+    numbers = [rng.randint(1, 20) for _ in range(3)]
+    events = _events(_problem(numbers, rng.randint(10, 60)), TINY, seed)
+    text = traces.render(events, 'compact_digits')
+    assert text.replace("'", '') == traces.render(events, 'compact')
+
+
 @pytest.mark.parametrize('style', format_lib.STYLES)
 def test_solution_only_round_trip(style):
   events = (traces.Start('20,1,9>28'), traces.Answer('9-1=8\n20+8=28'))
@@ -248,6 +271,10 @@ def test_solution_only_round_trip(style):
     ('compact', '1,2,3>6:2+1=3,3;@1;+6!', r'position 16 \(line 1\)'),
     ('compact', '1,2,3>6:2+1=3,3;x', 'a step, @, S'),
     ('compact', '1,2,3>6:2+1=3,3 ;+6!', 'the numbers left'),
+    ('compact_digits', "4,9>36:+1'3-5*36!S9*4=36", r"position 8 .* not 13\."),
+    ('compact_digits', '4,9>36:+13-5*36!S9*4=36', r"position 13 .* 3'6'\."),
+    ('compact_digits', "4,9>36:+13-5*3''6'!", 'position 15 .* further value'),
+    ('compact', "4,9>36:+13-5*3'6'!", 'a further value'),
     ('stream_of_search', 'x', "line 1.: 'x' is not Current State"),
     ('stream_of_search',
      'Current State: 24:[4, 6], Operations: []\nExploring', 'line 2'),
@@ -261,7 +288,7 @@ def test_solution_only_round_trip(style):
      'Current State: 24:[4, 6], Operations: []\nMoving to Node #0,3\n'
      'Current State: 24:[4, 6], Operations: []\n',
      r"position 57 \(line 2\): '0,3"),
-    ('prose', '', "style 'prose' is unknown; the styles are compact, str")])
+    ('verse', '', "style 'verse' is unknown; the styles are compact, ")])
 def test_parse_refuses(style, text, message):
   with pytest.raises(ValueError, match=message) as error:
     traces.parse(text, style)
