@@ -13,6 +13,7 @@ import pytest
 from meta_cot import traces
 from meta_cot.problem import Problem
 from meta_cot.tasks import countdown
+from meta_cot.traces import arithmetic
 from meta_cot.traces import format as format_lib
 from meta_cot.traces import record as record_lib
 from meta_cot.traces.arithmetic import teacher
@@ -226,29 +227,6 @@ def test_tiny_searches_need_no_jump_for_three_numbers(problem):
   assert '@' not in text
 
 
-@pytest.mark.parametrize('target, number, told', [
-    (28, 28, "2'8'"), (28, 2, "2'"), (28, 82, '82'), (28, 288, "2'8'8"),
-    (128, 28, "28"), (128, 18, "1'8"), (5, 5, "5'"), (5, 55, "5'5")])
-def test_digits_of_a_last_number_say_whether_they_are_the_targets(
-    target, number, told):
-  question = f'{number + 1},1>{target}'
-  outcome = 'goal' if number == target else 'dead_end'
-  step = traces.Step(
-      1, 0, f'{number + 1}-1={number}', str(number), outcome)
-  text = traces.render((traces.Start(question), step), 'compact_digits')
-  assert text == f'{question}:-{told}' + ('!' if number == target else 'x')
-  assert traces.parse(text, 'compact_digits') == (traces.Start(question), step)
-
-
-def test_digits_differ_from_compact_in_marks_alone():
-  rng = random.Random(3)
-  for seed in range(50):
-    numbers = [rng.randint(1, 20) for _ in range(3)]
-    events = _events(_problem(numbers, rng.randint(10, 60)), TINY, seed)
-    text = traces.render(events, 'compact_digits')
-    assert text.replace("'", '') == traces.render(events, 'compact')
-
-
 @pytest.mark.parametrize('style', format_lib.STYLES)
 def test_solution_only_round_trip(style):
   events = (traces.Start('20,1,9>28'), traces.Answer('9-1=8\n20+8=28'))
@@ -271,9 +249,6 @@ def test_solution_only_round_trip(style):
     ('compact', '1,2,3>6:2+1=3,3;@1;+6!', r'position 16 \(line 1\)'),
     ('compact', '1,2,3>6:2+1=3,3;x', 'a step, @, S'),
     ('compact', '1,2,3>6:2+1=3,3 ;+6!', 'the numbers left'),
-    ('compact_digits', "4,9>36:+1'3-5*36!S9*4=36", r"position 8 .* not 13\."),
-    ('compact_digits', '4,9>36:+13-5*36!S9*4=36', r"position 13 .* 3'6'\."),
-    ('compact_digits', "4,9>36:+13-5*3''6'!", 'position 15 .* further value'),
     ('compact', "4,9>36:+13-5*3'6'!", 'a further value'),
     ('stream_of_search', 'x', "line 1.: 'x' is not Current State"),
     ('stream_of_search',
@@ -303,11 +278,12 @@ def test_render_says_what_compact_cannot_express():
     traces.render(
         (traces.Start('8,3>2'), traces.Step(1, 0, '8/3=8/3', '8/3', '')),
         'compact')
-  for style in format_lib.STYLES:
+  for style in arithmetic.STYLES:
     with pytest.raises(ValueError, match="outcome ''"):
       traces.render(
           (traces.Start('4,6>24'), traces.Step(1, 0, '6*4=24', '24', '')),
           style)
+  for style in format_lib.STYLES:
     with pytest.raises(ValueError, match='stands'):
       traces.render(
           (traces.Start('4,6>24'), traces.Step(1, 7, '6*4=24', '24', 'goal')),
@@ -325,10 +301,10 @@ def test_render_says_what_compact_cannot_express():
     traces.render((), 'compact')
 
 
-def test_values_are_not_written():
+def test_number_puzzles_have_no_words_for_values():
   events = _events(_problem([20, 1, 9], 28), TINY)
   valued = (*events[:2], traces.Value(1, 0.5), *events[2:])
-  for style in format_lib.STYLES:
+  for style in arithmetic.STYLES:
     assert traces.render(valued, style) == traces.render(events, style)
 
 
