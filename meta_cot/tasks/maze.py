@@ -22,7 +22,7 @@ from meta_cot.traces.grid import astar
 from meta_cot.traces.grid import mazes
 
 _SHARES = {'validation': 0.05, 'test': 0.1}  # of all layouts; the rest is train
-_MAX_LAYOUTS = 2_000  # drawn for a problem
+_MAX_LAYOUTS = 1_000  # drawn for a problem
 _MAX_DRAWS = 100  # of start and goal, for a layout
 
 
@@ -217,13 +217,11 @@ def _draw(settings: Settings, seed: int, split: str, index: int) -> Problem:
     if _kind(walls, size, seed) != kind:
       continue
     for _ in range(_MAX_DRAWS):
-      try:
-        problem = make_problem(
-            size, *rng.sample(free, 2), walls, has_size=len(sizes) > 1)
-      except config_lib.UserError:
-        continue  # the goal cannot be reached
-      if problem.answer.count('\n') + 1 >= settings.min_plan * size:
-        return problem
+      start, goal = rng.sample(free, 2)
+      steps = mazes.Maze(start, goal, tuple(walls), size).steps(goal)
+      if steps is not None and steps + 1 >= settings.min_plan * size:
+        return make_problem(
+            size, start, goal, walls, has_size=len(sizes) > 1)
   raise config_lib.ConfigError(
       f'min_plan: got {settings.min_plan}; among {_MAX_LAYOUTS} layouts of '
       f'size {size} there is none with so long a way: it must be smaller.')

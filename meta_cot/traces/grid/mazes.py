@@ -55,6 +55,16 @@ class Maze:
     return [
         (x + dx, y + dy) for dx, dy in _MOVES if self.is_free((x + dx, y + dy))]
 
+  def steps(self, goal: Cell) -> int | None:
+    """Counts the steps of a shortest way to a cell; None: there is no way."""
+    steps, fresh, seen = 0, [self.start], {self.start}
+    while fresh and goal not in seen:
+      fresh = dict.fromkeys(
+          n for cell in fresh for n in self.neighbours(cell) if n not in seen)
+      seen.update(fresh)
+      steps += 1
+    return steps if goal in seen else None
+
   def faults(self, cells: Sequence[Cell]) -> Iterator[tuple[int, str]]:
     """Goes through a plan of at least one cell; yields (index, kind)."""
     for i, cell in enumerate(cells):
@@ -87,22 +97,11 @@ def of_data(data: Mapping[str, Any]) -> Maze:
         f'each number in 0..{size - 1}.')
   start, goal, *walls = cells
   maze = Maze(start, goal, tuple(walls), size)
-  if goal not in _reachable(maze):
+  if maze.steps(goal) is None:
     raise config_lib.UserError(
         f'maze: the goal {text(goal)} cannot be reached from the start '
         f'{text(start)}; it must be in every problem.')
   return maze
-
-
-def _reachable(maze: Maze) -> set[Cell]:
-  """Finds all cells to which a way leads from the start."""
-  found, fresh = {maze.start}, [maze.start]
-  while fresh:
-    for neighbour in maze.neighbours(fresh.pop()):
-      if neighbour not in found:
-        found.add(neighbour)
-        fresh.append(neighbour)
-  return found
 
 
 def distance(a: Cell, b: Cell) -> int:
