@@ -87,22 +87,26 @@ class _Search:
     self.cells = [None]  # of every node
     self.costs = [-1]
     self.here = 0
-    self.nodes = {}  # (cell, cost) -> node
     self.is_over = False  # the goal was closed
-    self._least = {}  # cell -> cost
+    self._nodes = {}  # (cell, cost) -> node
+    self._newest = {}  # cell -> node, the one that costs least
 
   def is_new(self, cell: mazes.Cell) -> bool:
     """Whether A* would create the cell here: not at a cost it had or more."""
-    return self.costs[self.here] + 1 < self._least.get(cell, float('inf'))
+    newest = self._newest.get(cell)
+    return newest is None or self.costs[self.here] + 1 < self.costs[newest]
 
   def add(self, cell: mazes.Cell) -> int:
     """Makes a node at the present one."""
     node, cost = len(self.cells), self.costs[self.here] + 1
     self.cells.append(cell)
     self.costs.append(cost)
-    self.nodes[cell, cost] = node
-    self._least[cell] = cost
+    self._nodes[cell, cost] = self._newest[cell] = node
     return node
+
+  def find(self, cell: mazes.Cell, cost: int) -> int | None:
+    """Returns the node of that cost, else the newest; None: no such cell."""
+    return self._nodes.get((cell, cost), self._newest.get(cell))
 
   def go_to(self, node: int) -> None:
     """Closes a node."""
@@ -216,11 +220,11 @@ class _Reader:
 
   def _close(self, cell: mazes.Cell, cost: int) -> int | None:
     """Tells a jump; None for one that cannot be told."""
-    node = self._search.nodes.get((cell, cost))
+    node = self._search.find(cell, cost)
     if node is None or node in self._closed:
       self._fault(
-          mazes.ILLEGAL, self._at, 'a cell that was created at this cost and '
-          'not closed', is_grammar=node is None)
+          mazes.ILLEGAL, self._at, 'a cell that was created and not closed',
+          is_grammar=node is None)
     if node is not None:
       self._closed.add(node)
       self._events.append(events_lib.Jump(node))
