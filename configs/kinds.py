@@ -51,6 +51,7 @@ def _sentencepiece():
   v.vocab_size = 128  # at most
   v.number_tokens = placeholder(int)  # n: 0..n one token each; None: digits
   v.path = placeholder(str)  # tokenizer.model to reuse; None: train one
+  v.pieces = ()  # texts of one token each, such as ' plan'; longest first
   return v
 
 
