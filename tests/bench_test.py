@@ -303,17 +303,19 @@ def test_a_report_begins_with_the_reference_beside_the_others(tmp_path):
   report.write(epath.Path(tmp_path / 'r'), 'Title', summary)
   text = (tmp_path / 'r' / 'report.md').read_text()
   headline, _, _ = text.partition('\n## ')
-  rates = {
-      label: sum(r['is_correct'] for r in rows if r['policy'] == label
-                 and r['split'] == 'first') / 9 for label in 'abc'}
-  assert len({*rates.values()}) > 1
-  assert f'`b`, greedy, solves {100 * rates["b"]:.1f} [' in headline
-  assert ']% of 9 problems of first. Beside it:' in headline
+  solved = lambda label, split: 100 * np.mean([
+      r['is_correct'] for r in rows
+      if (r['policy'], r['split']) == (label, split)])
+  assert len({solved(label, 'first') for label in 'abc'}) > 1
+  assert f'`b`, greedy, solves {solved("b", "first"):.1f} [' in headline
+  assert ']% of 9 problems of first, ' in headline
+  assert ']% of 4 problems of second. Beside it:' in headline
   for other in 'ac':
-    gap = 100 * (rates['b'] - rates[other])
-    assert f'- `{other}` {100 * rates[other]:.1f} [' in headline
-    assert f'a difference of {gap:+.1f} [' in headline
-  assert 'second' not in headline
+    for split in ('first', 'second'):
+      rate = solved(other, split)
+      assert f'- `{other}` {rate:.1f} [' in headline
+      gap = solved('b', split) - rate
+      assert f']% of {split}: a difference of {gap:+.1f} [' in headline
   alone = summary_lib.of_rows([r for r in rows if r['policy'] == 'b'],
                               reference=('b', 'greedy'))
   report.write(epath.Path(tmp_path / 's'), 'Title', alone)

@@ -44,16 +44,18 @@ def write(
 
 
 def _headline(summary) -> str:
-  """The reference beside the other policies, with its solver, on one split."""
+  """The reference beside the other policies, with its solver, on all splits."""
   if summary['reference'] is None:
     return ''
   policy, solver = summary['reference']
   entries = [e for e in summary['success'] if e['solver'] == solver]
-  mine = next((e for e in entries if e['policy'] == policy), None)
-  others = [
-      e for e in entries if mine and e['split'] == mine['split'] and e['minus']]
+  mine = {e['split']: e for e in entries if e['policy'] == policy}
+  others = [e for e in entries if e['minus'] and e['split'] in mine]
   if not others:
     return ''
+  solved = ', '.join(
+      f'{_cell(e)}% of {e["num_problems"]} problems of {split}'
+      for split, e in mine.items())
   lines = ''
   for e in others:
     gap = e['minus']
@@ -61,11 +63,10 @@ def _headline(summary) -> str:
         estimate=0.0 - gap['estimate'], low=0.0 - gap['high'],
         high=0.0 - gap['low'])
     lines += (
-        f'- `{e["policy"]}` {_cell(e)}%: a difference of {_cell(turned)} '
-        'points.\n')
+        f'- `{e["policy"]}` {_cell(e)}% of {e["split"]}: a difference of '
+        f'{_cell(turned)} points.\n')
   return (
-      f'`{policy}`, {solver}, solves {_cell(mine)}% of '
-      f'{mine["num_problems"]} problems of {mine["split"]}. Beside it:\n\n'
+      f'`{policy}`, {solver}, solves {solved}. Beside it:\n\n'
       f'{lines}\nBrackets are 95% intervals.\n')
 
 
