@@ -248,6 +248,7 @@ def test_solution_only_round_trip(style):
     ('compact', '1,2,3>6:2+1=3,3;@1;+6!', r'position 16 \(line 1\)'),
     ('compact', '1,2,3>6:2+1=3,3;x', 'a step, @, S'),
     ('compact', '1,2,3>6:2+1=3,3 ;+6!', 'the numbers left'),
+    ('compact', "4,9>36:+13-5*3'6'!", 'a further value'),
     ('stream_of_search', 'x', "line 1.: 'x' is not Current State"),
     ('stream_of_search',
      'Current State: 24:[4, 6], Operations: []\nExploring', 'line 2'),
@@ -261,7 +262,7 @@ def test_solution_only_round_trip(style):
      'Current State: 24:[4, 6], Operations: []\nMoving to Node #0,3\n'
      'Current State: 24:[4, 6], Operations: []\n',
      r"position 57 \(line 2\): '0,3"),
-    ('prose', '', "style 'prose' is unknown; the styles are compact, sea")])
+    ('verse', '', "style 'verse' is unknown; the styles are compact, ")])
 def test_parse_refuses(style, text, message):
   with pytest.raises(ValueError, match=message) as error:
     traces.parse(text, style)
@@ -281,6 +282,7 @@ def test_render_says_what_compact_cannot_express():
       traces.render(
           (traces.Start('4,6>24'), traces.Step(1, 0, '6*4=24', '24', '')),
           style)
+  for style in (*arithmetic.STYLES, 'prose'):
     with pytest.raises(ValueError, match='stands'):
       traces.render(
           (traces.Start('4,6>24'), traces.Step(1, 7, '6*4=24', '24', 'goal')),
@@ -298,7 +300,7 @@ def test_render_says_what_compact_cannot_express():
     traces.render((), 'compact')
 
 
-def test_values_are_not_written():
+def test_number_puzzles_have_no_words_for_values():
   events = _events(_problem([20, 1, 9], 28), TINY)
   valued = (*events[:2], traces.Value(1, 0.5), *events[2:])
   for style in arithmetic.STYLES:
