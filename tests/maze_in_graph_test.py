@@ -15,7 +15,7 @@ from meta_cot.tasks import maze_arrays
 from meta_cot.verifiers import maze_in_graph
 from tests import random_mazes
 
-SIZE, LENGTH = 12, 160  # of the largest maze; tokens of a text
+SIZE, LENGTH = 12, 64  # of the largest maze; tokens of a text
 WORDS = (
     ' create', ' close', ' plan', ' pla', 'plan', ' plan 1', '0 plan ', ' 1 2',
     *(f' {i}' for i in range(12)), *(f'{i} ' for i in range(12)), '10', '11',
@@ -84,8 +84,8 @@ def _tokens(rng, text):
   """A text cut into tokens, at every place in any of the possible ways."""
   tokens, at = [], 0
   while at < len(text):
-    fitting = [t for t in TOKENS if text.startswith(t, at)]
-    tokens.append(rng.choice(fitting))
+    fitting = [t for t in TOKENS if t and text.startswith(t, at)]
+    tokens.append('' if rng.random() < 0.02 else rng.choice(fitting))
     at += len(tokens[-1])
   return [TOKENS.index(t) for t in tokens]
 
@@ -95,30 +95,29 @@ def _judge():
   return jax.jit(jax.vmap(IN_GRAPH.outcome(TOKENS)))
 
 
-def _verdicts(problems, texts, rng):
-  rows_NxM = np.full((len(texts), LENGTH), TOKENS.index('1'), np.int32)
-  lengths = []
-  for row_M, text in zip(rows_NxM, texts, strict=True):
-    tokens = _tokens(rng, text)
+def _verdicts(problems, rows):
+  rows_NxM = np.full((len(rows), LENGTH), TOKENS.index('1'), np.int32)
+  for row_M, tokens in zip(rows_NxM, rows, strict=True):
     row_M[:len(tokens)] = tokens
-    lengths.append(len(tokens))
   inputs = jax.tree.map(
       lambda *x: np.stack(x), *map(IN_GRAPH.inputs, problems))
-  return np.asarray(_judge()(inputs, rows_NxM, np.array(lengths)))
+  return np.asarray(_judge()(inputs, rows_NxM, np.array([*map(len, rows)])))
 
 
-@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('seed', range(2))
 def test_agrees_with_plain_python(seed):
-  rng, problems, texts = random.Random(seed), [], []
+  rng, problems, texts, rows = random.Random(seed), [], [], []
   while len(texts) < 10_000:
     problem = random_mazes.draw(rng, rng.randint(2, 7))
     text = _text(rng, problem)
-    if len(text) < LENGTH // 2:
+    tokens = _tokens(rng, text)
+    if len(tokens) <= LENGTH:
       problems.append(problem)
       texts.append(text)
+      rows.append(tokens)
   expected = [right(*pair) for pair in zip(problems, texts, strict=True)]
   assert 3_000 < sum(expected) < 7_000
-  found = _verdicts(problems, texts, rng)
+  found = _verdicts(problems, rows)
   wrong = np.flatnonzero(found != expected)
   assert not wrong.size, (problems[wrong[0]].data, texts[wrong[0]])
 
@@ -144,7 +143,7 @@ def test_known_texts(text, is_right):
   rng = random.Random(text)
   assert right(MAZE, text) == is_right
   for _ in range(5):
-    assert _verdicts([MAZE], [text], rng) == [is_right]
+    assert _verdicts([MAZE], [_tokens(rng, text)]) == [is_right]
 
 
 def test_a_maze_is_put_among_walls():
