@@ -19,7 +19,6 @@ from meta_cot.traces import format as format_lib
 # one that writes whole traces; `episode`: a whole attempt, behind which another
 # one may follow.
 KINDS = ('solution', 'event', 'episode')
-_READ_IN_GRAPH = ('S', ',')  # opening and end of steps, of `in_graph.check`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +59,7 @@ def is_in_graph(task: base.Task, style: str) -> bool:
   """Tells whether texts of a style are judged in compiled programs."""
   module = format_lib.STYLES[style]
   return task.in_graph is not None and (
-      module.OPENING, module.STEP_END) == _READ_IN_GRAPH
+      module.OPENING, module.STEP_END) == task.in_graph.marks
 
 
 @dataclasses.dataclass(eq=False)
