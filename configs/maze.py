@@ -37,9 +37,10 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
 
 def pieces(sizes: tuple[int, ...]) -> tuple[str, ...]:
   """Lists the words of all mazes of these sizes, with the blank before them."""
-  first = ('size', ' start') if len(sizes) > 1 else ('start',)
+  has_size = len(sizes) > 1
+  first = ('size', ' start') if has_size else ('start',)
   words = (' goal', ' wall', ' create', ' close', ' plan')
-  numbers = [f' {n}' for n in range(max(*sizes, 0))]
+  numbers = [f' {n}' for n in range(max(sizes) + has_size)]
   costs = [f' c{n}' for n in range(max(sizes) ** 2)]
   return (*first, *words, *numbers, *costs)
 

@@ -12,7 +12,6 @@ import pytest
 
 from meta_cot.problem import Problem
 from meta_cot.tasks import maze_arrays
-from meta_cot.verifiers import maze_in_graph
 from tests import random_mazes
 
 SIZE, LENGTH = 12, 64  # of the largest maze; tokens of a text

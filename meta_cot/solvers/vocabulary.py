@@ -29,6 +29,7 @@ class Vocabulary:
   eos_ids: tuple[int, ...]  # end a text
   delimiter_ids: tuple[int, ...]  # end a step, and belong to it
   texts: tuple[str, ...]  # of every id that the model can write
+  has_opening: bool = False  # what opens a text would end a step
 
 
 def of(
@@ -40,9 +41,7 @@ def of(
   Raises:
     ValueError: no token ends a step.
   """
-  module = format_lib.STYLES[style]
-  ends = dict(
-      solution=(module.STEP_END,), event=module.EVENT_ENDS, episode=())[kind]
+  ends = _ends(style, kind)
   delimiter_ids = sorted({
       int(i) for end in ends for i in np.flatnonzero(tokenizer.ending_in(end))})
   if ends and not delimiter_ids:
@@ -52,7 +51,21 @@ def of(
   return Vocabulary(
       pad_id=tokenizer.pad_id, eos_ids=tokenizer.eos_ids,
       delimiter_ids=tuple(delimiter_ids),
-      texts=tuple(tokenizer.decode([i]) for i in range(vocab_size)))
+      texts=tuple(tokenizer.decode([i]) for i in range(vocab_size)),
+      has_opening=has_opening(style, kind))
+
+
+def _ends(style: str, kind: str) -> tuple[str, ...]:
+  """What ends a step."""
+  module = format_lib.STYLES[style]
+  return dict(
+      solution=(module.STEP_END,), event=module.EVENT_ENDS, episode=())[kind]
+
+
+def has_opening(style: str, kind: str) -> bool:
+  """Tells whether a style opens its texts with what ends its steps."""
+  opening = format_lib.STYLES[style].OPENING
+  return any(opening.endswith(end) for end in _ends(style, kind))
 
 
 def is_in_graph(task: base.Task, style: str) -> bool:
