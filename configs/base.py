@@ -35,11 +35,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.stages = ()  # names of groups that have a kind, in the order of the run
   # Compiled programs, for the next process: workdir | off | a path or bucket.
   c.compilation_cache = 'workdir'
-<<<<<<< HEAD
-  c.style = 'compact'  # of texts: compact | compact_digits | stream_of_search
-=======
-  c.style = 'compact'  # of texts: compact | stream_of_search | prose
->>>>>>> prose
+  # Of texts: compact | compact_digits | stream_of_search | prose | searchformer.
+  c.style = 'compact'
   c.mesh = _mesh()
   c.model = _model()
   return c

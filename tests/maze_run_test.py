@@ -32,7 +32,10 @@ def _config():
   c.sft.data.update(dict(sequence_length=192, num_records=40))
   c.evaluate.update(dict(
       reference='sft/traces/seed0', num_problems=8, num_curve_problems=0))
+  c.evaluate.solvers = ('greedy', 'beam')
   c.evaluate.samples.update(dict(batch_size=8, max_new_tokens=24))
+  c.evaluate.search.update(dict(
+      branching=2, beam_width=2, step_length=4, num_slots=4))
   return c
 
 
@@ -86,6 +89,8 @@ def test_the_report_has_measures_and_seeds(workdir):
   entries = {
       (e['policy'], e['split']): e for e in summary['success']
       if e['solver'] == 'greedy'}
+  (beam, _) = (e for e in summary['success'] if e['solver'] == 'beam')
+  assert beam['means']['nodes'] > 2 and beam['split'] == 'test_3'
   assert entries.keys() == {
       (f'sft/{arm}', f'test_{size}')
       for arm in _config().sft.arms for size in (3, 4)}
