@@ -8,8 +8,9 @@ arms on the first 4,000 problems for as many tokens, `examples4000` on as many
 sequences; the report has the mean over seeds, with intervals.
 
 Variants:
-  tiny    6 x 6, 0.5M parameters, both arms with as many tokens: not yet run to
-          its end.
+  tiny    5 x 5, 0.5M parameters, both arms with as many tokens: six minutes an
+          arm on two CPU cores. Of the test mazes, traces solve 36%, all of them
+          by a shortest way (one seed); solution only is not yet run.
   laptop  5, 7 and 9, 1,000 to 16,000 problems, three seeds, equal tokens and
           equal examples: 36 runs; not yet run.
 """
@@ -60,8 +61,9 @@ def pieces(sizes: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def _tiny(c: ml_collections.ConfigDict) -> None:
+  c.task.update(dict(sizes=(5,), num_train=16_000))
   c.sft = kinds.train(
-      num_tokens=1_500_000, batch_size=4, save_every_steps=500)
+      num_tokens=4_500_000, batch_size=4, save_every_steps=500)
   c.sft.data.sequence_length = 384
   c.evaluate = kinds.evaluate(
       reference='sft/traces', teacher='astar', solvers=('greedy',),
