@@ -35,7 +35,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.stages = ()  # names of groups that have a kind, in the order of the run
   # Compiled programs, for the next process: workdir | off | a path or bucket.
   c.compilation_cache = 'workdir'
-  c.style = 'compact'  # of texts: compact | compact_digits | stream_of_search
+  # compact | compact_digits | stream_of_search | prose | searchformer
+  c.style = 'compact'
   c.mesh = _mesh()
   c.model = _model()
   return c

@@ -12,14 +12,15 @@ import pytest
 from meta_cot import traces
 from meta_cot.verifiers import arithmetic
 from meta_cot.verifiers import in_graph
+from meta_cot.verifiers import symbols as symbols_lib
 
 LENGTH = 48  # symbols; shorter texts are filled with blanks
 _check = jax.jit(in_graph.check)
 
 
 def _symbols(text):
-  table_VxC = in_graph.symbol_table(list(text))
-  symbols_L = np.full(LENGTH, in_graph.BLANK, np.int32)
+  table_VxC = symbols_lib.table(list(text), in_graph.ALPHABET)
+  symbols_L = np.full(LENGTH, symbols_lib.BLANK, np.int32)
   symbols_L[:len(text)] = table_VxC[:, 0]
   return symbols_L
 
@@ -108,7 +109,8 @@ def test_known_solutions(text, numbers, target, is_right):
 
 
 def test_tokens_of_several_characters():
-  table = in_graph.symbol_table(['', 'S', '12', '+', '3=', '15', ',x'])
+  table = symbols_lib.table(
+      ['', 'S', '12', '+', '3=', '15', ',x'], in_graph.ALPHABET)
   symbols = table[[1, 2, 3, 4, 5, 0]].reshape(-1)
   assert bool(in_graph.check(symbols, np.array([3, 12]), 15))
   assert not bool(in_graph.check(

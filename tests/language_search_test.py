@@ -124,3 +124,18 @@ def test_roots_that_are_over_and_leaves_without_children(name):
   np.testing.assert_array_equal(
       output.solution_index[others], np.where(is_end_B, 1, -1))
   np.testing.assert_array_equal(output.solution_value[others], 0)
+
+
+@pytest.mark.parametrize('has_opening', [False, True])
+def test_what_opens_a_text_ends_no_step(has_opening):
+  config, params = language_search.make_model()
+  step = language_search.make_step(config, has_opening=has_opening)
+  output = language_search.run(
+      step, language_search.BEST_FIRST, params,
+      *language_search.make_prompts(BATCH), jnp.arange(BATCH))
+  tree = jax.device_get(output.tree)
+  is_short = (  # a step that is a delimiter and nothing else
+      tree.is_valid & (tree.embeddings.page.length == 1) & np.isin(
+          tree.embeddings.tokens[..., 0], language_search.DELIMITERS))
+  assert is_short[tree.depths > 1].any()
+  assert is_short[tree.depths == 1].any() == (not has_opening)

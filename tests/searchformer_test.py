@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import pytest
 
 from meta_cot import traces
+from meta_cot.solvers import trees
 from meta_cot.tasks import maze
 from meta_cot.traces import analysis
 from meta_cot.traces import events as events_lib
@@ -230,6 +231,31 @@ def test_the_path_leaves_out_what_the_plan_does_not_use():
       assert f' {verb} {cell}' in on_path
   assert on_path.count(' create') == on_path.count(' plan') == 5
   assert on_path.count(' close') == 5 < text.count(' close')
+
+
+def test_prose_tells_a_maze_too():
+  for problem in PROBLEMS[:20]:
+    events = _events(problem)
+    text = traces.render(events, 'prose')
+    assert traces.parse(text, 'prose') == events
+
+
+def test_a_tree_tells_a_cell_once_at_a_cost():
+  # Two ways to 1 1, both of two steps, and a step through a wall.
+  node = traces.Node
+  problem = maze.make_problem(3, (0, 0), (2, 2), [(0, 2)])
+  cells = ((-1, 'start'), (0, '0 0'), (1, '0 1'), (1, '1 0'), (2, '1 1'),
+           (3, '1 1'), (5, '2 1'), (2, '0 2'), (4, '1 2'))
+  record = dataclasses.replace(
+      TASK.teacher.search(problem, 'astar', 0), traversal='expansion',
+      solution=(), nodes=tuple(
+          node(parent, cell if i else '', '' if cell == '0 2' else cell,
+               order=i)
+          for i, (parent, cell) in enumerate(cells)))
+  text, num_left_out = trees.told(record, STYLE)
+  assert num_left_out == 3  # the second 1 1, what follows it, and 0 2
+  assert text.startswith(problem.question + ' create 0 0 c0 c4 close 0 0')
+  assert text.count(' create 1 1') == 1 and ' create 1 2 c3 c1' in text
 
 
 def test_marks_cut_the_steps_of_a_solution():

@@ -58,6 +58,9 @@ class LanguageStep:
   # Of every child, uint32 [2]; equal for equal states, which are not compared
   # without it.
   state_key: node_lib.OfText | None = None
+  # The first token of a text opens it: it ends no step, though it is one of
+  # `delimiter_ids`.
+  has_opening: bool = False
   # A text is one attempt: behind its end another one may follow, unless its
   # outcome is positive or the path is at its longest.
   has_attempts: bool = False
@@ -120,6 +123,7 @@ class LanguageStep:
             keys=None, values=None)))
     repeat = lambda x: jnp.repeat(x, self.branching, axis=0)
     start_C = repeat(leaf.page.end)
+    is_first_C = repeat(path.length == 1)
     fold = jax.vmap(jax.random.fold_in, (0, None))
     keys_C = jax.vmap(fold, (None, 0), 1)(
         path.keys, jnp.arange(self.branching)).reshape(-1)
@@ -134,7 +138,8 @@ class LanguageStep:
           self.config, params, tokens_C[:, None], state.cache,
           positions_BxL=(start_C + state.step)[:, None], shared=shared)
       return self._record(
-          state, tokens_C, log_probs_C, hidden_Cx1xD[:, 0], cache)
+          state, tokens_C, log_probs_C, hidden_Cx1xD[:, 0], cache,
+          is_opening_C=is_first_C & (state.step == 0))
 
     num_children = start_C.shape[0]
     state = _Writing(
@@ -150,11 +155,15 @@ class LanguageStep:
         lambda s: (s.step < self.step_length) & jnp.any(s.is_live), body,
         state)
 
-  def _record(self, state, tokens_C, log_probs_C, hidden_CxD, cache):
+  def _record(self, state, tokens_C, log_probs_C, hidden_CxD, cache, *,
+              is_opening_C):
     """The state with one more token in every child that has not ended."""
     is_live_C = state.is_live
     is_eos_C = decode.is_one_of(tokens_C, self.eos_ids)
-    is_end_C = decode.is_one_of(tokens_C, self.eos_ids + self.delimiter_ids)
+    is_end_C = decode.is_one_of(tokens_C, self.delimiter_ids)
+    if self.has_opening:
+      is_end_C &= ~is_opening_C
+    is_end_C |= is_eos_C
     return _Writing(
         step=state.step + 1, is_live=is_live_C & ~is_end_C,
         is_terminal=state.is_terminal | (is_live_C & is_eos_C),

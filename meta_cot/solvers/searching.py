@@ -323,7 +323,8 @@ def make_steps(
       model, branching=settings.branching, step_length=settings.step_length,
       delimiter_ids=vocabulary.delimiter_ids, eos_ids=vocabulary.eos_ids,
       pad_id=vocabulary.pad_id, sampling=settings.sampling(), value=value,
-      outcome=outcome, has_attempts=settings.step == 'episode')
+      outcome=outcome, has_opening=vocabulary.has_opening,
+      has_attempts=settings.step == 'episode')
   if is_likelihood:
     step_fn = values.likelihood(step_fn, is_reward=not is_judged)
   if is_judged:

@@ -6,7 +6,7 @@ A step of a tree is one operation of a solution, such as those of
 the record as it is, with no state.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
@@ -70,12 +70,15 @@ def read(
 
 
 def _said(text: str, style: str, *, is_first: bool) -> str | None:
-  """A step without what begins or ends it; None: it begins no solution."""
+  """A step without what begins or ends it, and without blanks around it.
+
+  None: it begins no solution.
+  """
   module = format_lib.STYLES[style]
   opening = module.OPENING if is_first else ''
   if not text.startswith(opening):
     return None
-  return text.removeprefix(opening).removesuffix(module.STEP_END)
+  return text.removeprefix(opening).removesuffix(module.STEP_END).strip()
 
 
 def of_answers(
@@ -114,7 +117,7 @@ def told(record: traces.TraceRecord, style: str) -> tuple[str, int]:
 
   Nodes that it has no words for are left out, with all that is below them: a
   step that is no operation on the numbers left, an end before one number is
-  left.
+  left, a state that was there before where the style wants it once.
 
   Returns:
     The text, which reads back as the events it was made from (but for values,
@@ -123,37 +126,53 @@ def told(record: traces.TraceRecord, style: str) -> tuple[str, int]:
   Raises:
     ValueError: the text reads back as something else.
   """
-  kept, index = [], {-1: -1}
-  for i, node in enumerate(record.nodes):
-    if node.parent not in index:
-      continue
-    node = dataclasses.replace(node, parent=index[node.parent])
-    if _can_tell(record, [*kept, node], style):
-      index[i] = len(kept)
-      kept.append(node)
-  is_whole = all(i in index for i in record.solution)
-  events = traces.linearize(dataclasses.replace(
-      record, nodes=tuple(kept), solution=tuple(
-          index[i] for i in record.solution) if is_whole else ()))
+  part = _part(record, style, _way)
+  if not _can_tell(part, style):  # nodes that do not go together; takes longer
+    part = _part(record, style, lambda nodes: nodes)
+  events = traces.linearize(part)
   text = traces.render(events, style=style)
   without_values = tuple(e for e in events if not isinstance(e, traces.Value))
   if traces.parse(text, style=style) not in (events, without_values):
     raise ValueError(
         f'problem {record.problem.id!r}: the search {text!r} reads back as '
         'another one.')
-  return text, len(record.nodes) - len(kept)
+  return text, len(record.nodes) - len(part.nodes)
 
 
-def _can_tell(record, nodes: Sequence[traces.Node], style: str) -> bool:
-  """Whether the style can write the way to the last of the nodes."""
+def _part(record, style: str, looked_at: Callable) -> traces.TraceRecord:
+  """The record with the nodes that can be told, one after the other.
+
+  A node is kept if the style can write what `looked_at` makes of it and the
+  nodes kept before.
+  """
+  kept, index = [], {-1: -1}
+  for i, node in enumerate(record.nodes):
+    if node.parent not in index:
+      continue
+    nodes = [*kept, dataclasses.replace(node, parent=index[node.parent])]
+    if _can_tell(dataclasses.replace(
+        record, nodes=tuple(looked_at(nodes)), solution=()), style):
+      index[i] = len(kept)
+      kept = nodes
+  is_whole = all(i in index for i in record.solution)
+  return dataclasses.replace(
+      record, nodes=tuple(kept), solution=tuple(
+          index[i] for i in record.solution) if is_whole else ())
+
+
+def _way(nodes: Sequence[traces.Node]) -> list[traces.Node]:
+  """The way to the last of the nodes alone."""
   way = from_tree.path(nodes, len(nodes) - 1)
-  chain = [
+  return [
       dataclasses.replace(
           nodes[i], parent=depth - 1, order=depth if i != way[-1] else -1)
       for depth, i in enumerate(way)]
+
+
+def _can_tell(record: traces.TraceRecord, style: str) -> bool:
+  """Whether the style can write all of a record."""
   try:
-    traces.render(traces.linearize(dataclasses.replace(
-        record, nodes=chain, solution=())), style=style)
+    traces.render(traces.linearize(record), style=style)
   except ValueError:
     return False
   return True

@@ -19,7 +19,6 @@ from meta_cot.traces import format as format_lib
 # one that writes whole traces; `episode`: a whole attempt, behind which another
 # one may follow.
 KINDS = ('solution', 'event', 'episode')
-_READ_IN_GRAPH = ('S', ',')  # opening and end of steps, of `in_graph.check`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +29,7 @@ class Vocabulary:
   eos_ids: tuple[int, ...]  # end a text
   delimiter_ids: tuple[int, ...]  # end a step, and belong to it
   texts: tuple[str, ...]  # of every id that the model can write
+  has_opening: bool = False  # what opens a text would end a step
 
 
 def of(
@@ -41,9 +41,7 @@ def of(
   Raises:
     ValueError: no token ends a step.
   """
-  module = format_lib.STYLES[style]
-  ends = dict(
-      solution=(module.STEP_END,), event=module.EVENT_ENDS, episode=())[kind]
+  ends = _ends(style, kind)
   delimiter_ids = sorted({
       int(i) for end in ends for i in np.flatnonzero(tokenizer.ending_in(end))})
   if ends and not delimiter_ids:
@@ -53,14 +51,28 @@ def of(
   return Vocabulary(
       pad_id=tokenizer.pad_id, eos_ids=tokenizer.eos_ids,
       delimiter_ids=tuple(delimiter_ids),
-      texts=tuple(tokenizer.decode([i]) for i in range(vocab_size)))
+      texts=tuple(tokenizer.decode([i]) for i in range(vocab_size)),
+      has_opening=has_opening(style, kind))
+
+
+def _ends(style: str, kind: str) -> tuple[str, ...]:
+  """What ends a step."""
+  module = format_lib.STYLES[style]
+  return dict(
+      solution=(module.STEP_END,), event=module.EVENT_ENDS, episode=())[kind]
+
+
+def has_opening(style: str, kind: str) -> bool:
+  """Tells whether a style opens its texts with what ends its steps."""
+  opening = format_lib.STYLES[style].OPENING
+  return any(opening.endswith(end) for end in _ends(style, kind))
 
 
 def is_in_graph(task: base.Task, style: str) -> bool:
   """Tells whether texts of a style are judged in compiled programs."""
   module = format_lib.STYLES[style]
   return task.in_graph is not None and (
-      module.OPENING, module.STEP_END) == _READ_IN_GRAPH
+      module.OPENING, module.STEP_END) == task.in_graph.marks
 
 
 @dataclasses.dataclass(eq=False)

@@ -78,7 +78,8 @@ class Planned:
       return vocabulary.of(tokenizer, size, self.style, step)
     return vocabulary.Vocabulary(
         tokenizer.pad_id, tokenizer.eos_ids, delimiter_ids=(_DELIMITER_ID,),
-        texts=tuple(map(str, range(size))))
+        texts=tuple(map(str, range(size))),
+        has_opening=vocabulary.has_opening(self.style, step))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,6 +49,8 @@ class States(Protocol):
 class InGraph(Protocol):
   """The verdict as a function of arrays, for compiled programs."""
 
+  marks: tuple[str, str]  # OPENING and STEP_END of the styles that it reads
+
   def inputs(self, problem: Problem) -> dict[str, np.ndarray]:
     """Returns what the function needs to know of a problem.
 

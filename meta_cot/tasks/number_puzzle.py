@@ -54,6 +54,8 @@ class States:
 class InGraph:
   """The verdict on a solution such as `S9-3=6,4*6=24`."""
 
+  marks = ('S', ',')
+
   def inputs(self, problem: Problem) -> dict[str, np.ndarray]:
     """Returns int32 `numbers` [n] and `target` []."""
     return {

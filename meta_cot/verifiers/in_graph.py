@@ -6,19 +6,18 @@ Here the same judgement of "one operation after another", `S9-3=6,4*6=24`, is a
 small automaton over symbols, so that finished steps are judged in the graph.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from flax import struct
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+from meta_cot.verifiers import symbols as symbols_lib
 
 MAX_DIGITS = 9  # of a number; longer ones are wrong here
 
-_SYMBOLS = {c: symbol for symbol, c in enumerate('0123456789+-*/=,S')}
+ALPHABET = '0123456789+-*/=,S'
 _PLUS, _MINUS, _TIMES, _OVER, _EQUALS, _COMMA, _START = range(10, 17)
-_OTHER = len(_SYMBOLS)  # any other character
-BLANK = -1  # no character
 _BEFORE, _LEFT, _RIGHT, _RESULT = range(4)  # what is read next
 
 
@@ -37,22 +36,6 @@ class _Reading:
   is_right: jax.Array  # [] bool
 
 
-def symbol_table(texts: Sequence[str]) -> np.ndarray:
-  """The symbols that every token stands for.
-
-  Args:
-    texts: of tokens 0 .. V-1; '' for those that write nothing.
-
-  Returns:
-    [V, C] int32 with C the length of the longest text; BLANK behind the text.
-  """
-  width = max(map(len, texts), default=0)
-  table_VxC = np.full((len(texts), max(width, 1)), BLANK, np.int32)
-  for row, text in enumerate(texts):
-    table_VxC[row, :len(text)] = [_SYMBOLS.get(c, _OTHER) for c in text]
-  return table_VxC
-
-
 def outcome(texts: Sequence[str]) -> Callable[..., jax.Array]:
   """Makes the verifier of token ids.
 
@@ -63,19 +46,9 @@ def outcome(texts: Sequence[str]) -> Callable[..., jax.Array]:
     A function of `numbers` and `target` (see `check`), tokens_M and a length:
     [] float32, 1.0 for a right solution, else 0.0.
   """
-  table_VxC = symbol_table(texts)
-
-  def judge(
-      inputs: Mapping[str, jax.Array], tokens_M: jax.Array, length: jax.Array
-  ) -> jax.Array:
-    symbols_MxC = jnp.asarray(table_VxC)[tokens_M]
-    is_text_M = jnp.arange(tokens_M.shape[0]) < length
-    symbols_MxC = jnp.where(is_text_M[:, None], symbols_MxC, BLANK)
-    return check(
-        symbols_MxC.reshape(-1), inputs['numbers'],
-        inputs['target']).astype(jnp.float32)
-
-  return judge
+  return symbols_lib.outcome(
+      texts, ALPHABET, lambda inputs, symbols_L: check(
+          symbols_L, inputs['numbers'], inputs['target']))
 
 
 def check(
@@ -97,9 +70,7 @@ def check(
       place=zero + _BEFORE, number=zero, num_digits=zero, left=zero,
       right=zero, sign=zero, values=numbers_n.astype(jnp.int32),
       is_there=jnp.ones(numbers_n.shape, bool), is_right=jnp.array(True))
-  reading = jax.lax.scan(
-      lambda reading, symbol: (_read(reading, symbol), None), reading,
-      symbols_L)[0]
+  reading = symbols_lib.read(_read, reading, symbols_L)
   is_whole = (reading.place == _RESULT) & (reading.num_digits > 0)
   reading = _apply(reading)
   # The only value left is the last result.
@@ -123,7 +94,7 @@ def _read(reading: _Reading, symbol: jax.Array) -> _Reading:
   moves = starts | to_right | to_result | ends
   applied = _apply(reading)
   pick = lambda when, new, old: jnp.where(when, new, old)
-  after = reading.replace(
+  return reading.replace(
       place=jnp.where(starts | ends, _LEFT, place + moves),
       number=pick(adds, 10 * reading.number + symbol, 0),
       num_digits=pick(adds, reading.num_digits + 1, 0),
@@ -134,7 +105,6 @@ def _read(reading: _Reading, symbol: jax.Array) -> _Reading:
       is_there=pick(ends, applied.is_there, reading.is_there),
       is_right=pick(ends, applied.is_right, reading.is_right) & (
           moves | adds | (place == _BEFORE)))
-  return jax.tree.map(lambda a, b: pick(symbol == BLANK, a, b), reading, after)
 
 
 def _apply(reading: _Reading) -> _Reading:

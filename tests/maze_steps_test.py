@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A* on mazes in one compiled program, against A* in plain Python."""
+
+import heapq
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from meta_cot import sharding
+from meta_cot.tasks import maze_arrays
+from meta_cot.tasks import maze_steps
+from tests import random_mazes
+
+NUM_MAZES, SIZE = 512, 8
+
+
+def a_star(problem):
+  """Cells as they are created and as they are closed, and the cost or None."""
+  left, goal = random_mazes.free(problem), tuple(problem.data['goal'])
+  created, closed, costs, frontier = [], [], {}, []
+
+  def create(cell, cost):
+    x, y = cell
+    created.append(cell)
+    costs[cell] = cost
+    f = cost + abs(x - goal[0]) + abs(y - goal[1])
+    heapq.heappush(frontier, (f, y, x, cost))
+
+  create(tuple(problem.data['start']), 0)
+  while frontier:
+    _, y, x, cost = heapq.heappop(frontier)
+    if cost > costs[x, y]:
+      continue  # created anew since
+    closed.append((x, y))
+    if (x, y) == goal:
+      return created, closed, cost
+    for dx, dy in random_mazes.MOVES:
+      cell = (x + dx, y + dy)
+      if cell in left and cost + 1 < costs.get(cell, float('inf')):
+        create(cell, cost + 1)
+  return created, closed, None
+
+
+def _stacked(problems, size=SIZE):
+  inputs = map(maze_arrays.InGraph(size).inputs, problems)
+  return jax.tree.map(lambda *x: np.stack(x), *inputs)
+
+
+@pytest.fixture(scope='module')
+def mazes():
+  rng = random.Random(0)
+  return [random_mazes.draw(rng, rng.randint(2, SIZE))
+          for _ in range(NUM_MAZES)]
+
+
+def _cells(tree, b, nodes):
+  return [tuple(cell) for cell in tree.embeddings[b, nodes].tolist()]
+
+
+def test_equals_plain_python_on_500_mazes(mazes):
+  output = maze_steps.a_star(_stacked(mazes))
+  paths_BxD = np.asarray(output.path(output.solution_index))
+  output = jax.tree.map(np.asarray, output)
+  tree, num_unsolved = output.tree, 0
+  assert output.is_done.all()
+  for b, problem in enumerate(mazes):
+    created, closed, cost = a_star(problem)
+    assert _cells(tree, b, np.flatnonzero(tree.is_valid[b])) == created
+    when_N, goal = tree.expansion_order[b], output.solution_index[b]
+    order = sorted(np.flatnonzero(when_N >= 0), key=lambda i: when_N[i])
+    way = random_mazes.shortest(problem)
+    if cost is None:
+      assert goal == -1 and way is None
+      assert _cells(tree, b, order) == closed
+      num_unsolved += 1
+    else:
+      assert _cells(tree, b, [*order, goal]) == closed
+      assert tree.costs[b, goal] == cost == len(way) - 1
+      found = _cells(tree, b, [i for i in paths_BxD[b] if i >= 0])
+      assert len(found) == len(way) and found[-1] == way[-1]
+      assert found[0] == way[0] and set(found) <= random_mazes.free(problem)
+  assert 50 < num_unsolved < 250
+
+
+def test_devices_and_calls(mazes):
+  """On eight devices it is the same, and no call compiles a second time."""
+  inputs = _stacked(mazes)
+  once = maze_steps.a_star(inputs)
+  num_programs = maze_steps.a_star._cache_size()
+  again = maze_steps.a_star(_stacked(mazes[::-1]))
+  assert maze_steps.a_star._cache_size() == num_programs
+  mesh = sharding.make_mesh(sharding.MeshConfig(-1, 1, 1))
+  assert len(mesh.devices.flat) == 8
+  spread = maze_steps.a_star(sharding.split_batch(inputs, mesh))
+  assert len(spread.tree.costs.sharding.device_set) == 8
+  for a, b, c in zip(*map(jax.tree.leaves, (once, spread, again)), strict=True):
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(a, c[::-1])
+
+
+def test_a_start_that_is_the_goal():
+  problem = random_mazes.draw(random.Random(1), 3)
+  problem.data['goal'] = problem.data['start']
+  output = maze_steps.a_star(_stacked([problem], 3))
+  assert output.solution_index.tolist() == [0]
+  assert output.tree.num_expansions.tolist() == [0]
+
+
+def test_mazes_that_are_too_large():
+  maze = dict(start=jnp.zeros((1, 2), int), goal=jnp.ones((1, 2), int),
+              is_wall=jnp.zeros((1, 65, 65), bool))
+  with pytest.raises(ValueError, match='mazes: got size 65; must be at most'):
+    maze_steps.a_star(maze)
