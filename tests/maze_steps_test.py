@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A* on mazes in one compiled program, against A* in plain Python."""
 
-import heapq
+import json
 import random
 
 import jax
@@ -9,39 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import mazes as mazes_benchmark
 from meta_cot import sharding
 from meta_cot.tasks import maze_arrays
 from meta_cot.tasks import maze_steps
 from tests import random_mazes
 
 NUM_MAZES, SIZE = 512, 8
-
-
-def a_star(problem):
-  """Cells as they are created and as they are closed, and the cost or None."""
-  left, goal = random_mazes.free(problem), tuple(problem.data['goal'])
-  created, closed, costs, frontier = [], [], {}, []
-
-  def create(cell, cost):
-    x, y = cell
-    created.append(cell)
-    costs[cell] = cost
-    f = cost + abs(x - goal[0]) + abs(y - goal[1])
-    heapq.heappush(frontier, (f, y, x, cost))
-
-  create(tuple(problem.data['start']), 0)
-  while frontier:
-    _, y, x, cost = heapq.heappop(frontier)
-    if cost > costs[x, y]:
-      continue  # created anew since
-    closed.append((x, y))
-    if (x, y) == goal:
-      return created, closed, cost
-    for dx, dy in random_mazes.MOVES:
-      cell = (x + dx, y + dy)
-      if cell in left and cost + 1 < costs.get(cell, float('inf')):
-        create(cell, cost + 1)
-  return created, closed, None
 
 
 def _stacked(problems, size=SIZE):
@@ -67,7 +41,7 @@ def test_equals_plain_python_on_500_mazes(mazes):
   tree, num_unsolved = output.tree, 0
   assert output.is_done.all()
   for b, problem in enumerate(mazes):
-    created, closed, cost = a_star(problem)
+    created, closed, cost = mazes_benchmark.a_star(problem.data)
     assert _cells(tree, b, np.flatnonzero(tree.is_valid[b])) == created
     when_N, goal = tree.expansion_order[b], output.solution_index[b]
     order = sorted(np.flatnonzero(when_N >= 0), key=lambda i: when_N[i])
@@ -107,6 +81,14 @@ def test_a_start_that_is_the_goal():
   output = maze_steps.a_star(_stacked([problem], 3))
   assert output.solution_index.tolist() == [0]
   assert output.tree.num_expansions.tolist() == [0]
+
+
+def test_the_contest(capsys):
+  mazes_benchmark.main(['--size=4', '--mazes=3', '--repeats=2'])
+  lines = [*map(json.loads, capsys.readouterr().out.splitlines())]
+  assert [x.get('contestant') for x in lines] == ['compiled', 'plain', None]
+  assert all(x['mazes_per_second'] > 0 for x in lines[:2])
+  assert lines[2]['ratio']['median'] > 0 and lines[2]['mazes'] == 3
 
 
 def test_mazes_that_are_too_large():
