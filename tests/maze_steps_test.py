@@ -13,6 +13,7 @@ from benchmarks import mazes as mazes_benchmark
 from meta_cot import sharding
 from meta_cot.tasks import maze_arrays
 from meta_cot.tasks import maze_steps
+from tests import plain_astar
 from tests import random_mazes
 
 NUM_MAZES, SIZE = 512, 8
@@ -34,6 +35,28 @@ def _cells(tree, b, nodes):
   return [tuple(cell) for cell in tree.embeddings[b, nodes].tolist()]
 
 
+def _stream(tree, b, goal):
+  """Searchformer's words of create and close."""
+  def words(verb, node):
+    cell, cost = tree.embeddings[b, node], int(tree.costs[b, node])
+    rest = abs(cell - tree.embeddings[b, goal]).sum()
+    return [verb, *map(str, cell), f'c{cost}', f'c{rest}']
+
+  written = words('create', 0)
+  for node in [*_order(tree, b), goal]:
+    written += words('close', node)
+    for child in np.flatnonzero(tree.is_valid[b]):
+      if tree.parents[b, child] == node:
+        written += words('create', child)
+  return written
+
+
+def _order(tree, b):
+  """Nodes as they are expanded."""
+  when_N = tree.expansion_order[b]
+  return sorted(np.flatnonzero(when_N >= 0), key=lambda node: when_N[node])
+
+
 def test_equals_plain_python_on_500_mazes(mazes):
   output = maze_steps.a_star(_stacked(mazes))
   paths_BxD = np.asarray(output.path(output.solution_index))
@@ -43,8 +66,7 @@ def test_equals_plain_python_on_500_mazes(mazes):
   for b, problem in enumerate(mazes):
     created, closed, cost = mazes_benchmark.a_star(problem.data)
     assert _cells(tree, b, np.flatnonzero(tree.is_valid[b])) == created
-    when_N, goal = tree.expansion_order[b], output.solution_index[b]
-    order = sorted(np.flatnonzero(when_N >= 0), key=lambda i: when_N[i])
+    order, goal = _order(tree, b), output.solution_index[b]
     way = random_mazes.shortest(problem)
     if cost is None:
       assert goal == -1 and way is None
@@ -56,6 +78,8 @@ def test_equals_plain_python_on_500_mazes(mazes):
       found = _cells(tree, b, [i for i in paths_BxD[b] if i >= 0])
       assert len(found) == len(way) and found[-1] == way[-1]
       assert found[0] == way[0] and set(found) <= random_mazes.free(problem)
+      stream = plain_astar.stream(problem)
+      assert _stream(tree, b, goal) == stream[:stream.index('plan')]
   assert 50 < num_unsolved < 250
 
 
