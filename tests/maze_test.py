@@ -6,6 +6,7 @@ import random
 
 import hypothesis
 from hypothesis import strategies as st
+import jax
 import numpy as np
 import pytest
 
@@ -176,6 +177,31 @@ def test_reachable_is_what_astar_reaches(seed, size):
 
 def _measure(problem, answer, text):
   return TASK.measure(problem, text, answer, TASK.verify(problem, answer))
+
+
+def test_the_judge_in_the_graph_agrees_with_the_verifier():
+  words = ['', *(f' {n}' for n in range(8)), ' plan', ' create', ' c3']
+  judge = jax.jit(TASK.in_graph.outcome(words))
+  rng, num_right = random.Random(0), 0
+  for problem in TASK.problems('train', 0, 80):
+    answer = problem.answer.split('\n')
+    for draw in range(4):
+      steps = list(answer)
+      for _ in range(draw):
+        at = rng.randrange(len(steps))
+        steps[at:at + rng.randint(0, 1)] = [rng.choice(
+            [*answer, f'{rng.randrange(8)} {rng.randrange(8)}'])]
+      text = ''.join(f' plan {step}' for step in steps)
+      tokens = [words.index(f' {word}') for word in text.split()]
+      row = np.zeros(96, np.int32)
+      row[:len(tokens)] = tokens
+      expected = TASK.verify(problem, '\n'.join(steps)).is_correct
+      assert traces.extract_answer(
+          problem.question + text, 'searchformer') == '\n'.join(steps)
+      assert judge(
+          TASK.in_graph.inputs(problem), row, len(tokens)) == expected
+      num_right += expected
+  assert 80 <= num_right < 200
 
 
 def test_measures():

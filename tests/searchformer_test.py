@@ -232,6 +232,13 @@ def test_the_path_leaves_out_what_the_plan_does_not_use():
   assert on_path.count(' close') == 5 < text.count(' close')
 
 
+def test_prose_tells_a_maze_too():
+  for problem in PROBLEMS[:20]:
+    events = _events(problem)
+    text = traces.render(events, 'prose')
+    assert traces.parse(text, 'prose') == events
+
+
 def test_marks_cut_the_steps_of_a_solution():
   module = format_lib.STYLES[STYLE]
   assert PLAN.startswith(module.OPENING)

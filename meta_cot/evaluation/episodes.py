@@ -12,13 +12,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from meta_cot.evaluation import budgets
-from meta_cot.evaluation import statistics
+from meta_cot.evaluation import runs as runs_lib
 from meta_cot.solvers import base
 
-# 97.5% quantiles of Student's t by degrees of freedom, from 1 on; the last one
-# is a little wide for more.
-_STUDENT = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 _RIVALS = ('oracle', 'majority')
 
 Runs = Mapping[int, base.Outcomes]  # of one policy, by their seeds
@@ -65,7 +61,8 @@ def _episodes(group: Runs, samples: base.Outcomes) -> list[dict]:
       dict(
           episode=e + 1, tokens=tokens, taken=taken_E[e],
           finished=finished_E[e] / max(taken_E[e], 1e-9),
-          this=_rate(this_RxBxE[..., e]), any=_rate(any_RxBxE[..., e]),
+          this=runs_lib.rate(this_RxBxE[..., e]),
+          any=runs_lib.rate(any_RxBxE[..., e]),
           equal_tokens=budgets.at_tokens(
               samples, tokens, _RIVALS, is_whole=False))
       for e, tokens in enumerate(over_all(np.cumsum(num_tokens, axis=-1)))]
@@ -79,7 +76,7 @@ def _minus(group: Runs, start: Runs) -> dict:
     theirs_RxB = theirs_RxB[[list(start).index(seed) for seed in group]]
   else:
     theirs_RxB = np.mean(theirs_RxB, axis=0)
-  return _rate(final(group) - theirs_RxB, low=-1.0)
+  return runs_lib.rate(final(group) - theirs_RxB, low=-1.0)
 
 
 def _stack(group: Runs, field: str) -> np.ndarray:
@@ -87,14 +84,3 @@ def _stack(group: Runs, field: str) -> np.ndarray:
   return np.stack([
       outcomes.by_episode(getattr(outcomes, field))
       for outcomes in group.values()])
-
-
-def _rate(values_RxB: np.ndarray, low: float = 0.0) -> dict:
-  """A mean with its intervals; see `summarise`."""
-  by_seed_R, seeds_ci95 = values_RxB.mean(axis=1), None
-  if len(by_seed_R) > 1:
-    seeds_ci95 = statistics.normal_interval(
-        by_seed_R, low=low,
-        quantile=_STUDENT[min(len(by_seed_R) - 1, len(_STUDENT)) - 1])
-  return budgets.rate(values_RxB.mean(axis=0), low) | dict(
-      by_seed=by_seed_R.tolist(), seeds_ci95=seeds_ci95)

@@ -10,6 +10,10 @@ from meta_cot.evaluation import plots
 from meta_cot.evaluation import trees
 from meta_cot.runtime import files
 
+_SEEDS = (
+    'Policies that differ in their seed alone are one; `over seeds`, the '
+    'measures and the differences have intervals between the means of the '
+    "seeds (Student's t). ")
 _EPISODES = {  # key of a row -> figure, what it shows
     'this': ('episodes.png', 'success of every episode'),
     'any': ('any_episode.png', 'success of the best episode so far')}
@@ -73,26 +77,41 @@ def _success(summary) -> str:
   entries = summary['success']
   names = list(dict.fromkeys(k for e in entries for k in e['means']))
   means = ''.join(f' | {name.replace("_", " ")}' for name in names)
+  has_seeds = any(len(e['seeds']) > 1 for e in entries)
   return (
       '## Success and cost\n\nTokens are generated tokens of an attempt, end '
       'of sequence and all children of a search counted. Seconds are of all '
       'attempts. Occupancy is the share of rows and steps that worked on an '
       'unfinished attempt. Brackets are 95% intervals (Wilson; normal over '
       'problems with several attempts each; for the difference, paired). '
-      '`symbolic` is the search that wrote the traces.\n\n'
+      + _SEEDS * has_seeds
+      + '`symbolic` is the search that wrote the traces.\n\n'
       + _table(
-          'policy | solver | split | problems | solved % | minus reference | '
+          'policy | solver | split | problems | solved %'
+          + ' | seeds | over seeds' * has_seeds + ' | minus reference | '
           f'tokens | occupancy %{means} | seconds', [
               [e['policy'], e['solver'], e['split'], e['num_problems'], e,
+               *([len(e['seeds']), e.get('seeds_ci95')] * has_seeds),
                e['minus'], e['mean_tokens'], f'{100 * e["occupancy"]:.0f}',
-               *(e['means'].get(name) for name in names),
+               *(_mean(e, name) for name in names),
                f'{e["seconds"]:.2f}'] for e in entries]))
+
+
+def _mean(entry, name: str) -> str:
+  """The mean of a measure, with its interval over seeds if there are any."""
+  if name not in entry['means']:
+    return '-'
+  words = f'{entry["means"][name]:.3g}'
+  ci95 = entry['means_ci95'][name]
+  return words if ci95 is None else (
+      f'{words} [{ci95[0]:.3g}, {ci95[1]:.3g}]')
 
 
 def _curve(directory, summary) -> str:
   lines = {}
   for e in summary['curve']:
-    lines.setdefault(e['policy'], []).append(_point(e['tokens'], e))
+    name = e['policy'] + f'/seed{e["seed"]}' * (e['seed'] > 0)
+    lines.setdefault(name, []).append(_point(e['tokens'], e))
   if not lines:
     return ''
   plots.success_curves(directory / 'learning_curve.png', lines)

@@ -49,15 +49,16 @@ def wilson(
 
 
 def normal_interval(
-    values: Sequence[float], *, low: float = 0.0, quantile: float = 1.96,
+    values: Sequence[float], *, low: float = 0.0, high: float = 1.0,
+    quantile: float = 1.96,
 ) -> list[float]:
-  """Computes the interval of a mean of values, cut to [low, 1]."""
+  """Computes the interval of a mean of values, cut to [low, high]."""
   mean, error = sum(values) / len(values), 0.0
   if len(values) > 1:
     error = statistics.stdev(map(float, values)) / math.sqrt(len(values))
   return [
       max(float(mean) - quantile * error, low),
-      min(float(mean) + quantile * error, 1.0)]
+      min(float(mean) + quantile * error, high)]
 
 
 def difference_interval(

@@ -10,6 +10,7 @@ import numpy as np
 from meta_cot.evaluation import budgets
 from meta_cot.evaluation import episodes
 from meta_cot.evaluation import rows as rows_lib
+from meta_cot.evaluation import runs as runs_lib
 from meta_cot.evaluation import statistics
 from meta_cot.solvers import base
 from meta_cot.solvers import choosing
@@ -18,6 +19,7 @@ SAMPLES, REVISIONS = 'samples', 'revisions'  # names of solvers
 
 # (policy, solver, split)
 Key = tuple[str, str, str]
+Runs = Mapping[int, base.Outcomes]  # of one policy, by their seeds
 
 
 def of_rows(
@@ -26,7 +28,8 @@ def of_rows(
 ) -> dict:
   """Summarises the rows of any policies, solvers and splits.
 
-  Only the newest step of every policy counts, but in `curve`.
+  Only the newest step of every policy counts, but in `curve`. Of policies that
+  differ in their seed alone, `success` has the mean, the rest the first.
 
   Args:
     rows: of `bench.run`, any order of policies; the first is shown first.
@@ -45,12 +48,15 @@ def of_rows(
     key = row['policy'], row['seed']
     newest[key] = max(newest.get(key, 0), row['step'])
   newest = [r for r in rows if newest[r['policy'], r['seed']] == r['step']]
-  found = {
-      key: rows_lib.outcomes(some) for key, some in rows_lib.group(
-          newest, 'policy', 'solver', 'split').items() if key[1] != REVISIONS}
+  runs = {}
+  for (seed, *key), some in rows_lib.group(
+      newest, 'seed', 'policy', 'solver', 'split').items():
+    if key[1] != REVISIONS:
+      runs.setdefault(tuple(key), {})[seed] = rows_lib.outcomes(some)
+  found = {key: next(iter(group.values())) for key, group in runs.items()}
   return dict(
       reference=reference and list(reference), success=[
-          _success(found, key, reference) for key in found],
+          _success(runs, key, reference) for key in runs],
       samples=[
           dict(policy=policy, split=split,
                num_problems=len(outcomes.is_correct), **point)
@@ -61,42 +67,84 @@ def of_rows(
       curve=_curve(rows), episodes=_episodes(newest, found, start))
 
 
-def _success(found: Mapping[Key, base.Outcomes], key: Key, reference) -> dict:
-  """Success and cost of one procedure, beside the reference if there is one."""
-  (policy, solver, split), outcomes, minus = key, found[key], None
-  other = found.get((*(reference or ()), split))
-  if other is not None and reference != key[:2] and (
-      other.is_correct.shape == outcomes.is_correct.shape):
-    minus = statistics.difference_interval(
-        other.is_correct[:, 0], outcomes.is_correct[:, 0])._asdict()
-  num_problems, num_attempts = outcomes.is_correct.shape
-  if num_attempts == 1:
-    solved = int(outcomes.is_correct.sum())
-    success = dict(
-        success=solved / num_problems,
-        ci95=list(statistics.wilson(solved, num_problems)))
-  else:
-    success = budgets.rate(outcomes.is_correct.mean(axis=1))
+def _success(runs: Mapping[Key, Runs], key: Key, reference) -> dict:
+  """Success and cost of one procedure, beside the reference if there is one.
+
+  Means and sums are over all runs.
+  """
+  policy, solver, split = key
+  group, other = runs[key], runs.get((*(reference or ()), split))
+  each = list(group.values())
+  num_problems, num_attempts = each[0].is_correct.shape
+  success = _success_rate(each)
   errors = collections.Counter(
-      error for error, is_correct in zip(
+      error for outcomes in each for error, is_correct in zip(
           outcomes.details.get('error', np.array([])).reshape(-1),
           outcomes.is_correct.reshape(-1)) if not is_correct)
-  is_known = not np.isnan(outcomes.num_tokens).all()
+  tokens = [o.mean_tokens for o in each if not np.isnan(o.num_tokens).all()]
+  means = [_means(outcomes) for outcomes in each]
+  by_run = {name: [m[name] for m in means if name in m] for name in means[0]}
   return dict(
       policy=policy, solver=solver, split=split, num_problems=num_problems,
-      num_attempts=num_attempts, **success,
-      mean_tokens=outcomes.mean_tokens if is_known else None,
-      unfinished=int((~outcomes.is_finished).sum()), seconds=outcomes.seconds,
-      occupancy=outcomes.occupancy, means=_means(outcomes),
-      errors=dict(sorted(errors.items())), minus=minus)
+      num_attempts=num_attempts, seeds=list(group), **success,
+      mean_tokens=float(np.mean(tokens)) if tokens else None,
+      unfinished=sum(int((~o.is_finished).sum()) for o in each),
+      seconds=sum(o.seconds for o in each),
+      occupancy=float(np.mean([o.occupancy for o in each])),
+      means={name: float(np.mean(values)) for name, values in by_run.items()},
+      means_ci95={
+          name: runs_lib.interval(values) for name, values in by_run.items()},
+      errors=dict(sorted(errors.items())),
+      minus=None if other is None or reference == key[:2] else
+      _minus(group, other))
+
+
+def _success_rate(each: Sequence[base.Outcomes]) -> dict:
+  """A rate over problems; of several runs, over them too."""
+  if len(each) > 1:
+    return runs_lib.rate(_per_problem(each))
+  (outcomes,) = each
+  num_problems, num_attempts = outcomes.is_correct.shape
+  if num_attempts > 1:
+    return budgets.rate(outcomes.is_correct.mean(axis=1))
+  solved = int(outcomes.is_correct.sum())
+  return dict(
+      success=solved / num_problems,
+      ci95=list(statistics.wilson(solved, num_problems)))
+
+
+def _minus(group: Runs, other: Runs) -> dict | None:
+  """The difference to the reference, paired by problem, or None.
+
+  Of several runs it is paired by seed too, and its interval is over seeds.
+  """
+  each, others = list(group.values()), list(other.values())
+  if each[0].is_correct.shape != others[0].is_correct.shape:
+    return None
+  if len(each) == len(others) == 1:
+    return statistics.difference_interval(
+        others[0].is_correct[:, 0], each[0].is_correct[:, 0])._asdict()
+  mine_RxB, theirs_RxB = _per_problem(each), _per_problem(others)
+  if list(group) != list(other):
+    theirs_RxB = theirs_RxB.mean(axis=0, keepdims=True)
+  gap = runs_lib.rate(mine_RxB - theirs_RxB, low=-1.0)
+  low, high = gap['seeds_ci95'] or gap['ci95']
+  return dict(estimate=gap['success'], low=low, high=high, p_value=None)
+
+
+def _per_problem(each: Sequence[base.Outcomes]) -> np.ndarray:
+  """[R, B]: success of every run at every problem."""
+  return np.stack([outcomes.is_correct.mean(axis=1) for outcomes in each])
 
 
 def _means(outcomes: base.Outcomes) -> dict[str, float]:
-  """Of all details that are numbers."""
-  return {
-      name: float(np.mean(values.astype(float)))
-      for name, values in outcomes.details.items()
-      if all(isinstance(x, numbers.Number) for x in values.reshape(-1))}
+  """Of all details that are numbers, where they are there."""
+  means = {}
+  for name, values in outcomes.details.items():
+    there = [x for x in values.reshape(-1) if x is not None]
+    if there and all(isinstance(x, numbers.Number) for x in there):
+      means[name] = float(np.mean(np.array(there, float)))
+  return means
 
 
 def _equal_tokens(found, reference) -> list[dict]:

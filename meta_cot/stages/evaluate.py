@@ -158,7 +158,7 @@ class _Asked(solving.Asked):
       total += row['tokens']
       if 'eval_loss' in row:
         losses.append([total, row['eval_loss']])
-    return {self.label: dict(files.read_json(path), losses=losses)}
+    return {self.reference: dict(files.read_json(path), losses=losses)}
 
 
 def _write(context, settings, directory, rows, training, labels, problems):

@@ -17,6 +17,7 @@ import numpy as np
 
 from meta_cot.problem import Problem, Verdict
 from meta_cot.settings import config as config_lib
+from meta_cot.tasks import maze_arrays
 from meta_cot.tasks import splits as splits_lib
 from meta_cot.traces.grid import astar
 from meta_cot.traces.grid import mazes
@@ -81,8 +82,12 @@ class Mazes:
   seed: int
   teacher: ClassVar[astar.Teacher] = astar.Teacher()
   states: ClassVar[States] = States()
-  in_graph: ClassVar[None] = None
   feedback: ClassVar[None] = None
+
+  @property
+  def in_graph(self) -> maze_arrays.InGraph:
+    """Pads to the largest size, where that is known."""
+    return maze_arrays.InGraph(self.settings and max(self.settings.sizes))
 
   @property
   def splits(self) -> tuple[str, ...]:
