@@ -13,9 +13,10 @@ import pytest
 from meta_cot import tasks
 from meta_cot import traces
 from meta_cot.problem import Problem
+from meta_cot.solvers import vocabulary
 from meta_cot.tasks import maze as maze_task
 from meta_cot.tasks import maze_arrays
-from meta_cot.verifiers import maze_in_graph
+from meta_cot.traces import format as format_lib
 from tests import random_mazes
 
 SIZE, LENGTH = 12, 64  # of the largest maze; tokens of a text
@@ -176,6 +177,11 @@ def test_known_texts(text, is_right):
   assert right(MAZE, text) == is_right
   for _ in range(5):
     assert _verdicts([MAZE], [_tokens(rng, text)]) == [is_right]
+
+
+def test_it_reads_the_style_of_mazes_alone():
+  assert [style for style in format_lib.STYLES if vocabulary.is_in_graph(
+      tasks.make('maze'), style)] == ['searchformer']
 
 
 def test_a_maze_is_put_among_walls():
