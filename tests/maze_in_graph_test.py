@@ -10,8 +10,13 @@ import jax
 import numpy as np
 import pytest
 
+from meta_cot import tasks
+from meta_cot import traces
 from meta_cot.problem import Problem
+from meta_cot.solvers import vocabulary
+from meta_cot.tasks import maze as maze_task
 from meta_cot.tasks import maze_arrays
+from meta_cot.traces import format as format_lib
 from tests import random_mazes
 
 SIZE, LENGTH = 12, 64  # of the largest maze; tokens of a text
@@ -103,22 +108,51 @@ def _verdicts(problems, rows):
   return np.asarray(_judge()(inputs, rows_NxM, np.array([*map(len, rows)])))
 
 
-@pytest.mark.parametrize('seed', range(2))
-def test_agrees_with_plain_python(seed):
+def _draw(seed, make=lambda problem: problem):
+  """10,000 problems, texts and their tokens."""
   rng, problems, texts, rows = random.Random(seed), [], [], []
   while len(texts) < 10_000:
     problem = random_mazes.draw(rng, rng.randint(2, 7))
     text = _text(rng, problem)
     tokens = _tokens(rng, text)
-    if len(tokens) <= LENGTH:
+    if len(tokens) <= LENGTH and (problem := make(problem)):
       problems.append(problem)
       texts.append(text)
       rows.append(tokens)
-  expected = [right(*pair) for pair in zip(problems, texts, strict=True)]
+  return problems, texts, rows
+
+
+def _check(problems, texts, rows, expected):
   assert 3_000 < sum(expected) < 7_000
-  found = _verdicts(problems, rows)
-  wrong = np.flatnonzero(found != expected)
+  wrong = np.flatnonzero(_verdicts(problems, rows) != expected)
   assert not wrong.size, (problems[wrong[0]].data, texts[wrong[0]])
+
+
+@pytest.mark.parametrize('seed', range(2))
+def test_agrees_with_plain_python(seed):
+  problems, texts, rows = _draw(seed)
+  _check(problems, texts, rows, [
+      right(*pair) for pair in zip(problems, texts, strict=True)])
+
+
+def test_agrees_with_the_task():
+  """As texts behind a prompt are read and verified on the host."""
+  task, style = tasks.make('maze'), 'searchformer'
+
+  def make(problem):
+    # Without walls, what stands right behind a prompt is read as part of it.
+    maze = problem.data
+    return maze['walls'] and random_mazes.shortest(problem) and (
+        maze_task.make_problem(
+            maze['size'], maze['start'], maze['goal'], maze['walls']))
+
+  problems, texts, rows = _draw(2, make)
+  answers = [
+      traces.extract_answer(traces.prompt(problem, style=style) + text, style)
+      for problem, text in zip(problems, texts, strict=True)]
+  _check(problems, texts, rows, [
+      answer is not None and task.verify(problem, answer).is_correct
+      for problem, answer in zip(problems, answers, strict=True)])
 
 
 MAZE = Problem(id='m', question='', answer='', data=dict(
@@ -143,6 +177,11 @@ def test_known_texts(text, is_right):
   assert right(MAZE, text) == is_right
   for _ in range(5):
     assert _verdicts([MAZE], [_tokens(rng, text)]) == [is_right]
+
+
+def test_it_reads_the_style_of_mazes_alone():
+  assert [style for style in format_lib.STYLES if vocabulary.is_in_graph(
+      tasks.make('maze'), style)] == ['searchformer']
 
 
 def test_a_maze_is_put_among_walls():

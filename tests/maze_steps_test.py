@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A* on mazes in one compiled program, against A* in plain Python."""
 
-import heapq
+import json
 import random
 
 import jax
@@ -9,39 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import mazes as mazes_benchmark
 from meta_cot import sharding
 from meta_cot.tasks import maze_arrays
 from meta_cot.tasks import maze_steps
+from tests import plain_astar
 from tests import random_mazes
 
 NUM_MAZES, SIZE = 512, 8
-
-
-def a_star(problem):
-  """Cells as they are created and as they are closed, and the cost or None."""
-  left, goal = random_mazes.free(problem), tuple(problem.data['goal'])
-  created, closed, costs, frontier = [], [], {}, []
-
-  def create(cell, cost):
-    x, y = cell
-    created.append(cell)
-    costs[cell] = cost
-    f = cost + abs(x - goal[0]) + abs(y - goal[1])
-    heapq.heappush(frontier, (f, y, x, cost))
-
-  create(tuple(problem.data['start']), 0)
-  while frontier:
-    _, y, x, cost = heapq.heappop(frontier)
-    if cost > costs[x, y]:
-      continue  # created anew since
-    closed.append((x, y))
-    if (x, y) == goal:
-      return created, closed, cost
-    for dx, dy in random_mazes.MOVES:
-      cell = (x + dx, y + dy)
-      if cell in left and cost + 1 < costs.get(cell, float('inf')):
-        create(cell, cost + 1)
-  return created, closed, None
 
 
 def _stacked(problems, size=SIZE):
@@ -60,6 +35,28 @@ def _cells(tree, b, nodes):
   return [tuple(cell) for cell in tree.embeddings[b, nodes].tolist()]
 
 
+def _stream(tree, b, goal):
+  """Searchformer's words of create and close."""
+  def words(verb, node):
+    cell, cost = tree.embeddings[b, node], int(tree.costs[b, node])
+    rest = abs(cell - tree.embeddings[b, goal]).sum()
+    return [verb, *map(str, cell), f'c{cost}', f'c{rest}']
+
+  written = words('create', 0)
+  for node in [*_order(tree, b), goal]:
+    written += words('close', node)
+    for child in np.flatnonzero(tree.is_valid[b]):
+      if tree.parents[b, child] == node:
+        written += words('create', child)
+  return written
+
+
+def _order(tree, b):
+  """Nodes as they are expanded."""
+  when_N = tree.expansion_order[b]
+  return sorted(np.flatnonzero(when_N >= 0), key=lambda node: when_N[node])
+
+
 def test_equals_plain_python_on_500_mazes(mazes):
   output = maze_steps.a_star(_stacked(mazes))
   paths_BxD = np.asarray(output.path(output.solution_index))
@@ -67,10 +64,9 @@ def test_equals_plain_python_on_500_mazes(mazes):
   tree, num_unsolved = output.tree, 0
   assert output.is_done.all()
   for b, problem in enumerate(mazes):
-    created, closed, cost = a_star(problem)
+    created, closed, cost = mazes_benchmark.a_star(problem.data)
     assert _cells(tree, b, np.flatnonzero(tree.is_valid[b])) == created
-    when_N, goal = tree.expansion_order[b], output.solution_index[b]
-    order = sorted(np.flatnonzero(when_N >= 0), key=lambda i: when_N[i])
+    order, goal = _order(tree, b), output.solution_index[b]
     way = random_mazes.shortest(problem)
     if cost is None:
       assert goal == -1 and way is None
@@ -82,6 +78,8 @@ def test_equals_plain_python_on_500_mazes(mazes):
       found = _cells(tree, b, [i for i in paths_BxD[b] if i >= 0])
       assert len(found) == len(way) and found[-1] == way[-1]
       assert found[0] == way[0] and set(found) <= random_mazes.free(problem)
+      stream = plain_astar.stream(problem)
+      assert _stream(tree, b, goal) == stream[:stream.index('plan')]
   assert 50 < num_unsolved < 250
 
 
@@ -107,6 +105,14 @@ def test_a_start_that_is_the_goal():
   output = maze_steps.a_star(_stacked([problem], 3))
   assert output.solution_index.tolist() == [0]
   assert output.tree.num_expansions.tolist() == [0]
+
+
+def test_the_contest(capsys):
+  mazes_benchmark.main(['--size=4', '--mazes=3', '--repeats=2'])
+  lines = [*map(json.loads, capsys.readouterr().out.splitlines())]
+  assert [x.get('contestant') for x in lines] == ['compiled', 'plain', None]
+  assert all(x['mazes_per_second'] > 0 for x in lines[:2])
+  assert lines[2]['ratio']['median'] > 0 and lines[2]['mazes'] == 3
 
 
 def test_mazes_that_are_too_large():
