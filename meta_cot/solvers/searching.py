@@ -139,7 +139,7 @@ class Searcher:
     """See `base.Solver`.
 
     Raises:
-      UserError, ValueError: as `prepare`.
+      UserError, ValueError: as `prepare`; or the verifier is broken.
     """
     finished, usage, seconds = self.run(policy, problems, rng, first=first)
     kind, style = self._settings.step, policy.style
@@ -180,8 +180,8 @@ class Searcher:
   ) -> tuple[list[batching.Finished], batching.Usage, float]:
     """Searches: (`Found` of every problem in order, usage, seconds)."""
     inputs, strategy = self.prepare(policy, problems, first)
-    self._host(policy.tokenizer, policy.style).problems = dict(
-        enumerate(problems, first))
+    host = self._host(policy.tokenizer, policy.style)
+    host.problems = dict(enumerate(problems, first))
     made = self._slots(policy.model, policy.tokenizer, policy.style, strategy)
     params = slice_layers(policy.model, policy.params)
     queue = [batching.Problem(i, row) for i, row in enumerate(inputs, first)]
@@ -190,6 +190,8 @@ class Searcher:
     finished = sorted(
         made.run_all(params, rng, queue, usage=usage),
         key=lambda f: f.problem.id)
+    if host.error:
+      raise host.error
     return finished, usage, time.perf_counter() - start
 
   def _make_slots(self, model, tokenizer, style, strategy) -> batching.Slots:

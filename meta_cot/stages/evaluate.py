@@ -95,6 +95,8 @@ def _run(context, settings, directory) -> None:
   for reference in context.parts(settings.policies):
     asked = _Asked(context, settings, reference)
     labels[reference] = asked.label
+    for some in (*problems.values(), validation or ()):
+      context.check_prompts(asked.folder, some)
     rows += asked.rows(directory / 'rows', problems, validation or [])
     training |= asked.training()
   if distributed.is_primary():

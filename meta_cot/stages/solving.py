@@ -20,6 +20,7 @@ from meta_cot.evaluation import bench
 from meta_cot.rl import exploration
 from meta_cot.rl import playing
 from meta_cot.rollouts import episodes
+from meta_cot.rollouts import judge
 from meta_cot.rollouts import player
 from meta_cot.search import batching
 from meta_cot.settings import config as config_lib
@@ -27,6 +28,7 @@ from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
 from meta_cot.solvers import searching
+from meta_cot.solvers import vocabulary
 from meta_cot.stages import base
 from meta_cot.training import flops
 from meta_cot.training import policy as policy_lib
@@ -305,7 +307,11 @@ class _Planned:
     slots = searching.make_slots(
         context.task, self.there.model, settings,
         self.there.words(settings.step), context.mesh,
-        searching.make_strategy(settings, strategy, self.depth))
+        searching.make_strategy(settings, strategy, self.depth),
+        verdict=None if vocabulary.is_in_graph(
+            context.task, self.there.style) else vocabulary.HostVerdict(
+                judge.Judge(
+                    context.task, self.there.tokenizer, self.there.style)))
     jitted, arguments = slots.programs(
         self._sliced(), self.rng, self._inputs(slots.num_slots),
         context.mesh)[part]
