@@ -41,7 +41,7 @@ class Settings:
 class Sums:
   number: int
   splits = ('train', 'validation', 'test')
-  teacher = states = in_graph = feedback = None
+  teacher = states = in_graph = feedback = measure = None
   def size(self, split):
     return self.number
   def problems(self, split, start, stop):

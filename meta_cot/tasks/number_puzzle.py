@@ -103,6 +103,17 @@ class NumberPuzzles:
     return arithmetic.check(
         answer, problem.data['numbers'], problem.data['target'])
 
+  def measure(
+      self, problem: Problem, text: str, answer: str | None, verdict: Verdict
+  ) -> dict[str, str]:
+    """Returns `error`: the first of `operations.faults` of a wrong answer."""
+    del text
+    if answer is None or verdict.is_correct:
+      return {}
+    numbers, target = problem.data['numbers'], problem.data['target']
+    faults = operations.faults(answer.split('\n'), numbers, target)
+    return dict(error=next((kind for _, kind in faults), 'format'))
+
   def vary(self, problem: Problem, rng: np.random.Generator) -> Problem:
     """Returns the same puzzle with its numbers in a random order."""
     numbers = rng.permutation(problem.data['numbers']).tolist()
