@@ -40,7 +40,10 @@ class Jump:
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-  """An estimate for node `node`; only some styles write it."""
+  """An estimate for the node that the step before made.
+
+  Only some styles write it; the others leave it out.
+  """
 
   node: int
   value: float
@@ -98,7 +101,8 @@ def linearize(record: record_lib.TraceRecord) -> tuple[Event, ...]:
 
   The replay ends at the first correct node. A failed search whose record
   `is_exhausted` ends with `Exhausted`. Nodes are numbered in the order of their
-  steps.
+  steps. Behind the step of a node that has a value stands the `Value`, rounded
+  to two decimals; the root, which no step makes, has none.
 
   Raises:
     ValueError: the tree contradicts itself; names the node.
@@ -106,7 +110,7 @@ def linearize(record: record_lib.TraceRecord) -> tuple[Event, ...]:
   replay = {'depth_first': _depth_first, 'expansion': _by_expansion}
   events = [
       Start(record.problem.question),
-      *_renumbered(replay[record.traversal](record))]
+      *_renumbered(_valued(record, replay[record.traversal](record)))]
   if record.solution:
     steps = (record.nodes[node].step for node in record.solution[1:])
     events.append(Answer('\n'.join(steps)))
@@ -118,7 +122,8 @@ def linearize(record: record_lib.TraceRecord) -> tuple[Event, ...]:
 def on_path(events: Sequence[Event]) -> tuple[bool, ...]:
   """Per event: whether it tells a step on the path to the goal.
 
-  A jump counts if the search stays where it leads to until a step on the path.
+  A jump counts if the search stays where it leads to until a step on the path,
+  a value if its node's step does.
   """
   nodes = _path(events)
   flags, leads_to_path = [], False
@@ -128,6 +133,8 @@ def on_path(events: Sequence[Event]) -> tuple[bool, ...]:
       leads_to_path = leads_to_path or is_on
     elif isinstance(event, Jump):
       is_on, leads_to_path = leads_to_path, False
+    elif isinstance(event, Value):
+      is_on = event.node in nodes
     else:
       is_on = isinstance(event, Answer)
     flags.append(is_on)
@@ -185,6 +192,17 @@ def _by_expansion(record: record_lib.TraceRecord) -> Iterator[Event]:
         return
 
 
+def _valued(
+    record: record_lib.TraceRecord, events: Iterable[Event]
+) -> Iterator[Event]:
+  for event in events:
+    yield event
+    if isinstance(event, Step):
+      value = record.nodes[event.node].value
+      if value is not None:
+        yield Value(event.node, round(value, 2))
+
+
 def _renumbered(events: Iterable[Event]) -> Iterator[Event]:
   numbers = {0: 0}
   for event in events:
@@ -193,7 +211,7 @@ def _renumbered(events: Iterable[Event]) -> Iterator[Event]:
       yield dataclasses.replace(
           event, node=numbers[event.node], parent=numbers[event.parent])
     else:
-      yield Jump(numbers[event.node])
+      yield dataclasses.replace(event, node=numbers[event.node])
 
 
 def _step(record: record_lib.TraceRecord, i: int) -> Step:

@@ -19,8 +19,9 @@ import types
 from meta_cot.problem import Problem
 from meta_cot.traces import arithmetic
 from meta_cot.traces import events as events_lib
+from meta_cot.traces import prose
 
-STYLES = {**arithmetic.STYLES}
+STYLES = {**arithmetic.STYLES, 'prose': prose}
 
 
 def spans(
