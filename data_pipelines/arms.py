@@ -102,17 +102,16 @@ def _attempt(
 
 def _is_wrong(
     task: base.Task, problem: Problem, steps: Sequence[str]) -> bool:
-  """Whether these are all steps that a solution has, legal, but wrong.
+  """Whether these are legal steps, but no solution.
 
-  A model's search may also end in what is no step, or too early.
+  A model's search may also end in what is no step.
   """
   state = task.states.first(problem)
   for step in steps:
     state = task.states.after(state, step)
     if state is None:
       return False
-  return len(steps) == task.states.max_steps(problem) and (
-      not task.verify(problem, '\n'.join(steps)).is_correct)
+  return not task.verify(problem, '\n'.join(steps)).is_correct
 
 
 def make(name: str, task: base.Task) -> Arm:

@@ -60,7 +60,7 @@ class Down:
   teacher = Teacher()
   states = States()
   in_graph = None
-  feedback = None
+  feedback = measure = None
   def __init__(self, largest):
     self.largest = largest
   def size(self, split):

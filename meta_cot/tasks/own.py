@@ -30,7 +30,7 @@ from meta_cot.traces import record as record_lib
 PARTS = {
     'teacher': ('strategies', 'search'),
     'states': ('first', 'after', 'max_steps'),
-    'in_graph': ('inputs', 'outcome'), 'feedback': ()}
+    'in_graph': ('inputs', 'outcome'), 'feedback': (), 'measure': ()}
 _MAX_LOST = 20  # answers without a verdict
 
 
@@ -59,6 +59,7 @@ class Own:
     self.in_graph, self.feedback = self._task.in_graph, self._task.feedback
     self.teacher = self._task.teacher and _Teacher(self)
     self.states = self._task.states and _States(self)
+    self.measure = self._task.measure and self._measure
 
   def __reduce__(self):
     return Own, (self._name, self._file, *self._made)
@@ -105,6 +106,14 @@ class Own:
     varied = self._call('vary', self._task.vary, problem, rng)
     self._check_problem(f'vary of problem {problem.id!r}', varied)
     return varied
+
+  def _measure(
+      self, problem: Problem, text: str, answer: str | None, verdict: Verdict
+  ) -> dict[str, Any]:
+    """Returns what a row says besides."""
+    what = f'measure of problem {problem.id!r} and the answer {answer!r:.80}'
+    return self._call(
+        what, lambda: dict(self._task.measure(problem, text, answer, verdict)))
 
   def _ask(self, name: str, *args: Any) -> Any:
     """Calls `_answer` in another process; raises what it raised as its line."""
