@@ -13,6 +13,7 @@ import pytest
 from meta_cot import traces
 from meta_cot.problem import Problem
 from meta_cot.tasks import countdown
+from meta_cot.traces import arithmetic
 from meta_cot.traces import format as format_lib
 from meta_cot.traces import record as record_lib
 from meta_cot.traces.arithmetic import teacher
@@ -261,7 +262,7 @@ def test_solution_only_round_trip(style):
      'Current State: 24:[4, 6], Operations: []\nMoving to Node #0,3\n'
      'Current State: 24:[4, 6], Operations: []\n',
      r"position 57 \(line 2\): '0,3"),
-    ('prose', '', "style 'prose' is unknown; the styles are compact, str")])
+    ('verse', '', "style 'verse' is unknown; the styles are compact, prose, ")])
 def test_parse_refuses(style, text, message):
   with pytest.raises(ValueError, match=message) as error:
     traces.parse(text, style)
@@ -276,11 +277,12 @@ def test_render_says_what_compact_cannot_express():
     traces.render(
         (traces.Start('8,3>2'), traces.Step(1, 0, '8/3=8/3', '8/3', '')),
         'compact')
-  for style in format_lib.STYLES:
+  for style in arithmetic.STYLES:
     with pytest.raises(ValueError, match="outcome ''"):
       traces.render(
           (traces.Start('4,6>24'), traces.Step(1, 0, '6*4=24', '24', '')),
           style)
+  for style in format_lib.STYLES:
     with pytest.raises(ValueError, match='stands'):
       traces.render(
           (traces.Start('4,6>24'), traces.Step(1, 7, '6*4=24', '24', 'goal')),
@@ -298,10 +300,10 @@ def test_render_says_what_compact_cannot_express():
     traces.render((), 'compact')
 
 
-def test_values_are_not_written():
+def test_number_puzzles_have_no_words_for_values():
   events = _events(_problem([20, 1, 9], 28), TINY)
   valued = (*events[:2], traces.Value(1, 0.5), *events[2:])
-  for style in format_lib.STYLES:
+  for style in arithmetic.STYLES:
     assert traces.render(valued, style) == traces.render(events, style)
 
 

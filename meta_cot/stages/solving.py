@@ -20,7 +20,6 @@ from meta_cot.evaluation import bench
 from meta_cot.rl import exploration
 from meta_cot.rl import playing
 from meta_cot.rollouts import episodes
-from meta_cot.rollouts import judge
 from meta_cot.rollouts import player
 from meta_cot.search import batching
 from meta_cot.settings import config as config_lib
@@ -303,15 +302,12 @@ class _Planned:
 
   def search(self, strategy: str, part: str, name: str) -> program.Program:
     """A part of a search, see `search.batching.Slots.programs`."""
-    context, settings = self.context, self.settings.search
+    context, settings, there = self.context, self.settings.search, self.there
     slots = searching.make_slots(
-        context.task, self.there.model, settings,
-        self.there.words(settings.step), context.mesh,
-        searching.make_strategy(settings, strategy, self.depth),
-        verdict=None if vocabulary.is_in_graph(
-            context.task, self.there.style) else vocabulary.HostVerdict(
-                judge.Judge(
-                    context.task, self.there.tokenizer, self.there.style)))
+        context.task, there.model, settings, there.words(settings.step),
+        context.mesh, searching.make_strategy(settings, strategy, self.depth),
+        verdict=vocabulary.host_verdict(
+            context.task, there.tokenizer, there.style))
     jitted, arguments = slots.programs(
         self._sliced(), self.rng, self._inputs(slots.num_slots),
         context.mesh)[part]
