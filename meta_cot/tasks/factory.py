@@ -89,7 +89,7 @@ def _module(kind: str) -> types.ModuleType:
     raise config_lib.UserError(
         f'task.kind: got {kind!r}; must be one of {", ".join(sorted(KINDS))}, '
         'the dotted name of a module, such as my_tasks.chess, or the path of '
-        'a file, such as /home/me/chess.py.')
+        'a file, such as my_tasks/chess.py.')
   name, module = KINDS.get(kind, kind), None
   caught = faults.Caught(kind)
   with caught:
