@@ -102,16 +102,17 @@ def _attempt(
 
 def _is_wrong(
     task: base.Task, problem: Problem, steps: Sequence[str]) -> bool:
-  """Whether these are legal steps, but no solution.
+  """Whether these are all steps that a solution has, legal, but wrong.
 
-  A model's search may also end in what is no step.
+  A model's search may also end in what is no step, or too early.
   """
   state = task.states.first(problem)
   for step in steps:
     state = task.states.after(state, step)
     if state is None:
       return False
-  return not task.verify(problem, '\n'.join(steps)).is_correct
+  return len(steps) == task.states.max_steps(problem) and (
+      not task.verify(problem, '\n'.join(steps)).is_correct)
 
 
 def make(name: str, task: base.Task) -> Arm:

@@ -3,12 +3,14 @@
 
 import pickle
 import time
+import types
 
 import numpy as np
 import pytest
 
 from configs import countdown as countdown_config
 from data_pipelines import store
+from data_pipelines import tokenizers
 from meta_cot import main
 from meta_cot import tasks
 from meta_cot.runtime import files
@@ -92,9 +94,10 @@ def write(tmp_path):
     for before, after in changes:
       assert text.count(before) == 1, before
       text = text.replace(before, after)
-    path = tmp_path / 'down.py'
-    path.write_text(text)
-    return str(path)
+    folder = tmp_path / f'task{len(list(tmp_path.iterdir()))}'
+    folder.mkdir()
+    (folder / 'down.py').write_text(text)
+    return str(folder / 'down.py')
   return write
 
 
@@ -107,9 +110,10 @@ def _first(task):
   return next(task.problems('train', 0, 1))
 
 
-def _run(kind, workdir, *stages):
+def _run(kind, workdir, *stages, style='compact'):
   """Runs stages `problems` and others as the command does."""
   config = countdown_config.pipeline()
+  config.style = style
   config.task = dict(kind=kind, largest=9)
   config.traces.update(dict(strategies='greedy', num_processes=1))
   config.stages = ('problems', *stages)
@@ -236,6 +240,28 @@ def test_what_the_style_cannot_write(write, tmp_path):
     _run(kind, tmp_path / 'w', 'traces', 'tokenizer')
   assert str(error.value).startswith(
       "task down.py: the search of problem 'down-1' cannot be written in style")
+
+
+def test_what_the_tokenizer_cannot_write(write, tmp_path):
+  # A question of the split that comes late has a character of its own.
+  odd = lambda split: write((
+      "{n}', str(n),", "{n}', str(n) + 'ß' * (split == '%s')," % split), (
+          'left = problem.question', 'left = str(problem.data["n"])'))
+  with pytest.raises(config_lib.UserError) as error:
+    _run(odd('validation'), tmp_path / 'v', 'traces', 'tokenizer',
+         style='prose')
+  assert str(error.value).startswith(
+      "task down.py: the search of problem 'down-2' cannot be written by the "
+      "tokenizer, which has no token for 'ß'; ")
+  context = _run(
+      odd('test'), tmp_path / 'w', 'traces', 'tokenizer', style='prose')
+  policy = types.SimpleNamespace(
+      style='prose', tokenizer=lambda: tokenizers.load(
+          context.workdir / 'tokenizer'))
+  context.check_prompts(policy, context.problems('problems', 'validation'))
+  with pytest.raises(config_lib.UserError, match="question of problem 'down-3'"
+                     ' cannot be written by the tokenizer'):
+    context.check_prompts(policy, context.problems('problems', 'test'))
 
 
 def test_problems_that_were_refused_are_made_again(write, tmp_path):
