@@ -110,11 +110,11 @@ def _first(task):
   return next(task.problems('train', 0, 1))
 
 
-def _run(kind, workdir, *stages, style='compact'):
+def _run(kind, workdir, *stages, style='compact', largest=9):
   """Runs stages `problems` and others as the command does."""
   config = countdown_config.pipeline()
   config.style = style
-  config.task = dict(kind=kind, largest=9)
+  config.task = dict(kind=kind, largest=largest)
   config.traces.update(dict(strategies='greedy', num_processes=1))
   config.stages = ('problems', *stages)
   experiment = experiment_lib.parse(config)
@@ -254,7 +254,8 @@ def test_what_the_tokenizer_cannot_write(write, tmp_path):
       "task down.py: the search of problem 'down-2' cannot be written by the "
       "tokenizer, which has no token for 'ß'; ")
   context = _run(
-      odd('test'), tmp_path / 'w', 'traces', 'tokenizer', style='prose')
+      odd('test'), tmp_path / 'w', 'traces', 'tokenizer', style='prose',
+      largest=60)
   policy = types.SimpleNamespace(
       style='prose', tokenizer=lambda: tokenizers.load(
           context.workdir / 'tokenizer'))
