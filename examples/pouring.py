@@ -5,10 +5,7 @@
 
 Jugs A, B and C hold some water. A step pours one into another until that is
 full or the first is empty. In the end one of them is to hold a wanted amount.
-docs/tasks.md builds this file piece by piece.
-
-Variants:
-  tiny  jugs of 9, 8 and 5; two minutes on two CPU cores.
+Two minutes on two CPU cores; docs/tasks.md builds the file piece by piece.
 """
 
 import dataclasses
@@ -22,29 +19,34 @@ from configs import base
 from configs import kinds
 from meta_cot import tasks
 from meta_cot import traces
-from meta_cot.settings import config as config_lib
+from meta_cot.settings import config
 
 NAMES = 'ABC'
 STEPS = tuple(f'{a} into {b}' for a, b in itertools.permutations(NAMES, 2))
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """Which problems there are."""
-
-  jugs: tuple[int, ...] = config_lib.setting(low=1, high=9, min_items=3)
-  max_steps: int = config_lib.setting(low=1)  # of a solution
-  num_heldout: int = config_lib.setting(low=1)  # in validation and in test
-
-
 def pour(jugs, water, step):
-  """Returns the water in all jugs after a step, which is one of STEPS."""
+  """Returns the water in all jugs after one of STEPS."""
   a, b = NAMES.index(step[0]), NAMES.index(step[-1])
   amount = min(water[a], jugs[b] - water[b])
   after = list(water)
   after[a] -= amount
   after[b] += amount
   return tuple(after)
+
+
+def to_text(water):
+  """Writes a state, such as '4,7,1'."""
+  return ','.join(map(str, water))
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Which problems there are."""
+
+  jugs: tuple[int, ...] = config.setting(low=1, high=9, min_items=3)
+  max_steps: int = config.setting(low=1)  # of a solution
+  num_heldout: int = config.setting(low=1)  # in validation and in test
 
 
 def shortest(jugs, water, wanted):
@@ -59,11 +61,6 @@ def shortest(jugs, water, wanted):
         length[new] = length[here] + 1
         queue.append(new)
   return None
-
-
-def to_text(water):
-  """Writes a state, such as '4,7,1'."""
-  return ','.join(map(str, water))
 
 
 @functools.cache
@@ -83,62 +80,6 @@ def all_problems(settings, seed):
   n = settings.num_heldout
   return dict(
       train=problems[2 * n:], validation=problems[:n], test=problems[n:2 * n])
-
-
-class Teacher:
-  """Depth-first search, as deep as solutions may be long."""
-
-  strategies = ('depth_first',)
-
-  def __init__(self, max_steps):
-    self.max_steps = max_steps
-
-  def search(self, problem, strategy, seed):
-    """Tries the steps in turn; the same water again only with fewer steps."""
-    start, wanted = tuple(problem.data['water']), problem.data['wanted']
-    nodes, length = [traces.Node(-1, '', to_text(start), 0)], {start: 0}
-
-    def visit(path, water):
-      for step in STEPS:
-        new, depth = pour(problem.data['jugs'], water, step), len(path)
-        if length.get(new, depth + 1) <= depth:
-          continue
-        length[new] = depth
-        is_goal = wanted in new
-        is_last = is_goal or depth == self.max_steps
-        nodes.append(traces.Node(
-            parent=path[-1], step=step, state=to_text(new),
-            order=-1 if is_last else len(nodes), is_terminal=is_last,
-            is_correct=is_goal))
-        here = (*path, len(nodes) - 1)
-        found = here if is_goal else not is_last and visit(here, new)
-        if found:
-          return found
-      return ()
-
-    return traces.TraceRecord(
-        problem=problem, strategy=strategy, arguments={}, seed=seed,
-        model='symbolic', solution=visit((0,), start), nodes=tuple(nodes),
-        traversal='depth_first')
-
-
-class States:
-  """A state is the water in all jugs."""
-
-  def __init__(self, settings):
-    self.settings = settings
-
-  def first(self, problem):
-    return to_text(problem.data['water'])
-
-  def after(self, state, step):
-    """Takes any text as a step; returns None for what is none."""
-    water = tuple(map(int, state.split(',')))
-    return to_text(pour(self.settings.jugs, water, step)) if (
-        step in STEPS) else None
-
-  def max_steps(self, problem):
-    return self.settings.max_steps
 
 
 class Pouring:
@@ -184,35 +125,91 @@ def make(settings, seed):
   return Pouring(settings, seed)
 
 
+class Teacher:
+  """Depth-first search, as deep as solutions may be long."""
+
+  strategies = ('depth_first',)
+
+  def __init__(self, max_steps):
+    self.max_steps = max_steps
+
+  def search(self, problem, strategy, seed):
+    """Tries the steps in turn; the same water again only with fewer steps."""
+    start, wanted = tuple(problem.data['water']), problem.data['wanted']
+    nodes, length = [traces.Node(-1, '', to_text(start), order=0)], {start: 0}
+
+    def visit(path, water):
+      for step in STEPS:
+        new, depth = pour(problem.data['jugs'], water, step), len(path)
+        if length.get(new, depth + 1) <= depth:
+          continue
+        length[new] = depth
+        is_goal = wanted in new
+        is_last = is_goal or depth == self.max_steps
+        nodes.append(traces.Node(
+            parent=path[-1], step=step, state=to_text(new),
+            order=-1 if is_last else len(nodes), is_terminal=is_last,
+            is_correct=is_goal))
+        here = (*path, len(nodes) - 1)
+        found = here if is_goal else not is_last and visit(here, new)
+        if found:
+          return found
+      return ()
+
+    return traces.TraceRecord(
+        problem=problem, strategy=strategy, arguments={}, seed=seed,
+        model='symbolic', solution=visit((0,), start), nodes=tuple(nodes),
+        traversal='depth_first')
+
+
+class States:
+  """A state is the water in all jugs."""
+
+  def __init__(self, settings):
+    self.settings = settings
+
+  def first(self, problem):
+    return to_text(problem.data['water'])
+
+  def after(self, state, step):
+    """Takes any text as a step; returns None for what is none."""
+    if step not in STEPS:
+      return None
+    water = tuple(map(int, state.split(',')))
+    return to_text(pour(self.settings.jugs, water, step))
+
+  def max_steps(self, problem):
+    return self.settings.max_steps
+
+
 def get_config():
   """Makes the experiment."""
   c = base.get_config()
   c.style = 'prose'
-  c.model.update(dict(
-      num_layers=3, embed_dim=64, num_heads=4, num_kv_heads=4, head_dim=16,
-      mlp_dim=172))
+  c.model.update(dict(num_layers=3, embed_dim=64, head_dim=16, mlp_dim=172))
   c.task = ml_collections.ConfigDict(dict(
-      kind=__file__, jugs=(9, 8, 5), max_steps=4, num_heldout=200))
+      kind=__file__, jugs=(9, 8, 5), max_steps=2, num_heldout=200))
   c.problems = kinds.problems()
   c.traces = kinds.traces(strategies='depth_first', num_processes=1)
   c.tokenizer = kinds.tokenizer()
   c.sft = kinds.train(
-      arms=('traces', 'solution_only'), num_tokens=600_000,
-      batch_size=4, eval_every_steps=200, save_every_steps=1_000)
-  c.sft.data.update(dict(sequence_length=512, max_attempts=2))
+      arms=('traces', 'solution_only'), num_tokens=800_000,
+      save_every_steps=1_000)
+  c.sft.data.sequence_length = 256
   c.evaluate = kinds.evaluate(
       reference='sft/traces', teacher='depth_first', num_problems=200,
       num_curve_problems=0)
-  c.evaluate.samples.update(dict(num_samples=4, max_new_tokens=384))
+  c.evaluate.samples.num_samples = 4
   c.search = kinds.evaluate(
-      policies=('sft/solution_only',), solvers=('greedy', 'beam'),
-      num_problems=64, num_curve_problems=0)
-  c.search.search.step_length = 6
+      policies=('sft/solution_only',), reference='sft/solution_only',
+      solvers=('greedy', 'samples', 'beam'), num_problems=100,
+      num_curve_problems=0)
+  c.search.samples.num_samples = 8
+  c.search.search.step_length = 8
   c.rl = kinds.rl(
-      start='sft/solution_only', objectives=('single',), num_iterations=2,
-      eval_every=2, save_every=2, num_eval_problems=32)
-  c.rl.episodes.update(dict(num_episodes=1, episode_length=24))
-  c.rl.questions.update(dict(num_questions=16, num_samples=4, num_slots=64))
+      start='sft/solution_only', objectives=('single',), num_iterations=4,
+      eval_every=2, save_every=4, num_eval_problems=64)
+  c.rl.episodes.num_episodes = 1
   c.stages = (
       'problems', 'traces', 'tokenizer', 'sft', 'evaluate', 'search', 'rl')
   return c

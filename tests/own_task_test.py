@@ -245,7 +245,8 @@ def test_what_the_style_cannot_write(write, tmp_path):
 def test_what_the_tokenizer_cannot_write(write, tmp_path):
   # A question of the split that comes late has a character of its own.
   odd = lambda split: write((
-      "{n}', str(n),", "{n}', str(n) + 'ß' * (split == '%s')," % split), (
+      "{n}', str(n),",
+      f"{{n}}', str(n) + 'ß' * (split == '{split}'),"), (
           'left = problem.question', 'left = str(problem.data["n"])'))
   with pytest.raises(config_lib.UserError) as error:
     _run(odd('validation'), tmp_path / 'v', 'traces', 'tokenizer',

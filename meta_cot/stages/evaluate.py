@@ -186,7 +186,8 @@ def _write(context, settings, directory, rows, training, labels, problems):
           rows, reference, first, taught.get(first, ()), policy.style),
       texts={  # a solved search of every strategy
           row['solver']: row['details']['text'] for row in reversed(rows)
-          if row['solver'] in searching.STRATEGIES and row['is_correct']})
+          if row['solver'] in searching.STRATEGIES and row['is_correct']
+          and row['policy'] != symbolic.POLICY})  # its strategies have any name
   logging.info('report: %s', directory / 'report.md')
 
 
