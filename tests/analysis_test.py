@@ -170,9 +170,9 @@ def test_no_answer_is_extracted(style, text):
 
 
 def test_unknown_style():
-  with pytest.raises(ValueError, match='compact, prose, stream_of_search'):
+  with pytest.raises(ValueError, match='compact, compact_digits, '):
     traces.extract_answer('', 'poem')
-  with pytest.raises(ValueError, match='compact, prose, stream_of_search'):
+  with pytest.raises(ValueError, match='compact, compact_digits, '):
     _tell(PROBLEM, '', 'poem')
 
 

@@ -249,6 +249,7 @@ def test_solution_only_round_trip(style):
     ('compact', '1,2,3>6:2+1=3,3;@1;+6!', r'position 16 \(line 1\)'),
     ('compact', '1,2,3>6:2+1=3,3;x', 'a step, @, S'),
     ('compact', '1,2,3>6:2+1=3,3 ;+6!', 'the numbers left'),
+    ('compact', "4,9>36:+13-5*3'6'!", 'a further value'),
     ('stream_of_search', 'x', "line 1.: 'x' is not Current State"),
     ('stream_of_search',
      'Current State: 24:[4, 6], Operations: []\nExploring', 'line 2'),
@@ -262,7 +263,7 @@ def test_solution_only_round_trip(style):
      'Current State: 24:[4, 6], Operations: []\nMoving to Node #0,3\n'
      'Current State: 24:[4, 6], Operations: []\n',
      r"position 57 \(line 2\): '0,3"),
-    ('verse', '', "style 'verse' is unknown; the styles are compact, prose, ")])
+    ('verse', '', "style 'verse' is unknown; the styles are compact, ")])
 def test_parse_refuses(style, text, message):
   with pytest.raises(ValueError, match=message) as error:
     traces.parse(text, style)
