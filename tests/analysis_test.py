@@ -10,7 +10,7 @@ import pytest
 
 from meta_cot import traces
 from meta_cot.tasks import countdown
-from meta_cot.traces import format as format_lib
+from meta_cot.traces import arithmetic
 from meta_cot.traces.arithmetic import teacher
 
 TASK = countdown.make(None, 0)
@@ -121,7 +121,7 @@ def test_sentence_faults(body, is_finished, errors, primary):
   assert (result.errors, result.primary_error) == (errors, primary)
 
 
-@pytest.mark.parametrize('style', format_lib.STYLES)
+@pytest.mark.parametrize('style', arithmetic.STYLES)
 def test_reference_traces_have_no_faults(style):
   rng = random.Random(5)
   for seed in range(150):
@@ -188,7 +188,7 @@ pieces = st.lists(st.sampled_from([
                   st.booleans())
 @hypothesis.settings(max_examples=300)
 def test_never_raises(body, has_prompt, is_finished):
-  for style in format_lib.STYLES:
+  for style in arithmetic.STYLES:
     text = traces.prompt(PROBLEM, style) * has_prompt + body
     result = _tell(PROBLEM, text, style, is_finished)
     answer = traces.extract_answer(text, style)
@@ -202,5 +202,5 @@ def test_long_text_takes_bounded_time():
   for body in (f'1+1=2,{many};' + '+1' * 50_000, '@0;' * 50_000,
                f'1+1=2,{many};' + '@1;1+1=2,1;' * 5_000,
                _FIRST * 500, 'Exploring Operation: ' * 10_000):
-    for style in format_lib.STYLES:
+    for style in arithmetic.STYLES:
       _analyze(body, style)

@@ -113,7 +113,7 @@ def test_a_finished_stage_without_its_files_is_not_whole(tmp_path):
         context, group.settings, context.workdir / name)
 
   for name, file, text in (
-      ('sft', '{}/summary.json', f'{{"num_tokens_asked": {tokens}}}'),
+      ('sft', '{}/summary.json', f'{{"asked": {{"num_tokens": {tokens}}}}}'),
       ('evaluate', 'summary.json', '{}'), ('evaluate', 'report.md', '')):
     group = context.groups[name]
     for part in group.stage.leaves(group.settings) or ('',):

@@ -297,9 +297,9 @@ def test_every_arm_is_written(name):
   tokenizer = sentencepiece.train(
       [traces.render(traces.linearize(record), 'prose')], 128)
   config = examples.DataConfig(
-      sequence_length=64, mask='procedure_cloning', packing_bins=1,
-      num_workers=0, num_streams=1, prune_fraction=0.0, max_attempts=3,
-      trained_attempts='all')
+      sequence_length=64, mask='procedure_cloning', num_records=None,
+      packing_bins=1, num_workers=0, num_streams=1, prune_fraction=0.0,
+      max_attempts=3, trained_attempts='all')
   written = examples.Texts(arm, config, tokenizer, 'prose')(
       record, np.random.default_rng(3))
   text = tokenizer.decode(

@@ -14,7 +14,6 @@ from meta_cot import traces
 from meta_cot.problem import Problem
 from meta_cot.tasks import countdown
 from meta_cot.traces import arithmetic
-from meta_cot.traces import format as format_lib
 from meta_cot.traces import record as record_lib
 from meta_cot.traces.arithmetic import teacher
 
@@ -227,7 +226,7 @@ def test_tiny_searches_need_no_jump_for_three_numbers(problem):
   assert '@' not in text
 
 
-@pytest.mark.parametrize('style', format_lib.STYLES)
+@pytest.mark.parametrize('style', arithmetic.STYLES)
 def test_solution_only_round_trip(style):
   events = (traces.Start('20,1,9>28'), traces.Answer('9-1=8\n20+8=28'))
   text = traces.render(events, style)
@@ -283,7 +282,7 @@ def test_render_says_what_compact_cannot_express():
       traces.render(
           (traces.Start('4,6>24'), traces.Step(1, 0, '6*4=24', '24', '')),
           style)
-  for style in format_lib.STYLES:
+  for style in (*arithmetic.STYLES, 'prose'):
     with pytest.raises(ValueError, match='stands'):
       traces.render(
           (traces.Start('4,6>24'), traces.Step(1, 7, '6*4=24', '24', 'goal')),
@@ -332,9 +331,9 @@ def test_linearize_tells_events_in_order():
     traces.linearize(broken)
 
 
-@pytest.mark.parametrize('style', format_lib.STYLES)
+@pytest.mark.parametrize('style', arithmetic.STYLES)
 def test_marks_of_a_solution(style):
-  module = format_lib.STYLES[style]
+  module = arithmetic.STYLES[style]
   start = traces.Start('20,1,9,2>56')
   text = traces.render(
       (start, traces.Answer('9-1=8\n20+8=28\n28*2=56')), style)

@@ -39,7 +39,7 @@ class States(Protocol):
   def first(self, problem: Problem) -> str:
     """Returns the state in which every solution begins."""
 
-  def after(self, state: str, step: str) -> str | None:
+  def after(self, problem: Problem, state: str, step: str) -> str | None:
     """Returns the state after a step, any text; None if it is illegal."""
 
   def max_steps(self, problem: Problem) -> int:

@@ -21,6 +21,7 @@ from meta_cot.tasks import own
 KINDS: Mapping[str, str] = types.MappingProxyType({
     'countdown': 'meta_cot.tasks.countdown',
     'game24': 'meta_cot.tasks.game24',
+    'maze': 'meta_cot.tasks.maze',
 })
 
 

@@ -6,7 +6,6 @@ Tasks of this kind differ in their problems alone.
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-import hashlib
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -35,11 +34,12 @@ class States:
     """Returns the given numbers, such as '4,9,3'."""
     return ','.join(map(str, problem.data['numbers']))
 
-  def after(self, state: str, step: str) -> str | None:
+  def after(self, problem: Problem, state: str, step: str) -> str | None:
     """Returns the numbers left, the result last.
 
     None where the step is not a true operation on two numbers of the state.
     """
+    del problem
     operation = operations.parse(step)
     if operation is None or not operation.is_true:
       return None
@@ -139,12 +139,6 @@ def make(
   return NumberPuzzles(
       name, splits, source,
       teacher_lib.Teacher(settings.max_value, settings.operands))
-
-
-def rank(numbers: Sequence[int], seed: int) -> int:
-  """Hashes numbers as they are printed, uniformly below 2**64 and for ever."""
-  digest = hashlib.blake2b(f'{seed}/{numbers}'.encode(), digest_size=8).digest()
-  return int.from_bytes(digest, 'big')
 
 
 def make_problem(name: str, numbers: Sequence[int], target: int) -> Problem:

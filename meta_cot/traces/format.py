@@ -19,9 +19,10 @@ from typing import Any
 from meta_cot.problem import Problem
 from meta_cot.traces import arithmetic
 from meta_cot.traces import events as events_lib
+from meta_cot.traces import grid
 from meta_cot.traces import prose
 
-STYLES = {**arithmetic.STYLES, 'prose': prose}
+STYLES = {**arithmetic.STYLES, **grid.STYLES, 'prose': prose}
 
 
 def spans(
