@@ -20,6 +20,7 @@ from configs import kinds
 from meta_cot import tasks
 from meta_cot import traces
 from meta_cot.settings import config
+from meta_cot.traces import prose
 
 NAMES = 'ABC'
 STEPS = tuple(f'{a} into {b}' for a, b in itertools.permutations(NAMES, 2))
@@ -45,6 +46,7 @@ class Settings:
   """Which problems there are."""
 
   jugs: tuple[int, ...] = config.setting(low=1, high=9, min_items=3)
+  min_steps: int = config.setting(low=1)  # of the shortest solution
   max_steps: int = config.setting(low=1)  # of a solution
   num_heldout: int = config.setting(low=1)  # in validation and in test
 
@@ -70,7 +72,7 @@ def all_problems(settings, seed):
   for water in itertools.product(*(range(size + 1) for size in settings.jugs)):
     for wanted in range(1, max(settings.jugs) + 1):
       length = shortest(settings.jugs, water, wanted)
-      if length and length <= settings.max_steps:
+      if length and settings.min_steps <= length <= settings.max_steps:
         problems.append(tasks.Problem(
             id=f'pour-{"-".join(map(str, water))}-{wanted}',
             question=f'{to_text(water)} to {wanted}', answer=str(wanted),
@@ -91,7 +93,8 @@ class Pouring:
 
   def __init__(self, settings, seed):
     self.settings, self.seed = settings, seed
-    self.teacher, self.states = Teacher(settings.max_steps), States(settings)
+    self.teacher = Teacher(settings.max_steps)
+    self.states = States(settings.max_steps)
 
   def size(self, split):
     return len(all_problems(self.settings, self.seed)[split])
@@ -165,21 +168,21 @@ class Teacher:
 class States:
   """A state is the water in all jugs."""
 
-  def __init__(self, settings):
-    self.settings = settings
+  def __init__(self, max_steps):
+    self.most = max_steps
 
   def first(self, problem):
     return to_text(problem.data['water'])
 
-  def after(self, state, step):
+  def after(self, problem, state, step):
     """Takes any text as a step; returns None for what is none."""
     if step not in STEPS:
       return None
     water = tuple(map(int, state.split(',')))
-    return to_text(pour(self.settings.jugs, water, step))
+    return to_text(pour(problem.data['jugs'], water, step))
 
   def max_steps(self, problem):
-    return self.settings.max_steps
+    return self.most
 
 
 def get_config():
@@ -188,21 +191,23 @@ def get_config():
   c.style = 'prose'
   c.model.update(dict(num_layers=3, embed_dim=64, head_dim=16, mlp_dim=172))
   c.task = ml_collections.ConfigDict(dict(
-      kind=__file__, jugs=(9, 8, 5), max_steps=2, num_heldout=200))
+      kind=__file__, jugs=(9, 8, 7), min_steps=1, max_steps=2,
+      num_heldout=200))
   c.problems = kinds.problems()
   c.traces = kinds.traces(strategies='depth_first', num_processes=1)
   c.tokenizer = kinds.tokenizer()
+  c.tokenizer.vocabulary.pieces = (*prose.PIECES, *STEPS)
   c.sft = kinds.train(
-      arms=('traces', 'solution_only'), num_tokens=800_000,
+      arms=('traces', 'solution_only'), num_tokens=800_000, batch_size=4,
       save_every_steps=1_000)
   c.sft.data.sequence_length = 256
   c.evaluate = kinds.evaluate(
       reference='sft/traces', teacher='depth_first', num_problems=200,
       num_curve_problems=0)
-  c.evaluate.samples.num_samples = 4
+  c.evaluate.samples.update(dict(num_samples=4, max_new_tokens=256))
   c.search = kinds.evaluate(
       policies=('sft/solution_only',), reference='sft/solution_only',
-      solvers=('greedy', 'samples', 'beam'), num_problems=100,
+      solvers=('greedy', 'samples', 'beam'), num_problems=200,
       num_curve_problems=0)
   c.search.samples.num_samples = 8
   c.search.search.step_length = 8

@@ -40,7 +40,7 @@ def test_its_teacher_finds_and_tells_a_solution_of_every_problem(task):
     assert task.verify(problem, '\n'.join(steps)).is_correct
     state = task.states.first(problem)
     for i, step in zip(record.solution[1:], steps):
-      state = task.states.after(state, step)
+      state = task.states.after(problem, state, step)
       assert state == record.nodes[i].state
     assert (problem.data['shortest'] <= len(steps)
             <= task.states.max_steps(problem))
@@ -53,7 +53,7 @@ def test_its_teacher_finds_and_tells_a_solution_of_every_problem(task):
 def test_what_is_no_step_is_no_answer(task, answer):
   problem = next(task.problems('test', 0, 1))
   assert not task.verify(problem, answer).is_correct
-  assert task.states.after('1,2,3', answer) is None
+  assert task.states.after(problem, '1,2,3', answer) is None
 
 
 def test_water_is_neither_made_nor_lost(task):
@@ -61,7 +61,7 @@ def test_water_is_neither_made_nor_lost(task):
     water = problem.data['water']
     state = task.states.first(problem)
     for step in ('A into B', 'C into A', 'B into C', 'A into B'):
-      state = task.states.after(state, step)
+      state = task.states.after(problem, state, step)
       assert sum(map(int, state.split(','))) == sum(water)
 
 

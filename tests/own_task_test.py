@@ -51,7 +51,7 @@ class Teacher:
 class States:
   def first(self, problem):
     return problem.question
-  def after(self, state, step):
+  def after(self, problem, state, step):
     left = int(state) - {'take 1': 1, 'take 2': 2}.get(step, 10 ** 6)
     return str(left) if left >= 0 else None
   def max_steps(self, problem):
@@ -74,7 +74,7 @@ class Down:
   def verify(self, problem, answer):
     left = problem.question
     for step in answer.split('\\n'):
-      left = left and self.states.after(left, step)
+      left = left and self.states.after(problem, left, step)
     return tasks.Verdict(left == '0', f'{left} left')
   def vary(self, problem, rng):
     return problem
@@ -134,8 +134,8 @@ def test_without_a_fault_it_is_as_the_task_itself(write, tmp_path):
   assert not task.verify(problem, 'take 2').is_correct
   assert task.vary(problem, np.random.default_rng(0)) == problem
   assert task.states.first(problem) == '1'
-  assert task.states.after('3', 'take 2') == '1'
-  assert task.states.after('3', 'drop\n2') is None
+  assert task.states.after(problem, '3', 'take 2') == '1'
+  assert task.states.after(problem, '3', 'drop\n2') is None
   assert task.states.max_steps(problem) == 1
   again = pickle.loads(pickle.dumps(task))
   assert list(again.problems('train', 1, 3)) == list(
@@ -273,7 +273,7 @@ def test_problems_that_were_refused_are_made_again(write, tmp_path):
 
 
 def test_a_verifier_that_raises_ends_the_run(write):
-  task = _make(write(("left and self.states.after(left, step)",
+  task = _make(write(('left and self.states.after(problem, left, step)',
                       'int(step)')))
   with pytest.raises(faults.TaskError) as error:
     task.verify(_first(task), 'seven')
@@ -283,8 +283,8 @@ def test_a_verifier_that_raises_ends_the_run(write):
   task = _make(write(('return tasks.Verdict(left', 'return (left')))
   with pytest.raises(faults.TaskError, match='must be a Verdict'):
     task.verify(_first(task), 'take 1')
-  with pytest.raises(faults.TaskError, match="states.after.'x', 'y'. raised"):
-    task.states.after('x', 'y')
+  with pytest.raises(faults.TaskError, match="'down-1', 'x', 'y'. raised"):
+    task.states.after(_first(task), 'x', 'y')
 
 
 @pytest.mark.parametrize('body, reason', [
@@ -310,7 +310,8 @@ def test_an_answer_without_a_verdict_is_undecided(
 
 def test_too_many_undecided_answers_end_the_run(write, monkeypatch):
   monkeypatch.setattr(own_lib, '_MAX_LOST', 2)
-  task = _make(write(("left and self.states.after(left, step)", 'exit()')))
+  task = _make(write((
+      'left and self.states.after(problem, left, step)', 'exit()')))
   assert not task.verify(_first(task), 'a').is_decided
   with pytest.raises(faults.TaskError, match='answer 2 without a verdict'):
     task.verify(_first(task), 'b')

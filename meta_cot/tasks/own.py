@@ -234,13 +234,14 @@ class _States:
                             'text')
     return state
 
-  def after(self, state: str, step: str) -> str | None:
+  def after(self, problem: Problem, state: str, step: str) -> str | None:
     """Returns the state after a step, any text; None if it is illegal."""
     try:
-      return self.own._ask('states.after', state, step)
+      return self.own._ask('states.after', problem, state, step)
     except process.Lost as e:
       raise self.own._wrong(
-          f'states.after({state!r:.80}, {step!r:.80}):', f'{e}') from e
+          f'states.after({problem.id!r}, {state!r:.80}, {step!r:.80}):',
+          f'{e}') from e
 
   def max_steps(self, problem: Problem) -> int:
     """Returns how many steps a solution has at most."""
