@@ -93,8 +93,7 @@ class Pouring:
 
   def __init__(self, settings, seed):
     self.settings, self.seed = settings, seed
-    self.teacher = Teacher(settings.max_steps)
-    self.states = States(settings.max_steps)
+    self.teacher, self.states = Teacher(settings), States(settings)
 
   def size(self, split):
     return len(all_problems(self.settings, self.seed)[split])
@@ -133,8 +132,8 @@ class Teacher:
 
   strategies = ('depth_first',)
 
-  def __init__(self, max_steps):
-    self.max_steps = max_steps
+  def __init__(self, settings):
+    self.settings = settings
 
   def search(self, problem, strategy, seed):
     """Tries the steps in turn; the same water again only with fewer steps."""
@@ -148,7 +147,7 @@ class Teacher:
           continue
         length[new] = depth
         is_goal = wanted in new
-        is_last = is_goal or depth == self.max_steps
+        is_last = is_goal or depth == self.settings.max_steps
         nodes.append(traces.Node(
             parent=path[-1], step=step, state=to_text(new),
             order=-1 if is_last else len(nodes), is_terminal=is_last,
@@ -168,8 +167,8 @@ class Teacher:
 class States:
   """A state is the water in all jugs."""
 
-  def __init__(self, max_steps):
-    self.most = max_steps
+  def __init__(self, settings):
+    self.settings = settings
 
   def first(self, problem):
     return to_text(problem.data['water'])
@@ -182,7 +181,7 @@ class States:
     return to_text(pour(problem.data['jugs'], water, step))
 
   def max_steps(self, problem):
-    return self.most
+    return self.settings.max_steps
 
 
 def get_config():
@@ -198,7 +197,7 @@ def get_config():
   c.tokenizer = kinds.tokenizer()
   c.tokenizer.vocabulary.pieces = (*prose.PIECES, *STEPS)
   c.sft = kinds.train(
-      arms=('traces', 'solution_only'), num_tokens=800_000, batch_size=4,
+      arms=('traces', 'solution_only'), num_tokens=600_000, batch_size=4,
       save_every_steps=1_000)
   c.sft.data.sequence_length = 256
   c.evaluate = kinds.evaluate(

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from meta_cot import tasks
 from meta_cot import traces
 from meta_cot.settings import config_file
 from meta_cot.stages import experiment as experiment_lib
@@ -54,6 +55,11 @@ def test_what_is_no_step_is_no_answer(task, answer):
   problem = next(task.problems('test', 0, 1))
   assert not task.verify(problem, answer).is_correct
   assert task.states.after(problem, '1,2,3', answer) is None
+
+
+def test_without_settings_it_judges(task):
+  problem = next(task.problems('test', 0, 1))
+  assert not tasks.make(str(FILE)).verify(problem, 'A into B\n' * 9).is_correct
 
 
 def test_water_is_neither_made_nor_lost(task):
