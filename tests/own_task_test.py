@@ -110,12 +110,15 @@ def _first(task):
   return next(task.problems('train', 0, 1))
 
 
-def _run(kind, workdir, *stages, style='compact', largest=9):
+def _run(
+    kind, workdir, *stages, style='compact', largest=9, num_processes=1):
   """Runs stages `problems` and others as the command does."""
   config = countdown_config.pipeline()
   config.style = style
   config.task = dict(kind=kind, largest=largest)
-  config.traces.update(dict(strategies='greedy', num_processes=1))
+  config.traces.update(dict(
+      strategies='greedy', num_processes=num_processes))
+  config.problems.num_processes = num_processes
   config.stages = ('problems', *stages)
   experiment = experiment_lib.parse(config)
   context = base.Context(
@@ -142,6 +145,18 @@ def test_without_a_fault_it_is_as_the_task_itself(write, tmp_path):
       task.problems('train', 1, 3))
   assert store.read_manifest(context.workdir / 'traces').splits[
       'train'].counts['num_solved'] == 3
+
+
+def test_worker_processes_read_the_file_too(write, tmp_path):
+  kind = write()
+  one = _run(kind, tmp_path / 'one', 'traces')
+  two = _run(kind, tmp_path / 'two', 'traces', num_processes=2)
+  for stage in ('problems', 'traces'):
+    assert store.read_manifest(one.workdir / stage) == store.read_manifest(
+        two.workdir / stage)
+  with pytest.raises(faults.TaskError, match='raised .*down.py:16: KeyError'):
+    _run(write(('step = min(left, 2)', "step = problem.data['m']")),
+         tmp_path / 'three', 'traces', num_processes=2)
 
 
 def test_a_file_is_named_without_its_folder(write, tmp_path):
