@@ -9,12 +9,15 @@ again), and two more stages: `rl`, which tunes it, and `episodes`, its report.
 
 Variants:
   tiny    continues countdown.py:tiny: in the workdir of a finished one only
-          what is new runs.
+          what is new runs. Twelve minutes behind the training on two CPU cores.
+          After 4M tokens of training E-RL^2 takes the third attempt from 24%
+          to 52%.
   laptop  continues countdown.py:laptop: two attempts, by a model that has seen
-          three.
+          three. A quarter of an hour behind the training on two CPU cores.
+          E-RL^2 takes the second attempt from 45% to 62%, RL^2 to 61%.
   gpu     problems and model of countdown.py:gpu in style compact, with arm
-          `revisions` only; not yet run.
-  pod     the same of countdown.py:pod; not yet run.
+          `revisions` only. One accelerator; not yet run.
+  pod     the same of countdown.py:pod. A TPU v5e-8; not yet run, compiled.
 """
 
 import ml_collections

@@ -9,9 +9,12 @@ which stay in their splits. With --config.task.rank_file=game24.csv, a file with
 the columns Rank and Puzzles, the ranks 901 to 1000 are the test split.
 
 Variants:
-  tiny    solutions only, 0.5M parameters: minutes on two CPU cores.
-  laptop  searches too, 0.8M parameters, search at three budgets: an hour or so
-          on two CPU cores.
+  tiny    solutions only, 0.5M parameters. Three and a half minutes on two CPU
+          cores. Greedily 6% of the test puzzles, with beam 28%, best_first 36%,
+          mcts 39%.
+  laptop  searches too, 0.8M parameters, search at three budgets. An hour on two
+          CPU cores. Greedily `traces` 32% and `solution_only` 8%; searches of
+          the latter up to 44%.
 """
 
 import ml_collections

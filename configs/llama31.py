@@ -5,9 +5,11 @@
       --topology=v5p-32
 
 Variants:
-  8b_v5p_32    8 billion parameters on 16 v5p chips (topology v5p:2x2x4).
-  8b_v5e_64    the same on 64 v5e chips (v5e:8x8).
-  70b_v5p_128  70 billion parameters on 64 v5p chips (v5p:4x4x4).
+  8b_v5p_32    8 billion parameters on 16 v5p chips (topology v5p:2x2x4); not
+               yet run, compiled.
+  8b_v5e_64    the same on 64 v5e chips (v5e:8x8); not yet run, compiled.
+  70b_v5p_128  70 billion parameters on 64 v5p chips (v5p:4x4x4); not yet run,
+               compiled.
 
 Mesh, batch, rematerialisation and pieces of the loss were chosen with
 `meta_cot.compile`; docs/pods.md has its numbers. None has run on hardware yet.

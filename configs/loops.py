@@ -10,9 +10,10 @@ policies of all rounds, with and without a search (Table 1 of arXiv 2501.04682).
 
 Variants:
   star_tiny    STaR: samples; every round trains the first policy anew. Two
-               rounds, a few minutes on two CPU cores.
+               rounds, a few minutes on two CPU cores; no result is kept yet.
   ts_llm_tiny  TS-LLM: MCTS guided by the policy's likelihood; every round goes
-               on from the policy of the round before.
+               on from the policy of the round before. A few minutes on two CPU
+               cores; no result is kept yet.
 """
 
 import ml_collections

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The group `task` of an experiment: which problems there are.
 
-`kind` is a name of meta_cot/tasks/factory.py or a dotted module; the other keys
-are those of its Settings.
+`kind` is a name of meta_cot/tasks/factory.py, or a task of one's own: a dotted
+module or the path of a file (docs/tasks.md). The other keys are its Settings.
 """
 
 import ml_collections

@@ -29,11 +29,12 @@ from data_pipelines import workers
 from meta_cot import problem as problem_lib
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
+from meta_cot.tasks import faults
 from meta_cot.traces import record as record_lib
 
 Record = problem_lib.Problem | record_lib.TraceRecord
 # (start, stop) -> one record per index, in order. What it raises as ValueError
-# at an index is recorded as that index's failure.
+# at an index is recorded as that index's failure; a TaskError ends the work.
 MakeRecords = Callable[[int, int], Iterable[Record]]
 # Kind of a directory -> module with `to_json`, `from_json` and `counts`.
 KINDS: Mapping[str, types.ModuleType] = types.MappingProxyType(
@@ -279,6 +280,8 @@ def _records(
         yield record
         index += 1
       continue
+    except faults.TaskError:
+      raise
     except ValueError as e:
       reason = ' '.join(str(e).split())
     if high - low == 1:

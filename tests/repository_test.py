@@ -17,9 +17,10 @@ from meta_cot import version
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDERS = (
     'meta_cot', 'data_pipelines', 'configs', 'tests', 'benchmarks', 'launch',
-    'docs', '.ci')
+    'docs', 'examples', '.ci', '.github')
 SUFFIXES = {
-    '.py', '.sh', '.toml', '.txt', '.md', '.cfg', '.yaml', '.json', '.bzl', ''}
+    '.py', '.sh', '.toml', '.txt', '.md', '.cfg', '.yaml', '.yml', '.json',
+    '.bzl', ''}
 SCRIPTS = ('test.sh', 'launch/quickstart.sh', '.ci/run', '.ci/bazel')
 # In pieces, so that this file does not hold what it looks for.
 MACHINE_PATHS = re.compile(

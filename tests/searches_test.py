@@ -15,6 +15,7 @@ from data_pipelines.tokenizers import sentencepiece
 from meta_cot import tasks
 from meta_cot import traces
 from meta_cot.rollouts import judge as judge_lib
+from meta_cot.settings import config as config_lib
 from meta_cot.solvers import trees
 from meta_cot.solvers import vocabulary
 from meta_cot.tasks import countdown
@@ -196,6 +197,18 @@ def test_the_verdict_on_the_host_is_that_on_text():
   found = jax.jit(jax.vmap(judge, (None, 0, 0)))(
       dict(index=jnp.int32(7)), rows, jnp.array(lengths))
   assert found.tolist() == [1, 0, 0, 0, 0]
+
+
+def test_a_verifier_that_raises_is_told_behind_the_program():
+  class Broken:
+    def verify(self, problem, answer):
+      raise config_lib.UserError(f'task broken: {answer!r}')
+
+  judge = vocabulary.HostVerdict(
+      judge_lib.Judge(Broken(), _tokenizer(), STYLE), {7: PROBLEM})
+  row = jnp.array(_tokens(f'S5+1=6,17+6=23{EOS}'))
+  assert jax.jit(judge)(dict(index=jnp.int32(7)), row, len(row)) == 0
+  assert str(judge.error) == "task broken: '5+1=6\\n17+6=23'"
 
 
 @pytest.mark.parametrize('text, is_right', [

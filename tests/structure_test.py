@@ -12,7 +12,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 LIBRARY = ('meta_cot', 'data_pipelines')
-FOLDERS = (*LIBRARY, 'configs', 'benchmarks', 'tests')
+FOLDERS = (*LIBRARY, 'configs', 'benchmarks', 'examples', 'tests')
 
 # Imports point to lower layers, without exceptions.
 LAYERS = (

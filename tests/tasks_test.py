@@ -50,7 +50,7 @@ class Sums:
     return self.number
   def problems(self, split, start, stop):
     for i in range(start, stop):
-      yield Problem(f'{split}-{i}', f'{i}+{i}', str(2 * i), {})
+      yield Problem(f'{split}-{i}', f'{split}: {i}+{i}', str(2 * i), {})
   def verify(self, problem, answer):
     return Verdict(answer == problem.answer, 'equal or not')
   def vary(self, problem, rng):

@@ -85,7 +85,8 @@ def folder(
     directory: epath.Path, policy: base.Policy, solver: str, split: str
 ) -> epath.Path:
   """Names where the rows of a policy, solver and split are."""
-  return (directory / policy.label / f'seed{policy.seed}-step{policy.step}'
+  label = policy.label.replace('://', '/').strip('/')  # of a folder anywhere
+  return (directory / label / f'seed{policy.seed}-step{policy.step}'
           / solver / split)
 
 

@@ -138,15 +138,16 @@ class Sampler:
         for problem, text, is_finished, claim in zip(
             problems, texts, done.is_finished, claims, strict=True)]
     return {
-        name: base.objects([[row[name]] for row in told]) for name in told[0]}
+        name: base.objects([[row.get(name)] for row in told])
+        for name in dict.fromkeys(name for row in told for name in row)}
 
   def _detail(self, style, problem, text, is_finished, claim) -> dict:
     """What the row of a greedy text says besides."""
     answer, verdict = claim
     more = {} if self._task.measure is None else dict(
         self._task.measure(problem, text, answer, verdict))
-    error = analysis.NO_ERROR if verdict.is_correct else more.pop(
-        'error', analysis.WRONG_ANSWER)
+    error = more.pop('error', analysis.WRONG_ANSWER)
+    error = analysis.NO_ERROR if verdict.is_correct else error
     told = analysis.analyze(problem, text, style, is_finished, lambda _: error)
     return dict(
         text=text, reason=verdict.reason, error=told.primary_error,

@@ -139,7 +139,7 @@ class Searcher:
     """See `base.Solver`.
 
     Raises:
-      UserError, ValueError: as `prepare`.
+      UserError, ValueError: as `prepare`; or the verifier is broken.
     """
     finished, usage, seconds = self.run(policy, problems, rng, first=first)
     kind, style = self._settings.step, policy.style
@@ -190,6 +190,8 @@ class Searcher:
     finished = sorted(
         made.run_all(params, rng, queue, usage=usage),
         key=lambda f: f.problem.id)
+    if host and host.error:
+      raise host.error
     return finished, usage, time.perf_counter() - start
 
   def _make_slots(self, model, tokenizer, style, strategy) -> batching.Slots:

@@ -12,6 +12,7 @@ from data_pipelines import tokenizers
 from meta_cot import decode
 from meta_cot.problem import Problem
 from meta_cot.rollouts import judge as judge_lib
+from meta_cot.settings import config as config_lib
 from meta_cot.tasks import base
 from meta_cot.traces import format as format_lib
 
@@ -85,6 +86,7 @@ class HostVerdict:
 
   judge: judge_lib.Judge
   problems: Mapping[int, Problem] = dataclasses.field(default_factory=dict)
+  error: config_lib.UserError | None = None  # of a verifier, to be raised
 
   def __call__(self, problem, tokens_M, length) -> jax.Array:
     """Returns 1.0 for a right text, else 0.0; [] float32."""
@@ -96,8 +98,12 @@ class HostVerdict:
     tokens = np.asarray(tokens_M)[:int(length)].tolist()
     # Most texts are parts of one, without an end.
     is_ended = bool(set(tokens[-1:]) & set(self.judge.tokenizer.eos_ids))
-    return np.float32(is_ended and self.judge.claim(
-        self.problems[int(index)], tokens).verdict.is_correct)
+    try:
+      return np.float32(is_ended and self.judge.claim(
+          self.problems[int(index)], tokens).verdict.is_correct)
+    except config_lib.UserError as e:  # must not pass through the program
+      self.error = e
+      return np.float32(0)
 
 
 def host_verdict(

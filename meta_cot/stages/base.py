@@ -19,6 +19,7 @@ from data_pipelines import tokenizers
 from meta_cot import program
 from meta_cot import sharding
 from meta_cot import tasks
+from meta_cot import traces
 from meta_cot.model import config as model_config
 from meta_cot.problem import Problem
 from meta_cot.runtime import files
@@ -50,7 +51,8 @@ class Shared:
     return dict(
         seed=self.seed, style=self.style, model=config_lib.bound(self.model),
         task=dict(
-            kind=self.task_kind, **config_lib.bound(self.task_settings)))
+            kind=tasks.name_of(self.task_kind),
+            **config_lib.bound(self.task_settings)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,10 +112,52 @@ class Context:
 
   @functools.cached_property
   def first_problems(self) -> tuple[Problem, ...]:
-    """The first problems of every split, for shapes, before any are stored."""
-    return tuple(
+    """The first problems of every split, for shapes, before any are stored.
+
+    Raises:
+      UserError: the style cannot write a question.
+    """
+    problems = tuple(
         problem for split in self.task.splits
         for problem in self.task.problems(split, 0, _NUM_FIRST))
+    for problem in problems:
+      self.prompt(problem, self.shared.style)
+    return problems
+
+  def prompt(self, problem: Problem, style: str) -> str:
+    """Writes a question; a UserError says that the style cannot."""
+    try:
+      return traces.prompt(problem, style=style)
+    except ValueError as e:
+      raise self.unwritten('question', problem, f'in style {style!r}: {e}'
+                           ) from e
+
+  def unwritten(
+      self, what: str, problem: Problem, words: str) -> config_lib.UserError:
+    """Makes the error about a text of a problem that cannot be written."""
+    return config_lib.UserError(
+        f'task {tasks.name_of(self.shared.task_kind)}: the {what} of problem '
+        f'{problem.id!r} cannot be written {words}')
+
+  def check_encoded(
+      self, tokenizer: tokenizers.Tokenizer, what: str, problem: Problem,
+      text: str) -> None:
+    """Raises a UserError where a tokenizer loses some of a problem's text."""
+    if tokenizer.decode(tokenizer.encode(text)) == text:
+      return
+    lost = [c for c in text if tokenizer.decode(tokenizer.encode(c)) != c]
+    raise self.unwritten(
+        what, problem, f'by the tokenizer, which has no token for '
+        f'{"".join(lost[:1]) or text!r:.80}; use a larger vocab_size, or let '
+        'the first training problems have all characters.')
+
+  def check_prompts(
+      self, policy: policy_lib.Policy, problems: Iterable[Problem]) -> None:
+    """Raises a UserError for a question that a policy cannot be asked."""
+    tokenizer = policy.tokenizer()
+    for problem in problems:
+      self.check_encoded(
+          tokenizer, 'question', problem, self.prompt(problem, policy.style))
 
   def folder(self, reference: str) -> epath.Path:
     """The folder that a reference names: of this workdir, or anywhere."""

@@ -13,11 +13,14 @@ from typing import Any
 from data_pipelines import store
 from data_pipelines import tokenizers
 from meta_cot import problem as problem_lib
+from meta_cot import tasks as tasks_lib
 from meta_cot import traces
 from meta_cot.runtime import distributed
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import base
 from meta_cot.tasks import base as tasks
+from meta_cot.tasks import faults
+from meta_cot.tasks import own
 from meta_cot.traces import record as record_lib
 
 LEARNED = (tasks.TRAIN, tasks.VALIDATION)  # no policy learns from the others
@@ -63,6 +66,19 @@ def _make_problems(context, settings, directory) -> None:
     _generate(
         context, settings, directory, split, problem_lib.KIND,
         functools.partial(task.problems, split), task.size(split))
+  if distributed.is_primary() and isinstance(task, own.Own):
+    _check_splits(context, directory)
+  distributed.wait(f'{directory.name}: checked')
+
+
+def _check_splits(context, directory) -> None:
+  """Lets no split repeat itself; removes the problems where one does."""
+  try:
+    faults.check_splits(tasks_lib.name_of(context.shared.task_kind), {
+        split: store.read(directory, split) for split in context.task.splits})
+  except faults.TaskError:
+    directory.rmtree()  # what a corrected rerun must not take for finished
+    raise
 
 
 def _check_teacher(context, settings, name) -> None:
@@ -123,16 +139,29 @@ def _check_room(context, settings, name) -> None:
 def _make_tokenizer(context, settings, directory) -> None:
   """Makes the tokenizer, unless it is there: the first host, others wait."""
   if distributed.is_primary() and not tokenizers.is_whole(directory):
-    settings.vocabulary.make(_texts(context, settings)).save(directory)
+    texts = functools.partial(_texts, context, settings)
+    tokenizer = settings.vocabulary.make(
+        text for _, text in texts(tasks.TRAIN))
+    for split in LEARNED:
+      for problem, text in texts(split):
+        context.check_encoded(tokenizer, 'search', problem, text)
+    tokenizer.save(directory)
   distributed.wait('tokenizer')
 
 
-def _texts(context, settings) -> Iterator[str]:
-  """The first training records; nothing is read before the first one."""
-  records = store.read(context.folder(settings.records), tasks.TRAIN)
+def _texts(
+    context, settings, split: str) -> Iterator[tuple[problem_lib.Problem, str]]:
+  """The first records of a split; nothing is read before the first one."""
+  records = store.read(context.folder(settings.records), split)
+  style = context.shared.style
   for i in range(min(len(records), _NUM_TEXTS)):
-    yield traces.render(
-        traces.linearize(records[i]), style=context.shared.style)
+    problem = records[i].problem
+    try:
+      text = traces.render(traces.linearize(records[i]), style=style)
+    except ValueError as e:
+      raise context.unwritten('search', problem, f'in style {style!r}: {e}'
+                              ) from e
+    yield problem, text
 
 
 PROBLEMS = base.Stage(

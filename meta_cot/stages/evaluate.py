@@ -95,6 +95,8 @@ def _run(context, settings, directory) -> None:
   for reference in context.parts(settings.policies):
     asked = _Asked(context, settings, reference)
     labels[reference] = asked.label
+    for some in (*problems.values(), validation or ()):
+      context.check_prompts(asked.folder, some)
     rows += asked.rows(directory / 'rows', problems, validation or [])
     training |= asked.training()
   if distributed.is_primary():
@@ -184,7 +186,8 @@ def _write(context, settings, directory, rows, training, labels, problems):
           rows, reference, first, taught.get(first, ()), policy.style),
       texts={  # a solved search of every strategy
           row['solver']: row['details']['text'] for row in reversed(rows)
-          if row['solver'] in searching.STRATEGIES and row['is_correct']})
+          if row['solver'] in searching.STRATEGIES and row['is_correct']
+          and row['policy'] != symbolic.POLICY})  # its strategies have any name
   logging.info('report: %s', directory / 'report.md')
 
 

@@ -102,6 +102,7 @@ def _make_setup(context, settings) -> setup_lib.Setup:
   read = functools.partial(context.problems, settings.problems)
   train_problems = read(tasks.TRAIN)
   validation = read(tasks.VALIDATION, settings.num_eval_problems)
+  context.check_prompts(start, (*train_problems, *validation))
   return setup_lib.Setup(
       make_programs(context, settings, base.Planned.of(start),
                     [*train_problems, *validation]),

@@ -63,6 +63,8 @@ def _run(context, settings, directory) -> None:
   problems = {
       split: context.problems(settings.problems, split, number)
       for split, number in zip(data.LEARNED, numbers)}
+  for some in problems.values():
+    context.check_prompts(asked.folder, some)
   policy = asked.at(asked.folder.steps()[-1])
   bench.run(
       [policy], {settings.solver: asked.procedure(settings.solver)},

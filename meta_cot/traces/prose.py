@@ -24,6 +24,11 @@ _ROOT = ' the start'
 # before it made, to the parent of that node.
 _HERE, _ON, _BESIDE = 'Try ', 'Then ', 'Alternatively, '
 
+# Its own words, for a tokenizer that has a token for each.
+PIECES = (
+    _QUESTION, _HERE, _ON, _BESIDE, *_OUTCOMES.values(), 'Wait, back to: ',
+    f'Wait, back to{_ROOT}', _EXHAUSTED, OPENING)
+
 _PROMPT = re.compile(f'{_QUESTION}(.*)\n')
 _LINES = {
     'step': re.compile(f'({_HERE}|{_ON}|{_BESIDE})(.+)'),
