@@ -4,7 +4,6 @@
 import dataclasses
 import pathlib
 import random
-import time
 
 import hypothesis
 from hypothesis import strategies as st
@@ -277,14 +276,10 @@ def test_analysis_of_any_task():
   assert lost.errors == {'illegal_state': 1} and lost.primary_error == 'none'
 
 
-def test_reading_takes_linear_time():
+def test_a_long_text_is_read():  # quadratic time would be hours
   lines = 'Try a\nThis gives b\nWait, back to the start\n'
-  seconds = []
-  for number in (500, 8_000):
-    start = time.process_time()
-    format_lib.read('Question: q\n' + lines * number, 'prose')
-    seconds.append(time.process_time() - start)
-  assert seconds[1] < 100 * seconds[0]  # quadratic: 256 times
+  reading = format_lib.read('Question: q\n' + lines * 50_000, 'prose')
+  assert not reading.faults and len(reading.events) == 100_001
 
 
 @pytest.mark.parametrize('name', arms.ARMS)
