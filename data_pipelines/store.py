@@ -88,20 +88,25 @@ def read_manifest(directory: files.Path) -> Manifest:
     raise config_lib.UserError(
         f'{path}: no such file; the records are not generated, or not to the '
         'end; run the stage that makes them.')
-  raw = files.read_json(path)
-  try:
-    if raw['schema'] != SCHEMA:
-      raise config_lib.UserError(
-          f'{path}: schema {raw["schema"]}, this version reads {SCHEMA}; '
-          'generate the records again in an empty directory.')
-    return Manifest(raw['kind'], {
-        name: Split(**{
-            **split, 'shards': [Shard(**shard) for shard in split['shards']]})
-        for name, split in raw['splits'].items()})
-  except (AttributeError, KeyError, TypeError) as e:
+  if files.read_json(path, schema=int)['schema'] != SCHEMA:
     raise config_lib.UserError(
-        f'{path}: not a manifest ({e!r}); delete the file and run the '
-        'stage that makes it.') from e
+        f'{path}: schema {files.read_json(path)["schema"]}, this version reads '
+        f'{SCHEMA}; generate the records again in an empty directory.')
+  raw = files.read_json(path, kind=str, splits=dict)
+  config_lib.of_kind(KINDS, raw['kind'], f'{path}: records')
+  return Manifest(raw['kind'], {
+      name: _split(path, split) for name, split in raw['splits'].items()})
+
+
+def _split(path: epath.Path, raw: Any) -> Split:
+  split = files.described(Split, raw, path)
+  shards = [files.described(Shard, shard, path) for shard in split.shards]
+  for shard in shards:
+    if '/' in shard.file:
+      raise config_lib.UserError(
+          f'{path}: the shard {shard.file!r} is not beside it; delete the file '
+          'and run the stage that makes it.')
+  return dataclasses.replace(split, shards=shards)
 
 
 def generate(
@@ -302,9 +307,9 @@ def _described(
       _check_arguments(path, entry.arguments, arguments)
       known += entry.shards
   for path in _sidecars(directory, split):
-    raw = files.read_json(path)
+    raw = files.read_json(path, arguments=dict, shard=dict)
     _check_arguments(path, raw['arguments'], arguments)
-    known.append(Shard(**raw['shard']))
+    known.append(files.described(Shard, raw['shard'], path))
   return {shard.file: shard for shard in known}
 
 

@@ -14,11 +14,17 @@ import numpy as np
 
 from meta_cot.problem import Problem
 from meta_cot.runtime import files
+from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
 from meta_cot.traces import record as record_lib
 
 VERSION = 1
 _RECORDS = '.records'
+
+_FIELDS = dict(
+    version=int, policy=str, seed=int, step=int, solver=str, split=str,
+    problem=str, place=int, attempt=int, episode=int, is_correct=bool,
+    is_finished=bool, seconds=float, details=dict)
 
 Row = Mapping[str, Any]
 
@@ -69,16 +75,15 @@ def read(directory: epath.Path) -> list[dict[str, Any]]:
   """Reads the pieces of a folder; by problem, attempt and episode.
 
   Raises:
-    ValueError: a row of another version.
+    UserError: what is no row, or one of another version; names it.
   """
   rows = []
   for path in sorted(directory.glob('*.jsonl')):
-    for line in path.read_text().splitlines():
-      rows.append(json.loads(line))
-      if rows[-1]['version'] != VERSION:
-        raise ValueError(
-            f'{path}: version is {rows[-1]["version"]}, this one reads '
-            f'{VERSION}; remove the folder.')
+    rows += files.read_rows(path, **_FIELDS)
+    if rows and rows[-1]['version'] != VERSION:
+      raise config_lib.UserError(
+          f'{path}: version is {rows[-1]["version"]}, this one reads '
+          f'{VERSION}; remove the folder.')
   return sorted(
       rows, key=lambda row: (row['place'], row['attempt'], row['episode']))
 
@@ -86,8 +91,13 @@ def read(directory: epath.Path) -> list[dict[str, Any]]:
 def records(directory: epath.Path) -> Iterator[record_lib.TraceRecord]:
   """Reads the searches of a folder, in order of the problems."""
   for path in sorted(directory.glob(f'*{_RECORDS}')):
-    for line in path.read_text().splitlines():
-      yield record_lib.from_json(line)
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+      try:
+        yield record_lib.from_json(line)
+      except ValueError as e:
+        raise config_lib.UserError(
+            f'{path}:{number}: {e}; remove the folder and rerun the command '
+            'that wrote it.') from e
 
 
 def group(rows: Iterable[Row], *keys: str) -> dict[tuple, list[Row]]:

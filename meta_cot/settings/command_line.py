@@ -19,6 +19,7 @@ from ml_collections import config_dict
 from meta_cot.settings import config as config_lib
 from meta_cot.settings import config_file
 
+_MAX_WORD = 200  # letters, in an error
 _PROFILE = 'profile_steps'  # of a stage that can trace steps
 
 
@@ -120,7 +121,10 @@ def one_line_errors() -> Iterator[None]:
   try:
     yield
   except config_lib.UserError as e:
-    print('error:', *str(e).split(), file=sys.stderr)
+    words = (
+        word if len(word) < _MAX_WORD else f'{word[:_MAX_WORD]}...'
+        for word in str(e).split())
+    print('error:', *words, file=sys.stderr)
     raise SystemExit(2) from None
 
 

@@ -8,7 +8,7 @@ after. So a changed setting makes its stage run again, and what stands on it,
 and nothing else.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import errno
 import hashlib
@@ -94,10 +94,6 @@ def claim(
   path, schema = workdir / 'config.json', experiment_lib.SCHEMA
   try:
     there = files.read_json(path) if path.exists() else dict(schema=schema)
-    if not isinstance(there, dict):
-      raise config_lib.UserError(
-          f'{path}: holds no settings; delete the file if this is the workdir '
-          'of a run, or use another --workdir.')
     if there.get('schema') != schema:
       raise config_lib.UserError(
           f'{path}: this workdir has schema {there.get("schema", 1)}, this '
@@ -110,6 +106,20 @@ def claim(
         f'--workdir: cannot write in {workdir} ({" ".join(str(e).split())}); '
         'make it writable or use another one.') from e
   return workdir
+
+
+def check_reads(context: base.Context, groups: Sequence[base.Group]) -> None:
+  """Makes sure that what stages read is there, or made before they run.
+
+  Raises:
+    UserError: something is not.
+  """
+  before = set()
+  for group in groups:
+    for part in context.parts(group.stage.reads(group.settings)):
+      if part.partition('/')[0] not in before:
+        _digest(context, part)
+    before.add(group.name)
 
 
 def make_mark(context: base.Context, group: base.Group) -> dict[str, Any]:
@@ -172,7 +182,9 @@ def finish(workdir: epath.Path, name: str, mark: Mapping[str, Any]) -> None:
 
 
 def _read(path: epath.Path) -> Any:
-  return files.read_json(path) if path.exists() else None
+  """A mark; None where there is none."""
+  return files.read_json(
+      path, settings=dict, shared=dict, reads=dict) if path.exists() else None
 
 
 def _digest(context: base.Context, reference: str) -> str:

@@ -123,11 +123,11 @@ def read(directory: epath.Path) -> Policy:
     raise config_lib.UserError(
         f'{path}: no such file; this is no policy folder, or its training has '
         'not begun: run its stage first.')
-  raw = files.read_json(path)
-  if raw.get('schema') != SCHEMA:
+  if files.read_json(path, schema=int)['schema'] != SCHEMA:
     raise config_lib.UserError(
-        f'{path}: schema {raw.get("schema")!r}, this version reads {SCHEMA}; '
-        'train or import the policy again.')
+        f'{path}: schema {files.read_json(path)["schema"]}, this version reads '
+        f'{SCHEMA}; train or import the policy again.')
+  raw = files.read_json(path, model=dict, style=str, about=dict, tokenizer=str)
   model = config_lib.parse(
       model_config.ModelConfig, raw['model'], f'{path}: model')
   return Policy(directory, model, raw['style'], raw['about'], raw['tokenizer'])

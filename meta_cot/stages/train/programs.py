@@ -38,7 +38,7 @@ class Settings:
   start: str | None = _setting()
   arms: tuple[str, ...] = _setting(
       choices=tuple(arms.ARMS), is_unique=True, is_free=True)
-  num_tokens: int = _setting(low=1, is_free=True)
+  num_tokens: int = _setting(low=1, high=10**18, is_free=True)
   batch_size: int = _setting(low=1)
   num_accumulation: int = _setting(low=1, is_free=True)
   num_loss_chunks: int = _setting(low=1, is_free=True)
@@ -59,6 +59,11 @@ class Settings:
           'to trace, or empty.')
     if not self.arms:
       raise config_lib.ConfigError('arms: got nothing; name at least one arm.')
+    most = optimizer.MAX_STEPS * self.batch_size * self.data.sequence_length
+    if self.num_tokens > most:
+      raise config_lib.ConfigError(
+          f'num_tokens: got {self.num_tokens}; must be at most {most}, those '
+          f'of {optimizer.MAX_STEPS} steps.')
     for field, whole, divisor in (
         ('batch_size', 'batch_size', 'num_accumulation'),
         ('num_loss_chunks', 'data.sequence_length', 'num_loss_chunks'),

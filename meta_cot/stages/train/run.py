@@ -5,6 +5,7 @@ Leaves a policy folder for each arm, `<arm>/`: policy.json, tokenizer,
 checkpoints, metrics.jsonl, tensorboard, summary.json.
 """
 
+import functools
 import logging
 
 from etils import epath
@@ -29,6 +30,7 @@ from meta_cot.training import goodput
 from meta_cot.training import loop
 from meta_cot.training import metrics as metrics_lib
 from meta_cot.training import objective as objective_lib
+from meta_cot.training import optimizer
 from meta_cot.training import policy as policy_lib
 from meta_cot.training import progress
 from meta_cot.training import state as state_lib
@@ -68,11 +70,29 @@ class Run:
               self.source[tasks.VALIDATION], self.examples[tasks.VALIDATION],
               self.tokenizer.eos_id)))
 
+  @functools.cached_property
+  def num_steps(self) -> int:
+    """Of the whole run; it follows from how full its rows are."""
+    return max(1, round(self.settings.num_tokens / self._tokens_per_step()))
+
+  def check_profile(self) -> None:
+    """Raises a UserError where a step to trace is behind the last one."""
+    first, last = self.settings.profile_steps
+    if last > self.num_steps:
+      raise config_lib.UserError(
+          f'--profile: got {first}:{last}; {self.directory.parent.name}/'
+          f'{self.arm} has {self.num_steps} steps: name some of these.')
+
   def train(self) -> None:
-    """Trains from the newest checkpoint, if there is one."""
-    clock = goodput.Clock()
-    settings, directory = self.settings, self.directory
-    num_steps = max(1, round(settings.num_tokens / self._tokens_per_step()))
+    """Trains from the newest checkpoint, if there is one.
+
+    Raises:
+      UserError: it is of more steps than are asked for.
+      Interrupted: a signal came; what is needed to continue is saved.
+    """
+    clock, settings, directory = (
+        goodput.Clock(), self.settings, self.directory)
+    num_steps = self.num_steps
     self._announce(num_steps)
     programs = programs_lib.Programs(
         settings, self.model, self.mesh, num_steps)
@@ -81,11 +101,7 @@ class Run:
         directory, settings.max_to_keep, batches,
         settings=config_lib.bound(settings),
         tokenizer=self.tokenizer.fingerprint)
-    state, pending = self._restore(saves, programs)
-    writer = metrics_lib.MetricsWriter(directory, int(state.step))
-    if int(state.step):
-      logging.info('%s: continues after step %d', self.arm, int(state.step))
-      clock.continues(writer.dropped, pending.lap)
+    state, writer, pending = self._open(saves, programs, clock)
     with interruption.deferred():
       state = loop.run(
           state, (_to_device(batch, self.mesh) for batch in batches),
@@ -96,9 +112,7 @@ class Run:
                   self.model, settings.data.sequence_length),
               flops.peak_per_device() * jax.device_count()),
           writer=writer, clock=clock, pending=pending.rows,
-          profile=loop.Profile(
-              *settings.profile_steps, str(directory / 'profile')
-          ) if settings.profile_steps else None, name=self.arm)
+          profile=self._profile(int(state.step)), name=self.arm)
       with clock.measure('checkpoint'):
         saves.close()
       writer.close()
@@ -108,15 +122,41 @@ class Run:
       if jax.process_index() == 0:
         self._finish(state, clock)
 
-  def _restore(self, saves, programs):
-    """The state to go on from, and metrics that wait for their row."""
+  def _profile(self, done: int) -> loop.Profile | None:
+    """The steps to trace that are still to come."""
+    if not self.settings.profile_steps:
+      return None
+    first, last = self.settings.profile_steps
+    if last <= done:
+      logging.warning(
+          '%s: no trace; steps %d to %d are done', self.arm, first, last)
+      return None
+    return loop.Profile(
+        max(first, done + 1), last, str(self.directory / 'profile'))
+
+  def _open(self, saves, programs, clock):
+    """The state to go on from, the writer, and metrics that wait for it."""
     state, pending = saves.restore(programs.state)
     if state is None:
       state = state_lib.jit_create(*programs.start)(
           jax.random.key(self.context.seed))
       if self.start is not None:
         state = state.replace(params=self.start.params(self.mesh))
-    return state, pending
+    done, num_steps = int(state.step), programs.num_steps
+    if done > num_steps:
+      raise config_lib.UserError(
+          f'{self.directory}: trained for {done} steps; num_tokens, '
+          f'{self.settings.num_tokens}, gives {num_steps}: it may grow but not '
+          'shrink.')
+    writer = metrics_lib.MetricsWriter(self.directory, done)
+    if done:
+      logging.info(
+          '%s: continues after step %d of %d; %s', self.arm, done, num_steps,
+          optimizer.describe(self.settings.optimizer, done, num_steps))
+      clock.continues(writer.dropped, pending.lap)
+      if jax.process_index() == 0:  # it was of a run with fewer steps
+        (self.directory / 'summary.json').unlink(missing_ok=True)
+    return state, writer, pending
 
   def _batches(self, batches, split, share=None):
     host_index, num_hosts = share or sharding.host_share(self.mesh)
@@ -181,7 +221,7 @@ class Run:
 
   def _finish(self, state, clock) -> None:
     """Writes the summary of a finished run."""
-    rows = metrics_lib.read(self.directory / 'metrics.jsonl')
+    rows = metrics_lib.read_all(self.directory / 'metrics.jsonl')
     last = rows[-1]
     time_spent = goodput.summarise([*rows, clock.lap()])
     logging.info(
@@ -205,7 +245,7 @@ def _is_trained(directory: epath.Path, settings: Settings) -> bool:
   path = directory / 'summary.json'
   if not path.exists():
     return False
-  asked = files.read_json(path)['num_tokens_asked']
+  asked = files.read_json(path, num_tokens_asked=int)['num_tokens_asked']
   if asked > settings.num_tokens:
     raise config_lib.UserError(
         f'{directory}: trained on {asked} tokens; num_tokens, '
@@ -221,16 +261,21 @@ def _missing(settings: Settings, directory: epath.Path) -> list[str]:
 
 
 def _run(context, settings, directory) -> None:
-  """Trains every arm that has no summary yet."""
-  for arm in _missing(settings, directory):
-    Run(context, settings, arm, directory / arm).train()
+  """Trains every arm that has not seen its tokens yet."""
+  missing = _missing(settings, directory)
+  run = lambda arm: Run(context, settings, arm, directory / arm)
+  for arm in missing if settings.profile_steps else ():
+    run(arm).check_profile()
+  for arm in missing:
+    run(arm).train()
 
 
 STAGE = base.Stage(
     Settings=Settings, run=_run,
     uses=('seed', 'task', 'model', 'style'),
     reads=lambda settings: (
-        settings.records, settings.start or settings.tokenizer),
+        settings.records,
+        settings.tokenizer if settings.start is None else settings.start),
     grown=lambda settings: dict(num_tokens=settings.num_tokens),
     leaves=lambda settings: settings.arms,
     check=programs_lib.check, check_devices=programs_lib.check_devices,
