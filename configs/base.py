@@ -35,7 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.stages = ()  # names of groups that have a kind, in the order of the run
   # Compiled programs, for the next process: workdir | off | a path or bucket.
   c.compilation_cache = 'workdir'
-  c.style = 'compact'  # of texts: compact | stream_of_search
+  c.style = 'compact'  # of texts: compact | compact_digits | stream_of_search
   c.mesh = _mesh()
   c.model = _model()
   return c

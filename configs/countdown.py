@@ -52,13 +52,14 @@ def pipeline() -> ml_collections.ConfigDict:
 
 
 def _tiny(c: ml_collections.ConfigDict) -> None:
+  c.style = 'compact_digits'
   c.task.max_value = 60
   c.traces.num_processes = 1  # quicker than starting workers
-  c.tokenizer.vocabulary.number_tokens = 60  # 0..60 are one token each
   c.sft.update(dict(
-      arms=ARMS, num_tokens=2_000_000, batch_size=4, save_every_steps=350))
+      num_tokens=3_000_000, batch_size=4, save_every_steps=500))
+  c.sft.data.sequence_length = 256
   c.evaluate.num_curve_problems = 128
-  c.evaluate.samples.num_samples = 32
+  c.evaluate.samples.update(dict(num_samples=32, max_new_tokens=256))
 
 
 def _laptop(c: ml_collections.ConfigDict) -> None:

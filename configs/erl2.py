@@ -59,7 +59,7 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
 
 def _tiny(c: ml_collections.ConfigDict) -> None:
   c.rl.num_iterations = 150
-  c.rl.episodes.episode_length = 16
+  c.rl.episodes.episode_length = 20
   c.rl.optimizer.learning_rate = 5e-4
 
 

@@ -51,6 +51,7 @@ def _sentencepiece():
   v.vocab_size = 128  # at most
   v.number_tokens = placeholder(int)  # n: 0..n one token each; None: digits
   v.path = placeholder(str)  # tokenizer.model to reuse; None: train one
+  v.pieces = ()  # texts of one token each, such as ' plan'; longest first
   return v
 
 
@@ -65,7 +66,10 @@ def train(**changes: Any) -> ml_collections.ConfigDict:
   # What a policy learns to write: traces | solution_only |
   # solution_only_permuted | revisions | revisions_kept.
   t.arms = ('traces', 'solution_only')
-  t.num_tokens = 4_000_000  # tokens per arm, padding not counted
+  # Every arm is trained with each, as ARM/seedN; (): with config.seed, as ARM.
+  t.seeds = ()
+  t.num_tokens = 4_000_000  # tokens per run, padding not counted; or None, and
+  t.num_examples = placeholder(int)  # sequences per run
   t.batch_size = 8  # packed rows per step, over all devices
   t.num_accumulation = 1  # micro-batches per step
   t.num_loss_chunks = 1  # pieces of a row whose logits exist one at a time
@@ -87,6 +91,7 @@ def _data():
   # Which tokens are trained (docs/traces.md): procedure_cloning | meta_cot |
   # solution_path.
   d.mask = 'procedure_cloning'
+  d.num_records = placeholder(int)  # the first of train; None: all there are
   d.packing_bins = 64  # rows filled at a time
   # Packed separately, shared by the hosts: a multiple of their number that
   # divides batch_size. Another number gives other batches.

@@ -44,7 +44,7 @@ def _small(c: ml_collections.ConfigDict) -> None:
       branching=8,
       num_expansions=8,  # the root and its children have 9
       num_simulations=8,
-      step_length=8))  # S, two numbers, their sign, =, a result, a comma
+      step_length=10))  # S, two numbers, their sign, =, a result, a comma
 
 
 VARIANTS = {'tiny': _small, 'laptop': _small}

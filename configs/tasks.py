@@ -47,3 +47,17 @@ def game24() -> ml_collections.ConfigDict:
   # style compact needs; listed: as Stream of Search has them.
   t.operands = 'descending'
   return t
+
+
+def maze() -> ml_collections.ConfigDict:
+  """Makes mazes of one size, as Searchformer draws them."""
+  t = ml_collections.ConfigDict()
+  t.kind = 'maze'
+  t.sizes = (6,)  # squares; problems of train and validation take them in turn
+  t.num_train = 4_000
+  t.num_validation = 200
+  t.num_test = 200  # of every size, each a split of its own
+  t.min_walls = 0.3  # of the cells; their number is uniform
+  t.max_walls = 0.5
+  t.min_plan = 1.0  # cells of a shortest way, at least so many times the size
+  return t

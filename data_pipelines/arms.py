@@ -108,7 +108,7 @@ def _is_wrong(
   """
   state = task.states.first(problem)
   for step in steps:
-    state = task.states.after(state, step)
+    state = task.states.after(problem, state, step)
     if state is None:
       return False
   return len(steps) == task.states.max_steps(problem) and (

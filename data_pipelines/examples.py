@@ -23,6 +23,7 @@ class DataConfig:
 
   sequence_length: int = config_lib.setting(low=2)  # of a packed row
   mask: str = config_lib.setting(choices=tuple(masks.MASKS))
+  num_records: int | None = config_lib.setting(low=1)  # of train; None: all
   packing_bins: int = config_lib.setting(low=1)  # rows that are filled at once
   num_workers: int = config_lib.setting(low=0)  # per stream; 0 = no others
   num_streams: int = config_lib.setting(low=1)  # shared by all hosts

@@ -106,7 +106,7 @@ def train_batches(
   Args:
     source: random access to at least one record.
     example: makes a sequence of a record.
-    config: length of a row, packing, number of streams.
+    config: number of records, length of a row, packing, number of streams.
     seed: of the order, the packing and the sequences.
     batch_size: rows B per batch of all hosts together; a multiple of S.
     num_hosts: hosts that share the streams; divides S.
@@ -121,7 +121,8 @@ def train_batches(
   """
   num_streams = config.num_streams
   examples = _Examples(source, example, config.sequence_length)
-  indices = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+  indices = grain.MapDataset.range(
+      config.num_records or len(source)).seed(seed).shuffle().repeat()
   dataset = indices.random_map(examples)
 
   def stream(number):

@@ -113,7 +113,7 @@ def test_a_finished_stage_without_its_files_is_not_whole(tmp_path):
         context, group.settings, context.workdir / name)
 
   for name, file, text in (
-      ('sft', '{}/summary.json', f'{{"num_tokens_asked": {tokens}}}'),
+      ('sft', '{}/summary.json', f'{{"asked": {{"num_tokens": {tokens}}}}}'),
       ('evaluate', 'summary.json', '{}'), ('evaluate', 'report.md', '')):
     group = context.groups[name]
     for part in group.stage.leaves(group.settings) or ('',):
@@ -161,17 +161,27 @@ def _no_space(*_):
                '"/disk/": Failed writing: "/disk/x": No space left')])
 def test_a_full_disk_is_one_line(tmp_path, error):
   with pytest.raises(config_lib.UserError) as caught:
-    with workdir_lib.full_disk(tmp_path, 12_345_678):
+    with workdir_lib.no_room(tmp_path, 12_345_678):
       raise error
   message = str(caught.value)
   assert message.startswith('/disk/x: ') and 'rerun the same command' in message
   assert 'about 12.3 MB' in message and '\n' not in message
 
 
+@pytest.mark.parametrize('words', [
+    'Out of memory allocating 35184372072448 bytes.',
+    'XLA:TPU compile permanent error. Ran out of memory in memory space hbm.'])
+def test_full_memory_is_one_line(tmp_path, words):
+  with pytest.raises(config_lib.UserError, match='memory of the devices') as e:
+    with workdir_lib.no_room(tmp_path, 1):
+      raise RuntimeError(f'RESOURCE_EXHAUSTED: {words}\n')
+  assert words[:30] in str(e.value) and '\n' not in str(e.value)
+
+
 @pytest.mark.parametrize('error', [OSError(errno.EIO, 'x'), ValueError('x')])
 def test_other_errors_stay_what_they_are(tmp_path, error):
   with pytest.raises(type(error)) as caught:
-    with workdir_lib.full_disk(tmp_path, 12_345_678):
+    with workdir_lib.no_room(tmp_path, 12_345_678):
       raise error
   assert caught.value is error
 

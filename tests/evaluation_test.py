@@ -25,7 +25,6 @@ from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
 from meta_cot.solvers import sampling as sampling_lib
 from meta_cot.tasks import countdown
-from meta_cot.traces.arithmetic import analysis
 from meta_cot.traces.arithmetic import teacher
 
 PROBLEM = countdown.make_problem([5, 17, 1], 23)
@@ -45,13 +44,16 @@ TEXT = traces.render(traces.linearize(RECORD), style='compact')
     ('5,17,1>23:S5+1=6,17+6=23 really', True, 'format'),
 ])
 def test_verdicts_and_kinds_of_error(text, is_finished, error):
+  task = tasks.make('countdown')
   answer, verdict = judge_lib.of_text(
-      tasks.make('countdown'), PROBLEM, text, 'compact',
-      is_finished=is_finished)
+      task, PROBLEM, text, 'compact', is_finished=is_finished)
   assert verdict.is_correct == (error == 'none')
   assert (answer is not None) == (
       error not in ('unfinished', 'no_answer', 'format'))
-  told = analysis.analyze(PROBLEM, text, 'compact', is_finished)
+  measured = task.measure(PROBLEM, text, answer, verdict)
+  told = traces.analyze(
+      PROBLEM, text, 'compact', is_finished,
+      lambda _: measured.get('error', 'none'))
   assert told.primary_error == error
 
 

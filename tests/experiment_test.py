@@ -69,7 +69,7 @@ def test_unknown_variant_lists_the_choices():
     ({'rl.seeds': (3, 3)}, r'config.rl.seeds\[1\]: got 3 a second time'),
     ({'rl.start': 'sft/nosuch'},
      "config.rl: reads 'sft/nosuch', which stage sft does not leave; it "
-     'leaves traces, solution_only, solution_only_permuted, revisions'),
+     'leaves traces, solution_only, revisions'),
     ({'sft.optimizer.learning_rate': float('inf')}, 'must be a finite number'),
     ({'sft.optimizer.b1': 1.5},
      'config.sft.optimizer.b1: got 1.5; must be less than 1.0'),
@@ -80,7 +80,8 @@ def test_unknown_variant_lists_the_choices():
      "config.traces.strategies: got 'a_star'; must be one of compact, "),
     ({'tokenizer.vocabulary.vocab_size': 256},
      'config.tokenizer.vocabulary.vocab_size: got 256; must be at most'),
-    ({'tokenizer.vocabulary.vocab_size': 40},  # has 61 numbers
+    ({'tokenizer.vocabulary.vocab_size': 40,
+      'tokenizer.vocabulary.number_tokens': 60},
      'config.tokenizer.vocabulary.*: got'),
 ])
 def test_wrong_settings_name_the_field(changes, words):

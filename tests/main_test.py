@@ -69,11 +69,11 @@ def test_leaves_what_the_readme_promises(finished):
     assert f'({name}.png)' in report
     image = (workdir / 'evaluate' / f'{name}.png').read_bytes()
     assert image.startswith(b'\x89PNG')
-  for arm in ('traces', 'solution_only', 'solution_only_permuted'):
+  for arm in ('traces', 'solution_only'):
     assert arm in report
     assert list((workdir / 'sft' / arm / 'tensorboard').glob('events*'))
   assert json.loads((workdir / 'config.json').read_text())['seed'] == 0
-  assert ('4 sequences of 192 tokens per step = 2 rows/device x 2 devices x '
+  assert ('4 sequences of 256 tokens per step = 2 rows/device x 2 devices x '
           '1 accumulation') in log
 
 
@@ -87,7 +87,7 @@ def test_arms_train_on_the_same_number_of_tokens(finished):
   workdir, _ = finished
   totals = [
       sum(row[3] for row in _losses(workdir, arm))
-      for arm in ('traces', 'solution_only', 'solution_only_permuted')]
+      for arm in ('traces', 'solution_only')]
   assert max(totals) - min(totals) < 0.05 * 20000
 
 
@@ -153,7 +153,7 @@ def test_killed_anywhere_it_continues_to_the_same_bits(
   assert not (workdir / 'done' / 'sft.json').exists(), 'killed too late to tell'
 
   _run(workdir, only)
-  for arm in ('traces', 'solution_only', 'solution_only_permuted'):
+  for arm in ('traces', 'solution_only'):
     assert _losses(workdir, arm) == _losses(expected, arm)
     step, arrays = _arrays(workdir, arm)
     expected_step, expected_arrays = _arrays(expected, arm)

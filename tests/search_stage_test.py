@@ -141,8 +141,9 @@ def test_texts_read_back(searched, name):
   for row, record in zip(rows, _records(workdir, name), strict=True):
     assert row['problem'] == record.problem.id
     assert row['is_correct'] == record.is_solved
-    events = traces.parse(row['details']['text'], style='compact')
-    assert traces.render(events, style='compact') == row['details']['text']
+    text = row['details']['text']
+    events = traces.parse(text, style='compact_digits')
+    assert traces.render(events, style='compact_digits') == text
     num_steps += sum(isinstance(e, traces.Step) for e in events)
   assert num_steps > 16
 

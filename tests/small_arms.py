@@ -14,6 +14,6 @@ SETTINGS = countdown.Settings(
 TASK = tasks.make('countdown', SETTINGS)
 ARMS = {name: arms.make(name, TASK) for name in arms.ARMS}
 CONFIG = examples_lib.DataConfig(
-    sequence_length=160, mask='procedure_cloning', packing_bins=4,
-    num_workers=0, num_streams=1, prune_fraction=0.0, max_attempts=4,
-    trained_attempts='final')
+    sequence_length=160, mask='procedure_cloning', num_records=None,
+    packing_bins=4, num_workers=0, num_streams=1, prune_fraction=0.0,
+    max_attempts=4, trained_attempts='final')

@@ -128,7 +128,7 @@ def test_a_signal_while_texts_are_made_ends_the_process_as_always():
 
 
 def test_training_is_deterministic_and_the_fingerprint_tells(tmp_path):
-  settings = sentencepiece.Settings(700, None, None)
+  settings = sentencepiece.Settings(700, None, None, ())
   tokenizer, same = (settings.make([SOS]) for _ in range(2))
   tokenizer.save(tmp_path / 'a')
   same.save(tmp_path / 'b')
@@ -137,7 +137,7 @@ def test_training_is_deterministic_and_the_fingerprint_tells(tmp_path):
       tmp_path / 'b' / 'tokenizer.model').read_bytes()
   other = sentencepiece.train(COMPACT, 700)
   assert tokenizer.fingerprint != other.fingerprint
-  reused = sentencepiece.Settings(700, None, str(path))
+  reused = sentencepiece.Settings(700, None, str(path), ())
   for copy in (
       tokenizers.load(tmp_path / 'a'), pickle.loads(pickle.dumps(tokenizer)),
       reused.make(iter(()))):
@@ -146,10 +146,11 @@ def test_training_is_deterministic_and_the_fingerprint_tells(tmp_path):
 
 
 @pytest.mark.parametrize('text, number', [
-    ('20,20,20>60:', 8), ('20,100>61:', 9), ('S', 1), ('', 0), ('a\n7', 3)])
+    ('20,20,20>60:', 8), ('20,100>61:', 8), ('007', 3), ('S', 1), ('', 0),
+    ('a\n7', 3)])
 def test_a_placeholder_makes_as_many_tokens_at_most(text, number):
   placeholder = lambda number_tokens: sentencepiece.Settings(
-      128, number_tokens, None).placeholder()
+      128, number_tokens, None, ()).placeholder()
   assert len(placeholder(60).encode(text)) == number
   assert len(placeholder(None).encode(text)) == len(text)
   trained = sentencepiece.train([text + 'S'], 128, 60)
@@ -173,7 +174,7 @@ def test_training_errors_are_one_line(texts, vocab_size):
 
 def test_a_damaged_model_is_named(tmp_path):
   path = tmp_path / 'tokenizer.model'
-  settings = sentencepiece.Settings(128, None, str(path))
+  settings = sentencepiece.Settings(128, None, str(path), ())
   with pytest.raises(config_lib.UserError, match=f'{path}: no tokenizer model'):
     settings.make(iter(()))
   for content in (b'', b'not a model'):

@@ -11,6 +11,7 @@ import pytest
 
 from meta_cot import traces
 from meta_cot.tasks import countdown
+from meta_cot.traces import arithmetic
 from meta_cot.traces import events as events_lib
 from meta_cot.traces import format as format_lib
 from meta_cot.traces import masks
@@ -64,7 +65,7 @@ def test_trained_sentences_of_the_solution_path():
   assert text[ranges[-1][1]:] == '24,24 equal: Goal Reached\n'
 
 
-@hypothesis.given(problems, st.sampled_from(sorted(format_lib.STYLES)),
+@hypothesis.given(problems, st.sampled_from(sorted(arithmetic.STYLES)),
                   any_strategy)
 def test_masks_are_nested(problem, style, strategy):
   events = _events(problem, strategy)
@@ -103,7 +104,7 @@ def test_pruning_cuts_whole_failed_branches(problem, strategy, keep, seed):
   orders = sorted(n.order for n in pruned.nodes if n.order >= 0)
   assert orders == list(range(len(orders)))
   events = traces.linearize(pruned)
-  for style in format_lib.STYLES:
+  for style in arithmetic.STYLES:
     assert traces.parse(traces.render(events, style), style) == events
   bare = traces.prune(record, 0, np.random.default_rng(0))
   assert len(bare.nodes) == len(problem.data['numbers'])

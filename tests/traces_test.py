@@ -13,7 +13,7 @@ import pytest
 from meta_cot import traces
 from meta_cot.problem import Problem
 from meta_cot.tasks import countdown
-from meta_cot.traces import format as format_lib
+from meta_cot.traces import arithmetic
 from meta_cot.traces import record as record_lib
 from meta_cot.traces.arithmetic import teacher
 
@@ -226,7 +226,7 @@ def test_tiny_searches_need_no_jump_for_three_numbers(problem):
   assert '@' not in text
 
 
-@pytest.mark.parametrize('style', format_lib.STYLES)
+@pytest.mark.parametrize('style', arithmetic.STYLES)
 def test_solution_only_round_trip(style):
   events = (traces.Start('20,1,9>28'), traces.Answer('9-1=8\n20+8=28'))
   text = traces.render(events, style)
@@ -248,6 +248,7 @@ def test_solution_only_round_trip(style):
     ('compact', '1,2,3>6:2+1=3,3;@1;+6!', r'position 16 \(line 1\)'),
     ('compact', '1,2,3>6:2+1=3,3;x', 'a step, @, S'),
     ('compact', '1,2,3>6:2+1=3,3 ;+6!', 'the numbers left'),
+    ('compact', "4,9>36:+13-5*3'6'!", 'a further value'),
     ('stream_of_search', 'x', "line 1.: 'x' is not Current State"),
     ('stream_of_search',
      'Current State: 24:[4, 6], Operations: []\nExploring', 'line 2'),
@@ -261,7 +262,7 @@ def test_solution_only_round_trip(style):
      'Current State: 24:[4, 6], Operations: []\nMoving to Node #0,3\n'
      'Current State: 24:[4, 6], Operations: []\n',
      r"position 57 \(line 2\): '0,3"),
-    ('prose', '', "style 'prose' is unknown; the styles are compact, str")])
+    ('verse', '', "style 'verse' is unknown; the styles are compact, ")])
 def test_parse_refuses(style, text, message):
   with pytest.raises(ValueError, match=message) as error:
     traces.parse(text, style)
@@ -276,11 +277,12 @@ def test_render_says_what_compact_cannot_express():
     traces.render(
         (traces.Start('8,3>2'), traces.Step(1, 0, '8/3=8/3', '8/3', '')),
         'compact')
-  for style in format_lib.STYLES:
+  for style in arithmetic.STYLES:
     with pytest.raises(ValueError, match="outcome ''"):
       traces.render(
           (traces.Start('4,6>24'), traces.Step(1, 0, '6*4=24', '24', '')),
           style)
+  for style in (*arithmetic.STYLES, 'prose'):
     with pytest.raises(ValueError, match='stands'):
       traces.render(
           (traces.Start('4,6>24'), traces.Step(1, 7, '6*4=24', '24', 'goal')),
@@ -298,10 +300,10 @@ def test_render_says_what_compact_cannot_express():
     traces.render((), 'compact')
 
 
-def test_values_are_not_written():
+def test_number_puzzles_have_no_words_for_values():
   events = _events(_problem([20, 1, 9], 28), TINY)
   valued = (*events[:2], traces.Value(1, 0.5), *events[2:])
-  for style in format_lib.STYLES:
+  for style in arithmetic.STYLES:
     assert traces.render(valued, style) == traces.render(events, style)
 
 
@@ -329,9 +331,9 @@ def test_linearize_tells_events_in_order():
     traces.linearize(broken)
 
 
-@pytest.mark.parametrize('style', format_lib.STYLES)
+@pytest.mark.parametrize('style', arithmetic.STYLES)
 def test_marks_of_a_solution(style):
-  module = format_lib.STYLES[style]
+  module = arithmetic.STYLES[style]
   start = traces.Start('20,1,9,2>56')
   text = traces.render(
       (start, traces.Answer('9-1=8\n20+8=28\n28*2=56')), style)

@@ -4,11 +4,13 @@
 Two kinds of vocabulary. With `number_tokens=None` the pieces are learned by
 byte-pair merges and every digit is a token of its own. With `number_tokens=n`
 every integer 0..n and every other character is one token: a small vocabulary
-for traces in few symbols.
+for traces in few symbols. Texts of `pieces` are one token each in both: from
+left to right the longest number or piece that stands there is taken.
 """
 
 from collections.abc import Iterable, Sequence
 import dataclasses
+import functools
 import hashlib
 import io
 import itertools
@@ -37,6 +39,8 @@ FILE = 'tokenizer.model'
 REPLACEMENT = '\ufffd'  # what an unknown or unused id decodes to
 BYTE_FALLBACK_VOCAB = 512  # from this size on, 256 pieces are raw bytes
 _SPACE = '\u2581'  # sentencepiece writes a space as this character
+# What no piece may be: it is split, is a byte, or cannot be stored.
+_FOREIGN = re.compile(f'{_SPACE}|^<0x[0-9A-F]{{2}}>$|[\0\ud800-\udfff]')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,17 +50,26 @@ class Settings:
   vocab_size: int = config_lib.setting(low=32)  # upper bound
   number_tokens: int | None = config_lib.setting(low=9, high=9999)
   path: str | None = config_lib.setting()  # reuse this model; None: train one
+  # Words that are one token each; a blank may begin them.
+  pieces: tuple[str, ...] = config_lib.setting(is_unique=True)
 
   def __post_init__(self):
     if self.path == '':
       raise config_lib.ConfigError(
           "path: got ''; must be a tokenizer.model to reuse, or None.")
-    taken = len(CONTROL_TOKENS) + 1 + (  # the line feed
-        0 if self.number_tokens is None else self.number_tokens + 1)
+    numbers = _numbers(self.number_tokens)
+    for i, text in enumerate(self.pieces):
+      if text in ('', ' ', '\n', *CONTROL_TOKENS, *numbers) or (
+          _FOREIGN.search(text)):
+        raise config_lib.ConfigError(
+            f'pieces[{i}]: got {text!r}; must be a text that is not a token '
+            'already, as are a blank, a line feed, control tokens, bytes and '
+            f'number_tokens, without {_SPACE!r}, NUL and surrogates.')
+    taken = len(CONTROL_TOKENS) + 1 + len(numbers) + len(self.pieces)
     if self.path is None and self.vocab_size <= taken:
       raise config_lib.ConfigError(
           f'vocab_size: got {self.vocab_size}; must be greater than {taken}, '
-          'the control tokens, the line feed and number_tokens.')
+          'the control tokens, the line feed, number_tokens and pieces.')
 
   def make(self, texts: Iterable[str]) -> 'Tokenizer':
     """Trains a tokenizer on the texts, or reads the one to reuse.
@@ -66,7 +79,7 @@ class Settings:
     """
     if self.path is not None:
       return _read(files.path(self.path))
-    return train(texts, self.vocab_size, self.number_tokens)
+    return train(texts, self.vocab_size, self.number_tokens, self.pieces)
 
   def check(self) -> int | None:
     """Makes sure that the model to reuse is there; returns its tokens.
@@ -92,7 +105,8 @@ def load(folder: files.Path) -> 'Tokenizer':
 
 
 def train(
-    texts: Iterable[str], vocab_size: int, number_tokens: int | None = None
+    texts: Iterable[str], vocab_size: int, number_tokens: int | None = None,
+    pieces: Sequence[str] = (),
 ) -> 'Tokenizer':
   """Learns a vocabulary; the same texts and settings give the same bytes.
 
@@ -101,18 +115,19 @@ def train(
     vocab_size: an upper bound; the model may have fewer pieces. At
       `BYTE_FALLBACK_VOCAB` or more, any unicode text survives a round trip.
     number_tokens: see above.
+    pieces: see above.
 
   Raises:
     UserError: no text, or a vocabulary too small for its characters.
   """
   has_bytes = vocab_size >= BYTE_FALLBACK_VOCAB
-  # A space needs a piece of its own: its bytes would read back as U+2581.
-  spaced = itertools.chain((' \n',) if has_bytes else (), texts)
+  # A space needs a piece of its own: its bytes would read back as U+2581, and
+  # pieces that take it with them must not be all that can write it.
+  spaced = itertools.chain((' \n',) if has_bytes or pieces else (), texts)
   # Lines, as the trainer skips overlong sentences; all of them now, as it would
   # make an error of its own of a signal that comes while it waits for one.
   lines = [line for text in spaced for line in text.splitlines(True)]
-  numbers = () if number_tokens is None else tuple(
-      str(n) for n in range(number_tokens + 1))
+  words = [text.replace(' ', _SPACE) for text in pieces]
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
@@ -123,7 +138,7 @@ def train(
         normalization_rule_name='identity', add_dummy_prefix=False,
         remove_extra_whitespaces=False, split_digits=True,
         character_coverage=1.0, max_sentence_length=1 << 20,
-        user_defined_symbols=['\n', *numbers],
+        user_defined_symbols=['\n', *_numbers(number_tokens), *words],
         # Control pieces are never matched in text, user-defined ones are.
         control_symbols=list(CONTROL_TOKENS[4:]),
         pad_id=0, eos_id=1, bos_id=2, unk_id=_UNK_ID,
@@ -228,13 +243,27 @@ class _Placeholder:
   eos_ids = Tokenizer.eos_ids
 
   def encode(self, text: str) -> list[int]:
-    """One token per number up to `number_tokens` and per other character."""
-    largest = self.settings.number_tokens
-    return [_TEXT_ID] * sum(
-        1 if largest is not None and piece.isdigit() and int(piece) <= largest
-        else len(piece) for piece in re.findall(r'\d+|\D', text))
+    """One token per number, per piece and per other character."""
+    return [_TEXT_ID] * len(_pattern(self.settings).findall(text))
 
   def ending_in(self, text: str) -> np.ndarray:
     """Finds the token of all text where `text` is one, bool [vocab_size]."""
-    is_one = len(self.encode(text)) == 1
-    return is_one & (np.arange(self.settings.vocab_size) == _TEXT_ID)
+    is_end = len(text) == 1 or any(
+        word.endswith(text) for word in _words(self.settings))
+    return is_end & (np.arange(self.settings.vocab_size) == _TEXT_ID)
+
+
+def _numbers(largest: int | None) -> tuple[str, ...]:
+  return () if largest is None else tuple(map(str, range(largest + 1)))
+
+
+def _words(settings: Settings) -> tuple[str, ...]:
+  """All texts that are one token each because the settings say so."""
+  return (*_numbers(settings.number_tokens), *settings.pieces)
+
+
+@functools.cache
+def _pattern(settings: Settings) -> re.Pattern:
+  """What is one token: the longest word that stands there, or a character."""
+  words = sorted(_words(settings), key=len, reverse=True)
+  return re.compile('|'.join([*map(re.escape, words), '.']), re.DOTALL)

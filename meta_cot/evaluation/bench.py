@@ -154,8 +154,7 @@ def _missing(
   """Pieces of problems that have no rows of this round yet."""
   is_missing = np.ones(num_problems, bool)
   for path in where.glob(f'*.{number}.jsonl'):
-    start, stop = map(int, path.name.partition('.')[0].split('-'))
-    is_missing[start:stop] = False
+    is_missing[slice(*rows_lib.places(path))] = False
   places = np.flatnonzero(is_missing)
   for gap in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1):
     for start in gap[::piece_size].tolist():

@@ -5,6 +5,7 @@ docs/evaluation.md has the schema. A piece is the file of the rows of some
 problems; it is written in one go, so that it is whole or not there.
 """
 
+import collections
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import json
 from typing import Any
@@ -79,13 +80,27 @@ def read(directory: epath.Path) -> list[dict[str, Any]]:
   """
   rows = []
   for path in sorted(directory.glob('*.jsonl')):
-    rows += files.read_rows(path, **_FIELDS)
-    if rows and rows[-1]['version'] != VERSION:
+    piece = files.read_rows(path, **_FIELDS)
+    if piece and piece[-1]['version'] != VERSION:
       raise config_lib.UserError(
-          f'{path}: version is {rows[-1]["version"]}, this one reads '
+          f'{path}: version is {piece[-1]["version"]}, this one reads '
           f'{VERSION}; remove the folder.')
+    start, stop = places(path)
+    numbers = collections.Counter(row['place'] for row in piece)
+    if numbers.keys() != set(range(start, stop)) or (
+        len(set(numbers.values())) > 1):
+      raise config_lib.UserError(
+          f'{path}: some of its rows are missing; delete the file and rerun '
+          'the command that wrote it.')
+    rows += piece
   return sorted(
       rows, key=lambda row: (row['place'], row['attempt'], row['episode']))
+
+
+def places(path: epath.Path) -> tuple[int, int]:
+  """Reads off the name of a piece where its problems begin and end."""
+  start, stop = map(int, path.name.partition('.')[0].split('-'))
+  return start, stop
 
 
 def records(directory: epath.Path) -> Iterator[record_lib.TraceRecord]:

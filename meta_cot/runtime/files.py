@@ -126,7 +126,7 @@ def write_json(path: Path, value: Any) -> None:
   write_atomic(path, json.dumps(value, indent=2, sort_keys=True) + '\n')
 
 
-def read_json(path: Path, **types: type) -> dict[str, Any]:
+def read_json(path: Path, **types: Any) -> dict[str, Any]:
   """Reads a JSON object that has the fields `types`, at least.
 
   Raises:
@@ -145,7 +145,7 @@ def read_json(path: Path, **types: type) -> dict[str, Any]:
 def read_rows(
     path: Path, *, is_torn: bool = False,
     advice: str = 'delete the file and rerun the command that wrote it',
-    **types: type
+    **types: Any
 ) -> list[dict[str, Any]]:
   """Reads a file with a JSON object, as of `read_json`, in every line.
 
@@ -167,7 +167,7 @@ def read_rows(
   return rows
 
 
-def _object(data: bytes, types: Mapping[str, type]) -> dict[str, Any]:
+def _object(data: bytes, types: Mapping[str, Any]) -> dict[str, Any]:
   """Parses an object; a ValueError says where it is wrong, and how."""
   try:
     value = json.loads(data.decode())
@@ -181,15 +181,16 @@ def _object(data: bytes, types: Mapping[str, type]) -> dict[str, Any]:
   return value
 
 
-def _check_fields(value: Any, types: Mapping[str, type]) -> None:
+def _check_fields(value: Any, types: Mapping[str, Any]) -> None:
   if not isinstance(value, dict):
     raise ValueError(f': must be an object, is {type(value).__name__}')
   for name, kind in types.items():
     if name not in value:
       raise ValueError(f': has no {name!r}')
     if not isinstance(value[name], kind):
+      kinds = kind if isinstance(kind, tuple) else (kind,)
       raise ValueError(
-          f': {name!r} must be {kind.__name__}, is '
+          f': {name!r} must be {" or ".join(k.__name__ for k in kinds)}, is '
           f'{type(value[name]).__name__}')
 
 

@@ -25,6 +25,7 @@ from meta_cot.rollouts import player as player_lib
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
 from meta_cot.tasks import base as tasks_base
+from meta_cot.traces import analysis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Settings(base.Drawing):
 class Sampler:
   """The solver: N texts of every problem.
 
-  Greedy texts are kept, with what `traces.analyze` says of them.
+  Greedy texts are kept, with what `traces.analyze` and the task say of them.
   """
 
   def __init__(
@@ -133,16 +134,23 @@ class Sampler:
     if self._settings.temperature > 0:
       return {}
     told = [
-        traces.analyze(problem, text, policy.style, bool(is_finished))
-        for problem, text, is_finished in zip(
-            problems, texts, done.is_finished, strict=True)]
-    column = lambda values: base.objects([[value] for value in values])
+        self._detail(policy.style, problem, text, bool(is_finished), claim)
+        for problem, text, is_finished, claim in zip(
+            problems, texts, done.is_finished, claims, strict=True)]
+    return {
+        name: base.objects([[row[name]] for row in told]) for name in told[0]}
+
+  def _detail(self, style, problem, text, is_finished, claim) -> dict:
+    """What the row of a greedy text says besides."""
+    answer, verdict = claim
+    more = {} if self._task.measure is None else dict(
+        self._task.measure(problem, text, answer, verdict))
+    error = analysis.NO_ERROR if verdict.is_correct else more.pop(
+        'error', analysis.WRONG_ANSWER)
+    told = analysis.analyze(problem, text, style, is_finished, lambda _: error)
     return dict(
-        text=column(texts),
-        reason=column(c.verdict.reason for c in claims),
-        error=column(t.primary_error for t in told),
-        nodes=column(t.nodes for t in told),
-        backtracks=column(t.backtracks for t in told))
+        text=text, reason=verdict.reason, error=told.primary_error,
+        nodes=told.nodes, backtracks=told.backtracks, **more)
 
 
 def jit_generate(

@@ -129,8 +129,8 @@ class Searcher:
     self._mesh = mesh
     # Others of the same strategy would be compiled again.
     self._slots = functools.cache(self._make_slots)
-    self._host = functools.cache(lambda *model: vocabulary_lib.HostVerdict(
-        judge_lib.Judge(task, *model)))
+    self._host = functools.cache(
+        functools.partial(vocabulary_lib.host_verdict, task))
 
   def __call__(
       self, policy: base.Policy, problems: Sequence[Problem], rng: PRNGKey, *,
@@ -180,8 +180,8 @@ class Searcher:
   ) -> tuple[list[batching.Finished], batching.Usage, float]:
     """Searches: (`Found` of every problem in order, usage, seconds)."""
     inputs, strategy = self.prepare(policy, problems, first)
-    self._host(policy.tokenizer, policy.style).problems = dict(
-        enumerate(problems, first))
+    if host := self._host(policy.tokenizer, policy.style):
+      host.problems = dict(enumerate(problems, first))
     made = self._slots(policy.model, policy.tokenizer, policy.style, strategy)
     params = slice_layers(policy.model, policy.params)
     queue = [batching.Problem(i, row) for i, row in enumerate(inputs, first)]
@@ -196,9 +196,7 @@ class Searcher:
     return make_slots(
         self._task, model, self._settings, vocabulary_lib.of(
             tokenizer, model.vocab_size, style, self._settings.step),
-        self._mesh, strategy,
-        verdict=None if vocabulary_lib.is_in_graph(self._task, style) else (
-            self._host(tokenizer, style)))
+        self._mesh, strategy, verdict=self._host(tokenizer, style))
 
   def prepare(
       self, policy: base.Policy, problems: Sequence[Problem], first: int = 0

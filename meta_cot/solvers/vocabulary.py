@@ -88,6 +88,15 @@ class HostVerdict:
         self.problems[int(index)], tokens).verdict.is_correct)
 
 
+def host_verdict(
+    task: base.Task, tokenizer: tokenizers.Tokenizer, style: str
+) -> HostVerdict | None:
+  """Makes the verdict on texts that are not judged in compiled programs."""
+  if is_in_graph(task, style):
+    return None
+  return HostVerdict(judge_lib.Judge(task, tokenizer, style))
+
+
 def last_text(tokens: Sequence[int], eos_ids: Sequence[int]) -> Sequence[int]:
   """Cuts out the last attempt of several, with its end."""
   ends = [i for i, token in enumerate(tokens[:-1]) if token in eos_ids]

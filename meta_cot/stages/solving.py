@@ -27,6 +27,7 @@ from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
 from meta_cot.solvers import searching
+from meta_cot.solvers import vocabulary
 from meta_cot.stages import base
 from meta_cot.training import flops
 from meta_cot.training import policy as policy_lib
@@ -301,11 +302,12 @@ class _Planned:
 
   def search(self, strategy: str, part: str, name: str) -> program.Program:
     """A part of a search, see `search.batching.Slots.programs`."""
-    context, settings = self.context, self.settings.search
+    context, settings, there = self.context, self.settings.search, self.there
     slots = searching.make_slots(
-        context.task, self.there.model, settings,
-        self.there.words(settings.step), context.mesh,
-        searching.make_strategy(settings, strategy, self.depth))
+        context.task, there.model, settings, there.words(settings.step),
+        context.mesh, searching.make_strategy(settings, strategy, self.depth),
+        verdict=vocabulary.host_verdict(
+            context.task, there.tokenizer, there.style))
     jitted, arguments = slots.programs(
         self._sliced(), self.rng, self._inputs(slots.num_slots),
         context.mesh)[part]

@@ -51,13 +51,13 @@ def opened(
       compilation.use_cache(
           str(directory / 'compilation_cache' if cache == 'workdir'
               else files.path(cache)))
-    with full_disk(directory, experiment.num_bytes()):
+    with no_room(directory, experiment.num_bytes()):
       yield directory
 
 
 @contextlib.contextmanager
-def full_disk(workdir: epath.Path, num_bytes: int) -> Iterator[None]:
-  """Turns the error of a full disk into one line.
+def no_room(workdir: epath.Path, num_bytes: int) -> Iterator[None]:
+  """Turns the error of a full disk, or of full memory, into one line.
 
   Raises:
     UserError: names the file and what the run needs.
@@ -65,15 +65,22 @@ def full_disk(workdir: epath.Path, num_bytes: int) -> Iterator[None]:
   try:
     yield
   except (OSError, RuntimeError, ValueError) as e:  # also of Orbax, ArrayRecord
-    is_full = getattr(e, 'errno', None) in (errno.ENOSPC, errno.EDQUOT)
-    if not is_full and not re.search(
-        'RESOURCE_EXHAUSTED|No space left|Disk quota exceeded', str(e)):
-      raise
     words = ' '.join(str(e).split())
+    if re.search(
+        '(?i)RESOURCE_EXHAUSTED.*(out of memory|attempting to)', words):
+      raise config_lib.UserError(
+          f'the memory of the devices is full ({words:.120}); lower '
+          'batch_size, num_slots or num_questions of the stage, raise its '
+          'num_accumulation, or use more devices.') from e
+    is_full = getattr(e, 'errno', None) in (
+        errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if not is_full and not re.search(
+        'No space left|Disk quota exceeded|File too large', words):
+      raise
     paths = re.findall(r'(?:file|riting:?) "?(/[^";]+)', words)
     name = getattr(e, 'filename', None) or (paths[-1] if paths else words)
     raise config_lib.UserError(
-        f'{name}: the disk is full; the checkpoints of this run need about '
+        f'{name}: no room on the disk; the checkpoints of this run need about '
         f'{num_bytes / 1e6:,.1f} MB in {workdir}. Free some and rerun the same '
         'command: what is saved stays.') from e
 

@@ -7,7 +7,7 @@ task module has `Settings`, a frozen dataclass of `config.setting`s, and
 of the settings it can judge and has no problems.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,7 +39,7 @@ class States(Protocol):
   def first(self, problem: Problem) -> str:
     """Returns the state in which every solution begins."""
 
-  def after(self, state: str, step: str) -> str | None:
+  def after(self, problem: Problem, state: str, step: str) -> str | None:
     """Returns the state after a step, any text; None if it is illegal."""
 
   def max_steps(self, problem: Problem) -> int:
@@ -66,6 +66,11 @@ class InGraph(Protocol):
 # (problem, answer, verdict) -> what the policy reads after its answer.
 Feedback = Callable[[Problem, str, Verdict], str]
 
+# (problem, text, answer, verdict) -> what the row of an attempt says besides:
+# numbers, of which means are reported, and `error`, the kind of a wrong answer.
+# The text is the whole one, the answer None where it claims none.
+Measure = Callable[[Problem, str, str | None, Verdict], Mapping[str, Any]]
+
 
 class Task(Protocol):
   """A family of problems with an exact verifier."""
@@ -77,6 +82,7 @@ class Task(Protocol):
   states: States | None
   in_graph: InGraph | None
   feedback: Feedback | None  # None: silence
+  measure: Measure | None
 
   def size(self, split: str) -> int:
     """Returns the number of problems of a split.

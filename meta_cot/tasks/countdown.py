@@ -19,6 +19,7 @@ from meta_cot.problem import Problem
 from meta_cot.settings import config as config_lib
 from meta_cot.tasks import number_puzzle
 from meta_cot.tasks import reachable
+from meta_cot.tasks import splits as splits_lib
 from meta_cot.traces.arithmetic import teacher
 
 NAME = 'countdown'
@@ -26,7 +27,6 @@ SPLITS = ('train', 'validation', 'heldout_numbers', 'heldout_targets')
 
 _MAX_MULTISETS = 200_000  # a few minutes, with four numbers
 _MAX_DRAWS = 20_000  # of numbers for one target
-_HASH_RANGE = 2**64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _sample(settings: Settings, seed: int, split: str, index: int) -> Problem:
     numbers = [
         rng.randint(settings.min_number, settings.max_number)
         for _ in range(settings.num_numbers)]
-    is_right = _kind(settings, number_puzzle.rank(sorted(numbers), seed)) == (
+    is_right = _kind(settings, splits_lib.rank(sorted(numbers), seed)) == (
         'train' if split == 'heldout_targets' else split)
     if is_right and reachable.can_reach(
         numbers, target, settings.max_value, reachable.exact):
@@ -156,7 +156,7 @@ def _enumerated(
   values = range(settings.min_number, settings.max_number + 1)
   multisets = sorted(
       itertools.combinations_with_replacement(values, settings.num_numbers),
-      key=lambda numbers: number_puzzle.rank(list(numbers), seed))
+      key=lambda numbers: splits_lib.rank(list(numbers), seed))
   num_heldout = round(settings.heldout_numbers_fraction * len(multisets))
   num_validation = round(settings.validation_fraction * num_heldout)
   targets = range(settings.min_target, settings.max_target + 1)
@@ -187,7 +187,7 @@ def make_problem(numbers: Sequence[int], target: int) -> Problem:
 
 def _kind(settings: Settings, rank: int) -> str:
   """The split of the number multiset of a rank, where problems are sampled."""
-  limit = settings.heldout_numbers_fraction * _HASH_RANGE
+  limit = settings.heldout_numbers_fraction * splits_lib.RANGE
   if rank < settings.validation_fraction * limit:
     return 'validation'
   return 'heldout_numbers' if rank < limit else 'train'

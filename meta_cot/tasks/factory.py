@@ -13,6 +13,7 @@ from meta_cot.tasks import base
 KINDS: Mapping[str, str] = types.MappingProxyType({
     'countdown': 'meta_cot.tasks.countdown',
     'game24': 'meta_cot.tasks.game24',
+    'maze': 'meta_cot.tasks.maze',
 })
 
 

@@ -18,6 +18,7 @@ from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 from meta_cot.tasks import number_puzzle
 from meta_cot.tasks import reachable
+from meta_cot.tasks import splits as splits_lib
 from meta_cot.traces.arithmetic import teacher
 
 NAME = 'game24'
@@ -94,7 +95,7 @@ def solvable() -> tuple[_Numbers, ...]:
 def _make_source(settings: Settings, seed: int) -> Source:
   """Splits the puzzles."""
   puzzles = sorted(
-      solvable(), key=lambda numbers: number_puzzle.rank(numbers, seed))
+      solvable(), key=lambda numbers: splits_lib.rank(numbers, seed))
   if settings.rank_file is None:
     test = puzzles[:settings.num_test]
   else:

@@ -6,7 +6,6 @@ Tasks of this kind differ in their problems alone.
 
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
-import hashlib
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -35,11 +34,12 @@ class States:
     """Returns the given numbers, such as '4,9,3'."""
     return ','.join(map(str, problem.data['numbers']))
 
-  def after(self, state: str, step: str) -> str | None:
+  def after(self, problem: Problem, state: str, step: str) -> str | None:
     """Returns the numbers left, the result last.
 
     None where the step is not a true operation on two numbers of the state.
     """
+    del problem
     operation = operations.parse(step)
     if operation is None or not operation.is_true:
       return None
@@ -103,6 +103,17 @@ class NumberPuzzles:
     return arithmetic.check(
         answer, problem.data['numbers'], problem.data['target'])
 
+  def measure(
+      self, problem: Problem, text: str, answer: str | None, verdict: Verdict
+  ) -> dict[str, str]:
+    """Returns `error`: the first of `operations.faults` of a wrong answer."""
+    del text
+    if answer is None or verdict.is_correct:
+      return {}
+    numbers, target = problem.data['numbers'], problem.data['target']
+    faults = operations.faults(answer.split('\n'), numbers, target)
+    return dict(error=next((kind for _, kind in faults), 'format'))
+
   def vary(self, problem: Problem, rng: np.random.Generator) -> Problem:
     """Returns the same puzzle with its numbers in a random order."""
     numbers = rng.permutation(problem.data['numbers']).tolist()
@@ -128,12 +139,6 @@ def make(
   return NumberPuzzles(
       name, splits, source,
       teacher_lib.Teacher(settings.max_value, settings.operands))
-
-
-def rank(numbers: Sequence[int], seed: int) -> int:
-  """Hashes numbers as they are printed, uniformly below 2**64 and for ever."""
-  digest = hashlib.blake2b(f'{seed}/{numbers}'.encode(), digest_size=8).digest()
-  return int.from_bytes(digest, 'big')
 
 
 def make_problem(name: str, numbers: Sequence[int], target: int) -> Problem:

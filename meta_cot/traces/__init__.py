@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Search traces: records, events, text styles, training masks, analysis."""
 
-from meta_cot.traces.arithmetic.analysis import analyze
+from meta_cot.traces.analysis import analyze
 from meta_cot.traces.events import Answer
 from meta_cot.traces.events import Exhausted
 from meta_cot.traces.events import Jump

@@ -9,6 +9,7 @@ depth-first search states its node anew after every child but the last).
 
 from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
+import functools
 
 from meta_cot.traces import record as record_lib
 
@@ -40,7 +41,10 @@ class Jump:
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-  """An estimate for node `node`; only some styles write it."""
+  """An estimate for the node that the step before made.
+
+  Only some styles write it; the others leave it out.
+  """
 
   node: int
   value: float
@@ -96,17 +100,22 @@ class Reading:
 def linearize(record: record_lib.TraceRecord) -> tuple[Event, ...]:
   """Tells a search in the order that `record.traversal` names.
 
-  The replay ends at the first correct node. A failed search whose record
+  The replay ends at the first correct node: where it is made, or, in
+  'goal_expansion', where it is expanded. A failed search whose record
   `is_exhausted` ends with `Exhausted`. Nodes are numbered in the order of their
-  steps.
+  steps. Behind the step of a node that has a value stands the `Value`, rounded
+  to two decimals; the root, which no step makes, has none.
 
   Raises:
     ValueError: the tree contradicts itself; names the node.
   """
-  replay = {'depth_first': _depth_first, 'expansion': _by_expansion}
+  replay = {
+      'depth_first': _depth_first, 'expansion': _by_expansion,
+      'goal_expansion': functools.partial(
+          _by_expansion, is_over_when_made=False)}
   events = [
       Start(record.problem.question),
-      *_renumbered(replay[record.traversal](record))]
+      *_renumbered(_valued(record, replay[record.traversal](record)))]
   if record.solution:
     steps = (record.nodes[node].step for node in record.solution[1:])
     events.append(Answer('\n'.join(steps)))
@@ -118,16 +127,21 @@ def linearize(record: record_lib.TraceRecord) -> tuple[Event, ...]:
 def on_path(events: Sequence[Event]) -> tuple[bool, ...]:
   """Per event: whether it tells a step on the path to the goal.
 
-  A jump counts if the search stays where it leads to until a step on the path.
+  A jump counts if the search stays where it leads to until a step on the path,
+  and if it leads to the goal; a value if its node's step does.
   """
   nodes = _path(events)
+  goals = {
+      e.node for e in events if isinstance(e, Step) and e.outcome == 'goal'}
   flags, leads_to_path = [], False
   for event in reversed(events):
     if isinstance(event, Step):
       is_on = event.node in nodes
       leads_to_path = leads_to_path or is_on
     elif isinstance(event, Jump):
-      is_on, leads_to_path = leads_to_path, False
+      is_on, leads_to_path = leads_to_path or event.node in goals, False
+    elif isinstance(event, Value):
+      is_on = event.node in nodes
     else:
       is_on = isinstance(event, Answer)
     flags.append(is_on)
@@ -167,7 +181,9 @@ def _depth_first(record: record_lib.TraceRecord) -> Iterator[Event]:
     yield Jump(last)
 
 
-def _by_expansion(record: record_lib.TraceRecord) -> Iterator[Event]:
+def _by_expansion(
+    record: record_lib.TraceRecord, is_over_when_made: bool = True
+) -> Iterator[Event]:
   children = [[] for _ in record.nodes]
   for i in range(1, len(record.nodes)):
     _check_parent(record, i)
@@ -179,10 +195,23 @@ def _by_expansion(record: record_lib.TraceRecord) -> Iterator[Event]:
     if i != here:
       yield Jump(i)
     here = i
+    if record.nodes[i].is_correct:
+      return
     for child in children[i]:
       yield _step(record, child)
-      if record.nodes[child].is_correct:
+      if is_over_when_made and record.nodes[child].is_correct:
         return
+
+
+def _valued(
+    record: record_lib.TraceRecord, events: Iterable[Event]
+) -> Iterator[Event]:
+  for event in events:
+    yield event
+    if isinstance(event, Step):
+      value = record.nodes[event.node].value
+      if value is not None:
+        yield Value(event.node, round(value, 2))
 
 
 def _renumbered(events: Iterable[Event]) -> Iterator[Event]:
@@ -193,7 +222,7 @@ def _renumbered(events: Iterable[Event]) -> Iterator[Event]:
       yield dataclasses.replace(
           event, node=numbers[event.node], parent=numbers[event.parent])
     else:
-      yield Jump(numbers[event.node])
+      yield dataclasses.replace(event, node=numbers[event.node])
 
 
 def _step(record: record_lib.TraceRecord, i: int) -> Step:

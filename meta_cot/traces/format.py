@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events to text and back, in named styles.
 
-A style is a module with
+A style is a module, or an object, with
 
   prompt(question) -> str       the text before the search
   spans(events) -> list[Span]   what `render` joins
@@ -14,13 +14,15 @@ A style is a module with
 from collections.abc import Sequence
 import dataclasses
 import os
-import types
+from typing import Any
 
 from meta_cot.problem import Problem
 from meta_cot.traces import arithmetic
 from meta_cot.traces import events as events_lib
+from meta_cot.traces import grid
+from meta_cot.traces import prose
 
-STYLES = {**arithmetic.STYLES}
+STYLES = {**arithmetic.STYLES, **grid.STYLES, 'prose': prose}
 
 
 def spans(
@@ -111,7 +113,7 @@ def extract_answer(text: str, style: str) -> str | None:
   return _module(style).read(text).answer or None
 
 
-def _module(style: str) -> types.ModuleType:
+def _module(style: str) -> Any:
   if style not in STYLES:
     raise ValueError(
         f'style {style!r} is unknown; the styles are '

@@ -15,7 +15,7 @@ from meta_cot.problem import Problem
 
 SCHEMA = 2
 KIND = 'trace'  # of a folder of records
-TRAVERSALS = ('depth_first', 'expansion')
+TRAVERSALS = ('depth_first', 'expansion', 'goal_expansion')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,7 +38,9 @@ class Settings:
   start: str | None = _setting()
   arms: tuple[str, ...] = _setting(
       choices=tuple(arms.ARMS), is_unique=True, is_free=True)
-  num_tokens: int = _setting(low=1, high=10**18, is_free=True)
+  seeds: tuple[int, ...] = _setting(low=0, is_unique=True, is_free=True)
+  num_tokens: int | None = _setting(low=1, high=10**18, is_free=True)
+  num_examples: int | None = _setting(low=1, is_free=True)
   batch_size: int = _setting(low=1)
   num_accumulation: int = _setting(low=1, is_free=True)
   num_loss_chunks: int = _setting(low=1, is_free=True)
@@ -59,8 +61,12 @@ class Settings:
           'to trace, or empty.')
     if not self.arms:
       raise config_lib.ConfigError('arms: got nothing; name at least one arm.')
+    if (self.num_tokens is None) == (self.num_examples is None):
+      raise config_lib.ConfigError(
+          f'num_tokens: got {self.num_tokens} with num_examples '
+          f'{self.num_examples}; one of them must be set, the other None.')
     most = optimizer.MAX_STEPS * self.batch_size * self.data.sequence_length
-    if self.num_tokens > most:
+    if (self.num_tokens or 0) > most:
       raise config_lib.ConfigError(
           f'num_tokens: got {self.num_tokens}; must be at most {most}, those '
           f'of {optimizer.MAX_STEPS} steps.')
@@ -73,6 +79,25 @@ class Settings:
         raise config_lib.ConfigError(
             f'{field}: got {self._value(field)}; {divisor}, {part}, must '
             f'divide {whole}, {number}.')
+
+  @property
+  def amount(self) -> tuple[str, int]:
+    """The setting that says how much is trained, and its value."""
+    if self.num_tokens is None:
+      return 'num_examples', self.num_examples
+    return 'num_tokens', self.num_tokens
+
+  @property
+  def runs(self) -> dict[str, tuple[str, int | None]]:
+    """The policies: ARM, or ARM/seedN for several -> arm and seed.
+
+    The seed None is that of the experiment.
+    """
+    if not self.seeds:
+      return {arm: (arm, None) for arm in self.arms}
+    return {
+        f'{arm}/seed{seed}': (arm, seed)
+        for arm in self.arms for seed in self.seeds}
 
   def _value(self, name: str) -> int:
     return functools.reduce(getattr, name.split('.'), self)
@@ -116,12 +141,12 @@ def check_devices(
 
 
 def num_bytes(shared: base.Shared, settings: Settings) -> int:
-  """Estimates parameters and two moments in float32, for every arm.
+  """Estimates parameters and two moments in float32, for every run.
 
   Where all checkpoints are kept, two of each count.
   """
   kept = settings.max_to_keep or 2
-  return 12 * shared.model.num_params() * len(settings.arms) * kept
+  return 12 * shared.model.num_params() * len(settings.runs) * kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,8 +237,10 @@ def programs(context: base.Context, settings: Settings) -> base.Programs:
   if settings.start is not None:
     model = context.planned(settings.start).model
   tokens = settings.batch_size * settings.data.sequence_length
+  # Of examples, at least one is in a row.
+  number = settings.num_tokens or settings.num_examples * tokens
   made = Programs(
-      settings, model, context.mesh, max(1, settings.num_tokens // tokens))
+      settings, model, context.mesh, max(1, number // tokens))
   return dict(
       init=made.init, train_step=made.train_step, eval_loss=made.eval_loss)
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage `train`: a policy learns from records, one run per arm.
+"""Stage `train`: a policy learns from records, one run per arm and seed.
 
-Leaves a policy folder for each arm, `<arm>/`: policy.json, tokenizer,
-checkpoints, metrics.jsonl, tensorboard, summary.json.
+Leaves a policy folder for each run, `<arm>/` or, where there are seeds,
+`<arm>/seed<n>/`: policy.json, tokenizer, checkpoints, metrics.jsonl,
+tensorboard, summary.json.
 """
 
 import functools
@@ -39,14 +40,16 @@ _PROBE_BATCHES = 20  # packed batches read to learn how full rows are
 
 
 class Run:
-  """One arm in training."""
+  """One arm in training, with one seed."""
 
   def __init__(
-      self, context: base.Context, settings: Settings, arm: str,
+      self, context: base.Context, settings: Settings, name: str,
       directory: epath.Path):
     """Reads what it needs, and writes all of the policy but checkpoints."""
     self.context, self.mesh = context, context.mesh
-    self.settings, self.arm, self.directory = settings, arm, directory
+    self.settings, self.name, self.directory = settings, name, directory
+    self.arm, seed = settings.runs[name]
+    self.seed = context.seed if seed is None else seed
     self.start = settings.start and context.policy(settings.start)
     origin = self.start or context.shared
     self.model, style = origin.model, origin.style
@@ -60,28 +63,36 @@ class Run:
     objective = objective_lib.OBJECTIVES[settings.objective]
     self.source = {
         split: store.read(records, split) for split in data.LEARNED}
+    num, most = settings.data.num_records, len(self.source[tasks.TRAIN])
+    if num is not None and num > most:
+      raise config_lib.UserError(
+          f'data.num_records: got {num}; must be None or at most {most}, the '
+          f'training records in {records}.')
     self.examples = {
         split: objective.example(
-            arms.make(arm, context.task), settings.data, self.tokenizer, style,
-            is_training=split == tasks.TRAIN) for split in data.LEARNED}
+            arms.make(self.arm, context.task), settings.data, self.tokenizer,
+            style, is_training=split == tasks.TRAIN) for split in data.LEARNED}
     if jax.process_index() == 0:
       policy_lib.write(directory, self.model, self.tokenizer, style, dict(
-          arm=arm, objective=settings.objective, longest=pipelines.longest(
+          arm=self.arm, objective=settings.objective,
+          longest=pipelines.longest(
               self.source[tasks.VALIDATION], self.examples[tasks.VALIDATION],
-              self.tokenizer.eos_id)))
+              self.tokenizer.eos_id), **({} if seed is None else dict(
+                  seed=seed))))
 
   @functools.cached_property
   def num_steps(self) -> int:
     """Of the whole run; it follows from how full its rows are."""
-    return max(1, round(self.settings.num_tokens / self._tokens_per_step()))
+    return max(
+        1, round(self.settings.amount[1] / self._amount_per_step()))
 
   def check_profile(self) -> None:
     """Raises a UserError where a step to trace is behind the last one."""
     first, last = self.settings.profile_steps
     if last > self.num_steps:
       raise config_lib.UserError(
-          f'--profile: got {first}:{last}; {self.directory.parent.name}/'
-          f'{self.arm} has {self.num_steps} steps: name some of these.')
+          f'--profile: got {first}:{last}; {self.directory} has '
+          f'{self.num_steps} steps: name some of these.')
 
   def train(self) -> None:
     """Trains from the newest checkpoint, if there is one.
@@ -112,7 +123,7 @@ class Run:
                   self.model, settings.data.sequence_length),
               flops.peak_per_device() * jax.device_count()),
           writer=writer, clock=clock, pending=pending.rows,
-          profile=self._profile(int(state.step)), name=self.arm)
+          profile=self._profile(int(state.step)), name=self.name)
       with clock.measure('checkpoint'):
         saves.close()
       writer.close()
@@ -129,7 +140,7 @@ class Run:
     first, last = self.settings.profile_steps
     if last <= done:
       logging.warning(
-          '%s: no trace; steps %d to %d are done', self.arm, first, last)
+          '%s: no trace; steps %d to %d are done', self.name, first, last)
       return None
     return loop.Profile(
         max(first, done + 1), last, str(self.directory / 'profile'))
@@ -139,19 +150,19 @@ class Run:
     state, pending = saves.restore(programs.state)
     if state is None:
       state = state_lib.jit_create(*programs.start)(
-          jax.random.key(self.context.seed))
+          jax.random.key(self.seed))
       if self.start is not None:
         state = state.replace(params=self.start.params(self.mesh))
     done, num_steps = int(state.step), programs.num_steps
     if done > num_steps:
       raise config_lib.UserError(
-          f'{self.directory}: trained for {done} steps; num_tokens, '
-          f'{self.settings.num_tokens}, gives {num_steps}: it may grow but not '
-          'shrink.')
+          f'{self.directory}: trained for {done} steps; '
+          f'{" ".join(map(str, self.settings.amount))} gives {num_steps}: it '
+          'may grow but not shrink.')
     writer = metrics_lib.MetricsWriter(self.directory, done)
     if done:
       logging.info(
-          '%s: continues after step %d of %d; %s', self.arm, done, num_steps,
+          '%s: continues after step %d of %d; %s', self.name, done, num_steps,
           optimizer.describe(self.settings.optimizer, done, num_steps))
       clock.continues(writer.dropped, pending.lap)
       if jax.process_index() == 0:  # it was of a run with fewer steps
@@ -162,20 +173,24 @@ class Run:
     host_index, num_hosts = share or sharding.host_share(self.mesh)
     return batches(
         self.source[split], self.examples[split], self.settings.data,
-        seed=self.context.seed, batch_size=self.settings.batch_size,
+        seed=self.seed, batch_size=self.settings.batch_size,
         host_index=host_index, num_hosts=num_hosts)
 
-  def _tokens_per_step(self) -> float:
-    """Mean tokens of a batch of all hosts, padding not counted.
+  def _amount_per_step(self) -> float:
+    """Mean tokens, or examples, of a batch of all hosts; padding is neither.
 
     Every host looks at the first stream alone, so that they agree.
     """
+    is_tokens = self.settings.num_tokens is not None
     num_streams = self.settings.data.num_streams
     stream = self._batches(
         pipelines.train_batches, tasks.TRAIN, (0, num_streams))
-    total = sum(
-        int((next(stream)['segment_ids'] > 0).sum())
-        for _ in range(_PROBE_BATCHES))
+    total = 0
+    for _ in range(_PROBE_BATCHES):
+      segments_BxL = next(stream)['segment_ids']
+      total += int(
+          (segments_BxL > 0).sum() if is_tokens else
+          segments_BxL.max(axis=1).sum())
     stream.close()
     return total / _PROBE_BATCHES * num_streams
 
@@ -213,7 +228,7 @@ class Run:
     settings, parts = self.settings, sharding.data_parallelism(self.mesh)
     logging.info(
         '%s: %d sequences of %d tokens per step = %d rows/device x %d devices '
-        'x %d accumulation; %d steps to a learning rate of %.3g', self.arm,
+        'x %d accumulation; %d steps to a learning rate of %.3g', self.name,
         settings.batch_size, settings.data.sequence_length,
         settings.batch_size // parts // settings.num_accumulation, parts,
         settings.num_accumulation, num_steps,
@@ -225,11 +240,11 @@ class Run:
     last = rows[-1]
     time_spent = goodput.summarise([*rows, clock.lap()])
     logging.info(
-        '%s: %s', self.arm, ', '.join(
+        '%s: %s', self.name, ', '.join(
             f'{kind} {seconds:.1f} s' for kind, seconds in time_spent.items()
             if kind != 'goodput') + f'; goodput {time_spent["goodput"]:.0%}')
     files.write_json(self.directory / 'summary.json', dict(
-        arm=self.arm, num_tokens_asked=self.settings.num_tokens,
+        arm=self.arm, seed=self.seed, asked=dict([self.settings.amount]),
         num_parameters=sum(x.size for x in jax.tree.leaves(state.params)),
         num_steps=last['step'], tokens=sum(row['tokens'] for row in rows),
         loss=last['loss'], eval_loss=last['eval_loss'],
@@ -241,33 +256,35 @@ def _to_device(batch: dict, mesh) -> types.Batch:
 
 
 def _is_trained(directory: epath.Path, settings: Settings) -> bool:
-  """Raises a UserError where an arm is trained on more than is asked for."""
+  """Raises a UserError where a run is trained on more than is asked for."""
   path = directory / 'summary.json'
   if not path.exists():
     return False
-  asked = files.read_json(path, num_tokens_asked=int)['num_tokens_asked']
-  if asked > settings.num_tokens:
+  asked = files.read_json(path, asked=dict)['asked']
+  name, amount = settings.amount
+  if not isinstance(asked.get(name), int) or asked[name] > amount:
     raise config_lib.UserError(
-        f'{directory}: trained on {asked} tokens; num_tokens, '
-        f'{settings.num_tokens}, may grow but not shrink.')
-  return asked == settings.num_tokens
+        f'{directory}: trained with '
+        f'{" ".join(f"{k} {v}" for k, v in asked.items())}, now it is {name} '
+        f'{amount}; it may grow but not shrink.')
+  return asked[name] == amount
 
 
 def _missing(settings: Settings, directory: epath.Path) -> list[str]:
-  """The arms that are not trained for as many tokens as are asked for."""
+  """The runs that are not trained for as much as is asked for."""
   return [
-      arm for arm in settings.arms
-      if not _is_trained(directory / arm, settings)]
+      name for name in settings.runs
+      if not _is_trained(directory / name, settings)]
 
 
 def _run(context, settings, directory) -> None:
-  """Trains every arm that has not seen its tokens yet."""
+  """Trains every run that is not trained for as much as is asked for."""
   missing = _missing(settings, directory)
-  run = lambda arm: Run(context, settings, arm, directory / arm)
-  for arm in missing if settings.profile_steps else ():
-    run(arm).check_profile()
-  for arm in missing:
-    run(arm).train()
+  run = lambda name: Run(context, settings, name, directory / name)
+  for name in missing if settings.profile_steps else ():
+    run(name).check_profile()
+  for name in missing:
+    run(name).train()
 
 
 STAGE = base.Stage(
@@ -276,8 +293,8 @@ STAGE = base.Stage(
     reads=lambda settings: (
         settings.records,
         settings.tokenizer if settings.start is None else settings.start),
-    grown=lambda settings: dict(num_tokens=settings.num_tokens),
-    leaves=lambda settings: settings.arms,
+    grown=lambda settings: dict([settings.amount]),
+    leaves=lambda settings: tuple(settings.runs),
     check=programs_lib.check, check_devices=programs_lib.check_devices,
     check_folder=_missing, num_bytes=programs_lib.num_bytes,
     is_whole=lambda context, settings, directory: not _missing(

@@ -5,6 +5,7 @@ from meta_cot.traces.arithmetic import compact
 from meta_cot.traces.arithmetic import stream_of_search
 
 STYLES = {
-    'compact': compact,
+    'compact': compact.Compact(),
+    'compact_digits': compact.Compact(is_compared=True),
     'stream_of_search': stream_of_search,
 }

@@ -8,53 +8,74 @@ numbers (the larger one first), `x` ends a dead end, `!` follows the target,
 `@k;` goes on at node k and `S` begins the solution. docs/traces.md tells which
 jumps need no `@`. Failed searches end without `S`, whatever they say there
 (`Exhausted` is not written). `Start, Answer` alone is the solution only.
+
+`compact_digits` says of every digit of a last number whether the target has it
+at the same place, by `'`: with the target 28 these are `+2'8'!` and `+2'9x`.
+Where a token is a digit, equality becomes a comparison of two tokens, which is
+learned for targets that were never seen, too.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import itertools
 import re
+from typing import ClassVar
 
 from meta_cot.traces import events as events_lib
 from meta_cot.traces.arithmetic import operations
 from meta_cot.traces.arithmetic import replay as replay_lib
 
-OPENING = 'S'
-STEP_END = ','
-EVENT_ENDS = (';', 'x', '!')
-
 _PROMPT = re.compile(f'({operations.NUMBERS}>{operations.NUMBER}):')
 _INNER = re.compile(f'({operations.OPERATION}),({operations.NUMBERS});')
 _LEAF = re.compile(f'([-+*/])({operations.NUMBER})')
+_COMPARED_LEAF = re.compile("([-+*/])((?:[0-9]'?){1,12})")
 _JUMP = re.compile('@([0-9]{1,9});')
 _SOLUTION = re.compile(f'S({operations.OPERATION}(?:,{operations.OPERATION})*)')
 _EXPECTED = {
     '@': '@, the index of a node and ;',
     **dict.fromkeys('0123456789', 'an operation, the numbers left and ;'),
 }
-_UNFINISHED = re.compile('S?[-+*/=,@0-9]*')  # what a cut text may end with
+_UNFINISHED = re.compile("S?[-+*/=,@0-9']*")  # what a cut text may end with
 
 
-def spans(events: Sequence[events_lib.Event]) -> list[events_lib.Span]:
-  """The text in pieces; see `format.spans`."""
-  return _Writer(events).write()
+@dataclasses.dataclass(frozen=True)
+class Compact:
+  """The style; see `format`."""
 
+  is_compared: bool = False  # the digits of last numbers, with the target's
+  OPENING: ClassVar[str] = 'S'
+  STEP_END: ClassVar[str] = ','
+  EVENT_ENDS: ClassVar[tuple[str, ...]] = (';', 'x', '!')
 
-def prompt(question: str) -> str:
-  """The text before the search."""
-  operations.question(question)
-  return f'{question}:'
+  def prompt(self, question: str) -> str:
+    """The text before the search."""
+    operations.question(question)
+    return f'{question}:'
 
+  def spans(
+      self, events: Sequence[events_lib.Event]) -> list[events_lib.Span]:
+    """The text in pieces; see `format.spans`."""
+    return _Writer(self, events).write()
 
-def read(text: str) -> events_lib.Reading:
-  """Reads any text as far as it can be read; see `format.read`.
+  def read(self, text: str) -> events_lib.Reading:
+    """Reads any text as far as it can be read; see `format.read`.
 
-  What cannot be read is one fault; after it, only the solution is.
-  """
-  prompt = _PROMPT.match(text)
-  if prompt is None:
-    fault = events_lib.Fault('format', 0, 'numbers>target:')
-    return events_lib.Reading((), (fault,), '' if OPENING in text else None)
-  return _Reader(text, prompt).read()
+    What cannot be read is one fault; after it, only the solution is.
+    """
+    prompt = _PROMPT.match(text)
+    if prompt is None:
+      fault = events_lib.Fault('format', 0, 'numbers>target:')
+      is_claimed = self.OPENING in text
+      return events_lib.Reading((), (fault,), '' if is_claimed else None)
+    return _Reader(self, text, prompt).read()
+
+  def number(self, number: int, target: int) -> str:
+    """The last number of a state, as it is written."""
+    if not self.is_compared:
+      return str(number)
+    return ''.join(
+        digit + "'" * (digit == other) for digit, other in
+        itertools.zip_longest(str(number), str(target)[:len(str(number))]))
 
 
 def _leaf_text(numbers: Sequence[int], symbol: str, result: str) -> str:
@@ -87,19 +108,22 @@ def _implied_jump(
 class _Writer:
   """Turns events into spans."""
 
-  def __init__(self, events: Sequence[events_lib.Event]):
+  def __init__(self, style: Compact, events: Sequence[events_lib.Event]):
+    self._style = style
     self._events = events
     self._flags = events_lib.on_path(events)
     self._spans = []
     self._numbers = []
     self._previous = None  # the step before
     self._moves = []  # (node, on_path) of the jumps since
-    self._here = 0
+    self._here = self._target = 0
 
   def write(self) -> list[events_lib.Span]:
     question = self._events[0].question
-    self._numbers.append(operations.question(question)[0])
-    self._spans.append(events_lib.Span(prompt(question), 'prompt', False))
+    numbers, self._target = operations.question(question)
+    self._numbers.append(numbers)
+    prompt = self._style.prompt(question)
+    self._spans.append(events_lib.Span(prompt, 'prompt', False))
     for event, on_path in zip(self._events, self._flags, strict=True):
       if isinstance(event, events_lib.Jump):
         self._check_goes_on()
@@ -138,7 +162,8 @@ class _Writer:
     if len(numbers) == 1:
       operation = operations.parse(step.text)
       mark = '!' if step.outcome == 'goal' else ''
-      text += f'{operation.symbol}{operation.result}{mark}'
+      number = self._style.number(operation.result, self._target)
+      text += f'{operation.symbol}{number}{mark}'
     else:
       text += f'{step.text},{",".join(map(str, numbers[:-1]))};'
     self._spans.append(events_lib.Span(text, 'search', on_path))
@@ -201,8 +226,10 @@ def _solution(answer: events_lib.Answer) -> str:
 class _Reader(replay_lib.Replay):
   """Reads text into events and faults."""
 
-  def __init__(self, text: str, prompt: re.Match):
+  def __init__(self, style: Compact, text: str, prompt: re.Match):
     super().__init__(prompt[1])
+    self._style = style
+    self._leaf = _COMPARED_LEAF if style.is_compared else _LEAF
     self._text = text
     self._at = prompt.end()
     self._previous = None  # the step before
@@ -214,7 +241,7 @@ class _Reader(replay_lib.Replay):
     while self._read_jump() or self._read_inner() or self._read_leaf():
       if self._is_over:
         break
-    start = self._text.find(OPENING, self._at)
+    start = self._text.find(self._style.OPENING, self._at)
     if self._is_open or self._at not in (start, len(self._text)):
       self._fault_rest(self._at, self._expected(), is_cut=start < 0)
     answer = self._read_solution(start) if start >= 0 else None
@@ -257,12 +284,13 @@ class _Reader(replay_lib.Replay):
   def _read_leaf(self) -> bool:
     is_next = self._is_open and self._text[self._at:self._at + 1] == ','
     self._at += is_next
-    match = _LEAF.match(self._text, self._at)
+    match = self._leaf.match(self._text, self._at)
     if match is None:
       return False
     if self._is_open and not is_next:
       self.jump(self.here)
-    step, result = match[0], int(match[2])
+    result = int(match[2].replace("'", ''))
+    step = f'{match[1]}{result}'
     mark = self._text[match.end():match.end() + 1]
     if self._place(1):
       step = _leaf_text(self.states[self.here], match[1], str(result))
@@ -275,6 +303,9 @@ class _Reader(replay_lib.Replay):
           'must name the state')
     if mark:
       self.check_goal(result == self.target, mark == '!', self._at)
+      number = self._style.number(result, self.target)
+      if match[2] != number:
+        self.fault('format', match.start(2), number)
     self._add(match, step, (result,), 'goal' if mark == '!' else 'dead_end')
     self._is_over = mark == '!'
     self._is_open = mark not in ('!', 'x')

@@ -88,11 +88,15 @@ def faults(
   """Goes through the operations of a solution, in time linear in their number.
 
   Yields:
-    (index of the step, 'arithmetic' | 'illegal_state' | 'wrong_answer').
+    (index of the step, 'format' (no operation) | 'arithmetic' |
+    'illegal_state' | 'wrong_answer').
   """
   left = collections.Counter(numbers)
   for i, step in enumerate(steps):
     operation = parse(step)
+    if operation is None:
+      yield i, 'format'
+      continue
     if not operation.is_true:
       yield i, 'arithmetic'
     operands = collections.Counter((operation.left, operation.right))
