@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -73,12 +74,14 @@ def test_what_is_missing_or_damaged_is_made_again(made):
   context, before = made
   some = [
       name for name in before
-      if name.startswith(STAGES) and 'heldout' not in name]
+      if name.startswith(STAGES) and not re.search('heldout|sha256', name)]
   assert len(some) == 2 * (2 * 2 + 1) + 1
   for name in some:
     data = before[name]
     is_manifest = name.endswith('manifest.json')
-    for damaged in (None, data[:-1], data[:9] + b'?' + data[10:], b''):
+    for damaged in (  # half a tokenizer may be one too
+        None, data[:-1], data[:len(data) // 2], data[:9] + b'?' + data[10:],
+        b''):
       if is_manifest and damaged is not None:
         continue
       path = context.workdir / name

@@ -79,7 +79,7 @@ def read(directory: epath.Path) -> list[dict[str, Any]]:
     UserError: what is no row, or one of another version; names it.
   """
   rows = []
-  for path in sorted(directory.glob('*.jsonl')):
+  for path in files.matching(directory, '*.jsonl'):
     piece = files.read_rows(path, **_FIELDS)
     if piece and piece[-1]['version'] != VERSION:
       raise config_lib.UserError(
@@ -105,7 +105,7 @@ def places(path: epath.Path) -> tuple[int, int]:
 
 def records(directory: epath.Path) -> Iterator[record_lib.TraceRecord]:
   """Reads the searches of a folder, in order of the problems."""
-  for path in sorted(directory.glob(f'*{_RECORDS}')):
+  for path in files.matching(directory, f'*{_RECORDS}'):
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
       try:
         yield record_lib.from_json(line)

@@ -44,10 +44,13 @@ def path(value: Path) -> epath.Path:
 
   Raises:
     UserError: a bucket without the package that reads buckets, another scheme,
-      or `~` of nobody.
+      `~` of nobody, or a character that paths must not have.
     ValueError: a bucket's name that went through pathlib and lost a slash.
   """
   name = os.path.expanduser(os.fspath(value).removeprefix('file://'))
+  if re.search('[\\\\\0\ud800-\udfff]', name):  # tensorstore reads \ as /
+    raise config_lib.UserError(
+        f'{name!r}: a path must be UTF-8 without backslashes and NUL bytes.')
   if name.startswith('~'):
     raise config_lib.UserError(
         f'{name}: there is no such user; write ./~... for a folder.')

@@ -265,7 +265,8 @@ def _is_trained(directory: epath.Path, settings: Settings) -> bool:
   if not isinstance(asked.get(name), int) or asked[name] > amount:
     raise config_lib.UserError(
         f'{directory}: trained with '
-        f'{" ".join(f"{k} {v}" for k, v in asked.items())}, now it is {name} '
+        f'{" ".join(f"{k} {v}" for k, v in asked.items()) or "nothing"}, now '
+        f'it is {name} '
         f'{amount}; it may grow but not shrink.')
   return asked[name] == amount
 
