@@ -87,22 +87,25 @@ def read_manifest(directory: files.Path) -> Manifest:
   path = files.path(directory) / MANIFEST
   if not path.is_file():
     raise config_lib.UserError(
-        f'{path}: no such file; the records are not generated, or not to the '
-        'end; run the stage that makes them.')
-  raw = files.read_json(path)
-  try:
-    if raw['schema'] != SCHEMA:
-      raise config_lib.UserError(
-          f'{path}: schema {raw["schema"]}, this version reads {SCHEMA}; '
-          'generate the records again in an empty directory.')
-    return Manifest(raw['kind'], {
-        name: Split(**{
-            **split, 'shards': [Shard(**shard) for shard in split['shards']]})
-        for name, split in raw['splits'].items()})
-  except (AttributeError, KeyError, TypeError) as e:
+        f'{path}: no such file; run the stage that makes the records.')
+  schema = files.read_json(path, schema=int)['schema']
+  if schema != SCHEMA:
     raise config_lib.UserError(
-        f'{path}: not a manifest ({e!r}); delete the file and run the '
-        'stage that makes it.') from e
+        f'{path}: schema {schema}, this version reads {SCHEMA}; make it again.')
+  raw = files.read_json(path, kind=str, splits=dict)
+  config_lib.of_kind(KINDS, raw['kind'], f'{path}: records')
+  return Manifest(raw['kind'], {
+      name: _split(path, split) for name, split in raw['splits'].items()})
+
+
+def _split(path: epath.Path, raw: Any) -> Split:
+  split = files.described(Split, raw, path)
+  shards = [files.described(Shard, shard, path) for shard in split.shards]
+  for shard in shards:
+    if '/' in shard.file:
+      raise config_lib.UserError(
+          f'{path}: {shard.file!r} is not beside it; run its stage again.')
+  return dataclasses.replace(split, shards=shards)
 
 
 def generate(
@@ -305,9 +308,9 @@ def _described(
       _check_arguments(path, entry.arguments, arguments)
       known += entry.shards
   for path in _sidecars(directory, split):
-    raw = files.read_json(path)
+    raw = files.read_json(path, arguments=dict, shard=dict)
     _check_arguments(path, raw['arguments'], arguments)
-    known.append(Shard(**raw['shard']))
+    known.append(files.described(Shard, raw['shard'], path))
   return {shard.file: shard for shard in known}
 
 

@@ -36,15 +36,12 @@ def main(argv: Sequence[str]) -> None:
         'python -m meta_cot.checkpoint verify --workdir=runs/a')
   flags, _ = command_line.split(argv[1:], ('workdir',))
   workdir = files.path(command_line.required(flags, 'workdir'))
-  try:
-    is_there = workdir.is_dir()
-  except files.errors() as e:
-    raise config_lib.UserError(f'--workdir: {workdir}: {e}') from e
-  if not is_there:
-    raise config_lib.UserError(
-        f'--workdir: got {workdir}; there is no such folder.')
-  if not verify(workdir):
-    raise SystemExit(EXIT_DAMAGED)
+  with files.named_errors():
+    if not workdir.is_dir():
+      raise config_lib.UserError(
+          f'--workdir: got {workdir}; there is no such folder.')
+    if not verify(workdir):
+      raise SystemExit(EXIT_DAMAGED)
 
 
 def verify(workdir: epath.Path) -> bool:

@@ -19,6 +19,7 @@ import jax
 
 from meta_cot import sharding
 from meta_cot.runtime import distributed
+from meta_cot.runtime import files
 from meta_cot.runtime import hardware
 from meta_cot.runtime import interruption
 from meta_cot.settings import command_line
@@ -35,12 +36,17 @@ def main(argv: Sequence[str]) -> None:
       or a process of the job is missing; nothing has been done.
     Interrupted: a signal came; the same command continues.
   """
-  config, workdir, stages = command_line.parse(
-      [word for word in argv if word != '--check'])
-  experiment = experiment_lib.parse(config)
-  groups = experiment.chosen(stages)
-  if '--check' in argv:
-    return
+  with files.named_errors():
+    config, workdir, stages = command_line.parse(
+        [word for word in argv if word != '--check'])
+    experiment = experiment_lib.parse(config)
+    groups = experiment.chosen(stages)
+    if '--check' not in argv:
+      _run_all(config, workdir, experiment, groups)
+
+
+def _run_all(config, workdir, experiment, groups) -> None:
+  """Runs each stage, in a workdir that is this run's alone."""
   with distributed.session(
       agreed_exit_codes=(interruption.EXIT_INTERRUPTED,)):
     interruption.install()
@@ -51,6 +57,7 @@ def main(argv: Sequence[str]) -> None:
     with workdir_lib.opened(workdir, config, experiment) as directory:
       context = base.Context(
           experiment.shared, experiment.groups, mesh, directory)
+      workdir_lib.check_reads(context, groups)
       for group in groups:
         interruption.check()
         with sharding.use_mesh(mesh):

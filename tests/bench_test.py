@@ -4,6 +4,7 @@
 import collections
 import dataclasses
 import json
+import re
 
 from etils import epath
 import hypothesis
@@ -207,6 +208,15 @@ def test_rows_of_another_version_are_refused(tmp_path):
   path.write_text(json.dumps(row | {'version': 0}) + '\n')
   with pytest.raises(ValueError, match='version is 0, this one reads 1'):
     rows_lib.read(epath.Path(path.parent))
+  for damaged, words in (
+      ('{}\n', "1: not a row (has no 'version')"),
+      (json.dumps(row)[:-1], '1: not a row (not valid JSON'),
+      (json.dumps(row | {'place': 'x'}), "'place' must be int, is str"),
+      ('null\n', 'must be an object, is NoneType')):
+    path.write_text(damaged)
+    with pytest.raises(config_lib.UserError, match=re.escape(words)) as error:
+      rows_lib.read(epath.Path(path.parent))
+    assert str(path) in str(error.value) and '\n' not in str(error.value)
 
 
 _ATTEMPTS = st.lists(

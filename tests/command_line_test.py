@@ -264,6 +264,45 @@ def test_exit_code_and_stderr_of_a_process(file):
   assert (usage.returncode, usage.stdout) == (0, 'usage: it\n')
 
 
+@pytest.mark.parametrize('streams, argument, code, words', [
+    ('2>&-', '--zzz=1', 2, ''),
+    ('<&- >&- 2>&-', '--zzz=1', 2, ''),
+    ('2>/dev/full', '--zzz=1', 2, ''),
+    ('2>&1 >/dev/null | true', '--zzz=1', 2, ''),
+    ('>/dev/full', '--help', 2, 'error: stdout: No space left on device'),
+    ('| true', '--help', 141, ''),
+    ('>&-', '--help', 0, ''),
+])
+def test_exit_codes_where_nobody_reads(streams, argument, code, words):
+  program = (
+      'import sys\n'
+      'from meta_cot.settings import command_line\n'
+      'sys.argv = ["it", sys.argv[1]]\n'
+      'command_line.run(command_line.parse, "usage: it\\n" * 9_999)\n')
+  done = subprocess.run(
+      ['bash', '-c', f'"$0" -c "$1" {argument} {streams}; '
+       'exit "${PIPESTATUS[0]}"', sys.executable, program],
+      capture_output=True, text=True, check=False,
+      cwd=pathlib.Path(__file__).parents[1])
+  assert done.returncode == code
+  assert done.stderr.startswith(words) and done.stderr.count('\n') <= 1
+
+
+def test_a_closed_stream_does_not_become_a_file(tmp_path):
+  program = (
+      'import os, sys\n'
+      'from meta_cot.settings import command_line\n'
+      'def main(argv):\n'
+      f'  with open({str(tmp_path / "file")!r}, "w") as f:\n'
+      '    os.write(2, b"a word of a library")\n'
+      '    print("a word", file=sys.stderr)\n'
+      'command_line.run(main, "")\n')
+  subprocess.run(
+      ['bash', '-c', '"$0" -c "$1" <&- >&- 2>&-', sys.executable, program],
+      check=True, cwd=pathlib.Path(__file__).parents[1])
+  assert (tmp_path / 'file').read_text() == ''
+
+
 @hypothesis.given(
     st.integers(), st.floats(allow_nan=False, allow_infinity=False),
     st.booleans(), st.lists(st.integers()).map(tuple),

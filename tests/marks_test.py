@@ -42,7 +42,7 @@ def test_what_runs_again_and_what_goes_on(tmp_path):
   assert is_done('sft', arms) and not is_done('evaluate', arms)
   assert _finish(workdir, 'evaluate', arms) == []
   # More tokens: both go on, the report anew.
-  tokens = '--config.sft.num_tokens=3_000_000'
+  tokens = '--config.sft.num_tokens=9_000_000'
   assert _finish(workdir, 'sft', tokens) == []
   assert not (workdir / 'replaced').exists()
   reasons = _finish(workdir, 'evaluate', tokens)

@@ -2,9 +2,11 @@
 """What runs again in a workdir: what a changed setting reaches, nothing else.
 """
 
+import itertools
 import json
 import logging
 import pathlib
+import re
 import shutil
 
 import jax
@@ -15,10 +17,12 @@ from configs import kinds
 from meta_cot import main
 from meta_cot import sharding
 from meta_cot.runtime import files
+from meta_cot.runtime import interruption
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import base
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import workdir as workdir_lib
+from tests import run_comparison
 
 STAGES = ('problems', 'traces', 'tokenizer', 'sft', 'evaluate')
 
@@ -151,18 +155,69 @@ def test_training_may_grow_and_not_shrink(rerun):
   steps, before = _steps(workdir), _times(workdir / 'sft')
   ran, log = run(**{'sft.num_tokens': 4000})
   assert ran == ['sft', 'evaluate']
-  assert f'solution_only: continues after step {steps[-1]}' in log
   more = _steps(workdir)
+  assert re.search(
+      f'solution_only: continues after step {steps[-1]} of {more[-1]}; '
+      r'learning rate \S+ in the next step, 0.00015 at the end', log)
   assert more == list(range(1, len(more) + 1)) and len(more) > len(steps)
   first = 'solution_only/checkpoints/4/hashes.json'
   assert _times(workdir / 'sft')[first] == before[first]
   with pytest.raises(
-      config_lib.UserError, match='trained on 4000 tokens; num_tokens, 2000, '
-      'may grow but not shrink') as error:
+      config_lib.UserError, match='trained with num_tokens 4000, now it is '
+      'num_tokens 2000; it may grow but not shrink') as error:
     run()
   assert '\n' not in str(error.value)
   assert _steps(workdir) == more
   assert 'continues' not in run(**{'sft.num_tokens': 4000})[1]
+
+
+def test_killed_in_the_continued_part_it_ends_the_same(rerun, tmp_path):
+  workdir, run = rerun
+  before = _steps(workdir)[-1]
+  other = tmp_path / 'other'
+  shutil.copytree(workdir, other)
+  run(**{'sft.num_tokens': 4000})
+  longer = {'sft.num_tokens': 4000, 'sft.log_every_steps': 1}
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(interruption.Stop, 'is_agreed', _at_call(3))
+    with pytest.raises(interruption.Interrupted):
+      _run(other, **longer)
+  assert _steps(other)[-1] == before + 3
+  # Neither the shorter run nor the longer one is over now.
+  with pytest.raises(config_lib.UserError, match='may grow but not shrink'):
+    _run(other)
+  _run(other, **longer)
+  assert run_comparison.differences(workdir, other) == []
+  assert run_comparison.litter(other) == []
+
+
+def _at_call(number):
+  calls = itertools.count(1)
+  return lambda stop: next(calls) == number
+
+
+def test_steps_to_trace_are_of_the_run(rerun):
+  workdir, run = rerun
+  last = _steps(workdir)[-1]
+  shutil.rmtree(workdir / 'sft')
+  with pytest.raises(
+      config_lib.UserError, match=f'--profile: got 2:{last + 1}; '
+      f'.*/sft/solution_only has {last} steps'):
+    run(**{'sft.profile_steps': (2, last + 1)})
+  assert not (workdir / 'sft' / 'solution_only' / 'metrics.jsonl').exists()
+  # Of those that were done before, none are traced; the others are.
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(interruption.Stop, 'is_agreed', _at_call(4))
+    with pytest.raises(interruption.Interrupted):
+      run()
+  run(**{'sft.profile_steps': (2, 6)})
+  folder = workdir / 'sft' / 'solution_only' / 'profile'
+  assert len(list(folder.rglob('*.xplane.pb'))) == 1
+  shutil.rmtree(folder)
+  (workdir / 'sft' / 'solution_only' / 'summary.json').unlink()
+  assert f'no trace; steps 2 to {last} are done' in run(
+      **{'sft.profile_steps': (2, last)})[1]
+  assert not folder.exists()
 
 
 def test_evaluation_computes_what_is_missing(rerun):

@@ -7,8 +7,10 @@ has the signals.
 
 import dataclasses
 import json
+import logging
 import pathlib
 import re
+import shutil
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -23,6 +25,7 @@ from meta_cot.settings import config as config_lib
 from meta_cot.stages import rl
 from meta_cot.training import checkpoint
 from meta_cot.training import compilation
+from meta_cot.training import optimizer
 from tests import run_comparison
 from tests import small_rl
 
@@ -174,7 +177,55 @@ def test_dead_it_goes_on_to_the_same_bits(unbroken, tmp_path, name):
   assert run_comparison.litter(tmp_path / 'run') == []
 
 
-@pytest.mark.parametrize('iteration', [1, 3])
+@pytest.fixture(scope='module')
+def continued(unbroken, tmp_path_factory) -> pathlib.Path:
+  """The ended run, with two more iterations."""
+  directory = tmp_path_factory.mktemp('continued') / 'run'
+  shutil.copytree(unbroken, directory)
+  _train(directory, num_iterations=8)
+  return directory
+
+
+def test_an_ended_run_goes_on_with_the_schedule_of_the_longer_one(
+    unbroken, continued, caplog, tmp_path):
+  before, rows = _rows(unbroken), _rows(continued)
+  assert rows[:6] == before and len(rows) == 8
+  assert _steps(continued / 'checkpoints') == [4, 8, 12, 16]
+  summary = json.loads((continued / 'summary.json').read_text())
+  assert summary['num_iterations'] == 8
+  rate = optimizer.schedule(small_rl.settings(**_CHANGES).optimizer, 16)
+  assert rows[6]['learning_rate'] == pytest.approx(float(rate(13)), rel=1e-5)
+  caplog.set_level(logging.INFO)
+  shutil.copytree(unbroken, tmp_path / 'run')
+  with pytest.raises(_Death), pytest.MonkeyPatch.context() as patch:
+    opened = _open_checkpoints(patch)
+    _dying(small_rl.Parity, '__call__', 1, patch)
+    _train(tmp_path / 'run', num_iterations=8)
+  for manager in opened:
+    manager.close()
+  assert re.search(
+      r'continues after iteration 6 of 8; learning rate \S+ in the next step, '
+      r'\S+ at the end', caplog.text)
+  # Neither a run of six nor one of eight iterations is over now.
+  assert not (tmp_path / 'run' / 'summary.json').exists()
+  _train(tmp_path / 'run', num_iterations=8)
+  assert run_comparison.differences(continued, tmp_path / 'run') == []
+  assert run_comparison.litter(tmp_path / 'run') == []
+
+
+def test_a_run_does_not_shrink(continued):
+  settings = small_rl.settings(**_CHANGES)
+  with pytest.raises(config_lib.UserError, match='8 iterations; num_iterations,'
+                     ' 6, may grow but not shrink'):
+    _train(continued)
+  part = continued.parent / 'erl2' / 'seed0'
+  part.mkdir(parents=True)
+  shutil.copy(continued / 'summary.json', part)
+  with pytest.raises(config_lib.UserError, match='not shrink'):
+    rl.STAGE.check_folder(settings, continued.parent)
+
+
+@pytest.mark.parametrize('iteration', [1, 2, 3])  # saved anyway after 2
 def test_stopped_it_goes_on_to_the_same_bits(unbroken, tmp_path, iteration):
   asked = []
 
@@ -186,7 +237,9 @@ def test_stopped_it_goes_on_to_the_same_bits(unbroken, tmp_path, iteration):
     patch.setattr(interruption.Stop, 'is_agreed', is_agreed)
     with pytest.raises(interruption.Interrupted):
       _train(tmp_path / 'run')
-  assert _steps(tmp_path / 'run' / 'interrupted') == [2 * iteration]
+  extra = tmp_path / 'run' / 'interrupted'
+  assert (_steps(extra) if extra.exists() else []) == (
+      [2 * iteration] if iteration % 2 else [])
   _train(tmp_path / 'run')
   assert run_comparison.differences(unbroken, tmp_path / 'run') == []
   assert run_comparison.litter(tmp_path / 'run') == []
@@ -222,7 +275,7 @@ def test_nothing_is_saved_of_what_is_not_finite(tmp_path):
 def test_other_settings_do_not_continue_a_run(tmp_path):
   free = dict(
       seeds=(0, 1), num_slots=16, eval_every=3, save_every=1,
-      num_accumulation=2)
+      num_accumulation=2, num_iterations=7)
   there, same = (
       config_lib.bound(small_rl.settings(**_CHANGES | changes))
       for changes in ({}, free))

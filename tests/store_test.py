@@ -228,12 +228,21 @@ def test_damage_is_found_on_reading(tmp_path):
   path.unlink()
   with pytest.raises(ValueError, match=f'{path.name}: missing'):
     store.read(tmp_path, 'train')
+  manifest = json.loads((tmp_path / 'manifest.json').read_text())
+  split = manifest['splits']['train']
   for raw, message in (
       ({'schema': 99}, 'schema 99, this version reads 2'),
-      ({'schema': 2, 'splits': {'train': {}}}, 'not a manifest'),
-      ([], 'not a manifest')):
+      ({'schema': 2, 'kind': 'x', 'splits': {}}, "records.kind: got 'x'"),
+      ({'schema': 2, 'splits': {'train': {}}}, "has no 'kind'"),
+      (manifest | {'splits': {'train': {}}}, "a split: has no 'num_records'"),
+      (manifest | {'splits': {'train': split | {'shards': [3]}}},
+       'not a shard: must be an object, is int'),
+      (manifest | {'splits': {'train': split | {'shards': [
+          split['shards'][0] | {'file': '../x'}]}}}, "'../x' is not bes"),
+      (manifest | {'splits': {'train': split | {'x': 1}}}, "an unknown 'x'"),
+      ([], 'must be an object, is list')):
     (tmp_path / 'manifest.json').write_text(json.dumps(raw))
-    with pytest.raises(ValueError, match=f'manifest.json: {message}'):
+    with pytest.raises(ValueError, match=f'manifest.json: .*{message}'):
       store.read(tmp_path, 'train')
   (tmp_path / 'manifest.json').write_text('{"schema": 1,\n')
   with pytest.raises(ValueError, match=r'manifest.json:2: not valid JSON'):

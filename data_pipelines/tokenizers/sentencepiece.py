@@ -36,6 +36,7 @@ _UNK_ID = CONTROL_TOKENS.index(UNK)
 _TEXT_ID = len(CONTROL_TOKENS)  # the first piece
 
 FILE = 'tokenizer.model'
+_DIGEST = f'{FILE}.sha256'
 REPLACEMENT = '\ufffd'  # what an unknown or unused id decodes to
 BYTE_FALLBACK_VOCAB = 512  # from this size on, 256 pieces are raw bytes
 _SPACE = '\u2581'  # sentencepiece writes a space as this character
@@ -101,7 +102,15 @@ class Settings:
 
 def load(folder: files.Path) -> 'Tokenizer':
   """Reads the tokenizer of a folder; a UserError names a damaged file."""
-  return _read(files.path(folder) / FILE)
+  path = files.path(folder) / FILE
+  digest, tokenizer = path.with_name(_DIGEST), _read(path)
+  # A model that is cut off may be a model too.
+  if digest.is_file() and (
+      digest.read_bytes().strip() != tokenizer.fingerprint.encode()):
+    raise config_lib.UserError(
+        f'{path}: its sha256 is not that of {_DIGEST}; delete both files and '
+        'run its stage again.')
+  return tokenizer
 
 
 def train(
@@ -220,8 +229,10 @@ class Tokenizer:
         for i in range(self.vocab_size)])
 
   def save(self, folder: files.Path) -> None:
-    """Writes the model, atomically."""
-    files.write_atomic(files.path(folder) / FILE, self._proto)
+    """Writes the model behind its hash, atomically."""
+    folder = files.path(folder)
+    files.write_atomic(folder / _DIGEST, self.fingerprint + '\n')
+    files.write_atomic(folder / FILE, self._proto)
 
 
 def _read(path) -> Tokenizer:

@@ -154,9 +154,8 @@ def _missing(
 ) -> Iterator[tuple[int, int]]:
   """Pieces of problems that have no rows of this round yet."""
   is_missing = np.ones(num_problems, bool)
-  for path in where.glob(f'*.{number}.jsonl'):
-    start, stop = map(int, path.name.partition('.')[0].split('-'))
-    is_missing[start:stop] = False
+  for path in files.matching(where, f'*.{number}.jsonl'):
+    is_missing[slice(*rows_lib.places(path))] = False
   places = np.flatnonzero(is_missing)
   for gap in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1):
     for start in gap[::piece_size].tolist():

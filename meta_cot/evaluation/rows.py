@@ -5,6 +5,7 @@ docs/evaluation.md has the schema. A piece is the file of the rows of some
 problems; it is written in one go, so that it is whole or not there.
 """
 
+import collections
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import json
 from typing import Any
@@ -14,11 +15,17 @@ import numpy as np
 
 from meta_cot.problem import Problem
 from meta_cot.runtime import files
+from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
 from meta_cot.traces import record as record_lib
 
 VERSION = 1
 _RECORDS = '.records'
+
+_FIELDS = dict(
+    version=int, policy=str, seed=int, step=int, solver=str, split=str,
+    problem=str, place=int, attempt=int, episode=int, is_correct=bool,
+    is_finished=bool, seconds=float, details=dict)
 
 Row = Mapping[str, Any]
 
@@ -69,25 +76,43 @@ def read(directory: epath.Path) -> list[dict[str, Any]]:
   """Reads the pieces of a folder; by problem, attempt and episode.
 
   Raises:
-    ValueError: a row of another version.
+    UserError: what is no row, or one of another version; names it.
   """
   rows = []
-  for path in sorted(directory.glob('*.jsonl')):
-    for line in path.read_text().splitlines():
-      rows.append(json.loads(line))
-      if rows[-1]['version'] != VERSION:
-        raise ValueError(
-            f'{path}: version is {rows[-1]["version"]}, this one reads '
-            f'{VERSION}; remove the folder.')
+  for path in files.matching(directory, '*.jsonl'):
+    piece = files.read_rows(path, **_FIELDS)
+    if piece and piece[-1]['version'] != VERSION:
+      raise config_lib.UserError(
+          f'{path}: version is {piece[-1]["version"]}, this one reads '
+          f'{VERSION}; remove the folder.')
+    start, stop = places(path)
+    numbers = collections.Counter(row['place'] for row in piece)
+    if numbers.keys() != set(range(start, stop)) or (
+        len(set(numbers.values())) > 1):
+      raise config_lib.UserError(
+          f'{path}: some of its rows are missing; delete the file and rerun '
+          'the command that wrote it.')
+    rows += piece
   return sorted(
       rows, key=lambda row: (row['place'], row['attempt'], row['episode']))
 
 
+def places(path: epath.Path) -> tuple[int, int]:
+  """Reads off the name of a piece where its problems begin and end."""
+  start, stop = map(int, path.name.partition('.')[0].split('-'))
+  return start, stop
+
+
 def records(directory: epath.Path) -> Iterator[record_lib.TraceRecord]:
   """Reads the searches of a folder, in order of the problems."""
-  for path in sorted(directory.glob(f'*{_RECORDS}')):
-    for line in path.read_text().splitlines():
-      yield record_lib.from_json(line)
+  for path in files.matching(directory, f'*{_RECORDS}'):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+      try:
+        yield record_lib.from_json(line)
+      except ValueError as e:
+        raise config_lib.UserError(
+            f'{path}:{number}: {e}; remove the folder and rerun the command '
+            'that wrote it.') from e
 
 
 def group(rows: Iterable[Row], *keys: str) -> dict[tuple, list[Row]]:

@@ -85,7 +85,7 @@ class RlConfig:
       is_free=True)
   seeds: tuple[int, ...] = config_lib.setting(
       low=0, min_items=1, is_unique=True, is_free=True)
-  num_iterations: int = config_lib.setting(low=1)
+  num_iterations: int = config_lib.setting(low=1, is_free=True)
   eval_every: int = config_lib.setting(is_free=True, low=1)
   num_eval_problems: int = config_lib.setting(is_free=True, low=1)
   num_eval_samples: int = config_lib.setting(is_free=True, low=1)
@@ -118,6 +118,9 @@ class RlConfig:
     if self.loss.kl_target is not None and rows > self.loss.kl_horizon:
       yield (f'loss.kl_horizon: got {self.loss.kl_horizon}; must be at least '
              f'the {rows} trajectories of an iteration.')
+    if self.num_updates > optimizer.MAX_STEPS:
+      yield (f'num_iterations: got {self.num_iterations}; its updates must be '
+             f'at most {optimizer.MAX_STEPS}.')
     if rows % self.updates.num_minibatches:
       yield (f'updates.num_minibatches: got {self.updates.num_minibatches}; '
              f'must divide the {rows} trajectories of an iteration.')

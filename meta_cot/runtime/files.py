@@ -6,7 +6,8 @@ temporary name, synced, then renamed. An object in a bucket appears whole when
 its upload ends, so it is written under its own name.
 """
 
-from collections.abc import Iterator
+from collections import abc
+from collections.abc import Iterator, Mapping
 import contextlib
 import fnmatch
 import hashlib
@@ -17,6 +18,7 @@ import os
 import pathlib
 import re
 import time
+import typing
 from typing import Any
 
 from etils import epath
@@ -29,8 +31,8 @@ Path = str | os.PathLike
 _TEMPORARY = re.compile(r'\..+\.tmp-(\d+)')
 _UPLOAD_SECONDS = 30.0  # a growing file in a bucket is at most this old
 
-for _name in ('fsspec', 'gcsfs'):  # else a line for every object that is read
-  logging.getLogger(_name).setLevel(logging.WARNING)
+for _name in ('fsspec', 'gcsfs'):  # what they log is raised too
+  logging.getLogger(_name).setLevel(logging.CRITICAL)
 # One way to buckets, also where TensorFlow is installed.
 os.environ.setdefault('EPATH_USE_TF', 'false')
 # Another host may have written since a folder was last listed.
@@ -42,10 +44,13 @@ def path(value: Path) -> epath.Path:
 
   Raises:
     UserError: a bucket without the package that reads buckets, another scheme,
-      or `~` of nobody.
+      `~` of nobody, or a character that paths must not have.
     ValueError: a bucket's name that went through pathlib and lost a slash.
   """
   name = os.path.expanduser(os.fspath(value).removeprefix('file://'))
+  if re.search('[\\\\\0\ud800-\udfff]', name):  # tensorstore reads \ as /
+    raise config_lib.UserError(
+        f'{name!r}: a path must be UTF-8 without backslashes and NUL bytes.')
   if name.startswith('~'):
     raise config_lib.UserError(
         f'{name}: there is no such user; write ./~... for a folder.')
@@ -124,21 +129,111 @@ def write_json(path: Path, value: Any) -> None:
   write_atomic(path, json.dumps(value, indent=2, sort_keys=True) + '\n')
 
 
-def read_json(path: Path) -> Any:
-  """Reads JSON.
+def read_json(path: Path, **types: Any) -> dict[str, Any]:
+  """Reads a JSON object that has the fields `types`, at least.
 
   Raises:
-    UserError: not JSON; names the file and the line.
+    UserError: it is none, or a field is missing or of another type; names the
+      file, the line where it can, and the field.
   """
   data = epath.Path(path).read_bytes()
   try:
-    return json.loads(data.decode())
+    return _object(data, types)
   except ValueError as e:
-    wrong = f':{e.lineno}: not valid JSON ({e.msg})' if isinstance(
-        e, json.JSONDecodeError) else f': not valid UTF-8 at byte {e.start}'
     raise config_lib.UserError(
-        f'{path}{wrong}; delete the file and rerun the command that wrote it.'
+        f'{path}{e}; delete the file and rerun the command that wrote it.'
     ) from e
+
+
+def read_rows(
+    path: Path, *, is_torn: bool = False,
+    advice: str = 'delete the file and rerun the command that wrote it',
+    **types: Any
+) -> list[dict[str, Any]]:
+  """Reads a file with a JSON object, as of `read_json`, in every line.
+
+  Where `is_torn`, a last line without its end is left out.
+
+  Raises:
+    UserError: a line is no such object; names it, with the `advice`.
+  """
+  lines, rows = epath.Path(path).read_bytes().split(b'\n'), []
+  if is_torn or not lines[-1]:
+    lines.pop()
+  for number, line in enumerate(lines, 1):
+    try:
+      rows.append(_object(line, types))
+    except ValueError as e:
+      words = str(e).rpartition(': ')[2]
+      raise config_lib.UserError(
+          f'{path}:{number}: not a row ({words}); {advice}.') from e
+  return rows
+
+
+def _object(data: bytes, types: Mapping[str, Any]) -> dict[str, Any]:
+  """Parses an object; a ValueError says where it is wrong, and how."""
+  try:
+    value = json.loads(data.decode())
+  except json.JSONDecodeError as e:
+    raise ValueError(f':{e.lineno}: not valid JSON, {e.msg}') from e
+  except UnicodeDecodeError as e:
+    raise ValueError(f': not valid UTF-8 at byte {e.start}') from e
+  except (ValueError, RecursionError) as e:  # such as a number too long
+    raise ValueError(f': not valid JSON, {str(e):.60}') from e
+  _check_fields(value, types)
+  return value
+
+
+def _check_fields(value: Any, types: Mapping[str, Any]) -> None:
+  if not isinstance(value, dict):
+    raise ValueError(f': must be an object, is {type(value).__name__}')
+  for name, kind in types.items():
+    if name not in value:
+      raise ValueError(f': has no {name!r}')
+    if not isinstance(value[name], kind):
+      kinds = kind if isinstance(kind, tuple) else (kind,)
+      raise ValueError(
+          f': {name!r} must be {" or ".join(k.__name__ for k in kinds)}, is '
+          f'{type(value[name]).__name__}')
+
+
+def described(cls: type, value: Any, path: Path) -> Any:
+  """Makes the dataclass `cls` of an object that stood in the file `path`.
+
+  Raises:
+    UserError: it has other fields, or of other types; names file and field.
+  """
+  plain = {abc.Mapping: dict, abc.Sequence: list}
+  types = {name: plain.get(typing.get_origin(hint), hint)
+           for name, hint in typing.get_type_hints(cls).items()}
+  try:
+    _check_fields(value, types)
+    if unknown := sorted(value.keys() - types.keys()):
+      raise ValueError(f': has an unknown {unknown[0]!r}')
+  except ValueError as e:
+    raise config_lib.UserError(
+        f'{path}: not a {cls.__name__.lower()}{e}; delete the file and run '
+        'the stage that makes it.') from e
+  return cls(**value)
+
+
+@contextlib.contextmanager
+def named_errors() -> Iterator[None]:
+  """Turns an error of reading or writing that names its file into one line.
+
+  Raises:
+    UserError: names the file.
+  """
+  try:
+    yield
+  except errors() as e:
+    is_local = isinstance(e, OSError) and e.strerror
+    if is_local and e.filename is None:
+      raise
+    words = f'{e.filename}: {e.strerror}' if is_local else (
+        f'the bucket: {" ".join(str(e).split()) or type(e).__name__}')
+    raise config_lib.UserError(
+        f'{words}; mend it, then rerun the same command.') from e
 
 
 def size(path: Path) -> int | None:

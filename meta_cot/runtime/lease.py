@@ -335,5 +335,5 @@ def _is_at(path: epath.Path, f) -> bool:
 def _parse(data: bytes) -> Holder | None:
   try:
     return Holder(**json.loads(data))
-  except (ValueError, TypeError):
+  except (ValueError, TypeError, RecursionError):
     return None  # cut off by a kill: its writer is dead

@@ -10,15 +10,19 @@ line on stderr and exit code 2.
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import difflib
+import errno
+import os
 import re
 import sys
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from ml_collections import config_dict
 
 from meta_cot.settings import config as config_lib
 from meta_cot.settings import config_file
 
+_EXIT_PIPE = 128 + 13  # as ended by SIGPIPE
+_MAX_WORD = 200  # letters, in an error
 _PROFILE = 'profile_steps'  # of a stage that can trace steps
 
 
@@ -120,18 +124,63 @@ def one_line_errors() -> Iterator[None]:
   try:
     yield
   except config_lib.UserError as e:
-    print('error:', *str(e).split(), file=sys.stderr)
+    words = (
+        word if len(word) < _MAX_WORD else f'{word[:_MAX_WORD]}...'
+        for word in str(e).split())
+    with contextlib.suppress(OSError):  # nobody reads it
+      print('error:', *words, file=sys.stderr)
     raise SystemExit(2) from None
 
 
 def run(main: Callable[[Sequence[str]], Any], usage: str) -> None:
-  """Calls `main(argv)`: `--help` prints `usage`, wrong settings one line."""
+  """Calls `main(argv)`: `--help` prints `usage`, wrong settings one line.
+
+  Whoever reads what is printed may stop at any time: exit code 141, no word.
+  """
+  _open_streams()
   argv = sys.argv[1:]
-  if {'-h', '--help'} & set(argv):
-    print(usage.strip())
-    return
-  with one_line_errors():
-    main(argv)
+  try:
+    if {'-h', '--help'} & set(argv):
+      print(usage.strip())
+    else:
+      with one_line_errors():
+        main(argv)
+    sys.stdout.flush()
+  except OSError as e:  # files have names
+    if e.filename or e.errno not in (errno.EPIPE, errno.ENOSPC):
+      raise
+    if isinstance(e, BrokenPipeError):
+      raise SystemExit(_EXIT_PIPE) from None
+    with one_line_errors():
+      raise config_lib.UserError(
+          f'stdout: {e.strerror}; what is printed has no room.') from None
+  finally:
+    for stream in filter(_is_broken, (sys.stdout, sys.stderr)):
+      # Else the interpreter fails at its end.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _open_streams() -> None:
+  """Opens those of the three standard streams that are closed.
+
+  Else the next file to be opened has the number of one, and is written to by
+  whatever prints.
+  """
+  for number, name in enumerate(('stdin', 'stdout', 'stderr')):
+    try:
+      os.fstat(number)
+    except OSError:  # the lowest number that is free is this one
+      os.open(os.devnull, os.O_RDWR)
+      setattr(sys, name, open(number, 'w' if number else 'r', closefd=False))
+
+
+def _is_broken(stream: TextIO) -> bool:
+  """Whether what is written to it arrives nowhere."""
+  try:
+    stream.flush()
+  except OSError:
+    return True
+  return False
 
 
 def _flag_list(names: Sequence[str]) -> str:

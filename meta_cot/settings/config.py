@@ -12,9 +12,14 @@ import dataclasses
 import difflib
 import math
 import operator
+import re
 import types
 import typing
 from typing import Any
+
+# Numbers go into arrays of 32 bits.
+_MAX_INT = 2**31 - 1
+_MIN_FLOAT, _MAX_FLOAT = 1.2e-38, 3.4e38
 
 
 class UserError(ValueError):
@@ -27,17 +32,18 @@ class ConfigError(UserError):
 
 def setting(
     *, choices: Collection | None = None, low: float | None = None,
-    high: float | None = None, above: float | None = None, min_items: int = 0,
-    is_unique: bool = False, is_free: bool = False,
-    kinds: Mapping[str, type] | None = None,
+    high: float | None = None, above: float | None = None,
+    below: float | None = None, min_items: int = 0, is_unique: bool = False,
+    is_free: bool = False, kinds: Mapping[str, type] | None = None,
 ) -> Any:
   """Declares a field with its allowed values.
 
   Args:
     choices: the only ones.
     low: inclusive.
-    high: inclusive.
+    high: inclusive; of an integer 2^31 - 1 by default.
     above: exclusive lower bound.
+    below: exclusive upper bound.
     min_items: of a tuple.
     is_unique: no item of a tuple may stand there twice.
     is_free: it does not change what is made, only how fast or how often one
@@ -46,8 +52,8 @@ def setting(
       a type.
   """
   return dataclasses.field(metadata=dict(
-      choices=choices, low=low, high=high, above=above, min_items=min_items,
-      is_unique=is_unique, is_free=is_free, kinds=kinds))
+      choices=choices, low=low, high=high, above=above, below=below,
+      min_items=min_items, is_unique=is_unique, is_free=is_free, kinds=kinds))
 
 
 def parse(
@@ -69,13 +75,7 @@ def parse(
     raise ConfigError(f'{path}: got {values!r}; must be a group of settings.')
   values = _grouped(values)
   if isinstance(cls, Mapping):
-    if 'kind' not in values:
-      raise ConfigError(
-          f'{path}.kind: missing; must be one of {", ".join(cls)}.')
-    kind = values.pop('kind')
-    if kind not in cls:
-      raise ConfigError(f'{path}.kind: got {kind!r}; {nearest(kind, cls)}.')
-    cls = cls[kind]
+    cls = of_kind(cls, values.pop('kind', None), path)
   fields = {f.name: f for f in dataclasses.fields(cls)}
   hints = typing.get_type_hints(cls)
   for key in values:
@@ -95,6 +95,17 @@ def parse(
     return cls(**parsed)
   except ConfigError as e:
     raise ConfigError(f'{path}.{e}') from None
+
+
+def of_kind(kinds: Mapping[str, Any], kind: Any, path: str) -> Any:
+  """Looks up the entry `kind` of the group `path`; a ConfigError if it is none.
+  """
+  if kind is None:
+    raise ConfigError(
+        f'{path}.kind: missing; must be one of {", ".join(kinds)}.')
+  if not isinstance(kind, str) or kind not in kinds:
+    raise ConfigError(f'{path}.kind: got {kind!r}; {nearest(kind, kinds)}.')
+  return kinds[kind]
 
 
 def nearest(received: Any, allowed: Sequence[str]) -> str:
@@ -195,13 +206,23 @@ def _checked(name: str, value: Any, hint: Any, limits: Mapping) -> Any:
         f'must be {kind.__name__}.')
   if kind is float and not math.isfinite(value):
     raise ConfigError(f'{name}: got {value!r}; must be a finite number.')
+  if kind is str and re.search('[\0\ud800-\udfff]', value):
+    raise ConfigError(
+        f'{name}: got {value!r}; must be UTF-8 text without NUL bytes.')
   if limits.get('choices') is not None and value not in limits['choices']:
     allowed = ', '.join(repr(c) for c in limits['choices'])
     raise ConfigError(f'{name}: got {value!r}; must be one of {allowed}.')
+  if kind is float and value and not _MIN_FLOAT <= abs(value) <= _MAX_FLOAT:
+    raise ConfigError(
+        f'{name}: got {value!r}; must be 0 or a number of 32 bits, '
+        f'{_MIN_FLOAT} to {_MAX_FLOAT}.')
   for bound, holds, words in (
       ('low', operator.ge, 'at least'), ('high', operator.le, 'at most'),
-      ('above', operator.gt, 'greater than')):
+      ('above', operator.gt, 'greater than'),
+      ('below', operator.lt, 'less than')):
     limit = limits.get(bound)
+    if limit is None and bound == 'high' and kind is int:
+      limit = _MAX_INT
     if limit is not None and not holds(value, limit):
       raise ConfigError(f'{name}: got {value!r}; must be {words} {limit!r}.')
   return value

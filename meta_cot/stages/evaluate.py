@@ -160,7 +160,10 @@ class _Asked(solving.Asked):
       total += row['tokens']
       if 'eval_loss' in row:
         losses.append([total, row['eval_loss']])
-    return {self.reference: dict(files.read_json(path), losses=losses)}
+    summary = files.read_json(
+        path, num_parameters=int, num_steps=int, tokens=(int, float),
+        loss=float, eval_loss=float, seconds=dict)
+    return {self.reference: dict(summary, losses=losses)}
 
 
 def _write(context, settings, directory, rows, training, labels, problems):

@@ -32,6 +32,10 @@ class _Own:
   compilation_cache: str = config_lib.setting()
 
   def __post_init__(self):
+    if not self.compilation_cache:
+      raise config_lib.ConfigError(
+          "compilation_cache: got ''; must be workdir, off, a path or a "
+          'bucket.')
     if not self.stages:
       raise config_lib.ConfigError(
           'stages: got nothing; name at least one stage.')
@@ -137,12 +141,7 @@ def _group(name: str, values: Any) -> base.Group:
         config_lib.unknown_key('config', name, _OWN)
         + ' A stage is a group of settings with a kind.')
   path, values = f'config.{name}', dict(values.items())
-  kind = values.pop('kind')
-  if kind not in kinds.KINDS:
-    raise config_lib.ConfigError(
-        f'{path}.kind: got {kind!r}; must be one of '
-        f'{", ".join(kinds.KINDS)}.')
-  stage = kinds.KINDS[kind]
+  stage = config_lib.of_kind(kinds.KINDS, values.pop('kind'), path)
   return base.Group(name, stage, config_lib.parse(stage.Settings, values, path))
 
 
@@ -160,6 +159,10 @@ def _check_reference(
     experiment: Experiment, name: str, reference: str, before: list[str],
 ) -> None:
   """Raises where a stage reads what none before it leaves."""
+  if not reference:
+    raise config_lib.ConfigError(
+        f"config.{name}: reads ''; must be STAGE, STAGE/PART or the absolute "
+        'path of a folder.')
   first, _, part = reference.partition('/')
   if not first or files.is_remote(reference):
     return  # a folder: whether it is there, its reader says

@@ -32,6 +32,7 @@ from meta_cot.training import compilation
 from meta_cot.training import goodput
 from meta_cot.training import integrity
 from meta_cot.training import metrics as metrics_lib
+from meta_cot.training import optimizer
 from meta_cot.training import policy as policy_lib
 from meta_cot.training import progress
 from meta_cot.training import state as state_lib
@@ -59,10 +60,27 @@ def _check_devices(context, settings, name) -> None:
 
 
 def _missing(settings: Settings, directory: epath.Path) -> list[str]:
-  """The policies that have no summary yet."""
+  """The policies that have not been trained for as long as is asked for."""
   return [
       part for part in _leaves(settings)
-      if not (directory / part / 'summary.json').exists()]
+      if not _is_trained(directory / part, settings)]
+
+
+def _is_trained(directory: epath.Path, settings: Settings) -> bool:
+  """Raises a UserError where a policy is trained for more than is asked for."""
+  path = directory / 'summary.json'
+  if not path.exists():
+    return False
+  done = files.read_json(path, num_iterations=int)['num_iterations']
+  _check_growth(directory, settings, done)
+  return done == settings.num_iterations
+
+
+def _check_growth(directory, settings, done: int) -> None:
+  if done > settings.num_iterations:
+    raise config_lib.UserError(
+        f'{directory}: trained for {done} iterations; num_iterations, '
+        f'{settings.num_iterations}, may grow but not shrink.')
 
 
 def _run(context, settings, directory) -> None:
@@ -115,6 +133,7 @@ def train(
   """Trains one policy, from its newest checkpoint if there is one.
 
   Raises:
+    UserError: it is of more iterations than are asked for.
     Interrupted: a signal came; what is needed to continue is saved.
     FloatingPointError: a loss or gradient is not finite.
   """
@@ -137,14 +156,8 @@ def train(
       directory, settings.max_to_keep, memory,
       settings=config_lib.bound(settings),
       tokenizer=programs.tokenizer.fingerprint)
-  state, pending = saves.restore(setup.programs.state)
-  if state is None:
-    state = setup.state(seed)
+  state, writer = _open(setup, learner, saves, directory, seed, clock)
   first = int(state.step) // settings.updates.per_iteration
-  writer = metrics_lib.MetricsWriter(directory, first)
-  if first:
-    logging.info('%s: continues after iteration %d', learner.name, first)
-    clock.continues(writer.dropped, pending.lap)
   with interruption.deferred():
     state = _loop(
         learner, evaluate, state, memory, saves, writer, clock, first,
@@ -157,6 +170,26 @@ def train(
     saves.finish()
     if jax.process_index() == 0:
       _finish(directory, objective, seed, memory, clock)
+
+
+def _open(setup, learner, saves, directory, seed, clock):
+  """The state to go on from, and the writer of what follows."""
+  settings = learner.config
+  state, pending = saves.restore(setup.programs.state)
+  if state is None:
+    state = setup.state(seed)
+  first = int(state.step) // settings.updates.per_iteration
+  _check_growth(directory, settings, first)
+  writer = metrics_lib.MetricsWriter(directory, first)
+  if first:
+    logging.info(
+        '%s: continues after iteration %d of %d; %s', learner.name, first,
+        settings.num_iterations, optimizer.describe(
+            settings.optimizer, int(state.step), settings.num_updates))
+    clock.continues(writer.dropped, pending.lap)
+    if jax.process_index() == 0:  # it was of a run with fewer iterations
+      (directory / 'summary.json').unlink(missing_ok=True)
+  return state, writer
 
 
 def _loop(learner, evaluate, state, memory, saves, writer, clock, first,
@@ -180,15 +213,18 @@ def _loop(learner, evaluate, state, memory, saves, writer, clock, first,
     writer.write(done, row)
     _report(name, done, config.num_iterations, row, bar)
     is_over = stop.is_agreed() and not is_last
-    if is_over or is_last or done % config.save_every == 0:
+    is_save = is_last or done % config.save_every == 0
+    if is_over or is_save:
       with clock.measure('checkpoint'):
         writer.sync()
         best.wait()  # a checkpoint names the best one: it must be there
-        if is_over:
+        if is_save:  # also with a signal: an unbroken run has it too
+          saves.save(state, int(state.step))
+        else:
           saves.interrupt(
               state, int(state.step), progress.Pending([], clock.lap()))
-          break
-        saves.save(state, int(state.step))
+    if is_over:
+      break
   bar.close()
   best.close()
   return state
@@ -227,7 +263,7 @@ def _report(name, done, total, row, bar) -> None:
 
 def _finish(directory, objective, seed, memory, clock) -> None:
   """Writes the summary of a finished run."""
-  rows = metrics_lib.read(directory / 'metrics.jsonl')
+  rows = metrics_lib.read_all(directory / 'metrics.jsonl')
   files.write_json(directory / 'summary.json', dict(
       objective=objective, seed=seed, num_iterations=rows[-1]['step'],
       tokens=sum(row['tokens'] for row in rows), best=memory.best,
@@ -247,7 +283,8 @@ def _programs(context, settings) -> base.Programs:
 STAGE = base.Stage(
     Settings=Settings, run=_run,
     reads=lambda settings: (settings.start, settings.problems), leaves=_leaves,
-    check=_check, check_devices=_check_devices,
+    grown=lambda settings: dict(num_iterations=settings.num_iterations),
+    check=_check, check_devices=_check_devices, check_folder=_missing,
     is_whole=lambda context, settings, directory: not _missing(
         settings, directory),
     programs=_programs)

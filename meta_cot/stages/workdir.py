@@ -8,7 +8,7 @@ after. So a changed setting makes its stage run again, and what stands on it,
 and nothing else.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import errno
 import hashlib
@@ -51,13 +51,13 @@ def opened(
       compilation.use_cache(
           str(directory / 'compilation_cache' if cache == 'workdir'
               else files.path(cache)))
-    with full_disk(directory, experiment.num_bytes()):
+    with no_room(directory, experiment.num_bytes()):
       yield directory
 
 
 @contextlib.contextmanager
-def full_disk(workdir: epath.Path, num_bytes: int) -> Iterator[None]:
-  """Turns the error of a full disk into one line.
+def no_room(workdir: epath.Path, num_bytes: int) -> Iterator[None]:
+  """Turns the error of a full disk, or of full memory, into one line.
 
   Raises:
     UserError: names the file and what the run needs.
@@ -65,15 +65,22 @@ def full_disk(workdir: epath.Path, num_bytes: int) -> Iterator[None]:
   try:
     yield
   except (OSError, RuntimeError, ValueError) as e:  # also of Orbax, ArrayRecord
-    is_full = getattr(e, 'errno', None) in (errno.ENOSPC, errno.EDQUOT)
-    if not is_full and not re.search(
-        'RESOURCE_EXHAUSTED|No space left|Disk quota exceeded', str(e)):
-      raise
     words = ' '.join(str(e).split())
+    if re.search(
+        '(?i)RESOURCE_EXHAUSTED.*(out of memory|attempting to)', words):
+      raise config_lib.UserError(
+          f'the memory of the devices is full ({words:.120}); lower '
+          'batch_size, num_slots or num_questions of the stage, raise its '
+          'num_accumulation, or use more devices.') from e
+    is_full = getattr(e, 'errno', None) in (
+        errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if not is_full and not re.search(
+        'No space left|Disk quota exceeded|File too large', words):
+      raise
     paths = re.findall(r'(?:file|riting:?) "?(/[^";]+)', words)
     name = getattr(e, 'filename', None) or (paths[-1] if paths else words)
     raise config_lib.UserError(
-        f'{name}: the disk is full; the checkpoints of this run need about '
+        f'{name}: no room on the disk; the checkpoints of this run need about '
         f'{num_bytes / 1e6:,.1f} MB in {workdir}. Free some and rerun the same '
         'command: what is saved stays.') from e
 
@@ -94,10 +101,6 @@ def claim(
   path, schema = workdir / 'config.json', experiment_lib.SCHEMA
   try:
     there = files.read_json(path) if path.exists() else dict(schema=schema)
-    if not isinstance(there, dict):
-      raise config_lib.UserError(
-          f'{path}: holds no settings; delete the file if this is the workdir '
-          'of a run, or use another --workdir.')
     if there.get('schema') != schema:
       raise config_lib.UserError(
           f'{path}: this workdir has schema {there.get("schema", 1)}, this '
@@ -110,6 +113,20 @@ def claim(
         f'--workdir: cannot write in {workdir} ({" ".join(str(e).split())}); '
         'make it writable or use another one.') from e
   return workdir
+
+
+def check_reads(context: base.Context, groups: Sequence[base.Group]) -> None:
+  """Makes sure that what stages read is there, or made before they run.
+
+  Raises:
+    UserError: something is not.
+  """
+  before = set()
+  for group in groups:
+    for part in context.parts(group.stage.reads(group.settings)):
+      if part.partition('/')[0] not in before:
+        _digest(context, part)
+    before.add(group.name)
 
 
 def make_mark(context: base.Context, group: base.Group) -> dict[str, Any]:
@@ -172,7 +189,9 @@ def finish(workdir: epath.Path, name: str, mark: Mapping[str, Any]) -> None:
 
 
 def _read(path: epath.Path) -> Any:
-  return files.read_json(path) if path.exists() else None
+  """A mark; None where there is none."""
+  return files.read_json(
+      path, settings=dict, shared=dict, reads=dict) if path.exists() else None
 
 
 def _digest(context: base.Context, reference: str) -> str:

@@ -269,7 +269,7 @@ class _StreamsHandler(ocp.CheckpointHandler):
 
   def restore(
       self, directory: epath.Path, args: '_StreamsArgs') -> dict[str, Any]:
-    saved = {path.stem: path for path in directory.glob('*.json')}
+    saved = {path.stem: path for path in files.matching(directory, '*.json')}
     missing = [name for name in args.streams if name not in saved]
     if missing:
       raise config_lib.UserError(

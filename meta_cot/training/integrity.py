@@ -17,6 +17,7 @@ import time
 from etils import epath
 
 from meta_cot.runtime import files
+from meta_cot.settings import config as config_lib
 
 HASHES = 'hashes.json'
 QUARANTINE = 'quarantine'
@@ -25,6 +26,9 @@ _COMMIT = 'commit_success.txt'  # its presence is what counts
 _METADATA = '_CHECKPOINT_METADATA'  # names the kind of every item
 # Orbax writes these after the step is sealed; `verify` looks at what they say.
 _WRITTEN_LAST = (_COMMIT, _METADATA)
+_METADATA_FIELDS = dict(
+    metrics=dict, performance_metrics=dict, init_timestamp_nsecs=int,
+    commit_timestamp_nsecs=int, custom_metadata=dict)
 _TEMPORARY = '.orbax-checkpoint-tmp'
 _NUM_THREADS = 8
 _METADATA_SECONDS = 60
@@ -154,10 +158,13 @@ def _written_items(path: epath.Path) -> dict[str, str]:
 def _items(path: epath.Path) -> dict[str, str] | None:
   """Item names and their kinds; times may differ. None: not readable."""
   try:
-    metadata = json.loads(path.read_bytes())
-    return metadata['item_handlers']
-  except (OSError, ValueError, KeyError, TypeError):
+    metadata = files.read_json(path, item_handlers=dict)
+  except (OSError, config_lib.UserError):
     return None
+  is_readable = all(  # by Orbax
+      metadata.get(name) is None or isinstance(metadata[name], kind)
+      for name, kind in _METADATA_FIELDS.items())
+  return metadata['item_handlers'] if is_readable else None
 
 
 def _fingerprint(entries: dict, items: dict | None) -> str:
@@ -167,11 +174,11 @@ def _fingerprint(entries: dict, items: dict | None) -> str:
 
 def _read_hashes(path: epath.Path) -> tuple[dict, dict | None] | None:
   try:
-    hashes = json.loads(path.read_bytes())
-    entries, items = hashes['files'], hashes['items']
-    is_whole = hashes['sha256'] == _fingerprint(entries, items)
-  except (ValueError, KeyError, TypeError):
+    hashes = files.read_json(path, files=dict, items=dict, sha256=str)
+  except config_lib.UserError:
     return None
+  entries, items = hashes['files'], hashes['items']
+  is_whole = hashes['sha256'] == _fingerprint(entries, items)
   return (entries, items) if is_whole else None
 
 

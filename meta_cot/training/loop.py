@@ -114,10 +114,12 @@ def run(
     if is_save or is_stopped:
       with clock.measure('checkpoint'):
         writer.sync()
-        if is_stopped:
+        if is_save:  # also with a signal: an unbroken run has it too
+          hooks.save(state, step)
+        else:
           hooks.interrupt(state, step, done, clock.lap())
-          break
-        hooks.save(state, step)
+    if is_stopped:
+      break
   bar.close()
   return state
 

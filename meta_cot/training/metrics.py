@@ -59,13 +59,21 @@ def read(path: files.Path) -> list[dict]:
   path = files.path(path)
   if not path.exists():
     return []
-  rows = []
-  for i, line in enumerate(path.read_bytes().split(b'\n')[:-1], 1):
-    try:
-      rows.append(json.loads(line))
-    except ValueError as e:
-      raise config_lib.UserError(
-          f'{path}:{i}: not a row of metrics ({e}); delete this line.') from e
+  return files.read_rows(
+      path, is_torn=True, advice='delete this line', step=int)
+
+
+def read_all(path: files.Path) -> list[dict]:
+  """The rows of a run that is over, at least one.
+
+  Raises:
+    UserError: as `read`; or there are none.
+  """
+  rows = read(path)
+  if not rows:
+    raise config_lib.UserError(
+        f'{path}: the metrics of this run are gone; restore the file, or '
+        'remove its folder to train anew.')
   return rows
 
 

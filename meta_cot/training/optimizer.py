@@ -10,6 +10,8 @@ import optax
 
 from meta_cot.settings import config as config_lib
 
+MAX_STEPS = 2**30  # they are counted in 32 bits
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
@@ -18,8 +20,8 @@ class OptimizerConfig:
   learning_rate: float = config_lib.setting(above=0.0)
   final_fraction: float = config_lib.setting(low=0.0, high=1.0)
   warmup_steps: int = config_lib.setting(low=0)
-  b1: float = config_lib.setting(low=0.0, high=1.0)
-  b2: float = config_lib.setting(low=0.0, high=1.0)
+  b1: float = config_lib.setting(low=0.0, below=1.0)
+  b2: float = config_lib.setting(low=0.0, below=1.0)
   epsilon: float = config_lib.setting(above=0.0)
   weight_decay: float = config_lib.setting(low=0.0)
   clip_norm: float = config_lib.setting(above=0.0)
@@ -37,6 +39,14 @@ def schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
       warmup_steps=warmup,
       decay_steps=max(num_steps, warmup + 1),
       end_value=config.learning_rate * config.final_fraction)
+
+
+def describe(config: OptimizerConfig, step: int, num_steps: int) -> str:
+  """Says how the learning rate goes on behind `step`."""
+  rate = schedule(config, num_steps)
+  return (
+      f'learning rate {float(rate(step)):.3g} in the next step, '
+      f'{float(rate(num_steps)):.3g} at the end')
 
 
 def make(

@@ -25,6 +25,7 @@ from meta_cot.model import config as model_config
 from meta_cot.model import transformer
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
+from meta_cot.traces import format as format_lib
 from meta_cot.training import checkpoint
 from meta_cot.training import integrity
 
@@ -123,11 +124,15 @@ def read(directory: epath.Path) -> Policy:
     raise config_lib.UserError(
         f'{path}: no such file; this is no policy folder, or its training has '
         'not begun: run its stage first.')
-  raw = files.read_json(path)
-  if raw.get('schema') != SCHEMA:
+  if files.read_json(path, schema=int)['schema'] != SCHEMA:
     raise config_lib.UserError(
-        f'{path}: schema {raw.get("schema")!r}, this version reads {SCHEMA}; '
-        'train or import the policy again.')
+        f'{path}: schema {files.read_json(path)["schema"]}, this version reads '
+        f'{SCHEMA}; train or import the policy again.')
+  raw = files.read_json(path, model=dict, style=str, about=dict, tokenizer=str)
+  if raw['style'] not in format_lib.STYLES:
+    raise config_lib.UserError(
+        f'{path}: style: got {raw["style"]!r}; '
+        f'{config_lib.nearest(raw["style"], tuple(format_lib.STYLES))}.')
   model = config_lib.parse(
       model_config.ModelConfig, raw['model'], f'{path}: model')
   return Policy(directory, model, raw['style'], raw['about'], raw['tokenizer'])

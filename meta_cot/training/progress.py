@@ -62,7 +62,8 @@ class Progress:
         state = extra.restore(abstract, self._streams, **self.identity)
       extra.close()
       if state is not None:
-        return state, Pending(**files.read_json(self._pending(int(state.step))))
+        return state, Pending(**files.read_json(
+            self._pending(int(state.step)), rows=list, lap=dict))
     state = self._scheduled.restore(abstract, self._streams, **self.identity)
     return state, Pending([], {})
 

@@ -39,7 +39,7 @@ class Settings:
   arms: tuple[str, ...] = _setting(
       choices=tuple(arms.ARMS), is_unique=True, is_free=True)
   seeds: tuple[int, ...] = _setting(low=0, is_unique=True, is_free=True)
-  num_tokens: int | None = _setting(low=1, is_free=True)
+  num_tokens: int | None = _setting(low=1, high=10**18, is_free=True)
   num_examples: int | None = _setting(low=1, is_free=True)
   batch_size: int = _setting(low=1)
   num_accumulation: int = _setting(low=1, is_free=True)
@@ -65,6 +65,11 @@ class Settings:
       raise config_lib.ConfigError(
           f'num_tokens: got {self.num_tokens} with num_examples '
           f'{self.num_examples}; one of them must be set, the other None.')
+    most = optimizer.MAX_STEPS * self.batch_size * self.data.sequence_length
+    if (self.num_tokens or 0) > most:
+      raise config_lib.ConfigError(
+          f'num_tokens: got {self.num_tokens}; must be at most {most}, those '
+          f'of {optimizer.MAX_STEPS} steps.')
     for field, whole, divisor in (
         ('batch_size', 'batch_size', 'num_accumulation'),
         ('num_loss_chunks', 'data.sequence_length', 'num_loss_chunks'),

@@ -6,6 +6,7 @@ Leaves a policy folder for each run, `<arm>/` or, where there are seeds,
 tensorboard, summary.json.
 """
 
+import functools
 import logging
 
 from etils import epath
@@ -30,6 +31,7 @@ from meta_cot.training import goodput
 from meta_cot.training import loop
 from meta_cot.training import metrics as metrics_lib
 from meta_cot.training import objective as objective_lib
+from meta_cot.training import optimizer
 from meta_cot.training import policy as policy_lib
 from meta_cot.training import progress
 from meta_cot.training import state as state_lib
@@ -78,11 +80,30 @@ class Run:
               self.tokenizer.eos_id), **({} if seed is None else dict(
                   seed=seed))))
 
+  @functools.cached_property
+  def num_steps(self) -> int:
+    """Of the whole run; it follows from how full its rows are."""
+    return max(
+        1, round(self.settings.amount[1] / self._amount_per_step()))
+
+  def check_profile(self) -> None:
+    """Raises a UserError where a step to trace is behind the last one."""
+    first, last = self.settings.profile_steps
+    if last > self.num_steps:
+      raise config_lib.UserError(
+          f'--profile: got {first}:{last}; {self.directory} has '
+          f'{self.num_steps} steps: name some of these.')
+
   def train(self) -> None:
-    """Trains from the newest checkpoint, if there is one."""
-    clock = goodput.Clock()
-    settings, directory = self.settings, self.directory
-    num_steps = max(1, round(settings.amount[1] / self._amount_per_step()))
+    """Trains from the newest checkpoint, if there is one.
+
+    Raises:
+      UserError: it is of more steps than are asked for.
+      Interrupted: a signal came; what is needed to continue is saved.
+    """
+    clock, settings, directory = (
+        goodput.Clock(), self.settings, self.directory)
+    num_steps = self.num_steps
     self._announce(num_steps)
     programs = programs_lib.Programs(
         settings, self.model, self.mesh, num_steps)
@@ -91,11 +112,7 @@ class Run:
         directory, settings.max_to_keep, batches,
         settings=config_lib.bound(settings),
         tokenizer=self.tokenizer.fingerprint)
-    state, pending = self._restore(saves, programs)
-    writer = metrics_lib.MetricsWriter(directory, int(state.step))
-    if int(state.step):
-      logging.info('%s: continues after step %d', self.name, int(state.step))
-      clock.continues(writer.dropped, pending.lap)
+    state, writer, pending = self._open(saves, programs, clock)
     with interruption.deferred():
       state = loop.run(
           state, (_to_device(batch, self.mesh) for batch in batches),
@@ -106,9 +123,7 @@ class Run:
                   self.model, settings.data.sequence_length),
               flops.peak_per_device() * jax.device_count()),
           writer=writer, clock=clock, pending=pending.rows,
-          profile=loop.Profile(
-              *settings.profile_steps, str(directory / 'profile')
-          ) if settings.profile_steps else None, name=self.name)
+          profile=self._profile(int(state.step)), name=self.name)
       with clock.measure('checkpoint'):
         saves.close()
       writer.close()
@@ -118,15 +133,41 @@ class Run:
       if jax.process_index() == 0:
         self._finish(state, clock)
 
-  def _restore(self, saves, programs):
-    """The state to go on from, and metrics that wait for their row."""
+  def _profile(self, done: int) -> loop.Profile | None:
+    """The steps to trace that are still to come."""
+    if not self.settings.profile_steps:
+      return None
+    first, last = self.settings.profile_steps
+    if last <= done:
+      logging.warning(
+          '%s: no trace; steps %d to %d are done', self.name, first, last)
+      return None
+    return loop.Profile(
+        max(first, done + 1), last, str(self.directory / 'profile'))
+
+  def _open(self, saves, programs, clock):
+    """The state to go on from, the writer, and metrics that wait for it."""
     state, pending = saves.restore(programs.state)
     if state is None:
       state = state_lib.jit_create(*programs.start)(
           jax.random.key(self.seed))
       if self.start is not None:
         state = state.replace(params=self.start.params(self.mesh))
-    return state, pending
+    done, num_steps = int(state.step), programs.num_steps
+    if done > num_steps:
+      raise config_lib.UserError(
+          f'{self.directory}: trained for {done} steps; '
+          f'{" ".join(map(str, self.settings.amount))} gives {num_steps}: it '
+          'may grow but not shrink.')
+    writer = metrics_lib.MetricsWriter(self.directory, done)
+    if done:
+      logging.info(
+          '%s: continues after step %d of %d; %s', self.name, done, num_steps,
+          optimizer.describe(self.settings.optimizer, done, num_steps))
+      clock.continues(writer.dropped, pending.lap)
+      if jax.process_index() == 0:  # it was of a run with fewer steps
+        (self.directory / 'summary.json').unlink(missing_ok=True)
+    return state, writer, pending
 
   def _batches(self, batches, split, share=None):
     host_index, num_hosts = share or sharding.host_share(self.mesh)
@@ -195,7 +236,7 @@ class Run:
 
   def _finish(self, state, clock) -> None:
     """Writes the summary of a finished run."""
-    rows = metrics_lib.read(self.directory / 'metrics.jsonl')
+    rows = metrics_lib.read_all(self.directory / 'metrics.jsonl')
     last = rows[-1]
     time_spent = goodput.summarise([*rows, clock.lap()])
     logging.info(
@@ -219,12 +260,15 @@ def _is_trained(directory: epath.Path, settings: Settings) -> bool:
   path = directory / 'summary.json'
   if not path.exists():
     return False
-  ((name, asked),) = files.read_json(path)['asked'].items()
-  if name != settings.amount[0] or asked > settings.amount[1]:
+  asked = files.read_json(path, asked=dict)['asked']
+  name, amount = settings.amount
+  if not isinstance(asked.get(name), int) or asked[name] > amount:
     raise config_lib.UserError(
-        f'{directory}: trained with {name} {asked}, now it is '
-        f'{" ".join(map(str, settings.amount))}; it may grow but not shrink.')
-  return asked == settings.amount[1]
+        f'{directory}: trained with '
+        f'{" ".join(f"{k} {v}" for k, v in asked.items()) or "nothing"}, now '
+        f'it is {name} '
+        f'{amount}; it may grow but not shrink.')
+  return asked[name] == amount
 
 
 def _missing(settings: Settings, directory: epath.Path) -> list[str]:
@@ -235,16 +279,21 @@ def _missing(settings: Settings, directory: epath.Path) -> list[str]:
 
 
 def _run(context, settings, directory) -> None:
-  """Trains every run that has no summary yet."""
-  for name in _missing(settings, directory):
-    Run(context, settings, name, directory / name).train()
+  """Trains every run that is not trained for as much as is asked for."""
+  missing = _missing(settings, directory)
+  run = lambda name: Run(context, settings, name, directory / name)
+  for name in missing if settings.profile_steps else ():
+    run(name).check_profile()
+  for name in missing:
+    run(name).train()
 
 
 STAGE = base.Stage(
     Settings=Settings, run=_run,
     uses=('seed', 'task', 'model', 'style'),
     reads=lambda settings: (
-        settings.records, settings.start or settings.tokenizer),
+        settings.records,
+        settings.tokenizer if settings.start is None else settings.start),
     grown=lambda settings: dict([settings.amount]),
     leaves=lambda settings: tuple(settings.runs),
     check=programs_lib.check, check_devices=programs_lib.check_devices,
