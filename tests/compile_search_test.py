@@ -127,7 +127,7 @@ def test_the_programs_around_it():
   assert list(found) == [
       'search/params', 'search/start', 'search/mcts/fresh',
       'search/mcts/refill', 'search/mcts/collect']
-  assert found['search/start'].tokens == 16 * 8  # prompts '20,20,20>60:'
+  assert found['search/start'].tokens == 16 * 16  # prompts '20,20,20>60:'
   refill = found['search/mcts/refill'].memory
   assert refill.aliased > 0.9 * refill.outputs > 0
   for name in ('params', 'start', 'mcts/fresh', 'mcts/refill'):
@@ -168,8 +168,8 @@ def test_the_programs_run_one_after_the_other(data, model):
         for name, build in experiment_lib.programs(experiment, mesh).items()
         if name == 'sft/init' or name.startswith('search/')}
     inputs = sharding.split_batch(dict(
-        prompt=random.integers(4, 60, (16, 8), np.int32),
-        length=np.full(16, 8, np.int32),
+        prompt=random.integers(4, 60, (16, 16), np.int32),
+        length=np.full(16, 12, np.int32),
         problem=dict(
             numbers=random.integers(1, 20, (16, 3), np.int32),
             target=random.integers(10, 60, 16, np.int32))), mesh)
@@ -231,7 +231,7 @@ def test_other_models_have_their_programs(tmp_path):
     ([TINY, '--programs=search/bean'],
      "--programs: got 'search/bean'; did you mean 'search/beam'"),
     ([TINY, '--programs=beam', '--config.search.search.step_length=400'],
-     'config.search.search.step_length: got 400; 2 steps after prompts of 8 '
+     'config.search.search.step_length: got 400; 2 steps after prompts of 16 '
      'tokens must be at most config.model.max_length, 512'),
     ([TINY, '--programs=dvts', '--config.search.search.beam_width=9'],
      'config.search.search: dvts: num_groups: got 9')])

@@ -197,7 +197,7 @@ def test_wrong_settings_are_named_before_any_work(changes, words):
     ('--config.rl.questions.num_questions=5',
      'config.rl.questions.num_questions: got 5; must'),
     ('--config.rl.episodes.give_up=12+3',
-     "config.rl.episodes.give_up: '12+3' is 3 tokens")])
+     "config.rl.episodes.give_up: '12+3' is 4 tokens")])
 def test_what_devices_and_tokenizer_refuse_is_one_line(copy, change, words):
   log = _run(copy, change, code=2)
   last = log.splitlines()[-1]
