@@ -40,6 +40,7 @@ def tokenizer(**changes: Any) -> ml_collections.ConfigDict:
   t = ml_collections.ConfigDict()
   t.kind = 'tokenizer'
   t.records = 'traces'
+  t.style = placeholder(str)  # of the texts; None: config.style
   t.vocabulary = _sentencepiece()
   t.update(changes)
   return t
@@ -62,6 +63,7 @@ def train(**changes: Any) -> ml_collections.ConfigDict:
   t.objective = 'sft'  # what is learned from records
   t.records = 'traces'
   t.tokenizer = 'tokenizer'
+  t.style = placeholder(str)  # of what is written; None: config.style
   t.start = placeholder(str)  # a policy to go on from; None: a new model
   # What a policy learns to write: traces | solution_only |
   # solution_only_permuted | revisions | revisions_kept.

@@ -186,7 +186,8 @@ class Context:
         tokenizers.load(self.folder(group.settings.tokenizer))
         if source is None else
         source.settings.vocabulary.placeholder())
-    return Planned(self.shared.model, self.shared.style, tokenizer)
+    style = group.settings.style or self.shared.style
+    return Planned(self.shared.model, style, tokenizer)
 
   def problems(
       self, reference: str, split: str, limit: int | None = None

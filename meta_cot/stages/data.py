@@ -21,6 +21,7 @@ from meta_cot.stages import base
 from meta_cot.tasks import base as tasks
 from meta_cot.tasks import faults
 from meta_cot.tasks import own
+from meta_cot.traces import format as format_lib
 from meta_cot.traces import record as record_lib
 
 LEARNED = (tasks.TRAIN, tasks.VALIDATION)  # no policy learns from the others
@@ -50,6 +51,7 @@ class TokenizerSettings:
   """Where the texts come from, and what is made of them."""
 
   records: str = config_lib.setting()
+  style: str | None = config_lib.setting(choices=tuple(format_lib.STYLES))
   vocabulary: Any = config_lib.setting(kinds={
       name: kind.Settings for name, kind in tokenizers.KINDS.items()})
 
@@ -153,7 +155,7 @@ def _texts(
     context, settings, split: str) -> Iterator[tuple[problem_lib.Problem, str]]:
   """The first records of a split; nothing is read before the first one."""
   records = store.read(context.folder(settings.records), split)
-  style = context.shared.style
+  style = settings.style or context.shared.style
   for i in range(min(len(records), _NUM_TEXTS)):
     problem = records[i].problem
     try:

@@ -19,6 +19,7 @@ from meta_cot.model import config as model_config
 from meta_cot.model import transformer
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import base
+from meta_cot.traces import format as format_lib
 from meta_cot.training import flops
 from meta_cot.training import objective as objective_lib
 from meta_cot.training import optimizer
@@ -35,6 +36,7 @@ class Settings:
   objective: str = _setting(choices=tuple(objective_lib.OBJECTIVES))
   records: str = _setting()
   tokenizer: str = _setting()
+  style: str | None = _setting(choices=tuple(format_lib.STYLES))
   start: str | None = _setting()
   arms: tuple[str, ...] = _setting(
       choices=tuple(arms.ARMS), is_unique=True, is_free=True)
@@ -59,6 +61,10 @@ class Settings:
       raise config_lib.ConfigError(
           f'profile_steps: got {steps}; must be the first and the last step '
           'to trace, or empty.')
+    if self.start is not None and self.style is not None:
+      raise config_lib.ConfigError(
+          f'style: got {self.style!r} with start {self.start!r}; must be None, '
+          'as a policy keeps its style.')
     if not self.arms:
       raise config_lib.ConfigError('arms: got nothing; name at least one arm.')
     if (self.num_tokens is None) == (self.num_examples is None):
@@ -112,11 +118,12 @@ def check(context: base.Context, settings: Settings, name: str) -> None:
         name, 'data.sequence_length', f'got {length}; must be at most '
         f'config.model.max_length, {most}.')
   for arm in settings.arms:
-    style, styles = context.shared.style, arms.ARMS[arm].styles
+    style = settings.style or context.shared.style
+    styles = arms.ARMS[arm].styles
     if style not in styles:
       raise base.wrong(
-          name, 'arms', f'got {arm!r} with config.style {style!r}; it is '
-          f'written in {" or ".join(styles)}.')
+          name, 'arms', f'got {arm!r} with style {style!r}; it is written in '
+          f'{" or ".join(styles)}.')
 
 
 def check_devices(

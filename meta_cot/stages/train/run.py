@@ -52,7 +52,7 @@ class Run:
     self.seed = context.seed if seed is None else seed
     self.start = settings.start and context.policy(settings.start)
     origin = self.start or context.shared
-    self.model, style = origin.model, origin.style
+    self.model, style = origin.model, settings.style or origin.style
     self.tokenizer = self.start.tokenizer() if self.start else (
         tokenizers.load(context.folder(settings.tokenizer)))
     if self.tokenizer.vocab_size > self.model.vocab_size:
