@@ -87,7 +87,7 @@ def test_every_damaged_character_is_refused_or_read():
 
 @pytest.mark.parametrize('body, message', [
     ('Try a', r"position 12 \(line 2\): 'Try a' is not a whole line: Try, "),
-    ('Try a\n', r"position 18 \(line 3\): '' is not This gives, Dead end: or"),
+    ('Try a\n', r"position 18 \(line 3\): '' is not This gives and a state"),
     ('Try \nThis gives b\n', 'position 12 .* is not Try, Then or'),
     ('Try a\nTry b\n', 'position 18 .* is not This gives'),
     ('This gives b\n', 'position 12'),
@@ -98,10 +98,13 @@ def test_every_damaged_character_is_refused_or_read():
     ('Try a\nThis gives b\nIt looks 101% promising.\n', 'position 31'),
     ('Try a\nThis gives b\nIt looks 05% promising.\n', 'position 31'),
     ('Try a\nThis gives b\n' + 'It looks 5% promising.\n' * 2, 'position 54'),
+    ('Solved.\n', 'position 12'),
+    ('Try a\nThis gives b\n' + 'A dead end.\n' * 2, 'position 43'),
+    ('Try a\nThis gives b\nIt looks 5% promising.\nSolved.\n', 'position 54'),
     ('Try a\nThis gives b\nWait, back to number 2: b\n', 'position 31'),
     ('Try a\nThis gives b\nWait, back to number 1: b\n',  # needs no number
      r"position 44 \(line 4\): ' number 1: b"),
-    ('Try a\nThis gives b\nWait, back to: b\nTry c\nDead end: d\n',
+    ('Try a\nThis gives b\nWait, back to: b\nTry c\nThis gives d\n',
      "position 31 .* is not 'Then c"),
     ('Answer: ', 'position 20 .* is not a step'),
     ('Answer: a\n', r'position 22 \(line 3\)'),
@@ -234,11 +237,12 @@ def test_what_is_trained(mask):
   if mask == 'meta_cot':
     assert trained == search.partition('\n')[2]
   else:
-    assert trained.endswith(f'3,4\nIt looks 100% promising.\nAnswer: {answer}')
+    assert trained.endswith(
+        f'3,4\nSolved.\nIt looks 100% promising.\nAnswer: {answer}')
     assert trained.startswith(
         'Try fill 5\nThis gives 0,5\nIt looks 62% promising.\n'
         'Wait, back to: 0,5\nTry pour 5 into 3\nThis gives 3,2\nIt looks 80%')
-    assert 'Dead end' not in trained and '7%' not in trained
+    assert 'dead end' not in trained and '7%' not in trained
 
 
 def test_values_follow_their_steps_and_others_leave_them_out():

@@ -7,6 +7,7 @@ the grammar and an example. `Start, Answer` alone is the solution only.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import re
 
 from meta_cot.traces import events as events_lib
@@ -16,7 +17,8 @@ STEP_END = '\n'
 EVENT_ENDS = ('\n',)
 
 _QUESTION = 'Question: '
-_OUTCOMES = {'': 'This gives ', 'dead_end': 'Dead end: ', 'goal': 'Solved: '}
+_STATE = 'This gives '
+_OUTCOMES = {'dead_end': 'A dead end.', 'goal': 'Solved.'}
 _OUTCOME_OF = {words: outcome for outcome, words in _OUTCOMES.items()}
 _EXHAUSTED = 'Nothing is left to try.'
 _ROOT = ' the start'
@@ -26,19 +28,20 @@ _HERE, _ON, _BESIDE = 'Try ', 'Then ', 'Alternatively, '
 
 # Its own words, for a tokenizer that has a token for each.
 PIECES = (
-    _QUESTION, _HERE, _ON, _BESIDE, *_OUTCOMES.values(), 'Wait, back to: ',
-    f'Wait, back to{_ROOT}', _EXHAUSTED, OPENING)
+    _QUESTION, _HERE, _ON, _BESIDE, _STATE, *_OUTCOMES.values(),
+    'Wait, back to: ', f'Wait, back to{_ROOT}', _EXHAUSTED, OPENING)
 
 _PROMPT = re.compile(f'{_QUESTION}(.*)\n')
 _LINES = {
     'step': re.compile(f'({_HERE}|{_ON}|{_BESIDE})(.+)'),
-    'state': re.compile(f'({"|".join(_OUTCOME_OF)})(.*)'),
+    'state': re.compile(f'{_STATE}(.*)'),
+    'outcome': re.compile('|'.join(map(re.escape, _OUTCOMES.values()))),
     'value': re.compile(r'It looks (100|[1-9]?[0-9])% promising\.'),
     'jump': re.compile(
         f'Wait, back to(?:{_ROOT}|(?: number ([1-9][0-9]{{0,8}}))?: (.*))'),
     'exhausted': re.compile(re.escape(_EXHAUSTED)),
 }
-_STATE_EXPECTED = 'This gives, Dead end: or Solved: and a state'
+_STATE_EXPECTED = 'This gives and a state'
 _EXPECTED = (
     'Try, Then or Alternatively, and a step; Wait, back to; '
     'Nothing is left to try. or Answer:')
@@ -155,7 +158,8 @@ class _Writer:
     words, self._words = self._words, _HERE
     self._names.add(state)
     self._previous = step
-    return f'{words}{text}\n{_OUTCOMES[step.outcome]}{state}\n'
+    told = f'{words}{text}\n{_STATE}{state}\n'
+    return told + f'{_OUTCOMES[step.outcome]}\n' if step.outcome else told
 
   def _jump(self, i: int, jump: events_lib.Jump) -> str:
     """Nothing where the words of the step behind it say so."""
@@ -243,11 +247,16 @@ class _Reader:
       self._read_jump(*match.groups())
     elif kind == 'exhausted':
       self._events.append(events_lib.Exhausted())
-    elif isinstance(self._events[-1], events_lib.Step):
+    elif self._events[-1] is not self._previous:
+      self._fault('format', self._at, expected)
+    elif kind == 'value':
       self._events.append(
           events_lib.Value(self._previous.node, int(match[1]) / 100))
-    else:
+    elif self._previous.outcome:
       self._fault('format', self._at, expected)
+    else:
+      self._previous = self._events[-1] = dataclasses.replace(
+          self._previous, outcome=_OUTCOME_OF[line])
 
   def _read_step(self, words: str, step: str) -> None:
     if words != _HERE:
@@ -258,9 +267,9 @@ class _Reader:
           self._previous.node if words == _ON else self._previous.parent)
     self._tried = step
 
-  def _read_state(self, tried: str, words: str, state: str) -> None:
+  def _read_state(self, tried: str, state: str) -> None:
     self._previous = events_lib.Step(
-        len(self._names), self._here, tried, state, _OUTCOME_OF[words])
+        len(self._names), self._here, tried, state, '')
     self._events.append(self._previous)
     self._names.add(state)
 
