@@ -99,7 +99,8 @@ def _count(context, settings, directory):
   manifest = files.read_json(
       context.folder(settings.problems) / 'manifest.json')
   total = sum(s['num_records'] for s in manifest['splits'].values())
-  files.write_json(directory / 'count.json', total ** settings.power)
+  files.write_json(directory / 'count.json', dict(
+      total=total ** settings.power))
 
 
 def test_a_stage(monkeypatch, tmp_path):
@@ -126,4 +127,5 @@ def _run(config, workdir):
       experiment.shared, experiment.groups, workdir=epath.Path(workdir))
   for group in experiment.chosen():
     main.run(context, group)
-  return files.read_json(epath.Path(workdir) / 'count' / 'count.json')
+  return files.read_json(
+      epath.Path(workdir) / 'count' / 'count.json', total=int)['total']

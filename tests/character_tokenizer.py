@@ -62,8 +62,8 @@ class Tokenizer:
         c == text for c in self.characters])
 
   def save(self, folder: files.Path) -> None:
-    files.write_json(files.path(folder) / FILE, self.characters)
+    files.write_json(files.path(folder) / FILE, dict(text=self.characters))
 
 
 def load(folder: files.Path) -> Tokenizer:
-  return Tokenizer(files.read_json(files.path(folder) / FILE))
+  return Tokenizer(files.read_json(files.path(folder) / FILE, text=str)['text'])

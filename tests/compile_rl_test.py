@@ -227,7 +227,7 @@ def test_the_programs_run_one_after_the_other(data, model):
     reference = jax.tree.map(lambda x: x.copy(), state.params)
     whole = lambda x: jax.device_put(x, sharding.replicated(mesh))
     prompts, lengths, ids, verdicts = sharding.split_batch((
-        random.integers(4, 60, (16, 8), np.int32), np.full(16, 8, np.int32),
+        random.integers(4, 60, (16, 16), np.int32), np.full(16, 12, np.int32),
         np.arange(16, dtype=np.int32), credit.Verdicts(
             rewards=random.integers(0, 2, (32, 3)).astype(np.float32),
             is_taken=np.ones((32, 3), bool), is_judged=np.ones(32, bool),
@@ -257,8 +257,8 @@ def test_caches_stay_where_they_are():
   result = _check_play(experiment, 'v5p:2x2x1', 'rl/erl2/rollout')
   # Of every slot keys and values of 2 layers, 2 of 4 heads, 64 wide in
   # bfloat16, for 3 episodes and a prompt: one ring, and no second one.
-  slot = 2 * 2 * 2 * 64 * 2 * (3 * 32 + 8)
-  assert 512 * slot < result.memory.temporaries < 1.5 * 512 * slot
+  slot = 2 * 2 * 2 * 64 * 2 * (3 * 32 + 16)
+  assert 512 * slot < result.memory.temporaries < 1.6 * 512 * slot
 
 
 def test_names():
@@ -297,11 +297,11 @@ def test_a_search_makes_prompts_wider():
   builders |= _programs(experiment_lib.parse(config))
   widths = [builders[name]().arguments[1].shape[1] for name in names]
   # Two attempts of two steps of 6 tokens, each with its reset.
-  assert widths == [8 + 26, 8 + 26, 8]
+  assert widths == [16 + 26, 16 + 26, 16]
   for name in ('rl/erl2/explore', 'episodes/explore'):
     explore = builders[name]()
     explored = jax.eval_shape(explore.jitted, *explore.arguments)
-    assert explored.prompts.shape == (16, 8 + 26)
+    assert explored.prompts.shape == (16, 16 + 26)
     # Children of the root, then those of a beam of 2.
     assert explore.tokens == 16 * 6 * (3 + 2 * 3)
 
@@ -375,7 +375,7 @@ def test_every_variant_has_its_programs():
      "config.rl.credit.advantage: got 'gae'; the model has no value head"),
     ('--config.rl.episodes.episode_length=169',
      'config.rl.episodes.episode_length: got 169; 507 tokens of a trajectory '
-     'after prompts of 8 must be at most config.model.max_length, 512'),
+     'after prompts of 16 must be at most config.model.max_length, 512'),
     ('--config.rl.episodes.episode_length=90 '
      '--config.rl.credit.advantage=vineppo',
      'config.rl.episodes.episode_length: got 90; twice 270 tokens of a '),

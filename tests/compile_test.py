@@ -194,11 +194,11 @@ def test_every_program_of_tiny(capsys):
   model = experiment_lib.parse(config).shared.model
   assert step['collectives']['all-reduce']['num_bytes'] == (
       pytest.approx(2 * model.num_params(), rel=0.15))  # in bfloat16
-  # 191 tokens, one after the other, after the prompts; their attention is
+  # 255 tokens, one after the other, after the prompts; their attention is
   # element-wise arithmetic.
   prefill, generate = report['programs'][-2:]
   assert generate['flops'] - prefill['flops'] == pytest.approx(
-      64 * 191 * model.flops_per_token(0), rel=0.02)
+      64 * 255 * model.flops_per_token(0), rel=0.02)
 
 
 def compiled(config, topology, name):

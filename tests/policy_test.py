@@ -88,7 +88,7 @@ def test_parameters_are_those_of_the_full_checkpoint(trained, folder, axes):
 
 def test_a_policy_says_what_it_is(trained, folder):
   there = policy_lib.read(folder)
-  assert there.model == trained.shared.model and there.style == 'compact'
+  assert there.model == trained.shared.model and there.style == 'compact_digits'
   assert there.about['arm'] == 'solution_only'
   assert there.about['objective'] == 'sft'
   assert there.tokenizer().fingerprint == tokenizers.load(
