@@ -130,19 +130,22 @@ collect() {
   done
 }
 
-num_left() {
-  local pid left=0
+# Counts the ranks that are left, into `left`. Here and below no $(...): Bash may
+# lose a signal that comes while it starts one.
+count_left() {
+  local pid
+  left=0
   for pid in "${pids[@]}"; do
     [[ -z $pid ]] || left=$((left + 1))
   done
-  echo "$left"
 }
 
-# Prints the rank whose failure is the cause, nothing if all ended well; 75 is
-# well after a signal. A rank that has only lost another one ends a little later,
+# Finds the rank whose failure is the cause, into `failed`; empty if all ended
+# well; 75 is well after a signal. A rank that has only lost another one ends a little later,
 # mostly by an abort (134); one that was killed is rarely a consequence.
-failed_rank() {
-  local rank code weight best=9 found=
+find_failed() {
+  local rank code weight best=9
+  failed=
   for rank in "${!codes[@]}"; do
     code=${codes[rank]}
     ((code == 0)) || [[ -n $stop && $code == 75 ]] && continue
@@ -150,16 +153,15 @@ failed_rank() {
     ((code <= 128)) || weight=0
     ((code != 134)) || weight=2
     if ((weight < best)); then
-      best=$weight found=$rank
+      best=$weight failed=$rank
     fi
   done
-  echo "$found"
 }
 
 # Waits until all have ended, at most $1 seconds.
 wait_for_all() {
   local deadline=$((SECONDS + $1))
-  while collect; (($(num_left) && SECONDS < deadline)); do
+  while collect; count_left; ((left && SECONDS < deadline)); do
     sleep 0.1
   done
 }
@@ -199,8 +201,7 @@ trap 'on_signal HUP 1' HUP
 trap kill_all EXIT
 start_all "$@"
 
-failed=
-while collect; left=$(num_left); failed=$(failed_rank); ((left)); do
+while collect; count_left; find_failed; ((left)); do
   if [[ -n $failed || (-n $stop && $left -lt $num_ranks) ]]; then
     # After a signal the others are about to end too.
     [[ -z $stop ]] || wait_for_all $((3 * grace))
@@ -208,7 +209,7 @@ while collect; left=$(num_left); failed=$(failed_rank); ((left)); do
     wait_for_all "$grace"
     kill_all
     wait_for_all 5
-    [[ -n $failed ]] || failed=$(failed_rank)
+    [[ -n $failed ]] || find_failed
     break
   fi
   sleep 0.1
