@@ -307,7 +307,8 @@ def test_a_report_begins_with_the_reference_beside_the_others(tmp_path):
   for i, label in enumerate('abc'):
     rows += bench.run(
         [_policy(label)], {'greedy': _made(1)},
-        {'first': PROBLEMS, 'second': PROBLEMS[:4]}, epath.Path(tmp_path),
+        {'first': PROBLEMS, 'second': PROBLEMS[:4],
+         'validation': PROBLEMS[:2]}, epath.Path(tmp_path),
         rng=jax.random.key(i))
   summary = summary_lib.of_rows(rows, reference=('b', 'greedy'))
   report.write(epath.Path(tmp_path / 'r'), 'Title', summary)
@@ -320,6 +321,7 @@ def test_a_report_begins_with_the_reference_beside_the_others(tmp_path):
   assert f'`b`, greedy, solves {solved("b", "first"):.1f} [' in headline
   assert ']% of 9 problems of first, ' in headline
   assert ']% of 4 problems of second. Beside it:' in headline
+  assert 'validation' not in headline
   for other in 'ac':
     for split in ('first', 'second'):
       rate = solved(other, split)

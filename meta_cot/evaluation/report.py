@@ -9,6 +9,7 @@ from etils import epath
 from meta_cot.evaluation import plots
 from meta_cot.evaluation import trees
 from meta_cot.runtime import files
+from meta_cot.tasks import base as tasks
 
 _SEEDS = (
     'Policies that differ in their seed alone are one; `over seeds`, the '
@@ -48,11 +49,16 @@ def write(
 
 
 def _headline(summary) -> str:
-  """The reference beside the other policies, with its solver, on all splits."""
+  """The reference beside the other policies, with its solver, on all splits.
+
+  Validation problems, on which choices were made, are left out.
+  """
   if summary['reference'] is None:
     return ''
   policy, solver = summary['reference']
-  entries = [e for e in summary['success'] if e['solver'] == solver]
+  entries = [
+      e for e in summary['success']
+      if e['solver'] == solver and e['split'] != tasks.VALIDATION]
   mine = {e['split']: e for e in entries if e['policy'] == policy}
   others = [e for e in entries if e['minus'] and e['split'] in mine]
   if not others:
