@@ -4,8 +4,9 @@
   python -m meta_cot.main --config=configs/countdown.py:tiny --workdir=runs/tiny
 
 Variants:
-  tiny    3 numbers of 1..20, 0.5M parameters: eight minutes on two CPU
-          cores.
+  tiny    3 numbers of 1..20, a token a digit, 0.5M parameters: five minutes on
+          two CPU cores. Traces solve 89% of unseen numbers and 88% of unseen
+          targets, solutions only 55% and 44%.
   laptop  3 numbers of 1..30, 0.8M parameters. An hour on two CPU cores (33
           minutes for two of its three arms). Of unseen numbers `traces` solves
           97.5%, `solution_only` 73.9%; of unseen targets 2.9% and 51.5%.
