@@ -57,7 +57,8 @@ pids=()    # of the ranks; '' once a rank has ended
 groups=()  # of the processes that each rank started
 codes=()   # exit codes of the ranks that have ended
 tees=()    # what copies the output of rank 0
-stop=      # the signal that was passed on to all
+signals=() # that have come
+stop=      # the one that was passed on to all
 
 # Arguments: rank, fds of its output and errors, command.
 start_rank() {
@@ -106,15 +107,20 @@ kill_all() {
   done
 }
 
-on_signal() {
-  if [[ -n $stop ]]; then
+# Passes the first signal on; a second one ends all. Not in the handler, which may
+# run while a rank is started, before its number is known.
+pass_on() {
+  ((${#signals[@]})) || return 0
+  if [[ -z $stop ]]; then
+    stop=${signals[0]}
+    echo "SIG$stop passed on to all processes; a second one ends them" >&3
+    send "$stop"
+  fi
+  if ((${#signals[@]} > 1)); then
     echo "second signal: ending all processes" >&3
     kill_all
-    exit $((128 + $2))
+    exit $((128 + $(kill -l "${signals[1]}")))
   fi
-  stop=$1
-  echo "SIG$1 passed on to all processes; a second one ends them" >&3
-  send "$1"
 }
 
 # Notes the exit codes of ranks that have ended since.
@@ -161,7 +167,7 @@ find_failed() {
 # Waits until all have ended, at most $1 seconds.
 wait_for_all() {
   local deadline=$((SECONDS + $1))
-  while collect; count_left; ((left && SECONDS < deadline)); do
+  while pass_on; collect; count_left; ((left && SECONDS < deadline)); do
     sleep 0.1
   done
 }
@@ -195,13 +201,13 @@ export META_COT_NUM_PROCESSES=$num_ranks JAX_PLATFORMS=cpu
 export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-1}
 # Bash reports every process that a signal ends; that is not for the terminal.
 exec 3>&2 2>"$logs/launcher.log"
-trap 'on_signal INT 2' INT
-trap 'on_signal TERM 15' TERM
-trap 'on_signal HUP 1' HUP
+trap 'signals+=(INT)' INT
+trap 'signals+=(TERM)' TERM
+trap 'signals+=(HUP)' HUP
 trap kill_all EXIT
 start_all "$@"
 
-while collect; count_left; find_failed; ((left)); do
+while pass_on; collect; count_left; find_failed; ((left)); do
   if [[ -n $failed || (-n $stop && $left -lt $num_ranks) ]]; then
     # After a signal the others are about to end too.
     [[ -z $stop ]] || wait_for_all $((3 * grace))
