@@ -22,11 +22,11 @@ from configs import kinds
 from configs import tasks
 
 # Of variant laptop.
-SIZES = (5, 7, 9)
-AMOUNTS = (1_000, 4_000, 16_000)  # training problems
+SIZES = (4, 5, 6)
+AMOUNTS = (2_000, 16_000)  # training problems
 SEEDS = (0, 1, 2)
 NUM_TOKENS = 6_000_000  # of a run
-NUM_EXAMPLES = 26_000  # of a run: the searches that so many tokens hold
+NUM_EXAMPLES = 44_000  # of a run: the searches that so many tokens hold
 
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
@@ -61,38 +61,39 @@ def pieces(sizes: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def _tiny(c: ml_collections.ConfigDict) -> None:
-  c.task.update(dict(sizes=(5,), num_train=16_000))
+  c.task.update(dict(sizes=(4,), num_train=16_000))
   c.sft = kinds.train(
-      num_tokens=4_500_000, batch_size=4, save_every_steps=500)
-  c.sft.data.sequence_length = 384
+      num_tokens=3_000_000, batch_size=4, save_every_steps=500)
+  c.sft.data.sequence_length = 256
   c.evaluate = kinds.evaluate(
       reference='sft/traces', teacher='astar', solvers=('greedy',),
       num_problems=200, num_curve_problems=100)
-  c.evaluate.samples.max_new_tokens = 320
+  c.evaluate.samples.max_new_tokens = 192
   c.stages = ('problems', 'traces', 'tokenizer', 'sft', 'evaluate')
 
 
 def _laptop(c: ml_collections.ConfigDict) -> None:
-  c.model.update(dict(
-      embed_dim=128, head_dim=32, mlp_dim=344, max_length=768))
   c.task.update(dict(sizes=SIZES, num_train=max(AMOUNTS)))
   c.problems.num_processes = c.traces.num_processes = 2
   trained = []
   for amount in AMOUNTS:
-    for unit, tokens, examples in (
-        ('tokens', NUM_TOKENS, None), ('examples', None, NUM_EXAMPLES)):
+    equal = dict(
+        tokens=dict(num_tokens=NUM_TOKENS),
+        examples=dict(
+            num_tokens=None, num_examples=NUM_EXAMPLES,
+            arms=('solution_only',)))
+    for unit, settings in equal.items():
       name = f'{unit}{amount}'
       c[name] = kinds.train(
-          seeds=SEEDS, num_tokens=tokens, num_examples=examples,
-          eval_every_steps=500, save_every_steps=1_000_000)
-      c[name].data.update(dict(sequence_length=640, num_records=amount))
-      c[name].optimizer.learning_rate = 2e-3
+          seeds=SEEDS, batch_size=4, eval_every_steps=500,
+          save_every_steps=1_000_000, **settings)
+      c[name].data.update(dict(sequence_length=384, num_records=amount))
       trained.append(name)
   c.evaluate = kinds.evaluate(
-      policies=tuple(trained), reference=f'{trained[-2]}/traces/seed0',
+      policies=tuple(trained), reference=f'tokens{max(AMOUNTS)}/traces/seed0',
       teacher='astar', solvers=('greedy',), num_problems=200,
       num_curve_problems=0)
-  c.evaluate.samples.max_new_tokens = 512
+  c.evaluate.samples.max_new_tokens = 320
   c.stages = ('problems', 'traces', 'tokenizer', *trained, 'evaluate')
 
 
