@@ -25,8 +25,8 @@ from configs import tasks
 SIZES = (4, 5, 6)
 AMOUNTS = (2_000, 16_000)  # training problems
 SEEDS = (0, 1, 2)
-NUM_TOKENS = 6_000_000  # of a run
-NUM_EXAMPLES = 44_000  # of a run: the searches that so many tokens hold
+NUM_TOKENS = 4_500_000  # of a run
+NUM_EXAMPLES = 33_000  # of a run: the searches that so many tokens hold
 
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
