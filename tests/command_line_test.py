@@ -70,6 +70,7 @@ def test_reads_config_workdir_and_stages(file):
     ('--config.resume=0', 'resume', False),
     ('--noconfig.resume', 'resume', False),
     ('--config.limit=3', 'limit', 3),
+    (f'--config.limit={10**400}', 'limit', 10**400),
     ('--config.limit=0.5', 'limit', 0.5),
     ('--config.limit=abc', 'limit', 'abc'),
     ('--config.limit=None', 'limit', None),

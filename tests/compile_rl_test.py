@@ -370,7 +370,7 @@ def test_every_variant_has_its_programs():
      '--config.episodes.episodes.episode_length=169',
      'config.episodes.episodes.episode_length: got 169; 507 tokens of a '),
     ('--config.rl.start=revision',
-     "config.rl: reads 'revision'; 'revision' is no stage"),
+     "config.rl.start: got 'revision'; 'revision' is no stage"),
     ('--config.rl.credit.advantage=gae --config.model.value_head=none',
      "config.rl.credit.advantage: got 'gae'; the model has no value head"),
     ('--config.rl.episodes.episode_length=169',

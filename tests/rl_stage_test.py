@@ -180,7 +180,8 @@ def test_a_search_may_write_the_first_attempts(copy):
 
 
 @pytest.mark.parametrize('changes, words', [
-    ({'start': 'sft/nosuch'}, "config.rl: reads 'sft/nosuch', which stage sft"),
+    ({'start': 'sft/nosuch'},
+     "config.rl.start: got 'sft/nosuch', which stage sft"),
     ({'episodes.episode_length': 400},
      'config.rl.episodes.episode_length: got 400; 1200 tokens of a trajectory'),
     ({'credit.advantage': 'gae', 'loss.kl_in': 'reward',

@@ -240,7 +240,7 @@ def _number(text: str, kind: type) -> int | float | None:
     value = kind(text)
   except ValueError:
     return None
-  return value if math.isfinite(value) else None
+  return value if isinstance(value, int) or math.isfinite(value) else None
 
 
 def _no_such_file(path: pathlib.Path, places: list[pathlib.Path]) -> str:

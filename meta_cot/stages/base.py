@@ -115,11 +115,14 @@ class Context:
     """The first problems of every split, for shapes, before any are stored.
 
     Raises:
-      UserError: the style cannot write a question.
+      UserError: the style cannot write a question, or there is no problem.
     """
     problems = tuple(
         problem for split in self.task.splits
         for problem in self.task.problems(split, 0, _NUM_FIRST))
+    if not problems:
+      raise config_lib.ConfigError(
+          'config.task: no split has a problem; change its settings.')
     for problem in problems:
       self.prompt(problem, self.shared.style)
     return problems

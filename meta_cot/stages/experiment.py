@@ -150,34 +150,45 @@ def _check(experiment: Experiment) -> None:
   before, context = [], base.Context(experiment.shared, experiment.groups)
   for group in experiment.chosen():
     for reference in group.stage.reads(group.settings):
-      _check_reference(experiment, group.name, reference, before)
+      _check_reference(experiment, group, reference, before)
     group.stage.check(context, group.settings, group.name)
     before.append(group.name)
 
 
 def _check_reference(
-    experiment: Experiment, name: str, reference: str, before: list[str],
+    experiment: Experiment, group: base.Group, reference: str,
+    before: list[str],
 ) -> None:
   """Raises where a stage reads what none before it leaves."""
+  path = f'config.{group.name}.{_field(group.settings, reference)}'
   if not reference:
     raise config_lib.ConfigError(
-        f"config.{name}: reads ''; must be STAGE, STAGE/PART or the absolute "
-        'path of a folder.')
+        f"{path}: got ''; must be STAGE, STAGE/PART or the absolute path of a "
+        'folder.')
   first, _, part = reference.partition('/')
   if not first or files.is_remote(reference):
     return  # a folder: whether it is there, its reader says
   if first not in experiment.groups:
     raise config_lib.ConfigError(
-        f'config.{name}: reads {reference!r}; {first!r} is no stage: '
+        f'{path}: got {reference!r}; {first!r} is no stage: '
         f'{config_lib.nearest(first, tuple(experiment.groups))}, or the '
         'absolute path of a folder.')
   if first in experiment.stages and first not in before:
     raise config_lib.ConfigError(
-        f'config.stages: {name} reads {reference!r}, but {first} does not '
-        'come before it.')
+        f'config.stages: {group.name} reads {reference!r}, but {first} does '
+        'not come before it.')
   source = experiment.groups[first]
   leaves = source.stage.leaves(source.settings)
   if part and part not in leaves:
     raise config_lib.ConfigError(
-        f'config.{name}: reads {reference!r}, which stage {first} does not '
-        f'leave; it leaves {", ".join(leaves) or "no parts"}.')
+        f'{path}: got {reference!r}, which stage {first} does not leave; it '
+        f'leaves {", ".join(leaves) or "no parts"}.')
+
+
+def _field(settings: Any, reference: str) -> str:
+  """Names the setting that holds a reference."""
+  values = {f.name: getattr(settings, f.name)
+            for f in dataclasses.fields(settings)}
+  return next(
+      name for name, value in values.items()
+      if value == reference or isinstance(value, tuple) and reference in value)
