@@ -37,7 +37,8 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 PLACES = ('missing', 'folder', 'dangling')  # of the file is nothing, or that
 # Programs and pictures are made again whatever stands there; steps of training
 # have a test of their own.
-_LEFT_OUT = re.compile(r'compilation_cache|\.png$|tensorboard|checkpoints/|best/')
+_LEFT_OUT = re.compile(
+    r'compilation_cache|\.png$|tensorboard|checkpoints/|best/')
 
 
 def kinds(workdir: pathlib.Path) -> list[str]:

@@ -14,12 +14,12 @@ from tests import small_run
 @pytest.mark.slow
 def test_a_damaged_file_is_made_again_or_named(tmp_path):
   whole = tmp_path / 'whole'
-  settings = dict(cwd=small_run.ROOT, check=True, text=True, capture_output=True)
-  subprocess.run(
-      every_file.command(whole), env=small_run.environment(), **settings)
+  settings = dict(
+      cwd=small_run.ROOT, env=small_run.environment(), check=True, text=True,
+      capture_output=True)
+  subprocess.run(every_file.command(whole), **settings)
   done = subprocess.run(
-      [sys.executable, '-m', 'tests.every_file', whole],
-      env=small_run.environment(), **settings)
+      [sys.executable, '-m', 'tests.every_file', whole], **settings)
   cases = [json.loads(line) for line in done.stdout.splitlines()]
   assert len(cases) == len(every_file.kinds(whole)) * (
       len(every_file.DAMAGES) + len(every_file.PLACES))

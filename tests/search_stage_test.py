@@ -179,7 +179,8 @@ def test_slots_change_no_tree(searched, tmp_path):
 
 @pytest.mark.parametrize('changes, words', [
     ({'policies': ('sft/traces',), 'reference': None},
-     "config.search.policy: got 'sft/traces', which stage sft does not leave"),
+     "config.search.policies: got 'sft/traces', which stage sft does not "
+     'leave'),
     ({'reference': 'sft/traces'}, "config.search.reference: got 'sft/traces'"),
     ({'splits': ('train',)}, r"config.search.splits\[0\]: got 'train'"),
     ({'solvers': ('mcts', 'mcts')}, r'config.search.solvers\[1\]: got'),
