@@ -8,9 +8,9 @@ arms on the first 4,000 problems for as many tokens, `examples4000` on as many
 sequences; the report has the mean over seeds, with intervals.
 
 Variants:
-  tiny    5 x 5, 0.5M parameters, both arms with as many tokens: six minutes an
-          arm on two CPU cores. Of the test mazes, traces solve 36%, all of them
-          by a shortest way (one seed); solution only is not yet run.
+  tiny    4 x 4, 0.5M parameters, both arms with as many tokens: six minutes on
+          two CPU cores. Traces solve 77% of the test mazes, all by a shortest
+          way, solutions alone 84% (one seed; with 2.3 times the examples).
   laptop  5, 7 and 9, 1,000 to 16,000 problems, three seeds, equal tokens and
           equal examples: 36 runs; not yet run.
 """

@@ -10,7 +10,7 @@ behind it whether it is the target's). Stage `compared3000000` trains on traces
 in the last way for so many tokens, and so on.
 
 Variants:
-  laptop  three seeds, 1.5M and 3M tokens a run, 30 runs: two hours on two CPU
+  laptop  three seeds, 1.5M and 3M tokens a run, 30 runs: an hour on two CPU
           cores; docs/results/notation.md.
 """
 
