@@ -4,16 +4,16 @@
   python -m meta_cot.main --config=configs/maze.py:tiny --workdir=runs/maze
 
 A mixture of sizes: each has its own test split. Stage `tokens2000` trains both
-arms on the first 2,000 problems for as many tokens, `examples2000` solutions alone
-for as many sequences; the report has the mean over seeds, with intervals.
+arms on the first 2,000 problems for as many tokens, `examples2000` solutions
+alone for as many sequences; the report has the mean over seeds, with intervals.
 
 Variants:
   tiny    4 x 4, 0.5M parameters, both arms with as many tokens: six minutes on
           two CPU cores. Traces solve 77% of the test mazes, all by a shortest
           way, solutions alone 84% (one seed; with 2.3 times the examples).
   laptop  4, 5 and 6, 2,000 and 16,000 problems, three seeds, equal tokens and
-          equal examples: 18 runs, an hour and a half on two CPU cores. Solutions
-          alone are ahead at equal tokens, both tie at equal examples:
+          equal examples: 18 runs, an hour and a half on two CPU cores.
+          Solutions alone are ahead at equal tokens, both tie at equal examples:
           docs/results/maze_laptop.md.
 """
 
