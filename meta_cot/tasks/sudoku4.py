@@ -68,12 +68,6 @@ class States:
     """Returns the number of empty cells: a solution has as many steps."""
     return problem.data['givens'].count(0)
 
-  def can_reach(self, problem: Problem, state: str) -> bool:
-    """Tells whether steps lead from a state to the solution: exact."""
-    grid, (solution,) = (
-        grids.of_state(state), grids.solutions(problem.data['givens']))
-    return grid is not None and grids.is_solution(grid, solution)
-
 
 class InGraph:
   """The verdict on a solution such as `Sr1c2=3;r1c3=4`."""
@@ -131,6 +125,12 @@ class Sudoku:
     """
     kind = next((kind for _, kind in _faults(problem, answer)), None)
     return Verdict(kind is None, kind or 'right')
+
+  def oracle(self, problem: Problem, state: str) -> bool:
+    """Tells exactly whether steps lead from a state to the solution."""
+    (solution,) = grids.solutions(problem.data['givens'])
+    grid = grids.of_state(state)
+    return grid is not None and grids.is_solution(grid, solution)
 
   def measure(
       self, problem: Problem, text: str, answer: str | None, verdict: Verdict

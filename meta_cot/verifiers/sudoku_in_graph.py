@@ -66,12 +66,17 @@ def check(symbols_L: jax.Array, givens_C: jax.Array) -> jax.Array:
   Returns:
     [] bool.
   """
-  zero = jnp.zeros((), jnp.int32)
-  reading = symbols_lib.read(_read, _Reading(
-      place=zero + _BEFORE, row=zero, column=zero,
-      grid=givens_C.astype(jnp.int32), is_right=jnp.array(True)), symbols_L)
+  reading = _read_all(symbols_L, givens_C)
   is_whole = reading.place == _WHOLE
   return reading.is_right & is_whole & jnp.all(reading.grid > 0)
+
+
+def _read_all(symbols_L: jax.Array, givens_C: jax.Array) -> _Reading:
+  """The reading after all symbols."""
+  zero = jnp.zeros((), jnp.int32)
+  return symbols_lib.read(_read, _Reading(
+      place=zero + _BEFORE, row=zero, column=zero,
+      grid=givens_C.astype(jnp.int32), is_right=jnp.array(True)), symbols_L)
 
 
 def _read(reading: _Reading, symbol: jax.Array) -> _Reading:
