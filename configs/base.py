@@ -35,7 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.stages = ()  # names of groups that have a kind, in the order of the run
   # Compiled programs, for the next process: workdir | off | a path or bucket.
   c.compilation_cache = 'workdir'
-  # compact | compact_digits | stream_of_search | prose | searchformer
+  # compact | compact_digits | stream_of_search | prose | searchformer | cells
   c.style = 'compact'
   c.mesh = _mesh()
   c.model = _model()

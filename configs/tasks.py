@@ -61,3 +61,15 @@ def maze() -> ml_collections.ConfigDict:
   t.max_walls = 0.5
   t.min_plan = 1.0  # cells of a shortest way, at least so many times the size
   return t
+
+
+def sudoku4() -> ml_collections.ConfigDict:
+  """Makes Sudoku of 4 x 4, hard enough that a search comes to dead ends."""
+  t = ml_collections.ConfigDict()
+  t.kind = 'sudoku4'
+  t.min_empty = 8  # cells; with fewer, filling row by row seldom fails
+  t.max_empty = 12
+  t.num_train = 16_000  # at most so many, all different
+  t.num_validation = 200  # at most so many, no two alike up to symmetry
+  t.num_test = 500
+  return t

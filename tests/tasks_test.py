@@ -30,7 +30,8 @@ from tests import small_run
 CONFIGS = {
     'countdown': lambda: countdown_config.get_config('tiny').task,
     'game24': lambda: game24_config.get_config('tiny').task,
-    'maze': tasks_config.maze}
+    'maze': tasks_config.maze,
+    'sudoku4': lambda: {**tasks_config.sudoku4(), 'num_train': 2_000}}
 OWN = '''
 import dataclasses
 from meta_cot.problem import Problem, Verdict
@@ -100,9 +101,9 @@ def test_a_range_of_problems_is_a_slice_in_every_process(task):
 
 
 def _given(problem):
-  """What a problem gives, in any order: its numbers, its walls."""
-  return tuple(sorted(map(str, problem.data.get(
-      'numbers', problem.data.get('walls')))))
+  """What a problem gives, in any order: its numbers, its walls, its cells."""
+  given = problem.data.get('numbers', problem.data.get('walls'))
+  return tuple(sorted(map(str, given or problem.question.split(','))))
 
 
 def test_what_validation_gives_is_in_no_other_split(task):
@@ -125,12 +126,13 @@ def test_problems_are_stored_as_they_are(task):
 @hypothesis.example('0/0')
 @hypothesis.example('=')
 @hypothesis.example('0 0\n1 1')
+@hypothesis.example('r1c2=2')
 def test_no_answer_makes_a_verifier_raise(text):
   for kind in factory.KINDS:
     task = tasks.make(kind)
     problem = tasks.Problem('p', '', '', dict(
         numbers=[1, 2], target=999, size=2, start=[0, 0], goal=[1, 1],
-        walls=[]))
+        walls=[], givens=[1, 0, 0, 0, 0, 0, 1, 2, 2, 0, 0, 3, 4, 0, 0, 0]))
     assert not task.verify(problem, text).is_correct
 
 
@@ -164,9 +166,11 @@ def test_illegal_steps_lead_nowhere(task, step):
   if 'numbers' in problem.data:
     a, b = problem.data['numbers'][:2]
     right, wrong = f'{a}+{b}={a + b}', f'{a}+{b}={a + b + 1}'
-  else:
+  elif 'walls' in problem.data:
     right, wrong = (
         '{} {}'.format(*problem.data[name]) for name in ('start', 'goal'))
+  else:
+    right, wrong = problem.answer[:6], problem.question[:6]  # a given cell
   assert after(right) is not None
   assert after(wrong) is None
 
@@ -207,7 +211,8 @@ def test_tasks_and_records_need_no_jax():
   script = (
       'import sys; from meta_cot import problem, tasks\n'
       'from data_pipelines import store\n'
-      'for kind in ("countdown", "game24", "maze"): tasks.make(kind)\n'
+      'for kind in ("countdown", "game24", "maze", "sudoku4"):\n'
+      '  tasks.make(kind)\n'
       'assert "jax" not in sys.modules')
   subprocess.run(
       [sys.executable, '-c', script], cwd=small_run.ROOT, check=True)

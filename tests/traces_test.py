@@ -262,7 +262,7 @@ def test_solution_only_round_trip(style):
      'Current State: 24:[4, 6], Operations: []\nMoving to Node #0,3\n'
      'Current State: 24:[4, 6], Operations: []\n',
      r"position 57 \(line 2\): '0,3"),
-    ('verse', '', "style 'verse' is unknown; the styles are compact, ")])
+    ('verse', '', "style 'verse' is unknown; the styles are cells, ")])
 def test_parse_refuses(style, text, message):
   with pytest.raises(ValueError, match=message) as error:
     traces.parse(text, style)

@@ -22,6 +22,7 @@ KINDS: Mapping[str, str] = types.MappingProxyType({
     'countdown': 'meta_cot.tasks.countdown',
     'game24': 'meta_cot.tasks.game24',
     'maze': 'meta_cot.tasks.maze',
+    'sudoku4': 'meta_cot.tasks.sudoku4',
 })
 
 

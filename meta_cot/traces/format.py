@@ -21,8 +21,10 @@ from meta_cot.traces import arithmetic
 from meta_cot.traces import events as events_lib
 from meta_cot.traces import grid
 from meta_cot.traces import prose
+from meta_cot.traces import sudoku
 
-STYLES = {**arithmetic.STYLES, **grid.STYLES, 'prose': prose}
+STYLES = {
+    **arithmetic.STYLES, **grid.STYLES, **sudoku.STYLES, 'prose': prose}
 
 
 def spans(
