@@ -60,7 +60,8 @@ def train(**changes: Any) -> ml_collections.ConfigDict:
   """Makes a stage that trains a policy on records, one for each arm."""
   t = ml_collections.ConfigDict()
   t.kind = 'train'
-  t.objective = 'sft'  # what is learned from records
+  # What is learned from records: sft | value (of states, from a stage label).
+  t.objective = 'sft'
   t.records = 'traces'
   t.tokenizer = 'tokenizer'
   t.style = placeholder(str)  # of what is written; None: config.style
@@ -102,7 +103,18 @@ def _data():
   d.prune_fraction = 0.0  # share of traces with failed branches cut off
   d.max_attempts = 4  # of arm revisions, the right one included
   d.trained_attempts = 'all'  # of arm revisions: all | final (the right one)
+  d.value = _value()
   return d
+
+
+def _value():
+  v = ml_collections.ConfigDict()  # of objective value
+  v.weight = 1.0  # of a state, in the mean over all that is trained
+  v.policy_weight = 0.0  # of a token of a right attempt; 0: the value alone
+  # Share of the weight that successes have, where few states succeed; what the
+  # value says is put right. None: as it is in the records.
+  v.balance = placeholder(float)
+  return v
 
 
 def _optimizer():
@@ -115,6 +127,7 @@ def _optimizer():
   o.epsilon = 1e-8
   o.weight_decay = 0.05
   o.clip_norm = 1.0
+  o.trained = 'all'  # all | value_head: nothing else moves
   return o
 
 
@@ -170,6 +183,31 @@ def search(**changes: Any) -> ml_collections.ConfigDict:
   s.num_validation = 200
   s.samples = _samples(num_samples=4)
   s.search = _search()
+  s.update(changes)
+  return s
+
+
+def label(**changes: Any) -> ml_collections.ConfigDict:
+  """Makes a stage that says what states are worth, to train a value on."""
+  s = ml_collections.ConfigDict()
+  s.kind = 'label'
+  s.policy = 'sft/solution_only'  # that completes; records have its tokens
+  s.records = 'search'  # answers, or searches
+  # monte_carlo (share of right completions) | math_shepherd (is any right) |
+  # progress (its change by a step) | outcome (of the attempts themselves) |
+  # td (lambda, on the trees of a search) | oracle (the task's own answer).
+  s.source = 'monte_carlo'
+  s.num_train = placeholder(int)  # records of train; None: all
+  s.num_validation = placeholder(int)
+  s.num_rollouts = 16  # completions of a state
+  s.num_validation_rollouts = 128
+  s.td_lambda = 1.0  # of td
+  s.num_states = 32  # completed together
+  s.num_slots = placeholder(int)  # completions written together; None: all
+  s.max_new_tokens = 32  # of a completion, and of the steps before it, at most
+  s.temperature = 1.0
+  s.top_k = placeholder(int)  # None: off
+  s.top_p = placeholder(float)  # None: off
   s.update(changes)
   return s
 

@@ -35,6 +35,11 @@ class Arm:
     return self.is_permuted or self.is_revised
 
   @property
+  def is_attempt(self) -> bool:
+    """Whether it writes one attempt, and no search."""
+    return self.is_solution and not self.is_revised
+
+  @property
   def styles(self) -> tuple[str, ...]:
     """Styles that can write it: each of several attempts begins with a mark."""
     return tuple(

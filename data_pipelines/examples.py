@@ -18,6 +18,16 @@ POSITION = np.dtype(
 
 
 @dataclasses.dataclass(frozen=True)
+class ValueConfig:
+  """Settings of what a value learns of a state, see `values.Values`."""
+
+  weight: float = config_lib.setting(above=0.0)  # of a state
+  policy_weight: float = config_lib.setting(low=0.0)  # of a right token
+  # Share of the weight that successes have; None: as many as there are.
+  balance: float | None = config_lib.setting(above=0.0, below=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
   """Settings of the training sequences and of how they are packed."""
 
@@ -30,6 +40,7 @@ class DataConfig:
   prune_fraction: float = config_lib.setting(low=0.0, high=1.0)
   max_attempts: int = config_lib.setting(low=1)  # arms that write several
   trained_attempts: str = config_lib.setting(choices=('final', 'all'))
+  value: ValueConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -268,4 +268,7 @@ def _as_batch(rows: Mapping[str, np.ndarray]) -> Batch:
       'positions': rows['example_positions'],
       'segment_ids': rows['example_segment_ids'],
       'loss_mask': np.ascontiguousarray(example_BxL['weights']),
+      **{name: np.ascontiguousarray(example_BxL[name])
+         for name in example_BxL.dtype.names
+         if name not in examples_lib.POSITION.names},
   }

@@ -19,6 +19,7 @@ from typing import Any
 
 from flax import struct
 import jax
+import jax.numpy as jnp
 
 Params = Any  # a pytree of parameter arrays
 PRNGKey = jax.Array  # a typed key from jax.random.key; consumed by its taker
@@ -30,7 +31,8 @@ class Batch:
 
   `targets[b, l]` is the token that follows `tokens[b, l]` in the same segment.
   Segment 0 is padding; segments are numbered from 1 in every row. `loss_mask`
-  weighs the prediction of `targets`: 0 where it is not trained.
+  weighs the prediction of `targets`: 0 where it is not trained. Value targets
+  are those of the state that ends with `tokens[b, l]`, at its last token.
   """
 
   tokens: jax.Array  # int32
@@ -38,3 +40,15 @@ class Batch:
   positions: jax.Array  # int32, restart at 0 in every segment
   segment_ids: jax.Array  # int32
   loss_mask: jax.Array  # float32
+  # float32, or None where no value is trained.
+  value_targets: jax.Array | None = None  # in [0, 1]
+  value_weights: jax.Array | None = None  # 0 where there is no target
+  value_offsets: jax.Array | None = None  # of the logits, in training
+
+  @property
+  def weight(self) -> jax.Array:
+    """Sum of all weights, [] float32; the loss is the mean over them."""
+    total = jnp.sum(self.loss_mask)
+    if self.value_weights is not None:
+      total += jnp.sum(self.value_weights)
+    return total

@@ -14,7 +14,7 @@ from meta_cot import sharding
 from meta_cot.stages import base
 from meta_cot.stages import experiment as experiment_lib
 
-_MODEL = dict(
+MODEL = dict(
     vocab_size=128, num_layers=1, embed_dim=16, num_heads=2, num_kv_heads=2,
     head_dim=8, mlp_dim=16, max_length=96)
 
@@ -31,7 +31,7 @@ def run(
   """
   config = countdown.get_config('tiny')
   config.stages = ('problems', 'traces', 'tokenizer', 'sft')
-  config.model.update(_MODEL)
+  config.model.update(MODEL)
   config.task.update(dict(max_number=6, max_target=20))
   config.sft.update(dict(
       arms=('solution_only',), num_tokens=3_000, batch_size=8,

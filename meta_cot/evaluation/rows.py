@@ -72,6 +72,11 @@ def write_records(
           record_lib.to_json(record) + '\n' for record in records))
 
 
+def has_records(path: epath.Path) -> bool:
+  """Tells whether the searches behind the piece `path` are there."""
+  return path.with_suffix(_RECORDS).exists()
+
+
 def read(directory: epath.Path) -> list[dict[str, Any]]:
   """Reads the pieces of a folder; by problem, attempt and episode.
 

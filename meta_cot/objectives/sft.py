@@ -50,7 +50,7 @@ def chunked_loss_sums(
 
   Logits of one piece of every row are made, summed up and forgotten; the
   backward pass makes them again. The totals are the same sums in another
-  order.
+  order. One piece is `loss_sums` itself.
 
   Args:
     read_out: vectors [B, C, D] -> float32 logits [B, C, V].
@@ -61,6 +61,8 @@ def chunked_loss_sums(
   Raises:
     ValueError: L is not a multiple of `num_chunks`.
   """
+  if num_chunks == 1:
+    return loss_sums(read_out(hidden_BxLxD), batch)
   length = hidden_BxLxD.shape[1]
   if length % num_chunks:
     raise ValueError(

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Regression of the value head on returns, as PPO has it.
+"""Training of the value head: on returns as PPO has it, on labels of states.
+
+`cross_entropy_sums` is for labels (arXiv 2501.04682, section 5), the rest for
+returns.
 
 The value head is a sigmoid: it reaches (0, 1) and nothing else. Targets are
 therefore returns divided by the sum of the episodes' weights, which lie in
@@ -14,6 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from meta_cot import masked
+from meta_cot import types
+from meta_cot.objectives import sft
 
 
 def squared_error(
@@ -48,3 +53,30 @@ def squared_error(
     worst_RxL = jnp.maximum(error_RxL, jnp.square(held_RxL - targets_RxL))
   return worst_RxL / 2, masked.masked_sum(
       jax.lax.stop_gradient(error_RxL), is_sampled_RxL)
+
+
+def cross_entropy_sums(
+    value_logits_BxL: jax.Array, batch: types.Batch
+) -> sft.Sums:
+  """Totals the cross-entropy of values with soft targets, at states.
+
+  Logits are compared with `value_targets` after `value_offsets` are added. An
+  offset is the log odds by which successes weigh more than they should: without
+  it, as a model is used, values are those of states as they are.
+
+  Args:
+    value_logits_BxL: float32.
+    batch: with value targets.
+
+  Returns:
+    Totals weighed by `value_weights`; `correct` are those on the right side of
+    1/2, offsets added, and `tokens` are 0.
+  """
+  logits_BxL = value_logits_BxL.astype(jnp.float32) + batch.value_offsets
+  weights_BxL = batch.value_weights
+  losses_BxL = jax.nn.softplus(logits_BxL) - batch.value_targets * logits_BxL
+  hits_BxL = (logits_BxL > 0) == (batch.value_targets > 0.5)
+  return sft.Sums(
+      loss=masked.masked_sum(losses_BxL, weights_BxL),
+      correct=masked.masked_sum(hits_BxL, weights_BxL),
+      weight=jnp.sum(weights_BxL), tokens=jnp.zeros((), jnp.float32))

@@ -242,14 +242,7 @@ def judge_inputs(
   if not vocabulary_lib.is_in_graph(task, style):
     return [
         dict(index=np.int32(i)) for i in range(first, first + len(problems))]
-  inputs = [task.in_graph.inputs(p) for p in problems]
-  shapes = [{k: np.shape(v) for k, v in x.items()} for x in inputs]
-  for problem, shape in zip(problems, shapes):
-    if shape != shapes[0]:
-      raise config_lib.UserError(
-          f'problems: {problems[0].id} has inputs of shapes {shapes[0]}, '
-          f'{problem.id} of {shape}; must be equal.')
-  return inputs
+  return vocabulary_lib.graph_inputs(task, problems)
 
 
 def make_strategy(

@@ -76,6 +76,24 @@ def is_in_graph(task: base.Task, style: str) -> bool:
       module.OPENING, module.STEP_END) == task.in_graph.marks
 
 
+def graph_inputs(
+    task: base.Task, problems: Sequence[Problem]
+) -> list[dict[str, np.ndarray]]:
+  """Collects what the verdict in the graph needs to know of every problem.
+
+  Raises:
+    UserError: two problems differ in shape; names them.
+  """
+  inputs = [task.in_graph.inputs(p) for p in problems]
+  shapes = [{k: np.shape(v) for k, v in x.items()} for x in inputs]
+  for problem, shape in zip(problems, shapes):
+    if shape != shapes[0]:
+      raise config_lib.UserError(
+          f'problems: {problems[0].id} has inputs of shapes {shapes[0]}, '
+          f'{problem.id} of {shape}; must be equal.')
+  return inputs
+
+
 @dataclasses.dataclass(eq=False)
 class HostVerdict:
   """The verifier on the host as an `outcome` of `reasoning.LanguageStep`.

@@ -7,6 +7,7 @@ import types
 from meta_cot.stages import base
 from meta_cot.stages import data
 from meta_cot.stages import evaluate
+from meta_cot.stages import label
 from meta_cot.stages import rl
 from meta_cot.stages import search
 from meta_cot.stages.train import run as train
@@ -17,6 +18,7 @@ KINDS: Mapping[str, base.Stage] = types.MappingProxyType({
     'tokenizer': data.TOKENIZER,
     'train': train.STAGE,
     'search': search.STAGE,
+    'label': label.STAGE,
     'rl': rl.STAGE,
     'evaluate': evaluate.STAGE,
 })

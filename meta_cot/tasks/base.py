@@ -65,6 +65,9 @@ class InGraph(Protocol):
     """
 
 
+# (problem, state) -> whether some solution goes on from the state.
+Oracle = Callable[[Problem, str], bool]
+
 # (problem, answer, verdict) -> what the policy reads after its answer.
 Feedback = Callable[[Problem, str, Verdict], str]
 
@@ -85,6 +88,7 @@ class Task(Protocol):
   in_graph: InGraph | None
   feedback: Feedback | None  # None: silence
   measure: Measure | None
+  oracle: Oracle | None  # a task of one's own may leave it out
 
   def size(self, split: str) -> int:
     """Returns the number of problems of a split.

@@ -83,6 +83,7 @@ class Mazes:
   teacher: ClassVar[astar.Teacher] = astar.Teacher()
   states: ClassVar[States] = States()
   feedback: ClassVar[None] = None
+  oracle: ClassVar[None] = None  # from every cell of a way the goal is reached
 
   @property
   def in_graph(self) -> maze_arrays.InGraph:

@@ -12,6 +12,7 @@ import numpy as np
 
 from meta_cot.problem import Problem, Verdict
 from meta_cot.settings import config as config_lib
+from meta_cot.tasks import reachable
 from meta_cot.traces.arithmetic import operations
 from meta_cot.traces.arithmetic import teacher as teacher_lib
 from meta_cot.verifiers import arithmetic
@@ -104,6 +105,12 @@ class NumberPuzzles:
     """
     return arithmetic.check(
         answer, problem.data['numbers'], problem.data['target'])
+
+  def oracle(self, problem: Problem, state: str) -> bool:
+    """Returns whether operations of a solution make the target of a state."""
+    numbers = operations.numbers(state)
+    return numbers is not None and reachable.can_reach(
+        numbers, problem.data['target'], None, reachable.exact)
 
   def measure(
       self, problem: Problem, text: str, answer: str | None, verdict: Verdict

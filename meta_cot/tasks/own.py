@@ -60,6 +60,8 @@ class Own:
     self.teacher = self._task.teacher and _Teacher(self)
     self.states = self._task.states and _States(self)
     self.measure = self._task.measure and self._measure
+    has_oracle = getattr(self._task, 'oracle', None) is not None
+    self.oracle = self._oracle if has_oracle else None
 
   def __reduce__(self):
     return Own, (self._name, self._file, *self._made)
@@ -114,6 +116,12 @@ class Own:
     what = f'measure of problem {problem.id!r} and the answer {answer!r:.80}'
     return self._call(
         what, lambda: dict(self._task.measure(problem, text, answer, verdict)))
+
+  def _oracle(self, problem: Problem, state: str) -> bool:
+    """Returns whether some solution goes on from a state."""
+    return bool(self._call(
+        f'oracle of problem {problem.id!r} and the state {state!r:.80}',
+        self._task.oracle, problem, state))
 
   def _ask(self, name: str, *args: Any) -> Any:
     """Calls `_answer` in another process; raises what it raised as its line."""

@@ -8,7 +8,10 @@ and a line in OBJECTIVES.
 import types
 
 from meta_cot.training import supervised
+from meta_cot.training import valued
 
 OBJECTIVES = types.MappingProxyType({
     'sft': supervised,
+    'value': valued,
 })
+WITH_VALUES = ('value',)  # have value targets in their batches

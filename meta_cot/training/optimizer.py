@@ -2,6 +2,7 @@
 """AdamW with global-norm clipping and a warm-up/cosine learning rate."""
 
 import dataclasses
+import functools
 import re
 from typing import Any
 
@@ -25,6 +26,7 @@ class OptimizerConfig:
   epsilon: float = config_lib.setting(above=0.0)
   weight_decay: float = config_lib.setting(low=0.0)
   clip_norm: float = config_lib.setting(above=0.0)
+  trained: str = config_lib.setting(choices=('all', 'value_head'))
 
 
 def schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
@@ -53,6 +55,15 @@ def make(
     config: OptimizerConfig, num_steps: int
 ) -> optax.GradientTransformation:
   """The optimiser of a run of `num_steps` updates."""
+  updates = _make(config, num_steps)
+  if config.trained == 'all':
+    return updates
+  frozen = optax.masked(optax.set_to_zero(), functools.partial(
+      _is_frozen, config.trained))
+  return optax.chain(frozen, updates, frozen)  # decay moves them otherwise
+
+
+def _make(config, num_steps) -> optax.GradientTransformation:
   return optax.chain(
       optax.clip_by_global_norm(config.clip_norm),
       optax.adamw(
@@ -62,6 +73,13 @@ def make(
           eps=config.epsilon,
           weight_decay=config.weight_decay,
           mask=_is_decayed))
+
+
+def _is_frozen(trained: str, params: Any) -> Any:
+  """All is frozen that does not stand below the name `trained`."""
+  return {
+      name: jax.tree.map(lambda _, name=name: name != trained, branch)
+      for name, branch in params.items()}
 
 
 def _is_decayed(params: Any) -> Any:

@@ -26,7 +26,7 @@ def make_train_step(
   """Returns the pure update `(state, batch) -> (state, metrics)`.
 
   The batch is cut into `num_accumulation` micro-batches whose gradients add
-  up; the loss is the mean over all trained tokens of the whole batch, so
+  up; the loss is the mean over all that is trained in the whole batch, so
   accumulating changes memory and nothing else.
 
   Args:
@@ -41,7 +41,7 @@ def make_train_step(
     return sums.loss / total_weight, sums
 
   def train_step(state, batch):
-    total = jnp.maximum(jnp.sum(batch.loss_mask), 1e-9)
+    total = jnp.maximum(batch.weight, 1e-9)
     grad_fn = jax.grad(micro_loss, has_aux=True)
     grads, sums = accumulate(
         lambda micro: grad_fn(state.params, micro, total), batch,

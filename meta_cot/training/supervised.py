@@ -28,8 +28,6 @@ def loss(
   hidden_BxLxD = transformer.hidden(
       model, params, batch.tokens, positions_BxL=batch.positions,
       segment_ids_BxL=batch.segment_ids)
-  read_out = lambda x: transformer.read_out(model, params, x).logits
-  if num_chunks == 1:
-    return sft.loss_sums(read_out(hidden_BxLxD), batch)
   return sft.chunked_loss_sums(
-      read_out, hidden_BxLxD, batch, num_chunks=num_chunks)
+      lambda x: transformer.read_out(model, params, x).logits, hidden_BxLxD,
+      batch, num_chunks=num_chunks)

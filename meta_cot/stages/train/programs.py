@@ -117,6 +117,8 @@ def check(context: base.Context, settings: Settings, name: str) -> None:
     raise base.wrong(
         name, 'data.sequence_length', f'got {length}; must be at most '
         f'config.model.max_length, {most}.')
+  if settings.objective in objective_lib.WITH_VALUES:
+    _check_values(context, settings, name)
   for arm in settings.arms:
     style = settings.style or context.shared.style
     styles = arms.ARMS[arm].styles
@@ -124,6 +126,21 @@ def check(context: base.Context, settings: Settings, name: str) -> None:
       raise base.wrong(
           name, 'arms', f'got {arm!r} with style {style!r}; it is written in '
           f'{" or ".join(styles)}.')
+
+
+def _check_values(
+    context: base.Context, settings: Settings, name: str) -> None:
+  """Raises a ConfigError where no value can be trained."""
+  if _model(context, settings).value_head == 'none':
+    raise base.wrong(
+        name, 'objective', f'got {settings.objective!r}; the model has no '
+        "value head: set config.model.value_head to 'shared'.")
+  for arm in settings.arms:
+    if not arms.ARMS[arm].is_attempt:
+      raise base.wrong(
+          name, 'arms', f'got {arm!r} with objective {settings.objective!r}, '
+          'which learns from single attempts; must be some of '
+          f'{", ".join(k for k, v in arms.ARMS.items() if v.is_attempt)}.')
 
 
 def check_devices(
@@ -230,9 +247,13 @@ class Programs:
     """One that reads a batch behind its first argument."""
     shape = self.settings.batch_size, self.settings.data.sequence_length
     ints = program.rows(shape, jnp.int32, self.mesh)
+    floats = program.rows(shape, jnp.float32, self.mesh)
     batch = types.Batch(
         tokens=ints, targets=ints, positions=ints, segment_ids=ints,
-        loss_mask=program.rows(shape, jnp.float32, self.mesh))
+        loss_mask=floats)
+    if self.settings.objective in objective_lib.WITH_VALUES:
+      batch = batch.replace(
+          value_targets=floats, value_weights=floats, value_offsets=floats)
     return program.Program(
         name, jitted, (first, batch), {}, flops_per_token * ints.size,
         ints.size)
@@ -240,9 +261,7 @@ class Programs:
 
 def programs(context: base.Context, settings: Settings) -> base.Programs:
   """Lists what a run with full rows compiles."""
-  model = context.shared.model
-  if settings.start is not None:
-    model = context.planned(settings.start).model
+  model = _model(context, settings)
   tokens = settings.batch_size * settings.data.sequence_length
   # Of examples, at least one is in a row.
   number = settings.num_tokens or settings.num_examples * tokens
@@ -250,6 +269,14 @@ def programs(context: base.Context, settings: Settings) -> base.Programs:
       settings, model, context.mesh, max(1, number // tokens))
   return dict(
       init=made.init, train_step=made.train_step, eval_loss=made.eval_loss)
+
+
+def _model(
+    context: base.Context, settings: Settings) -> model_config.ModelConfig:
+  """That of the policy that it starts from, if it does."""
+  if settings.start is None:
+    return context.shared.model
+  return context.planned(settings.start).model
 
 
 def _shardings(tree: Any) -> Any:

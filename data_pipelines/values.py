@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records with targets of states -> sequences for a value to learn from."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from data_pipelines import arms
+from data_pipelines import examples
+from data_pipelines import tokenizers
+from meta_cot.settings import config as config_lib
+from meta_cot.traces import format as format_lib
+from meta_cot.traces import from_tree
+from meta_cot.traces import record as record_lib
+
+# As `examples.POSITION`, with the fields of `types.Batch` about values.
+POSITION = np.dtype([
+    *examples.POSITION.descr, ('value_targets', np.float32),
+    ('value_weights', np.float32), ('value_offsets', np.float32)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Values:
+  """Makes the sequence of one attempt of a record; picklable.
+
+  Attempts are drawn as often as they were made. Every state of one has the
+  target that its node has as a value: the question alone, and what is written
+  up to the end of every step. Where `balance` says so, successes have that
+  share of the weight: a target y counts as y b / r of success and
+  (1 - y) (1 - b) / (1 - r) of failure, with r the mean target, and the log odds
+  of the one against the other are the offset of the logit.
+  """
+
+  arm: arms.Arm
+  config: examples.ValueConfig
+  tokenizer: tokenizers.Tokenizer
+  style: str
+  is_random = True  # which attempt
+
+  def __call__(
+      self, record: record_lib.TraceRecord, rng: np.random.Generator
+  ) -> np.ndarray:
+    """Returns POSITION [n].
+
+    Raises:
+      UserError: the record has no targets, or those of other tokens.
+    """
+    self._check(record)
+    nodes, problem = record.nodes, record.problem
+    if self.arm.is_permuted:
+      problem = self.arm.task.vary(problem, rng)
+    way = from_tree.path(nodes, self._end(record, rng))
+    question = self.tokenizer.encode(
+        format_lib.prompt(problem, style=self.style))
+    pieces = [question, *(nodes[i].tokens for i in way[1:])]
+    tokens = [token for piece in pieces for token in piece]
+    example = np.zeros(len(tokens), POSITION)
+    example['tokens'] = tokens
+    example['targets'] = [*tokens[1:], self.tokenizer.pad_id]
+    if nodes[way[-1]].is_correct:
+      example['weights'][len(question) - 1:-1] = self.config.policy_weight
+    ends = np.cumsum([len(piece) for piece in pieces]) - 1
+    for end, i in zip(ends.tolist(), way, strict=True):
+      if nodes[i].value is not None:
+        self._label(
+            example[end:end + 1], nodes[i].value,
+            record.arguments['base_rate'])
+    return example
+
+  def _check(self, record: record_lib.TraceRecord) -> None:
+    about = record.arguments
+    if 'base_rate' not in about:
+      raise config_lib.UserError(
+          f"records: that of problem {record.problem.id!r} has no targets; "
+          "objective 'value' learns from those of a stage of kind 'label'.")
+    if about['tokenizer'] != self.tokenizer.fingerprint:
+      raise config_lib.UserError(
+          'records: their targets are of the states of another tokenizer, '
+          f'{about["tokenizer"][:12]}; start from the policy that was labelled '
+          'or name its tokenizer.')
+
+  def _end(self, record: record_lib.TraceRecord, rng) -> int:
+    """Draws the node with which an attempt ends."""
+    number = np.array([node.visits for node in record.nodes], np.float64)
+    for node in record.nodes[1:]:
+      number[node.parent] -= node.visits
+    return int(rng.choice(len(number), p=number / number.sum()))
+
+  def _label(self, position: np.ndarray, target: float, rate: float) -> None:
+    """Writes the target of a state at its last token, [1]."""
+    share = rate if self.config.balance is None else self.config.balance
+    success = target * share / rate
+    failure = (1 - target) * (1 - share) / (1 - rate)
+    position['value_targets'] = success / (success + failure)
+    position['value_weights'] = self.config.weight * (success + failure)
+    position['value_offsets'] = math.log(
+        share * (1 - rate) / (rate * (1 - share)))
