@@ -177,7 +177,8 @@ def test_programs_are_those_that_run():
     ({'value.arms': ('traces',)},
      "config.value.arms: got 'traces' with objective 'value'"),
     ({'model.value_head': 'none'}, 'config.value.objective: got .* no value'),
-    ({'drawn.policy': 'sft/traces'}, 'config.drawn: reads .sft/traces')])
+    ({'drawn.policy': 'sft/traces'},
+     'config.drawn.policy: got .sft/traces')])
 def test_wrong_settings_are_named(changes, words):
   with pytest.raises(config_lib.ConfigError, match=words) as error:
     _experiment(**changes)
