@@ -154,7 +154,9 @@ def _search(**changes):
   s.value = 'likelihood'
   # What a finished step is worth: verifier (right or wrong) | value.
   s.outcome = 'verifier'
-  s.branching = 4  # steps proposed at every node
+  # Steps proposed at every node; or, such as (32, 8, 1), of the root, of nodes
+  # of depth 1, and of all that are deeper.
+  s.branching = ml_collections.FieldReference(4, field_type=object)
   s.max_depth = placeholder(int)  # steps; None: those of a solution
   s.step_length = 16  # tokens of a step, at most
   s.max_tokens = placeholder(int)  # generated per problem; None: any

@@ -84,8 +84,10 @@ def step_fn_with_keys(tables, rng, path):
 class Tree:
   """One tree of the tables as a search sees it, node by node."""
 
-  def __init__(self, tables, index, *, keys=False, steps=False, states=False):
+  def __init__(self, tables, index, *, keys=False, steps=False, states=False,
+               widths=(A,)):
     self.table = {name: table[index] for name, table in tables.items()}
+    self.widths = widths  # children by depth, the last entry holds below
     self.keys, self.steps, self.states = keys, steps, states
     self.nodes = [dict(
         parent=-1, id=0, depth=0, value=float(self.table['value'][0]),
@@ -105,9 +107,15 @@ class Tree:
         is_valid=of('is_valid'), is_terminal=is_terminal, step=of('step'),
         state=None if of('state') == 7 else of('state'))
 
+  def width(self, leaf):
+    depth = self.nodes[leaf]['depth']
+    return [*self.widths, *[self.widths[-1]] * depth][depth]
+
   def expand(self, *leaves):
     """Expands leaves together; gives the indices of valid new nodes."""
-    families = [[self._child(leaf, a) for a in range(A)] for leaf in leaves]
+    families = [
+        [self._child(leaf, a) for a in range(self.width(leaf))]
+        for leaf in leaves]
     self.num_tokens += sum(
         int(self.table['num_tokens'][child['id']])
         for family in families for child in family)
@@ -191,11 +199,12 @@ def check(output, b, tree, solution, has_tokens=True):
   np.testing.assert_array_equal(
       np.asarray(output.tree.embeddings['node'])[b, :num], field('id'))
   assert not of('is_valid')[num:].any() and not of('is_expanded')[num:].any()
-  expanded = set(tree.order)
+  first, begin = {}, 1
+  for i in tree.order:
+    first[i], begin = begin, begin + tree.width(i)
   for i in range(num):
-    assert of('is_expanded')[i] == (i in expanded)
-    assert of('first_child')[i] == (
-        1 + A * tree.order.index(i) if i in expanded else -1)
+    assert of('is_expanded')[i] == (i in first)
+    assert of('first_child')[i] == first.get(i, -1)
   assert int(output.solution_index[b]) == solution
   expected = tree.nodes[solution]['reward'] if solution >= 0 else 0.0
   assert float(output.solution_value[b]) == expected

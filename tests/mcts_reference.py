@@ -119,6 +119,7 @@ class Settings:
   max_visit_init: float = 50.0
   merges_states: bool = False
   has_costs: bool = False
+  widths: tuple[int, ...] = (A,)  # children by depth, the last holds below
 
 
 def visit(seen, node, value):
@@ -214,7 +215,7 @@ class Search:
     for leaf in leaves:
       leaf.order, leaf.first = self.num_expansions, self.num_nodes
       families.append(self.family(leaf))
-      self.num_nodes += len(self.world['children'][leaf.state])
+      self.num_nodes += self.width(leaf)
       self.num_expansions += 1
     if self.s.merges_states:
       known = self.nodes()  # before the new ones
@@ -228,10 +229,13 @@ class Search:
     for leaf, family in zip(leaves, families):
       leaf.children = family
 
+  def width(self, leaf):
+    return self.s.widths[min(leaf.depth, len(self.s.widths) - 1)]
+
   def family(self, leaf):
     """The valid children."""
     w, family = self.world, []
-    for k, state in enumerate(w['children'][leaf.state]):
+    for k, state in enumerate(w['children'][leaf.state][:self.width(leaf)]):
       if w['is_valid'][leaf.state, k]:
         value = float(w['value'][state])
         cost = self.s.has_costs * float(w['cost'][leaf.state, k])

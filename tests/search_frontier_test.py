@@ -19,7 +19,8 @@ SEEDS = st.integers(0, 2**32 - 1)
 examples = hypothesis.settings(max_examples=6)
 
 
-def compare(seed, run, reference, *, keys=False, steps=False, states=False):
+def compare(seed, run, reference, *, keys=False, steps=False, states=False,
+            widths=(A,)):
   """Runs a search on trees of one seed, and the reference on each of them."""
   tables = explicit_trees.draw(seed, NUM_TREES)
   step_fn = (
@@ -29,7 +30,7 @@ def compare(seed, run, reference, *, keys=False, steps=False, states=False):
   output = jax.tree.map(np.asarray, output)
   for b in range(NUM_TREES):
     tree = explicit_trees.Tree(
-        tables, b, keys=keys, steps=steps, states=states)
+        tables, b, keys=keys, steps=steps, states=states, widths=widths)
     explicit_trees.check(output, b, tree, reference(tree))
 
 

@@ -45,7 +45,7 @@ class LanguageStep:
 
   config: model_config.ModelConfig
   _: dataclasses.KW_ONLY
-  branching: int  # A, children of a leaf
+  branching: int  # A, children of a leaf, unless the path wants fewer
   step_length: int  # T
   delimiter_ids: tuple[int, ...]  # tokens that end a step, and belong to it
   eos_ids: tuple[int, ...]  # tokens that end the text
@@ -88,8 +88,9 @@ class LanguageStep:
     before = jax.tree.map(lambda x: x[:, 1:], path.embeddings)
     is_used_RxU = jnp.arange(1, num_path)[None] < path.length[:, None]
     shared = prompts.cache, pages.join(before.page, is_used_RxU)
-    start_R, written = self._write(params, shared, path)
     shape = num_rows, self.branching
+    is_child_RxA = self._is_child(path)
+    start_R, written = self._write(params, shared, path, is_child_RxA)
     of_children = lambda x: x.reshape(*shape, *x.shape[1:])
     length_RxA = of_children(written.length)
     node = node_lib.Node(
@@ -110,12 +111,21 @@ class LanguageStep:
         embedding=node, log_prob=of_children(written.log_prob),
         value=value_RxA, reward=jnp.where(is_terminal_RxA, reward_RxA, 0.0),
         is_terminal=is_terminal_RxA,
-        is_valid=jnp.broadcast_to(path.length[:, None] > 0, shape),
-        num_tokens=length_RxA,
+        is_valid=is_child_RxA, num_tokens=length_RxA,
         step_key=node_lib.hash_tokens(node.tokens, length_RxA),
         state_key=state_key)
 
-  def _write(self, params, shared, path) -> tuple[jax.Array, '_Writing']:
+  def _is_child(self, path) -> jax.Array:
+    """Children to write, [R, A] bool; the others take no token."""
+    num_children_R = jnp.full(len(path.length), self.branching, jnp.int32)
+    if path.num_children is not None:
+      num_children_R = path.num_children
+    num_children_R = jnp.where(path.length > 0, num_children_R, 0)
+    return jnp.arange(self.branching)[None] < num_children_R[:, None]
+
+  def _write(
+      self, params, shared, path, is_child_RxA
+  ) -> tuple[jax.Array, '_Writing']:
     """Positions where the steps start [R], and all children, ended."""
     leaf = jax.tree.map(
         lambda x: node_lib.last(x, path.length),
@@ -143,7 +153,7 @@ class LanguageStep:
 
     num_children = start_C.shape[0]
     state = _Writing(
-        step=jnp.zeros((), jnp.int32), is_live=repeat(path.length > 0),
+        step=jnp.zeros((), jnp.int32), is_live=is_child_RxA.reshape(-1),
         is_terminal=jnp.zeros(num_children, bool),
         tokens=jnp.full(
             (num_children, self.step_length), self.pad_id, jnp.int32),

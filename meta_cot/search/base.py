@@ -2,8 +2,8 @@
 """What a search is given and what it gives: roots, paths, expansions.
 
 Axes, besides those of `types`: N nodes of a tree, A children of one expansion
-(the branching), K leaves expanded together, D nodes on a path, R = B * K rows
-of one call of the step function.
+(the branching; where it changes with depth, the widest), K leaves expanded
+together, D nodes on a path, R = B * K rows of one call of the step function.
 """
 
 from collections.abc import Callable, Collection
@@ -45,6 +45,9 @@ class Path:
   length: jax.Array  # [R] int32, nodes on the path, root included
   nodes: jax.Array  # [R, D] int32 indices; behind `length` the root's
   keys: PRNGKey  # [R]; from the search's rng, the problem's id and the leaf
+  # [R] int32, children that the tree takes, the first ones; the others are
+  # dropped and cost nothing. None: all of A.
+  num_children: jax.Array | None = None
 
 
 @struct.dataclass

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from meta_cot.search import base
+from meta_cot.search import branching as branching_lib
 from meta_cot.search import engine
 from meta_cot.search import ranking
 from meta_cot.search import tree as tree_lib
@@ -36,10 +37,11 @@ class Beam(engine.Strategy):
       raise ValueError(
           f'num_groups: got {self.num_groups}; must divide the beam width, '
           f'{self.beam_width}.')
-    if self.num_groups > self.branching:
+    num_first = branching_lib.at(self.branching, 0)
+    if self.num_groups > num_first:
       raise ValueError(
           f'num_groups: got {self.num_groups}; must be at most branching, '
-          f'{self.branching}: every group begins with a child of the root.')
+          f'{num_first}: every group begins with a child of the root.')
 
   @property
   def num_leaves(self) -> int:
@@ -52,9 +54,10 @@ class Beam(engine.Strategy):
   @property
   def num_nodes(self) -> int:
     width, num_nodes = 1, 1
-    for _ in range(self.max_depth):
-      num_nodes += width * self.branching
-      width = min(width * self.branching, self.beam_width)
+    for depth in range(self.max_depth):
+      num_children = width * branching_lib.at(self.branching, depth)
+      num_nodes += num_children
+      width = min(num_children, self.beam_width)
     return num_nodes
 
   def start(self, tree: tree_lib.SearchTree) -> jax.Array:
@@ -132,7 +135,7 @@ def beam(
 
 def dvts(
     params: Any, rng: PRNGKey, root: base.Root, step_fn: base.StepFn, *,
-    num_subtrees: int, branching: int, **settings: Any,
+    num_subtrees: int, branching: branching_lib.Branching, **settings: Any,
 ) -> engine.SearchOutput:
   """Searches greedily in `num_subtrees` parts of the tree that do not compete.
 
@@ -143,10 +146,12 @@ def dvts(
   a `branching` that is a multiple of `num_subtrees` for a choice there.) A
   subtree that has run out of nodes stays empty. Otherwise as `beam`.
   """
-  if not 1 <= num_subtrees <= branching:
+  branching_lib.check(branching)
+  num_first = branching_lib.at(branching, 0)
+  if not 1 <= num_subtrees <= num_first:
     raise ValueError(
         f'num_subtrees: got {num_subtrees}; must be 1 to branching, '
-        f'{branching}: every subtree begins with a child of the root.')
+        f'{num_first}: every subtree begins with a child of the root.')
   return beam(
       params, rng, root, step_fn, beam_width=num_subtrees, branching=branching,
       num_groups=num_subtrees, **settings)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from meta_cot.search import base
+from meta_cot.search import branching as branching_lib
 from meta_cot.search import merging
 from meta_cot.search import tree as tree_lib
 from meta_cot.types import PRNGKey
@@ -72,7 +73,7 @@ class Strategy(abc.ABC):
   num_nodes: ClassVar[int]  # N, slots of a tree
   max_steps: ClassVar[int]  # no problem needs more steps
 
-  branching: int  # A, children of an expansion
+  branching: branching_lib.Branching  # children of an expansion; A: the widest
   max_depth: int  # levels; nodes there are not expanded
   _: dataclasses.KW_ONLY
   max_tokens: int | None = None  # no more steps once a problem spent as many
@@ -80,9 +81,15 @@ class Strategy(abc.ABC):
   merge_states: bool = False  # equal states of a tree become one
 
   def __post_init__(self):
+    branching_lib.check(self.branching)
     base.check_positive(
-        branching=self.branching, max_depth=self.max_depth,
-        num_leaves=self.num_leaves, max_tokens=self.max_tokens)
+        max_depth=self.max_depth, num_leaves=self.num_leaves,
+        max_tokens=self.max_tokens)
+
+  @property
+  def widest(self) -> int:
+    """A, children of one row of the step function."""
+    return branching_lib.widest(self.branching)
 
   def start(self, tree: tree_lib.SearchTree) -> Any:
     """The strategy's own arrays, [B, ...]; None: the tree says it all."""
@@ -173,18 +180,22 @@ def _step(strategy, params, rng, state: State, step_fn) -> State:
   state, leaves_BxK = strategy.select(state)
   leaves_BxK = jnp.where(
       state.is_done[:, None], tree_lib.NONE, leaves_BxK)
-  path = _path(strategy, rng, state, leaves_BxK)
+  num_children_BxK = branching_lib.of_depths(
+      strategy.branching, tree_lib.at(state.tree.depths, leaves_BxK))
+  path = _path(strategy, rng, state, leaves_BxK, num_children_BxK)
   call_rng = jax.random.fold_in(rng, jnp.max(before.num_steps))
   expansion = step_fn(params, call_rng, path)
   base.check_expansion(
-      expansion, state.tree.embeddings, leaves_BxK.size, strategy.branching)
+      expansion, state.tree.embeddings, leaves_BxK.size, strategy.widest)
+  is_child_RxA = jnp.arange(strategy.widest)[None] < path.num_children[:, None]
   expansion = expansion.replace(
       is_terminal=expansion.is_terminal.astype(bool),
-      is_valid=expansion.is_valid.astype(bool))
+      is_valid=expansion.is_valid.astype(bool) & is_child_RxA)
   expansion = merging.merge(
       state.tree, leaves_BxK, expansion, steps=strategy.merge_steps,
       states=strategy.merge_states)
-  tree, children = tree_lib.insert(state.tree, leaves_BxK, expansion)
+  tree, children = tree_lib.insert(
+      state.tree, leaves_BxK, expansion, num_children_BxK)
   state = strategy.backup(state.replace(tree=tree), leaves_BxK, children)
   is_spent = jnp.zeros_like(state.is_done)
   if strategy.max_tokens is not None:
@@ -200,7 +211,8 @@ def _step(strategy, params, rng, state: State, step_fn) -> State:
   return tree_lib.select_rows(before.is_done, old, new).replace(tree=state.tree)
 
 
-def _path(strategy, rng, state: State, leaves_BxK) -> base.Path:
+def _path(
+    strategy, rng, state: State, leaves_BxK, num_children_BxK) -> base.Path:
   """The rows of one call of the step function."""
   nodes_BxKxD = tree_lib.paths(state.tree, leaves_BxK, strategy.max_depth)
   rows = nodes_BxKxD.shape[0] * nodes_BxKxD.shape[1]
@@ -208,13 +220,14 @@ def _path(strategy, rng, state: State, leaves_BxK) -> base.Path:
       lambda x: tree_lib.gather(x, nodes_BxKxD).reshape(
           rows, strategy.max_depth, *x.shape[2:]), state.tree.embeddings)
   depths_BxK = tree_lib.at(state.tree.depths, leaves_BxK)
-  length_BxK = jnp.where(leaves_BxK == tree_lib.NONE, 0, depths_BxK + 1)
+  of_leaf = lambda x: jnp.where(leaves_BxK == tree_lib.NONE, 0, x).reshape(rows)
   keys_BxK = jax.vmap(_fold)(
       _fold(rng, state.problem_id), jnp.maximum(leaves_BxK, 0))
   return base.Path(
-      embeddings=embeddings, length=length_BxK.reshape(rows),
+      embeddings=embeddings, length=of_leaf(depths_BxK + 1),
       nodes=nodes_BxKxD.reshape(rows, -1),
-      keys=keys_BxK.reshape(rows, *keys_BxK.shape[2:]))
+      keys=keys_BxK.reshape(rows, *keys_BxK.shape[2:]),
+      num_children=of_leaf(num_children_BxK))
 
 
 def _fold(rng, numbers):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from meta_cot.search import base
+from meta_cot.search import branching as branching_lib
 from meta_cot.search import engine
 from meta_cot.search import merging
 from meta_cot.search import ranking
@@ -34,7 +35,8 @@ class _Frontier(engine.Strategy):
 
   @property
   def num_nodes(self) -> int:
-    return 1 + self.num_expansions * self.branching
+    return 1 + branching_lib.most_children(
+        self.branching, self.max_depth, self.num_expansions)
 
   @property
   def max_steps(self) -> int:

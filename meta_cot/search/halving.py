@@ -38,7 +38,7 @@ DEFAULTS = Settings()
 
 
 def noise(rng: PRNGKey, branching: int, settings: Settings) -> jax.Array:
-  """Gumbel noise for the children of the root, [A] float32."""
+  """Gumbel noise for A = `branching` children of the root, [A] float32."""
   return settings.gumbel_scale * jax.random.gumbel(
       rng, (branching,), jnp.float32)
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from meta_cot.search import base
+from meta_cot.search import branching as branching_lib
 from meta_cot.search import engine
 from meta_cot.search import halving
 from meta_cot.search import ranking
@@ -91,14 +92,17 @@ class Mcts(engine.Strategy):
   @property
   def num_nodes(self) -> int:
     room, level, num_inner = self.capacity or self.num_simulations, 1, 0
-    for _ in range(self.max_depth):
-      num_inner, level = num_inner + level, level * self.branching
+    for depth in range(self.max_depth):
+      num_inner += level
+      level *= branching_lib.at(self.branching, depth)
       if num_inner >= room:
         break
-    return 1 + self.branching * min(room, num_inner)
+    # A slice of A slots begins at every family.
+    return 1 + self.widest + branching_lib.most_children(
+        self.branching, self.max_depth, min(room, num_inner) - 1)
 
   def start(self, tree: tree_lib.SearchTree) -> subtree.Progress:
-    return subtree.begin(tree, self.branching)
+    return subtree.begin(tree, self.widest)
 
   def select(self, state: engine.State) -> tuple[engine.State, jax.Array]:
     real = selection.Statistics(
@@ -163,7 +167,7 @@ class Mcts(engine.Strategy):
     def one(tree, noise_A):
       statistics = selection.Statistics(tree.visit_counts, tree.q_values)
       choice, first = selection.children_of(
-          tree, statistics, jnp.zeros((), jnp.int32), self.branching)
+          tree, statistics, jnp.zeros((), jnp.int32), self.widest)
       scores_A = halving.final_scores(choice, noise_A, self.gumbel)
       best = selection.best_of(choice, scores_A)
       is_any = tree.is_expanded[0] & jnp.any(choice.is_valid)
@@ -178,7 +182,7 @@ class Mcts(engine.Strategy):
       return None
     keys_B = jax.random.wrap_key_data(state.seeds, impl='threefry2x32')
     return jax.vmap(
-        lambda key: halving.noise(key, self.branching, self.gumbel))(keys_B)
+        lambda key: halving.noise(key, self.widest, self.gumbel))(keys_B)
 
   def _wants(self, state, s: _Simulations) -> jax.Array:
     """Whether the problem has another simulation to do now, [B] bool."""
@@ -194,8 +198,11 @@ class Mcts(engine.Strategy):
     of_node = lambda array: tree_lib.gather(array, node_B)
     depth_B, is_terminal_B = of_node(tree.depths), of_node(tree.is_terminal)
     is_taken_B = jnp.any(s.leaves == node_B[:, None], axis=1)
-    has_room_B = is_taken_B | (
-        tree.num_nodes + (s.num_pending + 1) * self.branching <= tree.shape[1])
+    pending_BxK = jnp.where(
+        s.leaves == tree_lib.NONE, 0, branching_lib.of_depths(
+            self.branching, tree_lib.at(tree.depths, s.leaves)))
+    num_taken_B = tree.num_nodes + jnp.sum(pending_BxK, axis=1)
+    has_room_B = is_taken_B | (num_taken_B + self.widest <= tree.shape[1])
     is_try_B = is_wanted_B & has_room_B & ~is_terminal_B & (
         ~of_node(tree.is_expanded) & (depth_B < self.max_depth))
     is_over_B = is_wanted_B & ~is_try_B
@@ -234,7 +241,7 @@ class Mcts(engine.Strategy):
           halving.inner_scores(choice, self.gumbel))
 
     return selection.descend(
-        tree, statistics, scores, branching=self.branching,
+        tree, statistics, scores, branching=self.widest,
         max_depth=self.max_depth)
 
   def _values(self, tree, leaves_BxK, children) -> jax.Array:

@@ -75,8 +75,8 @@ def descend(
 ) -> tuple[jax.Array, jax.Array]:
   """From the root to a node without children, always to the best child.
 
-  The rule `scores` gives [A] for what `statistics` say of a node's children;
-  the highest wins, the first of equals.
+  The rule `scores` gives [A], A = `branching`, for what `statistics` say of a
+  node's children; the highest wins, the first of equals.
 
   Returns:
     The node, [] int32, and the path to it, [D] int32; behind it anything.
@@ -100,14 +100,17 @@ def children_of(
     tree: tree_lib.SearchTree, statistics: Statistics, node: jax.Array,
     branching: int,
 ) -> tuple[Choice, jax.Array]:
-  """The children of an expanded node, and the index of the first."""
+  """The children of an expanded node, and the index of the first.
+
+  Of A = `branching` slots, those behind the node's own children are not valid.
+  """
   first = tree.first_child[node]
   children = lambda array: jax.lax.dynamic_slice(array, (first,), (branching,))
   choice = Choice(
       q_values=children(statistics.q_values),
       visits=children(statistics.visits).astype(jnp.float32),
       log_probs=children(tree.log_probs),
-      is_valid=children(tree.is_valid),
+      is_valid=children(tree.is_valid) & (children(tree.parents) == node),
       node=node,
       node_value=tree.values[node],
       node_visits=statistics.visits[node].astype(jnp.float32))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The search tree: arrays allocated once, written in place.
 
-Node 0 is the root. An expansion takes the next A slots, one per branch, valid
-or not; so children are consecutive and a lower index was created earlier.
+Node 0 is the root. An expansion takes the next slots, one per branch of its
+leaf, valid or not; so children are consecutive and a lower index was created
+earlier.
 """
 
 from typing import Any
@@ -137,24 +138,32 @@ def select_rows(is_new_B: jax.Array, new: Any, old: Any) -> Any:
 
 
 def insert(
-    tree: SearchTree, leaves_BxK: jax.Array, expansion: base.Expansion
+    tree: SearchTree, leaves_BxK: jax.Array, expansion: base.Expansion,
+    num_children_BxK: jax.Array | None = None,
 ) -> tuple[SearchTree, Children]:
   """Adds the children of the leaves, in the order of the leaves.
 
   Args:
-    tree: has A free slots for every leaf that is not NONE.
+    tree: has free slots for the children of every leaf that is not NONE.
     leaves_BxK: distinct nodes without children, or NONE.
     expansion: rows R = B * K.
+    num_children_BxK: int32, of each leaf, the first ones; all A by default.
+      The others get no slot and cost nothing.
   """
   num_slots, branching = tree.shape[1], expansion.value.shape[1]
   is_leaf_BxK = leaves_BxK != NONE
   rank_BxK = jnp.cumsum(is_leaf_BxK, axis=1, dtype=jnp.int32) - 1
-  starts_BxK = jnp.where(
-      is_leaf_BxK, tree.num_nodes[:, None] + rank_BxK * branching, num_slots)
+  if num_children_BxK is None:
+    num_children_BxK = jnp.full(leaves_BxK.shape, branching, jnp.int32)
+  num_children_BxK = jnp.where(is_leaf_BxK, num_children_BxK, 0)
+  ends_BxK = tree.num_nodes[:, None] + jnp.cumsum(
+      num_children_BxK, axis=1, dtype=jnp.int32)
+  starts_BxK = jnp.where(is_leaf_BxK, ends_BxK - num_children_BxK, num_slots)
   offsets_A = jnp.arange(branching, dtype=jnp.int32)
-  nodes_BxKxA = jnp.minimum(
-      starts_BxK[..., None] + offsets_A[None, None], num_slots)
-  is_valid_BxKxA = is_leaf_BxK[..., None] & expansion.is_valid.reshape(
+  is_child_BxKxA = offsets_A[None, None] < num_children_BxK[..., None]
+  nodes_BxKxA = jnp.where(
+      is_child_BxKxA, starts_BxK[..., None] + offsets_A[None, None], num_slots)
+  is_valid_BxKxA = is_child_BxKxA & expansion.is_valid.reshape(
       nodes_BxKxA.shape)
   children = Children(nodes_BxKxA, is_valid_BxKxA)
 
@@ -167,9 +176,10 @@ def insert(
       is_expanded=of_leaf(tree.is_expanded, is_leaf_BxK),
       expansion_order=of_leaf(
           tree.expansion_order, tree.num_expansions[:, None] + rank_BxK),
-      num_nodes=tree.num_nodes + num_leaves_B * branching,
+      num_nodes=ends_BxK[:, -1],
       num_expansions=tree.num_expansions + num_leaves_B,
-      num_tokens=tree.num_tokens + _spent(expansion, is_leaf_BxK)), children
+      num_tokens=tree.num_tokens + _spent(
+          expansion, is_child_BxKxA)), children
 
 
 def _put_children(
@@ -205,11 +215,10 @@ def _put_children(
       state_keys=state_keys)
 
 
-def _spent(expansion: base.Expansion, is_leaf_BxK) -> jax.Array:
-  """Tokens of all children, dropped ones too, [B] int32."""
+def _spent(expansion: base.Expansion, is_child_BxKxA) -> jax.Array:
+  """Tokens of all children, invalid ones too, [B] int32."""
   if expansion.num_tokens is None:
-    return jnp.zeros(is_leaf_BxK.shape[0], jnp.int32)
-  spent_BxKxA = expansion.num_tokens.reshape(*is_leaf_BxK.shape, -1)
+    return jnp.zeros(is_child_BxKxA.shape[0], jnp.int32)
+  spent_BxKxA = expansion.num_tokens.reshape(is_child_BxKxA.shape)
   return jnp.sum(
-      jnp.where(is_leaf_BxK[..., None], spent_BxKxA, 0), axis=(1, 2),
-      dtype=jnp.int32)
+      jnp.where(is_child_BxKxA, spent_BxKxA, 0), axis=(1, 2), dtype=jnp.int32)

@@ -2,9 +2,10 @@
 """Typed settings: frozen dataclasses checked against an ml_collections config.
 
 A group of settings is a frozen dataclass whose fields are made with
-`setting(...)`; `parse` builds it from a ConfigDict (or mapping) and refuses
-wrong keys, types and values with one line that names the field, what was
-received and what is allowed.
+`setting(...)`, of type T, T | None, tuple[T, ...] or T | tuple[T, ...], in this
+order; `parse` builds it from a ConfigDict (or mapping) and refuses wrong keys,
+types and values with one line that names the field, what was received and what
+is allowed.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -176,13 +177,21 @@ def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   return flat
 
 
+def _kind(kinds: Sequence[Any], value: Any) -> tuple[Any, bool]:
+  """The type that a value should have, and whether it may also be a tuple."""
+  single, *several = [k for k in kinds if k is not type(None)]
+  if several and isinstance(value, (tuple, list)):
+    return several[0], True
+  return single, bool(several)
+
+
 def _checked(name: str, value: Any, hint: Any, limits: Mapping) -> Any:
   """Returns `value` as its declared type, or raises ConfigError."""
   kinds = (
       typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,))
   if value is None and type(None) in kinds:
     return None
-  kind = next(k for k in kinds if k is not type(None))
+  kind, can_be_several = _kind(kinds, value)
   if typing.get_origin(kind) is tuple:
     item = typing.get_args(kind)[0]
     if not isinstance(value, (tuple, list)):
@@ -202,8 +211,8 @@ def _checked(name: str, value: Any, hint: Any, limits: Mapping) -> Any:
     value = float(value)
   if type(value) is not kind:
     raise ConfigError(
-        f'{name}: got {value!r} ({type(value).__name__}); '
-        f'must be {kind.__name__}.')
+        f'{name}: got {value!r} ({type(value).__name__}); must be '
+        f'{kind.__name__}{" or a tuple of them" * can_be_several}.')
   if kind is float and not math.isfinite(value):
     raise ConfigError(f'{name}: got {value!r}; must be a finite number.')
   if kind is str and re.search('[\0\ud800-\udfff]', value):

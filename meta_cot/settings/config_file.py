@@ -170,6 +170,10 @@ def _read(path: str, text: str, kind: type, now: Any) -> Any:
     return None
   if kind in (tuple, list):
     return kind(_items(path, text, now))
+  if kind is object:  # one value, or a tuple of them
+    is_one = text[:1] not in ('(', '[') and ',' not in text
+    now = now if isinstance(now, tuple) else (now,)
+    return _scalar(text) if is_one else tuple(_items(path, text, now))
   if kind is str:
     return text
   if kind is bool and text.lower() in _BOOLEANS:

@@ -26,6 +26,7 @@ from meta_cot.rollouts import judge as judge_lib
 from meta_cot.rollouts import player as player_lib
 from meta_cot.search import base as search_base
 from meta_cot.search import batching
+from meta_cot.search import branching as branching_lib
 from meta_cot.search import engine
 from meta_cot.search import values
 from meta_cot.search.beam import Beam
@@ -66,7 +67,7 @@ class Settings(base.Drawing):
   chunk_steps: int = config_lib.setting(is_free=True, low=1)
   value: str = config_lib.setting(choices=('likelihood', 'head'))
   outcome: str = config_lib.setting(choices=('verifier', 'value'))
-  branching: int = config_lib.setting(low=1)
+  branching: int | tuple[int, ...] = config_lib.setting(low=1, min_items=1)
   max_depth: int | None = config_lib.setting(low=1)
   step_length: int = config_lib.setting(low=1)
   max_tokens: int | None = config_lib.setting(low=1)
@@ -315,7 +316,8 @@ def make_steps(
     if settings.step == 'episode':
       outcome = vocabulary_lib.of_last_text(outcome, vocabulary.eos_ids)
   step_fn = reasoning.LanguageStep(
-      model, branching=settings.branching, step_length=settings.step_length,
+      model, branching=branching_lib.widest(settings.branching),
+      step_length=settings.step_length,
       delimiter_ids=vocabulary.delimiter_ids, eos_ids=vocabulary.eos_ids,
       pad_id=vocabulary.pad_id, sampling=settings.sampling(), value=value,
       outcome=outcome, has_opening=vocabulary.has_opening,

@@ -336,7 +336,7 @@ class _Planned:
     if part != 'advance':
       return 0.0, 0
     strategy = slots.strategy
-    children = slots.num_slots * strategy.num_leaves * strategy.branching
+    children = slots.num_slots * strategy.num_leaves * strategy.widest
     tokens = children * settings.step_length * min(
         slots.chunk_steps, strategy.max_steps)
     length = self.width + strategy.max_depth * settings.step_length / 2
