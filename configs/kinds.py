@@ -168,8 +168,28 @@ def _search(**changes):
   s.temperature = 1.0
   s.top_k = placeholder(int)  # None: off
   s.top_p = placeholder(float)  # None: off
+  # Children of a node: independent | without_replacement (all different).
+  s.siblings = 'independent'
+  s.tree = _tree()
   s.update(changes)
   return s
+
+
+def _tree():
+  t = ml_collections.ConfigDict()
+  # Who says that a step is none: none | task (false arithmetic, a wall).
+  t.step_check = 'none'
+  # What becomes one node: none | steps (equal ones of a node) | states (equal
+  # ones of a tree too).
+  t.merging = 'steps'
+  t.goal_test = 'push'  # of best_first: push (any child that is one) | pop
+  t.backup = 'leaf'  # of mcts: leaf | max_child | mean_child
+  # When a search is over before its budget: never | verdict (a right answer) |
+  # value (a finished text worth more than stop_value). None: as it is usual:
+  # beam and dvts never, mcts by verdict, others by whichever the outcome is.
+  t.early_stop = placeholder(str)
+  t.stop_value = 0.5
+  return t
 
 
 def search(**changes: Any) -> ml_collections.ConfigDict:

@@ -31,6 +31,7 @@ def get_config(variant=''):
   config.extra = ()
   config.prompts = ('', )
   config.pairs = ((1, 2),)
+  config.widths = config_dict.FieldReference(4, field_type=object)
   if variant == 'tiny':
     config.seed = 7
   return config
@@ -94,6 +95,10 @@ def test_reads_config_workdir_and_stages(file):
     ("--config.prompts=('it\\'s', '(')", 'prompts', ("it's", '(')),
     ('--config.pairs=((1, 2), (3, 4))', 'pairs', ((1, 2), (3, 4))),
     ('--config.pairs=(1,2),(3,4)', 'pairs', ((1, 2), (3, 4))),
+    ('--config.widths=(32, 8, 1)', 'widths', (32, 8, 1)),
+    ('--config.widths=32,8', 'widths', (32, 8)),
+    ('--config.widths=8', 'widths', 8),
+    ('--config.widths=(8,)', 'widths', (8,)),
     ("--config.extra=('a', (1, 'b,c'))", 'extra', ('a', (1, 'b,c'))),
     ('--config.extra=1,a,None', 'extra', (1, 'a', None)),
 ])

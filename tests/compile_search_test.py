@@ -103,6 +103,9 @@ def _check_collectives(experiment, collectives):
     ('dvts', 'v6e:2x2', {}),
     ('breadth_first', 'v5p:2x2x1', {}),
     ('depth_first', 'v5e:2x2', {}),
+    ('best_first', 'v6e:2x2', dict(
+        branching=(3, 1), siblings='without_replacement',
+        tree=dict(step_check='task', merging='states'))),
     ('mcts', 'v6e:2x2', {})])
 def test_a_chunk_of_every_strategy(strategy, topology, settings):
   _check_chunk(strategy, topology, **settings)

@@ -54,6 +54,30 @@ def test_parse_builds_nested_settings():
       Outer, _values(rate=1.0, inner__betas=(0.0, 1.0))))
 
 
+@dataclasses.dataclass(frozen=True)
+class OneOrMore:
+  widths: int | tuple[int, ...] = config_lib.setting(low=1, min_items=1)
+
+
+@pytest.mark.parametrize('value', [4, (4,), (32, 8, 1), [2, 1]])
+def test_a_number_or_a_tuple_of_them(value):
+  expected = tuple(value) if isinstance(value, list) else value
+  assert config_lib.parse(OneOrMore, {'widths': value}).widths == expected
+
+
+@pytest.mark.parametrize('value, words', [
+    (0, 'config.widths: got 0; must be at least 1'),
+    ((), 'config.widths: got (); must have at least 1'),
+    ((4, 0), 'config.widths[1]: got 0; must be at least 1'),
+    (1.5, 'config.widths: got 1.5 (float); must be int or a tuple of them'),
+    (None, 'config.widths: got None (NoneType); must be int or a tuple'),
+    ((4, 'a'), "config.widths[1]: got 'a' (str); must be int.")])
+def test_neither_a_number_nor_a_tuple(value, words):
+  with pytest.raises(config_lib.ConfigError) as error:
+    config_lib.parse(OneOrMore, {'widths': value})
+  assert str(error.value).startswith(words) and '\n' not in str(error.value)
+
+
 @pytest.mark.parametrize('value', [None, 1, 5])
 def test_optional_fields_take_none(value):
   assert config_lib.parse(Outer, _values(limit=value)).limit == value

@@ -50,7 +50,7 @@ def reference_best_first(
       heapq.heappop(heap)
     if heap and is_goal(heap[0][1]):
       return heap[0][1]
-    if goal_test == 'generate' and tree.has_goal():
+    if goal_test == 'push' and tree.has_goal():
       return tree.best_terminal(weight)
     if not heap or len(tree.order) >= num_expansions:
       return tree.best_terminal(weight)
@@ -68,8 +68,8 @@ def reference_best_first(
 
 
 @pytest.mark.parametrize('goal_test, num_leaves, merges', [
-    ('generate', 1, False), ('pop', 3, False), ('generate', 1, True),
-    ('generate', 3, True), ('pop', 1, True), ('pop', 3, True)])
+    ('push', 1, False), ('pop', 3, False), ('push', 1, True),
+    ('push', 3, True), ('pop', 1, True), ('pop', 3, True)])
 @examples
 @hypothesis.given(seed=SEEDS)
 def test_best_first(seed, goal_test, num_leaves, merges):

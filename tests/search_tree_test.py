@@ -253,7 +253,7 @@ def test_old_style_keys_do():
     (search.best_first, dict(max_depth=0), 'max_depth: got 0'),
     (search.best_first, dict(num_leaves=0), 'num_leaves: got 0'),
     (search.best_first, dict(max_tokens=0), 'max_tokens: got 0'),
-    (search.best_first, dict(goal_test='both'), 'one of generate, pop'),
+    (search.best_first, dict(goal_test='both'), 'one of push, pop'),
     (search.best_first, dict(branching=2), r'must be \(1, 2\)'),
     (search.best_first, dict(merge_states=True), 'gives no state_key'),
     (search.beam, dict(beam_width=0), 'beam_width: got 0'),

@@ -19,6 +19,7 @@ from meta_cot.model import transformer
 from meta_cot.rollouts import judge as judge_lib
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
+from meta_cot.solvers import growing
 from meta_cot.solvers import searching
 from meta_cot.solvers import trees
 from meta_cot.tasks import countdown
@@ -32,7 +33,10 @@ SETTINGS = searching.Settings(
     outcome='verifier', branching=3, max_depth=None, step_length=4,
     max_tokens=None, beam_width=2,
     num_expansions=4, num_simulations=6, rule='uct', exploration=1.0,
-    temperature=1.0, top_k=None, top_p=None)
+    temperature=1.0, top_k=None, top_p=None, siblings='independent',
+    tree=growing.Tree(
+        step_check='none', merging='steps', goal_test='push', backup='leaf',
+        early_stop=None, stop_value=0.5))
 
 
 @functools.cache

@@ -28,6 +28,9 @@ class Node:
   tokens: jax.Array  # [..., T] int32, of its step; anything behind
   page: pages.Page  # their keys and values; `page.length` of them
   hidden: jax.Array  # [..., model width] compute dtype, at the last token
+  # [...] float32, of the step: its perturbed log-probability where siblings are
+  # drawn without replacement (see `siblings`), else its log-probability.
+  score: jax.Array
 
 
 def texts(

@@ -76,7 +76,7 @@ def start(
     value_B = jax.vmap(value)(
         problems, tokens_BxT, jnp.zeros(batch_size, jnp.int32))
   node = node_lib.Node(
-      tokens=tokens_BxT, hidden=hidden_BxD,
+      tokens=tokens_BxT, hidden=hidden_BxD, score=jnp.zeros(batch_size),
       page=pages.empty(config, step_length, prompt_lengths_B))
   root = base.Root(
       embedding=node, value=value_B.astype(jnp.float32),

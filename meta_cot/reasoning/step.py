@@ -13,7 +13,6 @@ together, T slots of a step, U = D - 1 steps of a path (the root has none).
 
 import dataclasses
 
-from flax import struct
 import jax
 import jax.numpy as jnp
 
@@ -24,6 +23,7 @@ from meta_cot.model import pages
 from meta_cot.model import transformer
 from meta_cot.reasoning import node as node_lib
 from meta_cot.reasoning import prompts as prompts_lib
+from meta_cot.reasoning import siblings as siblings_lib
 from meta_cot.search import base
 from meta_cot.types import Params, PRNGKey
 
@@ -37,6 +37,12 @@ class LanguageStep:
   own key (`Path.keys`) folded with a, then with t. `log_prob` is the sum over
   the tokens of a step of those of the distribution that was sampled, as in
   `decode.Generation`; `num_tokens` is the length of the step.
+
+  With `siblings='without_replacement'` the children of a leaf are different
+  steps, in the order of their scores (`Node.score`); see `siblings` for their
+  probabilities. There are fewer where the distribution has fewer. Their lengths
+  together are no less than the tokens that were drawn for them: a beginning
+  that several share was drawn once.
 
   Raises:
     ValueError: a setting is out of range, or there is nothing to take values
@@ -58,6 +64,10 @@ class LanguageStep:
   # Of every child, uint32 [2]; equal for equal states, which are not compared
   # without it.
   state_key: node_lib.OfText | None = None
+  # Of every child, bool []; where it is False there is no such child, though
+  # its tokens are spent.
+  is_legal: node_lib.OfText | None = None
+  siblings: str = 'independent'  # of `siblings.KINDS`
   # The first token of a text opens it: it ends no step, though it is one of
   # `delimiter_ids`.
   has_opening: bool = False
@@ -72,6 +82,11 @@ class LanguageStep:
         self.config, eos_ids=self.eos_ids, pad_id=(self.pad_id,),
         delimiter_ids=self.delimiter_ids)
     prompts_lib.check_value(self.config, self.value)
+    base.check_choice('siblings', self.siblings, siblings_lib.KINDS)
+    if self.siblings != 'independent' and self.sampling.temperature == 0:
+      raise ValueError(
+          f'siblings: got {self.siblings!r} with temperature 0; must be '
+          "'independent': only one step is likeliest.")
 
   def __call__(
       self, params: tuple[Params, prompts_lib.Prompts], rng: PRNGKey,
@@ -98,9 +113,12 @@ class LanguageStep:
         page=pages.cut(
             written.cache, shape, length_RxA,
             jnp.broadcast_to(start_R[:, None], shape)),
-        hidden=of_children(written.hidden))
+        hidden=of_children(written.hidden), score=of_children(
+            written.log_prob if written.score is None else written.score))
+    if written.score is not None:
+      is_child_RxA &= node.score > -jnp.inf
     is_terminal_RxA = of_children(written.is_terminal)
-    value_RxA, reward_RxA, state_key = self._judge(
+    value_RxA, reward_RxA, state_key, is_legal_RxA = self._judge(
         params, prompts, before, is_used_RxU, node)
     if self.has_attempts:
       is_over_RxA = path.length[:, None] == num_path
@@ -111,7 +129,7 @@ class LanguageStep:
         embedding=node, log_prob=of_children(written.log_prob),
         value=value_RxA, reward=jnp.where(is_terminal_RxA, reward_RxA, 0.0),
         is_terminal=is_terminal_RxA,
-        is_valid=is_child_RxA, num_tokens=length_RxA,
+        is_valid=is_child_RxA & is_legal_RxA, num_tokens=length_RxA,
         step_key=node_lib.hash_tokens(node.tokens, length_RxA),
         state_key=state_key)
 
@@ -125,7 +143,7 @@ class LanguageStep:
 
   def _write(
       self, params, shared, path, is_child_RxA
-  ) -> tuple[jax.Array, '_Writing']:
+  ) -> tuple[jax.Array, siblings_lib.Writing]:
     """Positions where the steps start [R], and all children, ended."""
     leaf = jax.tree.map(
         lambda x: node_lib.last(x, path.length),
@@ -138,11 +156,15 @@ class LanguageStep:
     keys_C = jax.vmap(fold, (None, 0), 1)(
         path.keys, jnp.arange(self.branching)).reshape(-1)
 
-    def body(state: _Writing) -> _Writing:
+    def body(state: siblings_lib.Writing) -> siblings_lib.Writing:
       logits_CxV = transformer.read_out(
           self.config, params, state.hidden[:, None]).logits[:, 0]
-      tokens_C, log_probs_C = decode.sample(
-          logits_CxV, fold(keys_C, state.step), self.sampling)
+      keys = fold(keys_C, state.step)
+      if state.score is None:
+        tokens_C, log_probs_C = decode.sample(logits_CxV, keys, self.sampling)
+      else:
+        state, tokens_C, log_probs_C = siblings_lib.choose(
+            state, logits_CxV, keys, self.sampling, is_child_RxA)
       tokens_C = jnp.where(state.is_live, tokens_C, self.pad_id)
       hidden_Cx1xD, cache = transformer.decode_hidden(
           self.config, params, tokens_C[:, None], state.cache,
@@ -152,8 +174,11 @@ class LanguageStep:
           is_opening_C=is_first_C & (state.step == 0))
 
     num_children = start_C.shape[0]
-    state = _Writing(
-        step=jnp.zeros((), jnp.int32), is_live=is_child_RxA.reshape(-1),
+    is_live_C, score_C = is_child_RxA.reshape(-1), None
+    if self.siblings == 'without_replacement':
+      is_live_C, score_C = siblings_lib.begin(is_child_RxA, path.keys)
+    state = siblings_lib.Writing(
+        step=jnp.zeros((), jnp.int32), is_live=is_live_C, score=score_C,
         is_terminal=jnp.zeros(num_children, bool),
         tokens=jnp.full(
             (num_children, self.step_length), self.pad_id, jnp.int32),
@@ -174,7 +199,7 @@ class LanguageStep:
     if self.has_opening:
       is_end_C &= ~is_opening_C
     is_end_C |= is_eos_C
-    return _Writing(
+    return state.replace(
         step=state.step + 1, is_live=is_live_C & ~is_end_C,
         is_terminal=state.is_terminal | (is_live_C & is_eos_C),
         tokens=jax.lax.dynamic_update_slice(
@@ -185,7 +210,7 @@ class LanguageStep:
         cache=cache)
 
   def _judge(self, params, prompts, before, is_used_RxU, node):
-    """Values, rewards [R, A] and state keys of the children."""
+    """Values, rewards [R, A], state keys, who is legal, of the children."""
     tokens_RxAxM, length_RxA = node_lib.texts_of_children(
         before, is_used_RxU, node, self.pad_id)
     num_leaves = len(length_RxA) // prompts.cache.positions.shape[0]
@@ -203,22 +228,11 @@ class LanguageStep:
     else:
       value_RxA = of_texts(self.value, jnp.float32)
     reward_RxA, state_key = value_RxA, None
+    is_legal_RxA = jnp.ones(length_RxA.shape, bool)
     if self.outcome is not None:
       reward_RxA = of_texts(self.outcome, jnp.float32)
     if self.state_key is not None:
       state_key = of_texts(self.state_key, jnp.uint32)
-    return value_RxA, reward_RxA, state_key
-
-
-@struct.dataclass
-class _Writing:
-  """Children on their way."""
-
-  step: jax.Array  # [] int32, tokens drawn so far
-  is_live: jax.Array  # [C] bool
-  is_terminal: jax.Array  # [C] bool
-  tokens: jax.Array  # [C, T] int32
-  length: jax.Array  # [C] int32
-  log_prob: jax.Array  # [C] float32
-  hidden: jax.Array  # [C, model width], at the newest token that counts
-  cache: cache_lib.Cache  # C rows of T slots
+    if self.is_legal is not None:
+      is_legal_RxA = of_texts(self.is_legal, bool)
+    return value_RxA, reward_RxA, state_key, is_legal_RxA

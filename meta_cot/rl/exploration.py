@@ -62,6 +62,11 @@ def check(
         f'search.outcome: got {settings.outcome!r} with exploration '
         f"{exploration!r}; must be 'value', as no verifier guides an answer to "
         'a new question.')
+  if settings.tree.reads_steps:
+    raise config_lib.ConfigError(
+        f'search.tree: got {settings.tree!r} with exploration {exploration!r}; '
+        "step_check must be 'none' and merging not 'states', as nothing is "
+        'known of a new question.')
   if settings.value == 'head' and model.value_head == 'none':
     raise config_lib.ConfigError(
         "search.value: got 'head'; the model has no value head: set "

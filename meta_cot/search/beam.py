@@ -21,14 +21,14 @@ class Beam(engine.Strategy):
 
   Of all children of a level, the finished ones become answers and take no place
   in the beam; of the others those with the highest values are the next beam,
-  equal ones by age. It goes on until no beam is left, whatever the answers.
+  equal ones by age. It goes on until no beam is left, whatever the answers;
+  with `stops_at_goal` a level that has a goal is the last.
   The solution is the answer with the highest reward, then value, then age.
   """
 
   beam_width: int  # nodes kept per level
   num_groups: int = 1  # beams of equal width that do not compete
   value_threshold: float = -float('inf')  # nodes below leave the beam
-  stops_at_goal: bool = False  # after the first level that has one
 
   def __post_init__(self):
     base.check_positive(beam_width=self.beam_width)
@@ -79,7 +79,7 @@ class Beam(engine.Strategy):
     beam_BxW = self._next_beam(tree, leaves_BxK, children)
     is_done_B = jnp.all(beam_BxW == tree_lib.NONE, axis=1)
     if self.stops_at_goal:
-      is_done_B |= jnp.any(ranking.is_goal(tree), axis=1)
+      is_done_B |= jnp.any(ranking.is_goal(tree, self.goal_above), axis=1)
     return state.replace(
         extra=beam_BxW, is_done=is_done_B,
         solution=ranking.best_terminal(tree, tree.values))

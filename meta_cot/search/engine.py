@@ -79,6 +79,8 @@ class Strategy(abc.ABC):
   max_tokens: int | None = None  # no more steps once a problem spent as many
   merge_steps: bool = True  # equal sibling steps become one
   merge_states: bool = False  # equal states of a tree become one
+  goal_above: float = 0.0  # a goal is a finished node with a higher reward
+  stops_at_goal: bool = False  # no more steps once a tree has one
 
   def __post_init__(self):
     branching_lib.check(self.branching)

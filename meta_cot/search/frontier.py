@@ -15,7 +15,7 @@ from meta_cot.search import ranking
 from meta_cot.search import tree as tree_lib
 from meta_cot.types import PRNGKey
 
-GOAL_TESTS = ('generate', 'pop')
+GOAL_TESTS = ('push', 'pop')
 ORDERS = ('value', 'creation')
 
 
@@ -23,11 +23,13 @@ ORDERS = ('value', 'creation')
 class _Frontier(engine.Strategy):
   """A search with a budget that ends when nothing is left to expand.
 
-  The solution is a goal; without one, the terminal node with the highest
-  reward, then priority, then age, if there is one.
+  It also ends with a goal, unless `stops_at_goal` is off. The solution is a
+  goal; without one, the terminal node with the highest reward, then priority,
+  then age, if there is one.
   """
 
   num_expansions: int  # budget of expanded nodes per problem; never exceeded
+  stops_at_goal: bool = dataclasses.field(default=True, kw_only=True)
 
   def __post_init__(self):
     base.check_positive(num_expansions=self.num_expansions)
@@ -42,20 +44,24 @@ class _Frontier(engine.Strategy):
   def max_steps(self) -> int:
     return self.num_expansions
 
+  def _is_goal(self, tree) -> jax.Array:
+    return ranking.is_goal(tree, self.goal_above)
+
   def _is_done(self, tree, is_found_B, next_B) -> jax.Array:
     """Found, or nothing left to expand, or no budget for it; [B] bool."""
-    return is_found_B | (next_B == tree_lib.NONE) | (
+    is_over_B = (next_B == tree_lib.NONE) | (
         tree.num_expansions >= self.num_expansions)
+    return is_over_B | is_found_B if self.stops_at_goal else is_over_B
 
 
 @dataclasses.dataclass(frozen=True)
 class BestFirst(_Frontier):
   """The rule of `best_first`; the priority is the value less the costs."""
 
-  # 'generate' stops when a goal is among the children, the best by reward, then
+  # 'push' stops when a goal is among the children, the best by reward, then
   # priority, then age; 'pop' keeps goals in the frontier and stops when one is
   # the best there (A* needs it for the shortest path).
-  goal_test: str = 'generate'
+  goal_test: str = 'push'
   num_leaves: int = 1  # nodes of the frontier expanded together
   path_cost_weight: float = 1.0  # of the costs that the step function gives
 
@@ -74,7 +80,7 @@ class BestFirst(_Frontier):
         self._is_frontier(state), self._priority(tree), self.num_leaves)
     # Nothing behind a goal comes before it.
     is_goal_BxK = (leaves_BxK != tree_lib.NONE) & tree_lib.at(
-        ranking.is_goal(tree), leaves_BxK)
+        self._is_goal(tree), leaves_BxK)
     is_before_BxK = jnp.cumsum(is_goal_BxK, axis=1) == 0
     left_B = self.num_expansions - tree.num_expansions
     is_paid_BxK = jnp.arange(self.num_leaves)[None] < left_B[:, None]
@@ -91,10 +97,10 @@ class BestFirst(_Frontier):
       state = state.replace(
           extra=state.extra | merging.replaced(state.tree, children))
     tree, priority_BxN = state.tree, self._priority(state.tree)
-    is_goal_BxN = ranking.is_goal(tree)
+    is_goal_BxN = self._is_goal(tree)
     solution_B = ranking.best_terminal(tree, priority_BxN)
     next_B = ranking.best(self._is_frontier(state), priority_BxN)
-    if self.goal_test == 'pop':
+    if self._keeps_goals:
       is_found_B = (next_B != tree_lib.NONE) & tree_lib.at(
           is_goal_BxN, next_B)
       solution_B = jnp.where(is_found_B, next_B, solution_B)
@@ -103,13 +109,18 @@ class BestFirst(_Frontier):
     return state.replace(
         solution=solution_B, is_done=self._is_done(tree, is_found_B, next_B))
 
+  @property
+  def _keeps_goals(self) -> bool:
+    """Whether goals are in the frontier."""
+    return self.goal_test == 'pop' and self.stops_at_goal
+
   def _priority(self, tree) -> jax.Array:
     return tree.values - self.path_cost_weight * tree.costs
 
   def _is_frontier(self, state) -> jax.Array:
     is_in_BxN = ranking.is_expandable(state.tree, self.max_depth)
-    if self.goal_test == 'pop':
-      is_in_BxN |= ranking.is_goal(state.tree)
+    if self._keeps_goals:
+      is_in_BxN |= self._is_goal(state.tree)
     return is_in_BxN & ~state.extra if self.merge_states else is_in_BxN
 
 
@@ -138,7 +149,7 @@ class DepthFirst(_Frontier):
     return state.replace(
         solution=ranking.best_terminal(tree, tree.values),
         is_done=self._is_done(
-            tree, jnp.any(ranking.is_goal(tree), axis=1), self._next(tree)))
+            tree, jnp.any(self._is_goal(tree), axis=1), self._next(tree)))
 
   def _next(self, tree) -> jax.Array:
     """The stack's top, [B]: a child of the node that was expanded last."""

@@ -52,7 +52,8 @@ class Mcts(engine.Strategy):
   """The rule of `mcts`.
 
   The solution is the terminal node with the highest reward, then value, then
-  the one created first; `best_child` gives the step to commit to. Equal states
+  the one created first; with `stops_at_goal` the step that makes a goal is the
+  last. `best_child` gives the step to commit to. Equal states
   are merged without a look at costs, of which the rules know nothing: a state
   is there again where a shorter way to it was found, and both are searched.
   """
@@ -149,10 +150,14 @@ class Mcts(engine.Strategy):
         visit_counts=statistics.visits, q_values=statistics.q_values)
     num_over_B = state.extra.num_simulations + jnp.sum(
         is_leaf_BxK, axis=1, dtype=jnp.int32)
+    solution_B = _better(tree, state.solution, children)
+    is_done_B = state.is_done | (num_over_B >= self.num_simulations)
+    if self.stops_at_goal:
+      is_done_B |= (solution_B != tree_lib.NONE) & (
+          tree_lib.at(tree.rewards, solution_B) > self.goal_above)
     return state.replace(
         tree=tree, extra=state.extra.replace(num_simulations=num_over_B),
-        is_done=state.is_done | (num_over_B >= self.num_simulations),
-        solution=_better(tree, state.solution, children))
+        is_done=is_done_B, solution=solution_B)
 
   def recommended(self, state: engine.State) -> jax.Array:
     """The child of the root to commit to, [B] int32; NONE without children.

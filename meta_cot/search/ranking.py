@@ -46,9 +46,9 @@ def best_terminal(tree: tree_lib.SearchTree, *keys_BxN: jax.Array) -> jax.Array:
   return best(tree.is_valid & tree.is_terminal, tree.rewards, *keys_BxN)
 
 
-def is_goal(tree: tree_lib.SearchTree) -> jax.Array:
-  """[B, N] bool: terminal nodes with a reward above zero."""
-  return tree.is_valid & tree.is_terminal & (tree.rewards > 0)
+def is_goal(tree: tree_lib.SearchTree, above: float) -> jax.Array:
+  """[B, N] bool: terminal nodes with a reward above this."""
+  return tree.is_valid & tree.is_terminal & (tree.rewards > above)
 
 
 def is_expandable(tree: tree_lib.SearchTree, max_depth: int) -> jax.Array:

@@ -22,6 +22,7 @@ from meta_cot import traces
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
 from meta_cot.problem import Problem
+from meta_cot.reasoning import siblings as siblings_lib
 from meta_cot.rollouts import judge as judge_lib
 from meta_cot.rollouts import player as player_lib
 from meta_cot.search import base as search_base
@@ -35,26 +36,28 @@ from meta_cot.search.frontier import DepthFirst
 from meta_cot.search.mcts import Mcts
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
+from meta_cot.solvers import growing
 from meta_cot.solvers import trees
 from meta_cot.solvers import vocabulary as vocabulary_lib
 from meta_cot.tasks import base as base_task
 from meta_cot.types import Params, PRNGKey
 
-# Makes the strategy called so, from settings and `branching` and `max_depth`.
+# Makes the strategy called so, from settings and what all strategies have.
 STRATEGIES: Mapping[str, Callable[..., engine.Strategy]] = (
     types.MappingProxyType({
         'beam': lambda c, **tree: Beam(beam_width=c.beam_width, **tree),
         'dvts': lambda c, **tree: Beam(
             beam_width=c.beam_width, num_groups=c.beam_width, **tree),
         'breadth_first': lambda c, **tree: Beam(
-            beam_width=c.beam_width, stops_at_goal=True, **tree),
+            beam_width=c.beam_width, **tree),
         'best_first': lambda c, **tree: BestFirst(
-            num_expansions=c.num_expansions, **tree),
+            num_expansions=c.num_expansions, goal_test=c.tree.goal_test,
+            **tree),
         'depth_first': lambda c, **tree: DepthFirst(
             num_expansions=c.num_expansions, **tree),
         'mcts': lambda c, **tree: Mcts(
             num_simulations=c.num_simulations, rule=c.rule,
-            exploration=c.exploration, **tree),
+            exploration=c.exploration, backup_value=c.tree.backup, **tree),
     }))
 
 
@@ -80,6 +83,8 @@ class Settings(base.Drawing):
   temperature: float = config_lib.setting(above=0.0)
   top_k: int | None = config_lib.setting(low=1)
   top_p: float | None = config_lib.setting(above=0.0, high=1.0)
+  siblings: str = config_lib.setting(choices=siblings_lib.KINDS)
+  tree: growing.Tree = config_lib.setting()
 
   def depth(self, task: base_task.Task, problems: Sequence[Problem]) -> int:
     """Finds the levels of a tree: by default the steps of a solution.
@@ -213,6 +218,8 @@ class Searcher:
     """
     if not problems:
       raise ValueError('problems: got none; must be at least one.')
+    growing.check(
+        self._settings.tree, self._settings.step, self._task, policy.style)
     judged = judge_inputs(
         self._task, self._settings, problems, policy.style, first)
     depth = self._settings.depth(self._task, problems)
@@ -231,14 +238,14 @@ def judge_inputs(
     task: base_task.Task, settings: Settings, problems: Sequence[Problem],
     style: str, first: int = 0,
 ) -> list[dict[str, np.ndarray]]:
-  """Collects what the verdict on a text needs to know of every problem.
+  """Collects what is needed to judge a text of every problem, or its steps.
 
   `first` is the place of the first problem in its split.
 
   Raises:
     UserError: two problems differ in shape; names them.
   """
-  if settings.outcome != 'verifier':
+  if settings.outcome != 'verifier' and not settings.tree.reads_steps:
     return [{} for _ in problems]
   if not vocabulary_lib.is_in_graph(task, style):
     return [
@@ -253,10 +260,11 @@ def make_strategy(
   Raises:
     ConfigError: the settings allow no search.
   """
+  rules = settings.tree.rules(name, settings.outcome)
   try:
     return STRATEGIES[name](
         settings, branching=settings.branching, max_depth=depth,
-        max_tokens=settings.max_tokens)
+        max_tokens=settings.max_tokens, **rules)
   except ValueError as e:
     raise config_lib.ConfigError(f'search: {name}: {e}') from e
 
@@ -304,7 +312,7 @@ def make_steps(
 
   Returns:
     The step function, and (params, inputs) -> (rows, roots), as `slots.Slots`
-    has them; a `problem` of None will do where no verifier looks at it.
+    has them; a `problem` of None will do where nothing looks at it.
   """
   is_likelihood = settings.value == 'likelihood'
   is_judged = settings.outcome == 'verifier'
@@ -321,7 +329,8 @@ def make_steps(
       delimiter_ids=vocabulary.delimiter_ids, eos_ids=vocabulary.eos_ids,
       pad_id=vocabulary.pad_id, sampling=settings.sampling(), value=value,
       outcome=outcome, has_opening=vocabulary.has_opening,
-      has_attempts=settings.step == 'episode')
+      has_attempts=settings.step == 'episode', siblings=settings.siblings,
+      **settings.tree.functions(task, vocabulary))
   if is_likelihood:
     step_fn = values.likelihood(step_fn, is_reward=not is_judged)
   if is_judged:

@@ -24,6 +24,7 @@ from meta_cot.rollouts import player
 from meta_cot.search import batching
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base as solvers_base
+from meta_cot.solvers import growing
 from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
 from meta_cot.solvers import searching
@@ -160,6 +161,8 @@ class _Planned:
           raise config_lib.ConfigError(
               "search.step: got 'solution'; this task has no states, so its "
               'solutions have no steps.')
+        growing.check(
+            settings.tree, settings.step, task, self.there.style)
         searching.make_strategy(settings, solver, self.depth)
         searching.check_room(
             self.there.model, settings, self.width, self.depth)

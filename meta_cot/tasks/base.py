@@ -47,7 +47,15 @@ class States(Protocol):
 
 
 class InGraph(Protocol):
-  """The verdict as a function of arrays, for compiled programs."""
+  """The verdict as a function of arrays, for compiled programs.
+
+  It may also have `is_legal(texts)` and `state(texts)`, functions as `outcome`
+  makes them: whether a text may still become right ([] bool; tokens that end a
+  text write what ends a step), and the state it has reached (int32 numbers [n]
+  that equal states share, and whether a legal step has just ended, [] bool;
+  tokens that end a text write '\\0'). Searches ask them where `search.tree`
+  says so.
+  """
 
   marks: tuple[str, str]  # OPENING and STEP_END of the styles that it reads
 

@@ -37,3 +37,13 @@ class InGraph:
     # Needs JAX, without which the rest of a task starts at once.
     from meta_cot.verifiers import maze_in_graph
     return maze_in_graph.outcome(texts)
+
+  def is_legal(self, texts: Sequence[str]) -> Callable[..., Any]:
+    """Returns whether a way so far may be right; see `maze_in_graph`."""
+    from meta_cot.verifiers import maze_in_graph
+    return maze_in_graph.is_legal(texts)
+
+  def state(self, texts: Sequence[str]) -> Callable[..., Any]:
+    """Returns the last cell of a way; see `maze_in_graph.state`."""
+    from meta_cot.verifiers import maze_in_graph
+    return maze_in_graph.state(texts)

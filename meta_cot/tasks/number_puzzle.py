@@ -69,6 +69,16 @@ class InGraph:
     from meta_cot.verifiers import in_graph
     return in_graph.outcome(texts)
 
+  def is_legal(self, texts: Sequence[str]) -> Callable[..., Any]:
+    """Returns whether the steps so far are true; see `in_graph.is_legal`."""
+    from meta_cot.verifiers import in_graph
+    return in_graph.is_legal(texts)
+
+  def state(self, texts: Sequence[str]) -> Callable[..., Any]:
+    """Returns the numbers left, in order; see `in_graph.state`."""
+    from meta_cot.verifiers import in_graph
+    return in_graph.state(texts)
+
 
 @dataclasses.dataclass(frozen=True)
 class NumberPuzzles:

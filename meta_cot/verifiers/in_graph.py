@@ -51,6 +51,44 @@ def outcome(texts: Sequence[str]) -> Callable[..., jax.Array]:
           symbols_L, inputs['numbers'], inputs['target']))
 
 
+def is_legal(texts: Sequence[str]) -> Callable[..., jax.Array]:
+  """Makes the check of steps that a text has ended so far.
+
+  Args:
+    texts: of all tokens; those that end a text write the comma of its last
+      step.
+
+  Returns:
+    A function of `numbers` (see `check`), tokens_M and a length: [] bool, False
+    where no continuation of the text is right: false arithmetic, or a number
+    that is not there.
+  """
+  return symbols_lib.of_tokens(
+      texts, ALPHABET, lambda inputs, symbols_L: _read_all(
+          symbols_L, inputs['numbers']).is_right)
+
+
+def state(
+    texts: Sequence[str]
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
+  """Makes the state that a text has reached: the numbers left.
+
+  Args:
+    texts: of all tokens; those that end a text write what no step has.
+
+  Returns:
+    A function as of `is_legal`: the numbers in order, [n] int32 with -1 for
+    those that were used up, and whether the text has ended a legal step, [].
+  """
+  def of_symbols(inputs, symbols_L):
+    reading = _read_all(symbols_L, inputs['numbers'])
+    left_n = jnp.sort(jnp.where(reading.is_there, reading.values, -1))
+    is_whole = (reading.place == _LEFT) & (reading.num_digits == 0)
+    return left_n, is_whole & reading.is_right
+
+  return symbols_lib.of_tokens(texts, ALPHABET, of_symbols)
+
+
 def check(
     symbols_L: jax.Array, numbers_n: jax.Array, target: jax.Array
 ) -> jax.Array:
@@ -65,18 +103,23 @@ def check(
   Returns:
     [] bool.
   """
-  zero = jnp.zeros((), jnp.int32)
-  reading = _Reading(
-      place=zero + _BEFORE, number=zero, num_digits=zero, left=zero,
-      right=zero, sign=zero, values=numbers_n.astype(jnp.int32),
-      is_there=jnp.ones(numbers_n.shape, bool), is_right=jnp.array(True))
-  reading = symbols_lib.read(_read, reading, symbols_L)
+  reading = _read_all(symbols_L, numbers_n)
   is_whole = (reading.place == _RESULT) & (reading.num_digits > 0)
   reading = _apply(reading)
   # The only value left is the last result.
   is_last = jnp.sum(reading.is_there) == 1
   is_target = jnp.any(reading.is_there & (reading.values == target))
   return reading.is_right & is_whole & is_last & is_target
+
+
+def _read_all(symbols_L: jax.Array, numbers_n: jax.Array) -> _Reading:
+  """The reading after all symbols."""
+  zero = jnp.zeros((), jnp.int32)
+  reading = _Reading(
+      place=zero + _BEFORE, number=zero, num_digits=zero, left=zero,
+      right=zero, sign=zero, values=numbers_n.astype(jnp.int32),
+      is_there=jnp.ones(numbers_n.shape, bool), is_right=jnp.array(True))
+  return symbols_lib.read(_read, reading, symbols_L)
 
 
 def _read(reading: _Reading, symbol: jax.Array) -> _Reading:

@@ -47,6 +47,45 @@ def outcome(texts: Sequence[str]) -> Callable[..., jax.Array]:
       texts, ALPHABET, lambda maze, symbols_L: check(symbols_L, maze))
 
 
+def is_legal(texts: Sequence[str]) -> Callable[..., jax.Array]:
+  """Makes the check of cells that a text has ended so far.
+
+  Args:
+    texts: of all tokens; those that end a text write a blank behind its last
+      cell.
+
+  Returns:
+    A function of `start` and `is_wall` (see `check`), tokens_M and a length: []
+    bool, False where no continuation of the text is right: a step into a wall,
+    or one that is not single.
+  """
+  return symbols_lib.of_tokens(
+      texts, ALPHABET,
+      lambda maze, symbols_L: _read_all(symbols_L, maze).is_right)
+
+
+def state(
+    texts: Sequence[str]
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
+  """Makes the state that a text has reached: the last cell.
+
+  Args:
+    texts: of all tokens; those that end a text write what no way has.
+
+  Returns:
+    A function as of `is_legal`: the cell, [2] int32, and whether the text has
+    ended a legal step and nothing else, [].
+  """
+  def of_symbols(maze, symbols_L):
+    reading = _read_all(symbols_L, maze)
+    # What ends a step may begin the next one, as far as its first number.
+    is_whole = (reading.cell[0] != _NONE) & (reading.place <= _X) & (
+        reading.number == _NONE)
+    return reading.cell, is_whole & reading.is_right
+
+  return symbols_lib.of_tokens(texts, ALPHABET, of_symbols)
+
+
 def check(symbols_L: jax.Array, maze: Mapping[str, jax.Array]) -> jax.Array:
   """Whether a way is right: by single steps, off walls, from start to goal.
 
@@ -59,15 +98,20 @@ def check(symbols_L: jax.Array, maze: Mapping[str, jax.Array]) -> jax.Array:
   Returns:
     [] bool.
   """
+  reading = _read_all(symbols_L, maze)
+  is_whole = (reading.place == _Y) & (reading.number != _NONE)
+  reading = _go(reading, maze)
+  return reading.is_right & is_whole & jnp.all(reading.cell == maze['goal'])
+
+
+def _read_all(symbols_L: jax.Array, maze) -> _Reading:
+  """The reading after all symbols."""
   zero = jnp.zeros((), jnp.int32)
-  reading = symbols_lib.read(
+  return symbols_lib.read(
       lambda reading, symbol: _read(reading, symbol, maze), _Reading(
           place=zero, number=zero + _NONE, x=zero,
           cell=jnp.full(2, _NONE, jnp.int32), is_plan=jnp.array(False),
           is_right=jnp.array(True)), symbols_L)
-  is_whole = (reading.place == _Y) & (reading.number != _NONE)
-  reading = _go(reading, maze)
-  return reading.is_right & is_whole & jnp.all(reading.cell == maze['goal'])
 
 
 def _read(reading: _Reading, symbol: jax.Array, maze) -> _Reading:

@@ -47,17 +47,35 @@ def outcome(
     A function of the inputs, tokens_M and a length: [] float32, 1.0 for a right
     text, else 0.0.
   """
+  return of_tokens(texts, alphabet, lambda inputs, symbols_L: check(
+      inputs, symbols_L).astype(jnp.float32))
+
+
+def of_tokens(
+    texts: Sequence[str], alphabet: str,
+    function: Callable[[Mapping[str, jax.Array], jax.Array], Any],
+) -> Callable[..., Any]:
+  """Makes a function of token ids from one of symbols.
+
+  Args:
+    texts: of all tokens.
+    alphabet: see `table`.
+    function: (inputs, symbols_L) -> anything.
+
+  Returns:
+    The same of the inputs, tokens_M and a length.
+  """
   table_VxC = table(texts, alphabet)
 
-  def judge(
+  def of_text(
       inputs: Mapping[str, jax.Array], tokens_M: jax.Array, length: jax.Array
-  ) -> jax.Array:
+  ) -> Any:
     symbols_MxC = jnp.asarray(table_VxC)[tokens_M]
     is_text_M = jnp.arange(tokens_M.shape[0]) < length
     symbols_MxC = jnp.where(is_text_M[:, None], symbols_MxC, BLANK)
-    return check(inputs, symbols_MxC.reshape(-1)).astype(jnp.float32)
+    return function(inputs, symbols_MxC.reshape(-1))
 
-  return judge
+  return of_text
 
 
 def read(
