@@ -61,7 +61,7 @@ def test_one_number_gives_the_trees_of_before(name):
       explicit_trees.step_fn, branching=branching)
   plain = run(A)
   assert digest(plain.tree) == GOLDEN[name]
-  if name in ('beam', 'mcts'):
+  if name == 'beam':
     jax.tree.map(np.testing.assert_array_equal, plain, run((A, A)))
 
 
@@ -111,10 +111,9 @@ def test_trees_are_those_of_plain_python(seed, name):
       widths=widths, **merges)
 
 
-@pytest.mark.parametrize('widths, rule, num_leaves', [
-    ((3, 2, 1), 'puct', 1), ((1, 3), 'gumbel', 3)])
-def test_mcts_equals_a_search_written_anew(widths, rule, num_leaves):
-  strategy = Mcts(widths, 4, 20, rule, 0.7, num_leaves=num_leaves)
+def test_mcts_equals_a_search_written_anew():
+  widths = 3, 1, 2
+  strategy = Mcts(widths, 4, 20, 'puct', 0.7, num_leaves=2)
   assert mcts_test.compare(strategy, dataclasses.replace(
       mcts_test.settings_of(strategy), widths=widths))
 
