@@ -114,7 +114,7 @@ def test_a_chunk_of_every_strategy(strategy, topology, settings):
 def test_large_trees_are_not_copied():
   result = _check_chunk(
       'best_first', 'v5p:2x2x1', data=2, model=2, loop='scan', num_slots=512,
-      step_length=16, num_expansions=32)
+      step_length=16, num_expansions=32, max_depth=4)
   # Of every problem here 97 pages: keys and values of 2 layers, 2 of 4 heads,
   # 16 tokens, 64 wide, bfloat16.
   pages = 256 * 97 * 2 * 2 * 2 * 16 * 64 * 2
