@@ -60,7 +60,8 @@ def train(**changes: Any) -> ml_collections.ConfigDict:
   """Makes a stage that trains a policy on records, one for each arm."""
   t = ml_collections.ConfigDict()
   t.kind = 'train'
-  # What is learned from records: sft | value (of states, from a stage label).
+  # What is learned from records: sft | value (a number for states, from a stage
+  # label) | verdict (the same in words).
   t.objective = 'sft'
   t.records = 'traces'
   t.tokenizer = 'tokenizer'
@@ -104,6 +105,7 @@ def _data():
   d.max_attempts = 4  # of arm revisions, the right one included
   d.trained_attempts = 'all'  # of arm revisions: all | final (the right one)
   d.value = _value()
+  d.verdict = _verdict()
   return d
 
 
@@ -114,6 +116,16 @@ def _value():
   # Share of the weight that successes have, where few states succeed; what the
   # value says is put right. None: as it is in the records.
   v.balance = placeholder(float)
+  return v
+
+
+def _verdict():
+  v = ml_collections.ConfigDict()  # of objective verdict; each is one token
+  v.ask = '?'  # behind the steps: the verdict follows
+  v.right = '!'
+  v.wrong = 'x'
+  # Ends every state of a verification, which then stands before the verdict.
+  v.chain = placeholder(str)
   return v
 
 

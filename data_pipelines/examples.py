@@ -28,6 +28,22 @@ class ValueConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class VerdictConfig:
+  """Settings of what a model says of a state, see `verdicts.Verdicts`."""
+
+  ask: str = config_lib.setting()  # a token; the verdict follows it
+  right: str = config_lib.setting()  # a token
+  wrong: str = config_lib.setting()  # a token
+  # Ends every state of a verification before the verdict; None: there is none.
+  chain: str | None = config_lib.setting()
+
+  def __post_init__(self):
+    if self.right == self.wrong:
+      raise config_lib.ConfigError(
+          f'right: got {self.right!r}, as wrong; must be different.')
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
   """Settings of the training sequences and of how they are packed."""
 
@@ -41,6 +57,7 @@ class DataConfig:
   max_attempts: int = config_lib.setting(low=1)  # arms that write several
   trained_attempts: str = config_lib.setting(choices=('final', 'all'))
   value: ValueConfig
+  verdict: VerdictConfig
 
 
 @dataclasses.dataclass(frozen=True)

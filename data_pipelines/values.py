@@ -46,11 +46,11 @@ class Values:
     Raises:
       UserError: the record has no targets, or those of other tokens.
     """
-    self._check(record)
+    check(record, self.tokenizer)
     nodes, problem = record.nodes, record.problem
     if self.arm.is_permuted:
       problem = self.arm.task.vary(problem, rng)
-    way = from_tree.path(nodes, self._end(record, rng))
+    way = from_tree.path(nodes, draw_end(record, rng))
     question = self.tokenizer.encode(
         format_lib.prompt(problem, style=self.style))
     pieces = [question, *(nodes[i].tokens for i in way[1:])]
@@ -68,25 +68,6 @@ class Values:
             record.arguments['base_rate'])
     return example
 
-  def _check(self, record: record_lib.TraceRecord) -> None:
-    about = record.arguments
-    if 'base_rate' not in about:
-      raise config_lib.UserError(
-          f"records: that of problem {record.problem.id!r} has no targets; "
-          "objective 'value' learns from those of a stage of kind 'label'.")
-    if about['tokenizer'] != self.tokenizer.fingerprint:
-      raise config_lib.UserError(
-          'records: their targets are of the states of another tokenizer, '
-          f'{about["tokenizer"][:12]}; start from the policy that was labelled '
-          'or name its tokenizer.')
-
-  def _end(self, record: record_lib.TraceRecord, rng) -> int:
-    """Draws the node with which an attempt ends."""
-    number = np.array([node.visits for node in record.nodes], np.float64)
-    for node in record.nodes[1:]:
-      number[node.parent] -= node.visits
-    return int(rng.choice(len(number), p=number / number.sum()))
-
   def _label(self, position: np.ndarray, target: float, rate: float) -> None:
     """Writes the target of a state at its last token, [1]."""
     share = rate if self.config.balance is None else self.config.balance
@@ -96,3 +77,27 @@ class Values:
     position['value_weights'] = self.config.weight * (success + failure)
     position['value_offsets'] = math.log(
         share * (1 - rate) / (rate * (1 - share)))
+
+
+def check(
+    record: record_lib.TraceRecord, tokenizer: tokenizers.Tokenizer) -> None:
+  """Raises a UserError where a record has no targets in these tokens."""
+  about = record.arguments
+  if 'base_rate' not in about:
+    raise config_lib.UserError(
+        f'records: that of problem {record.problem.id!r} has no targets; this '
+        "objective learns from those of a stage of kind 'label'.")
+  if about['tokenizer'] != tokenizer.fingerprint:
+    raise config_lib.UserError(
+        'records: their targets are of the states of another tokenizer, '
+        f'{about["tokenizer"][:12]}; start from the policy that was labelled '
+        'or name its tokenizer.')
+
+
+def draw_end(
+    record: record_lib.TraceRecord, rng: np.random.Generator) -> int:
+  """Draws the node with which an attempt ends, as often as it was made."""
+  number = np.array([node.visits for node in record.nodes], np.float64)
+  for node in record.nodes[1:]:
+    number[node.parent] -= node.visits
+  return int(rng.choice(len(number), p=number / number.sum()))

@@ -79,7 +79,8 @@ def test_a_style(monkeypatch):
   tokenizer = sentencepiece.train([text], 64, 24)
   config = examples.DataConfig(
       64, 'procedure_cloning', None, 1, 0, 1, 0.0, 1, 'all',
-      examples.ValueConfig(1.0, 0.0, None))
+      examples.ValueConfig(1.0, 0.0, None),
+      examples.VerdictConfig('?', '!', 'x', None))
   example = examples.Texts(
       arms.make('solution_only', task), config, tokenizer, 'plain')(
           record, np.random.default_rng(0))

@@ -39,7 +39,8 @@ def _example(arm: arms.Arm, config, tokenizer, style, *, is_training):
       arm, config, tokenizer, style, is_training=is_training))
 
 
-_WEIGHTED = types.SimpleNamespace(example=_example, loss=supervised.loss)
+_WEIGHTED = types.SimpleNamespace(
+    example=_example, loss=supervised.loss, about=supervised.about)
 
 
 @pytest.fixture

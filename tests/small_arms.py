@@ -17,4 +17,5 @@ CONFIG = examples_lib.DataConfig(
     sequence_length=160, mask='procedure_cloning', num_records=None,
     packing_bins=4, num_workers=0, num_streams=1, prune_fraction=0.0,
     max_attempts=4, trained_attempts='final',
-    value=examples_lib.ValueConfig(1.0, 0.0, None))
+    value=examples_lib.ValueConfig(1.0, 0.0, None),
+    verdict=examples_lib.VerdictConfig('?', '!', 'x', None))

@@ -150,7 +150,8 @@ def test_targets_of_other_tokens_are_refused(changes, words):
 
 
 def test_records_without_targets_are_refused():
-  with pytest.raises(config_lib.UserError, match='has no targets; objective'):
+  with pytest.raises(
+      config_lib.UserError, match='has no targets; this objective'):
     _example()(small_labels.ANSWERED, np.random.default_rng(0))
 
 

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training objective `sft`: write what an arm writes of a record."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from data_pipelines import arms
 from data_pipelines import examples
 from data_pipelines import pipelines
@@ -18,6 +21,12 @@ def example(
   """Makes what turns a record into a sequence; pruned in training only."""
   texts = examples.Texts(arm, config, tokenizer, style)
   return texts if is_training else texts.plain()
+
+
+def about(config: examples.DataConfig) -> Mapping[str, Any]:
+  """Describes nothing else."""
+  del config
+  return {}
 
 
 def loss(

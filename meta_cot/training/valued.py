@@ -4,6 +4,9 @@
 The policy is trained beside it on right attempts where they have a weight.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 
 from data_pipelines import arms
@@ -25,6 +28,12 @@ def example(
   """Makes what turns a record with targets into a sequence."""
   del is_training
   return values.Values(arm, config.value, tokenizer, style)
+
+
+def about(config: examples.DataConfig) -> Mapping[str, Any]:
+  """Describes nothing else."""
+  del config
+  return {}
 
 
 def loss(

@@ -117,8 +117,11 @@ def check(context: base.Context, settings: Settings, name: str) -> None:
     raise base.wrong(
         name, 'data.sequence_length', f'got {length}; must be at most '
         f'config.model.max_length, {most}.')
-  if settings.objective in objective_lib.WITH_VALUES:
-    _check_values(context, settings, name)
+  if settings.objective in objective_lib.WITH_VALUES and (
+      _model(context, settings).value_head == 'none'):
+    raise base.wrong(
+        name, 'objective', f'got {settings.objective!r}; the model has no '
+        "value head: set config.model.value_head to 'shared'.")
   for arm in settings.arms:
     style = settings.style or context.shared.style
     styles = arms.ARMS[arm].styles
@@ -126,17 +129,8 @@ def check(context: base.Context, settings: Settings, name: str) -> None:
       raise base.wrong(
           name, 'arms', f'got {arm!r} with style {style!r}; it is written in '
           f'{" or ".join(styles)}.')
-
-
-def _check_values(
-    context: base.Context, settings: Settings, name: str) -> None:
-  """Raises a ConfigError where no value can be trained."""
-  if _model(context, settings).value_head == 'none':
-    raise base.wrong(
-        name, 'objective', f'got {settings.objective!r}; the model has no '
-        "value head: set config.model.value_head to 'shared'.")
-  for arm in settings.arms:
-    if not arms.ARMS[arm].is_attempt:
+    if settings.objective in objective_lib.OF_STATES and (
+        not arms.ARMS[arm].is_attempt):
       raise base.wrong(
           name, 'arms', f'got {arm!r} with objective {settings.objective!r}, '
           'which learns from single attempts; must be some of '

@@ -77,8 +77,8 @@ class Run:
           arm=self.arm, objective=settings.objective,
           longest=pipelines.longest(
               self.source[tasks.VALIDATION], self.examples[tasks.VALIDATION],
-              self.tokenizer.eos_id), **({} if seed is None else dict(
-                  seed=seed))))
+              self.tokenizer.eos_id), **objective.about(settings.data),
+          **({} if seed is None else dict(seed=seed))))
 
   @functools.cached_property
   def num_steps(self) -> int:
