@@ -79,8 +79,8 @@ def _check(context, settings, name) -> None:
     raise base.wrong(
         name, 'source', f"got 'oracle'; task {context.shared.task_kind} does "
         'not say which states lead to a solution.')
-  model = context.planned(settings.policy).model
-  width = _Planned(context, settings).width
+  planned = _planned(context, settings)
+  model, width = planned.there.model, planned.width
   room = width + 2 * settings.max_new_tokens
   if settings.is_drawn and room > model.max_length:
     raise base.wrong(
@@ -95,10 +95,7 @@ class _Planned:
 
   context: base.Context
   settings: Settings
-
-  @functools.cached_property
-  def there(self) -> base.Planned:
-    return self.context.planned(self.settings.policy)
+  there: base.Planned
 
   @functools.cached_property
   def width(self) -> int:
@@ -155,11 +152,15 @@ class _Planned:
         (policy_lib.abstract(model, mesh), states, rng), {}, work, tokens)
 
 
+def _planned(context, settings) -> _Planned:
+  return _Planned(context, settings, context.planned(settings.policy))
+
+
 def _programs(context, settings) -> base.Programs:
   """Lists what is compiled: for every number of completions."""
   if not settings.is_drawn:
     return {}
-  planned, found = _Planned(context, settings), {}
+  planned, found = _planned(context, settings), {}
   for split in data.LEARNED:
     _, number = settings.of(split)
     found.setdefault(number, f'complete_{number}')
@@ -253,7 +254,8 @@ class _Labels:
 
   @functools.cached_property
   def _labeler(self) -> labels.Labeler:
-    planned = _Planned(self._context, self._settings)
+    planned = _Planned(
+        self._context, self._settings, base.Planned.of(self._policy))
     problems = [self._source[i].problem for i in range(self.num_records)]
     return labels.Labeler(
         planned.jit_complete(self._num_rollouts), self._context.mesh,
