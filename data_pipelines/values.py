@@ -29,7 +29,10 @@ class Values:
   up to the end of every step. Where `balance` says so, successes have that
   share of the weight: a target y counts as y b / r of success and
   (1 - y) (1 - b) / (1 - r) of failure, with r the mean target, and the log odds
-  of the one against the other are the offset of the logit.
+  of the one against the other are the offset of the logit. Right attempts are
+  drawn more often by the first of these factors and wrong ones less often by
+  the second; what is drawn more often weighs less, so that only the noise of
+  training depends on it.
   """
 
   arm: arms.Arm
@@ -40,17 +43,21 @@ class Values:
 
   def __call__(
       self, record: record_lib.TraceRecord, rng: np.random.Generator
-  ) -> np.ndarray:
-    """Returns POSITION [n].
+  ) -> np.ndarray | None:
+    """Returns POSITION [n]; None where the attempt is not to be seen now.
 
     Raises:
       UserError: the record has no targets, or those of other tokens.
     """
     check(record, self.tokenizer)
     nodes, problem = record.nodes, record.problem
+    success, failure = self._factors(record.arguments['base_rate'])
+    way = from_tree.path(nodes, draw_end(record, rng))
+    often = success if nodes[way[-1]].is_correct else failure
+    if rng.random() * max(success, failure) >= often:
+      return None
     if self.arm.is_permuted:
       problem = self.arm.task.vary(problem, rng)
-    way = from_tree.path(nodes, draw_end(record, rng))
     question = self.tokenizer.encode(
         format_lib.prompt(problem, style=self.style))
     pieces = [question, *(nodes[i].tokens for i in way[1:])]
@@ -66,17 +73,22 @@ class Values:
         self._label(
             example[end:end + 1], nodes[i].value,
             record.arguments['base_rate'])
+    example['weights'] /= often
+    example['value_weights'] /= often
     return example
+
+  def _factors(self, rate: float) -> tuple[float, float]:
+    """How much more than it occurs a success counts, and a failure."""
+    share = rate if self.config.balance is None else self.config.balance
+    return share / rate, (1 - share) / (1 - rate)
 
   def _label(self, position: np.ndarray, target: float, rate: float) -> None:
     """Writes the target of a state at its last token, [1]."""
-    share = rate if self.config.balance is None else self.config.balance
-    success = target * share / rate
-    failure = (1 - target) * (1 - share) / (1 - rate)
+    of_success, of_failure = self._factors(rate)
+    success, failure = target * of_success, (1 - target) * of_failure
     position['value_targets'] = success / (success + failure)
     position['value_weights'] = self.config.weight * (success + failure)
-    position['value_offsets'] = math.log(
-        share * (1 - rate) / (rate * (1 - share)))
+    position['value_offsets'] = math.log(of_success / of_failure)
 
 
 def check(

@@ -106,6 +106,27 @@ def test_balance_is_put_right(targets, share):
   np.testing.assert_allclose(gradient.sum(), 0.0, atol=1e-4)
 
 
+def test_right_attempts_are_seen_as_often_as_the_balance_says():
+  """And weigh less for it: sums over many draws are what they were."""
+  sums, seen, number = {}, {}, 4_000
+  for share in (None, 0.8):
+    rng = np.random.default_rng(0)
+    example = _example(dataclasses.replace(_PLAIN, balance=share))
+    drawn = [example(_record(), rng) for _ in range(number)]
+    drawn = [x for x in drawn if x is not None]
+    seen[share] = np.mean([x['weights'].any() for x in drawn]), len(drawn)
+    sums[share] = sum(x['weights'].sum() for x in drawn) / len(drawn)
+  # Half of the attempts are right; a success counts 8/3, a failure 2/7.
+  right, wrong = 0.8 / _RATE, 0.2 / (1 - _RATE)
+  assert seen[None] == (pytest.approx(0.5, abs=0.04), number)
+  assert seen[0.8][0] == pytest.approx(right / (right + wrong), abs=0.03)
+  assert seen[0.8][1] / number == pytest.approx(
+      (right + wrong) / 2 / right, abs=0.04)
+  # The mean weight of a draw is divided by that of all factors.
+  assert sums[0.8] == pytest.approx(
+      sums[None] / ((right + wrong) / 2), rel=0.08)
+
+
 def test_loss_against_a_loop():
   noise = np.random.default_rng(0)
   shape = 2, 5
