@@ -137,7 +137,7 @@ class OfCompletions:
         None, None, expansion, steps=self.is_merged, states=False).is_valid
     completed = dataclasses.replace(
         self.step, branching=self.num_rollouts, step_length=self.length,
-        delimiter_ids=(), outcome=self.outcome, value=_nothing, state_key=None,
+        delimiter_ids=(), outcome=self.outcome, value=nothing, state_key=None,
         is_legal=None, siblings='independent')(
             params, None, _go_on(path, node, is_open_RxA))
     right_RxAxK = completed.reward.reshape(*shape, -1)
@@ -178,5 +178,6 @@ def _go_on(
       keys=flat(keys_RxA))
 
 
-def _nothing(*_) -> jax.Array:
+def nothing(*_) -> jax.Array:
+  """Says 0 of any text."""
   return jnp.zeros((), jnp.float32)

@@ -7,9 +7,6 @@ import functools
 import types
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from meta_cot import reasoning
 from meta_cot.model import config as model_config
 from meta_cot.reasoning import node as node_lib
@@ -18,6 +15,21 @@ from meta_cot.search import base as search_base
 from meta_cot.search import values
 from meta_cot.settings import config as config_lib
 from meta_cot.tasks import base as base_task
+
+# Makes the source called so, of `Parts`.
+SOURCES: Mapping[str, Callable[..., values.Source]] = (
+    types.MappingProxyType({
+        'likelihood': lambda parts: values.Likelihood(),
+        'head': lambda parts: values.Own(),
+        'model': lambda parts: sources_lib.OfModel(
+            parts.judge, parts.step.step_length),
+        'rollouts': lambda parts: sources_lib.OfCompletions(
+            parts.step, parts.settings.num_rollouts,
+            parts.settings.rollout_length, parts.verdict, parts.is_merged),
+        'oracle': lambda parts: sources_lib.OfTexts(
+            parts.oracle, parts.step.pad_id),
+    }))
+NAMES = (*SOURCES, 'mixture')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +40,7 @@ class Settings:
   num_rollouts: int = config_lib.setting(low=1)
   rollout_length: int = config_lib.setting(low=1)
   sources: tuple[str, ...] = config_lib.setting(
-      choices=('likelihood', 'head', 'model', 'rollouts', 'oracle'),
-      is_unique=True)
+      choices=tuple(SOURCES), is_unique=True)
   weights: tuple[float, ...] = config_lib.setting(above=0.0)
   mixing: str = config_lib.setting(choices=tuple(values.MIXINGS))
 
@@ -50,26 +61,10 @@ class Parts:
   is_merged: bool  # equal steps of a leaf are
 
 
-# Makes the source called so.
-SOURCES: Mapping[str, Callable[[Parts], values.Source]] = (
-    types.MappingProxyType({
-        'likelihood': lambda parts: values.Likelihood(),
-        'head': lambda parts: values.Own(),
-        'model': lambda parts: sources_lib.OfModel(
-            parts.judge, parts.step.step_length),
-        'rollouts': lambda parts: sources_lib.OfCompletions(
-            parts.step, parts.settings.num_rollouts,
-            parts.settings.rollout_length, parts.verdict, parts.is_merged),
-        'oracle': lambda parts: sources_lib.OfTexts(
-            parts.oracle, parts.step.pad_id),
-    }))
-NAMES = (*SOURCES, 'mixture')
-
-
 def own_value(sources: Collection[str]) -> node_lib.OfText | None:
   """Makes the `value` of a `LanguageStep`: of its head only where it is asked.
   """
-  return None if 'head' in sources else _nothing
+  return None if 'head' in sources else sources_lib.nothing
 
 
 def valued(
@@ -117,10 +112,6 @@ def _source(value: str, parts: Parts) -> values.Source:
   return values.Mixture(
       tuple(SOURCES[name](parts) for name in settings.sources),
       settings.weights, settings.mixing)
-
-
-def _nothing(*_) -> jax.Array:
-  return jnp.zeros((), jnp.float32)
 
 
 def check(
