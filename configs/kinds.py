@@ -162,7 +162,9 @@ def _search(**changes):
   s.step = 'solution'
   s.num_slots = 32  # problems searched together
   s.chunk_steps = 2  # steps between two looks at what is finished
-  # What guides a search: likelihood (of the path, per token) | head.
+  # What guides a search (docs/values.md): likelihood (of the path, per token) |
+  # head (of the policy) | model (another one's head) | rollouts (completions) |
+  # oracle (the task itself) | mixture.
   s.value = 'likelihood'
   # What a finished step is worth: verifier (right or wrong) | value.
   s.outcome = 'verifier'
@@ -183,8 +185,20 @@ def _search(**changes):
   # Children of a node: independent | without_replacement (all different).
   s.siblings = 'independent'
   s.tree = _tree()
+  s.values = _values()
   s.update(changes)
   return s
+
+
+def _values():
+  v = ml_collections.ConfigDict()
+  v.model = placeholder(str)  # of model: the policy that judges
+  v.num_rollouts = 4  # of rollouts: completions of every child
+  v.rollout_length = 32  # tokens of one, at most
+  v.sources = ('head', 'likelihood')  # of mixture: any of the others
+  v.weights = (1.0, 0.5)  # of each
+  v.mixing = 'product'  # product (of powers) | mean
+  return v
 
 
 def _tree():

@@ -171,5 +171,5 @@ def test_what_cannot_be_searched_is_refused():
   with pytest.raises(ValueError, match='step_length = 59 tokens after prompts'):
     reasoning.start(config, params, prompts_BxP, lengths_B, step_length=59)
   deep = functools.partial(search.best_first, num_expansions=2, max_depth=15)
-  with pytest.raises(ValueError, match='max_depth x step_length = 15 x 4'):
+  with pytest.raises(ValueError, match='14 steps of 4 and one of 4 tokens'):
     run(make_step(config), deep, params, prompts_BxP, lengths_B, jnp.arange(2))

@@ -177,7 +177,44 @@ def test_slots_change_no_tree(searched, tmp_path):
           (x.value, x.log_prob), (y.value, y.log_prob), atol=1e-5)
 
 
+def test_values_of_a_judge_and_of_the_task(searched, tmp_path):
+  """A policy that judges itself says what its own head says."""
+  copy, records = tmp_path / 'w', {}
+  shutil.copytree(searched[0], copy)
+  for value in ('head', 'model', 'oracle'):
+    experiment = _experiment(**{
+        'search.value': value, 'search.values.model': POLICY,
+        'search.outcome': 'value', 'solvers': ('best_first',)})
+    _run(experiment, copy, 'search')
+    records[value] = _records(copy, 'best_first')
+    identity = files.read_json(_folder(copy, 'best_first') / 'identity.json')
+    judge = identity['settings'].get('judge')
+    assert (judge and judge['params']) == (
+        identity['params'] if value == 'model' else None)
+    reads = files.read_json(copy / 'done' / 'search.json')['reads']
+    assert set(reads) == {'problems', POLICY}
+  for a, b in zip(records['head'], records['model'], strict=True):
+    for x, y in zip(a.nodes, b.nodes, strict=True):
+      assert (x.tokens, x.order) == (y.tokens, y.order)
+      np.testing.assert_allclose(x.value, y.value, atol=1e-5)
+  oracle, seen = experiment.shared.task.oracle, set()
+  for record in records['oracle']:
+    for node in record.nodes[1:]:
+      want = node.is_correct if node.is_terminal else (
+          node.state != '' and oracle(record.problem, node.state))
+      assert node.value == want
+      seen.add((node.is_terminal, want))
+  assert len(seen) == 4
+
+
 @pytest.mark.parametrize('changes, words', [
+    ({'search.value': 'model'}, 'search.values.model: got None; must be'),
+    ({'search.value': 'model', 'search.values.model': 'sft/traces'},
+     "search.values.model: got 'sft/traces', which stage sft does not leave"),
+    ({'search.value': 'mixture', 'search.values.weights': (1.0,)},
+     r'search.values.weights: got \(1.0,\) for sources'),
+    ({'search.value': 'rollouts', 'search.values.rollout_length': 500},
+     'search.values.rollout_length: got 500; behind'),
     ({'policies': ('sft/traces',), 'reference': None},
      "config.search.policies: got 'sft/traces', which stage sft does not "
      'leave'),
@@ -203,6 +240,13 @@ def test_needs_a_trained_arm(tmp_path):
   _run(experiment, tmp_path, *BEFORE[:3])
   with pytest.raises(config_lib.UserError, match='run the stage sft first'):
     _run(experiment, tmp_path, 'search')
+
+
+def test_needs_a_judge(tmp_path):
+  with pytest.raises(config_lib.UserError, match='no such file') as error:
+    _experiment(**{
+        'search.value': 'model', 'search.values.model': str(tmp_path)})
+  assert str(error.value).startswith(f'{tmp_path}/policy.json')
 
 
 def test_needs_problems(tmp_path):

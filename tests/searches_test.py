@@ -16,6 +16,7 @@ from meta_cot import tasks
 from meta_cot import traces
 from meta_cot.rollouts import judge as judge_lib
 from meta_cot.settings import config as config_lib
+from meta_cot.solvers import host as host_lib
 from meta_cot.solvers import trees
 from meta_cot.solvers import vocabulary
 from meta_cot.tasks import countdown
@@ -187,8 +188,15 @@ def test_an_event_of_a_trace_is_a_step_without_a_state():
   assert text == '5,17,1>23:5-1=4,17;5+1=6,17;+23!S5+1=6,17+6=23'
 
 
+def _host(judge):
+  made = host_lib.Host(
+      judge, vocabulary.of(judge.tokenizer, 200, judge.style))
+  made.ask_about({7: PROBLEM})
+  return made
+
+
 def test_the_verdict_on_the_host_is_that_on_text():
-  judge = vocabulary.HostVerdict(_judge(), {7: PROBLEM})
+  judge = _host(_judge()).verdict
   texts = [f'S5+1=6,17+6=23{EOS}', 'S5+1=6,17+6=23', f'S5+1=6{EOS}', EOS, '']
   rows = np.zeros((len(texts), 16), np.int32)
   lengths = [len(_tokens(text)) for text in texts]
@@ -204,11 +212,10 @@ def test_a_verifier_that_raises_is_told_behind_the_program():
     def verify(self, problem, answer):
       raise config_lib.UserError(f'task broken: {answer!r}')
 
-  judge = vocabulary.HostVerdict(
-      judge_lib.Judge(Broken(), _tokenizer(), STYLE), {7: PROBLEM})
+  host = _host(judge_lib.Judge(Broken(), _tokenizer(), STYLE))
   row = jnp.array(_tokens(f'S5+1=6,17+6=23{EOS}'))
-  assert jax.jit(judge)(dict(index=jnp.int32(7)), row, len(row)) == 0
-  assert str(judge.error) == "task broken: '5+1=6\\n17+6=23'"
+  assert jax.jit(host.verdict)(dict(index=jnp.int32(7)), row, len(row)) == 0
+  assert str(host.error) == "task broken: '5+1=6\\n17+6=23'"
 
 
 @pytest.mark.parametrize('text, is_right', [

@@ -22,6 +22,7 @@ from meta_cot.solvers import base
 from meta_cot.solvers import growing
 from meta_cot.solvers import searching
 from meta_cot.solvers import trees
+from meta_cot.solvers import valuing
 from meta_cot.tasks import countdown
 
 # The numbers of the second one make no 60.
@@ -36,7 +37,10 @@ SETTINGS = searching.Settings(
     temperature=1.0, top_k=None, top_p=None, siblings='independent',
     tree=growing.Tree(
         step_check='none', merging='steps', goal_test='push', backup='leaf',
-        early_stop=None, stop_value=0.5))
+        early_stop=None, stop_value=0.5),
+    values=valuing.Settings(
+        model=None, num_rollouts=3, rollout_length=5, sources=(), weights=(),
+        mixing='product'))
 
 
 @functools.cache

@@ -37,16 +37,19 @@ def _step(params, rng, path):
 def _tree(step_fn, *, is_counted, scale=-1.0):
   root = base.Root(
       embedding=jnp.zeros(4), value=jnp.ones(4), is_terminal=jnp.zeros(4, bool))
+  params = jnp.float32(scale)
   if is_counted:
-    root = values.count_root(root)
+    params, root = (params, ()), values.begin(
+        root, values.Likelihood().begin(None, None, root))
   return jax.device_get(engine.run(
-      STRATEGY, jnp.float32(scale), jax.random.key(5), root, step_fn)).tree
+      STRATEGY, params, jax.random.key(5), root, step_fn)).tree
 
 
 @pytest.mark.parametrize('is_reward', [False, True])
 def test_likelihood_is_the_geometric_mean_over_the_path(is_reward):
   tree = _tree(
-      values.likelihood(_step, is_reward=is_reward), is_counted=True)
+      values.valued(_step, values.Likelihood(), is_reward=is_reward),
+      is_counted=True)
   num_checked = 0
   for b, n in zip(*np.nonzero(tree.is_valid)):
     log_prob, num_tokens, node = 0.0, 0, n
@@ -54,8 +57,8 @@ def test_likelihood_is_the_geometric_mean_over_the_path(is_reward):
     while node:
       parent = tree.parents[b, node]
       log_prob += float(tree.log_probs[b, node])
-      num_tokens += int(tree.embeddings.num_tokens[b, node]
-                        - tree.embeddings.num_tokens[b, parent])
+      num_tokens += int(tree.embeddings.kept.num_tokens[b, node]
+                        - tree.embeddings.kept.num_tokens[b, parent])
       node = parent
     if n:
       value = np.exp(log_prob / num_tokens)

@@ -97,14 +97,12 @@ def _claim(
   path = where / 'identity.json'
   if dataclasses.is_dataclass(settings):
     settings = dataclasses.asdict(settings)
-  identity = json.loads(json.dumps(dict(
-      version=rows_lib.VERSION, step=policy.step,
-      params=int(_checksum(policy.params)), style=policy.style,
-      draws=jax.random.key_data(rng).reshape(-1).tolist(),
-      model=dataclasses.asdict(policy.model), settings=settings)))
+  mine = json.loads(json.dumps(dict(
+      version=rows_lib.VERSION, **identity(policy),
+      draws=jax.random.key_data(rng).reshape(-1).tolist(), settings=settings)))
   if distributed.is_primary():
     differences = path.exists() and config_lib.differences(
-        files.read_json(path), identity, where='there')
+        files.read_json(path), mine, where='there')
     if differences:
       logging.info(
           '%s: made anew, as %s', where, '; '.join(differences[:3]))
@@ -112,8 +110,15 @@ def _claim(
         if piece.name != path.name:
           piece.unlink()
     if differences or not path.exists():
-      files.write_json(path, identity)
+      files.write_json(path, mine)
   distributed.wait(f'{where.name}: claimed')
+
+
+def identity(policy: base.Policy) -> dict[str, Any]:
+  """Says which policy it is; JSON values, but for tuples."""
+  return dict(
+      step=policy.step, params=int(_checksum(policy.params)),
+      style=policy.style, model=dataclasses.asdict(policy.model))
 
 
 @jax.jit

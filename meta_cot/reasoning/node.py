@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from meta_cot.model import pages
+from meta_cot.search import base
 from meta_cot.search import tree as tree_lib
 
 # (problem, tokens [M] int32, length [] int32) -> what it says of a text behind
@@ -55,22 +56,47 @@ def texts(
       tree_lib.gather(node.page.length, paths_BxNxD), pad_id)
 
 
-def texts_of_children(
-    before: Node, is_used_RxU: jax.Array, children: Node, pad_id: int
-) -> tuple[jax.Array, jax.Array]:
-  """As `texts`, up to children [R, A] that are in no tree yet.
+@struct.dataclass
+class Texts:
+  """What stands behind the prompts up to children [R, A] in no tree yet."""
 
-  Before them are the steps [R, U] that `is_used_RxU`. The tokens are
-  [R, A, (U + 1) * T].
+  problems: Any  # pytree [R, ...], rows of `Prompts.problems`
+  tokens: jax.Array  # [R, A, M] int32
+  lengths: jax.Array  # [R, A] int32
+
+  def each(self, function: OfText, dtype: Any) -> jax.Array:
+    """What a function says of each, [R, A, ...]."""
+    per_row = jax.vmap(function, (None, 0, 0))
+    return jax.vmap(per_row)(
+        self.problems, self.tokens, self.lengths).astype(dtype)
+
+
+def before(path: base.Path) -> tuple[Node, jax.Array]:
+  """The steps [R, U] that paths may have, and those that they have, bool."""
+  steps = jax.tree.map(lambda x: x[:, 1:], path.embeddings)
+  return steps, jnp.arange(1, path.nodes.shape[1])[None] < path.length[:, None]
+
+
+def texts_of_children(
+    path: base.Path, children: Node, problems: Any, pad_id: int) -> Texts:
+  """The texts up to children [R, A] of paths; M = U * T + T' tokens.
+
+  A step of the path has T slots, one of a child T'. `problems` [B, ...] are
+  those of consecutive rows, equally many of each.
   """
-  of_children = lambda x: jnp.broadcast_to(
-      x[:, None], (*children.tokens.shape[:2], *x.shape[1:]))
-  lengths_RxU = jnp.where(is_used_RxU, before.page.length, 0)
-  tokens_RxAxDxT = jnp.concatenate(
-      [of_children(before.tokens), children.tokens[:, :, None]], axis=2)
-  lengths_RxAxD = jnp.concatenate(
-      [of_children(lengths_RxU), children.page.length[..., None]], axis=2)
-  return compact(tokens_RxAxDxT, lengths_RxAxD, pad_id)
+  steps, is_used_RxU = before(path)
+  shape = num_rows, branching = children.tokens.shape[:2]
+  of_steps = lambda x: jnp.broadcast_to(
+      x.reshape(num_rows, 1, x[0].size), (*shape, x[0].size))
+  is_text_RxUxT = _is_text(
+      steps.tokens, jnp.where(is_used_RxU, steps.page.length, 0))
+  tokens, lengths_RxA = _without_holes(
+      jnp.concatenate([of_steps(steps.tokens), children.tokens], axis=2),
+      jnp.concatenate([
+          of_steps(is_text_RxUxT),
+          _is_text(children.tokens, children.page.length)], axis=2), pad_id)
+  repeat = lambda x: jnp.repeat(x, num_rows // len(x), axis=0)
+  return Texts(jax.tree.map(repeat, problems), tokens, lengths_RxA)
 
 
 def compact(
@@ -81,13 +107,22 @@ def compact(
   Returns:
     Tokens [..., D * T] int32, filled up, and their numbers [...] int32.
   """
-  slots = jnp.arange(tokens.shape[-1]).reshape((1,) * lengths.ndim + (-1,))
-  is_text = slots < lengths[..., None]
   flat = lambda x: x.reshape(*x.shape[:-2], -1)
-  order = jnp.argsort(~flat(is_text), axis=-1, stable=True)
+  return _without_holes(flat(tokens), flat(_is_text(tokens, lengths)), pad_id)
+
+
+def _is_text(tokens: jax.Array, lengths: jax.Array) -> jax.Array:
+  """Which of the tokens [..., T] are some of a step, bool."""
+  slots = jnp.arange(tokens.shape[-1]).reshape((1,) * lengths.ndim + (-1,))
+  return slots < lengths[..., None]
+
+
+def _without_holes(tokens, is_text, pad_id):
+  """Tokens [..., M] that are text in front, and how many they are [...]."""
+  order = jnp.argsort(~is_text, axis=-1, stable=True)
   tokens = jnp.take_along_axis(
-      flat(jnp.where(is_text, tokens, pad_id)), order, axis=-1)
-  return tokens, jnp.sum(lengths, axis=-1, dtype=jnp.int32)
+      jnp.where(is_text, tokens, pad_id), order, axis=-1)
+  return tokens, jnp.sum(is_text, axis=-1, dtype=jnp.int32)
 
 
 def hash_tokens(tokens: jax.Array, length: jax.Array) -> jax.Array:

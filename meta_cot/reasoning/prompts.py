@@ -85,18 +85,28 @@ def start(
   return (params, prompts), root
 
 
-def select_rows(is_new_B: jax.Array, new: Prompts, old: Prompts) -> Prompts:
-  """Rows of `new` where `is_new_B` [B] bool, else of `old`; of equal shapes."""
+def select_rows(is_new_B: jax.Array, new: Any, old: Any) -> Any:
+  """Rows of `new` where `is_new_B` [B] bool, else of `old`; of equal shapes.
+
+  Both are `Prompts`, or trees with some in them.
+  """
+  rows = functools.partial(tree_lib.select_rows, is_new_B)
   is_new_Bx1x1x1 = is_new_B[:, None, None, None]  # layers may stand before B
   heads = lambda new, old: jax.tree.map(
       lambda x, y: jnp.where(is_new_Bx1x1x1, x, y), new, old)
-  rows = functools.partial(tree_lib.select_rows, is_new_B)
-  cache = old.cache.replace(
-      keys=heads(new.cache.keys, old.cache.keys),
-      values=heads(new.cache.values, old.cache.values),
-      positions=rows(new.cache.positions, old.cache.positions),
-      is_valid=rows(new.cache.is_valid, old.cache.is_valid))
-  return Prompts(cache=cache, problems=rows(new.problems, old.problems))
+
+  def select(new, old):
+    if not isinstance(new, Prompts):
+      return rows(new, old)
+    cache = old.cache.replace(
+        keys=heads(new.cache.keys, old.cache.keys),
+        values=heads(new.cache.values, old.cache.values),
+        positions=rows(new.cache.positions, old.cache.positions),
+        is_valid=rows(new.cache.is_valid, old.cache.is_valid))
+    return Prompts(cache=cache, problems=rows(new.problems, old.problems))
+
+  return jax.tree.map(
+      select, new, old, is_leaf=lambda x: isinstance(x, Prompts))
 
 
 def axes(tree: Any) -> Any:

@@ -97,11 +97,12 @@ class LanguageStep:
     params, prompts = params
     params = transformer.slice_layers(self.config, params)
     num_rows, num_path = path.nodes.shape
+    before, is_used_RxU = node_lib.before(path)
+    num_before = (num_path - 1) * before.page.num_slots
     prompts_lib.check_room(
-        self.config, prompts.cache.num_slots, num_path * self.step_length,
-        f'max_depth x step_length = {num_path} x {self.step_length}')
-    before = jax.tree.map(lambda x: x[:, 1:], path.embeddings)
-    is_used_RxU = jnp.arange(1, num_path)[None] < path.length[:, None]
+        self.config, prompts.cache.num_slots, num_before + self.step_length,
+        f'{num_path - 1} steps of {before.page.num_slots} and one of '
+        f'{self.step_length}')
     shared = prompts.cache, pages.join(before.page, is_used_RxU)
     shape = num_rows, self.branching
     is_child_RxA = self._is_child(path)
@@ -119,7 +120,7 @@ class LanguageStep:
       is_child_RxA &= node.score > -jnp.inf
     is_terminal_RxA = of_children(written.is_terminal)
     value_RxA, reward_RxA, state_key, is_legal_RxA = self._judge(
-        params, prompts, before, is_used_RxU, node)
+        params, prompts, path, node)
     if self.has_attempts:
       is_over_RxA = path.length[:, None] == num_path
       if self.outcome is not None:
@@ -209,30 +210,21 @@ class LanguageStep:
         hidden=jnp.where(is_live_C[:, None], hidden_CxD, state.hidden),
         cache=cache)
 
-  def _judge(self, params, prompts, before, is_used_RxU, node):
+  def _judge(self, params, prompts, path, node):
     """Values, rewards [R, A], state keys, who is legal, of the children."""
-    tokens_RxAxM, length_RxA = node_lib.texts_of_children(
-        before, is_used_RxU, node, self.pad_id)
-    num_leaves = len(length_RxA) // prompts.cache.positions.shape[0]
-    problems = jax.tree.map(
-        lambda x: jnp.repeat(x, num_leaves, axis=0), prompts.problems)
-
-    def of_texts(function, dtype):
-      per_row = jax.vmap(function, (None, 0, 0))
-      return jax.vmap(per_row)(
-          problems, tokens_RxAxM, length_RxA).astype(dtype)
-
+    texts = node_lib.texts_of_children(
+        path, node, prompts.problems, self.pad_id)
     if self.value is None:
       value_RxA = transformer.read_out(
           self.config, params, node.hidden).values
     else:
-      value_RxA = of_texts(self.value, jnp.float32)
+      value_RxA = texts.each(self.value, jnp.float32)
     reward_RxA, state_key = value_RxA, None
-    is_legal_RxA = jnp.ones(length_RxA.shape, bool)
+    is_legal_RxA = jnp.ones(value_RxA.shape, bool)
     if self.outcome is not None:
-      reward_RxA = of_texts(self.outcome, jnp.float32)
+      reward_RxA = texts.each(self.outcome, jnp.float32)
     if self.state_key is not None:
-      state_key = of_texts(self.state_key, jnp.uint32)
+      state_key = texts.each(self.state_key, jnp.uint32)
     if self.is_legal is not None:
-      is_legal_RxA = of_texts(self.is_legal, bool)
+      is_legal_RxA = texts.each(self.is_legal, bool)
     return value_RxA, reward_RxA, state_key, is_legal_RxA

@@ -27,6 +27,7 @@ from meta_cot.search import tree as tree_lib
 from meta_cot.search import values
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import searching
+from meta_cot.solvers import valuing
 from meta_cot.solvers import vocabulary as vocabulary_lib
 from meta_cot.tasks import base
 from meta_cot.types import Params, PRNGKey
@@ -67,10 +68,13 @@ def check(
         f'search.tree: got {settings.tree!r} with exploration {exploration!r}; '
         "step_check must be 'none' and merging not 'states', as nothing is "
         'known of a new question.')
-  if settings.value == 'head' and model.value_head == 'none':
+  if settings.value not in ('likelihood', 'head'):
     raise config_lib.ConfigError(
-        "search.value: got 'head'; the model has no value head: set "
-        "config.model.value_head to 'shared'.")
+        f'search.value: got {settings.value!r} with exploration '
+        f"{exploration!r}; must be 'likelihood' or 'head', of the policy "
+        'itself.')
+  if settings.value == 'head':
+    valuing.check_head(settings.value, model)
 
 
 @functools.cache  # one program for all objectives and evaluations
@@ -115,8 +119,7 @@ def _attempts(
   first = lambda is_end_N: jnp.nonzero(
       is_end_N, size=search.num_attempts, fill_value=tree_lib.NONE)[0]
   nodes_QxJ = jax.vmap(first)(tree.is_valid & tree.is_terminal)
-  node = tree.embeddings
-  node = node.embedding if isinstance(node, values.Counted) else node
+  node = values.inner(tree.embeddings)
   num_steps = search.strategy.max_depth
   tokens, lengths_QxJ = reasoning.texts(
       tree.replace(embeddings=node), nodes_QxJ.astype(jnp.int32),

@@ -10,10 +10,10 @@ import dataclasses
 import functools
 import time
 import types
+from typing import Any
 
 from flax import struct
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from meta_cot import reasoning
@@ -37,7 +37,9 @@ from meta_cot.search.mcts import Mcts
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
 from meta_cot.solvers import growing
+from meta_cot.solvers import host as host_lib
 from meta_cot.solvers import trees
+from meta_cot.solvers import valuing
 from meta_cot.solvers import vocabulary as vocabulary_lib
 from meta_cot.tasks import base as base_task
 from meta_cot.types import Params, PRNGKey
@@ -68,7 +70,7 @@ class Settings(base.Drawing):
   step: str = config_lib.setting(choices=vocabulary_lib.KINDS)
   num_slots: int = config_lib.setting(is_free=True, low=1)
   chunk_steps: int = config_lib.setting(is_free=True, low=1)
-  value: str = config_lib.setting(choices=('likelihood', 'head'))
+  value: str = config_lib.setting(choices=valuing.NAMES)
   outcome: str = config_lib.setting(choices=('verifier', 'value'))
   branching: int | tuple[int, ...] = config_lib.setting(low=1, min_items=1)
   max_depth: int | None = config_lib.setting(low=1)
@@ -85,6 +87,17 @@ class Settings(base.Drawing):
   top_p: float | None = config_lib.setting(above=0.0, high=1.0)
   siblings: str = config_lib.setting(choices=siblings_lib.KINDS)
   tree: growing.Tree = config_lib.setting()
+  values: valuing.Settings = config_lib.setting()
+
+  @property
+  def sources(self) -> tuple[str, ...]:
+    """Lists the sources of values."""
+    return self.values.named(self.value)
+
+  @property
+  def judge(self) -> str | None:
+    """Names the policy folder whose value head judges, if one does."""
+    return self.values.model if 'model' in self.sources else None
 
   def depth(self, task: base_task.Task, problems: Sequence[Problem]) -> int:
     """Finds the levels of a tree: by default the steps of a solution.
@@ -126,17 +139,20 @@ class Searcher:
 
   def __init__(
       self, name: str, settings: Settings, task: base_task.Task,
-      mesh: jax.sharding.Mesh,
+      mesh: jax.sharding.Mesh, judge: base.Policy | None = None,
   ):
-    """Prepares the strategy `name`; compiles nothing."""
+    """Prepares the strategy `name`; compiles nothing.
+
+    `judge` is the one that `settings.judge` names.
+    """
     self._name = name
     self._settings = settings
     self._task = task
     self._mesh = mesh
+    self._judge = judge
     # Others of the same strategy would be compiled again.
     self._slots = functools.cache(self._make_slots)
-    self._host = functools.cache(
-        functools.partial(vocabulary_lib.host_verdict, task))
+    self._host = functools.cache(self._make_host)
 
   def __call__(
       self, policy: base.Policy, problems: Sequence[Problem], rng: PRNGKey, *,
@@ -186,25 +202,32 @@ class Searcher:
   ) -> tuple[list[batching.Finished], batching.Usage, float]:
     """Searches: (`Found` of every problem in order, usage, seconds)."""
     inputs, strategy = self.prepare(policy, problems, first)
-    if host := self._host(policy.tokenizer, policy.style):
-      host.problems = dict(enumerate(problems, first))
+    host = self._host(policy.model, policy.tokenizer, policy.style)
+    host.ask_about(dict(enumerate(problems, first)))
     made = self._slots(policy.model, policy.tokenizer, policy.style, strategy)
     params = slice_layers(policy.model, policy.params)
+    if judge := self._judge:
+      params = params, slice_layers(judge.model, judge.params)
     queue = [batching.Problem(i, row) for i, row in enumerate(inputs, first)]
     made.warm_up(params, rng, queue[0])
     usage, start = batching.Usage(), time.perf_counter()
     finished = sorted(
         made.run_all(params, rng, queue, usage=usage),
         key=lambda f: f.problem.id)
-    if host and host.error:
+    if host.error:
       raise host.error
     return finished, usage, time.perf_counter() - start
 
+  def _make_host(self, model, tokenizer, style) -> host_lib.Host:
+    return host_lib.Host(
+        judge_lib.Judge(self._task, tokenizer, style), vocabulary_lib.of(
+            tokenizer, model.vocab_size, style, self._settings.step))
+
   def _make_slots(self, model, tokenizer, style, strategy) -> batching.Slots:
+    host = self._host(model, tokenizer, style)
     return make_slots(
-        self._task, model, self._settings, vocabulary_lib.of(
-            tokenizer, model.vocab_size, style, self._settings.step),
-        self._mesh, strategy, verdict=self._host(tokenizer, style))
+        self._task, model, self._settings, host.words, self._mesh, strategy,
+        host=host, judge=self._judge and self._judge.model)
 
   def prepare(
       self, policy: base.Policy, problems: Sequence[Problem], first: int = 0
@@ -218,20 +241,33 @@ class Searcher:
     """
     if not problems:
       raise ValueError('problems: got none; must be at least one.')
-    growing.check(
-        self._settings.tree, self._settings.step, self._task, policy.style)
+    self._check(policy)
     judged = judge_inputs(
         self._task, self._settings, problems, policy.style, first)
     depth = self._settings.depth(self._task, problems)
     strategy = make_strategy(self._settings, self._name, depth)
     width = player_lib.prompt_width(policy.tokenizer, problems, policy.style)
-    check_room(policy.model, self._settings, width, depth)
+    for mine in filter(None, (policy, self._judge)):
+      check_room(mine.model, self._settings, width, depth)
     prompts = player_lib.padded(
         [policy.tokenizer.encode(traces.prompt(p, style=policy.style))
          for p in problems], width, policy.tokenizer.pad_id)
     return [
         dict(prompt=prompt_P, length=length, problem=problem)
         for prompt_P, length, problem in zip(*prompts, judged)], strategy
+
+  def _check(self, policy) -> None:
+    settings, judge = self._settings, self._judge
+    growing.check(settings.tree, settings.step, self._task, policy.style)
+    valuing.check(
+        settings.values, settings.value, settings.step, self._task,
+        policy.model)
+    if judge:
+      valuing.check_judge(
+          settings.values, policy.style, judge.model, judge.style)
+      valuing.check_tokens(
+          settings.values, policy.tokenizer.fingerprint,
+          judge.tokenizer.fingerprint)
 
 
 def judge_inputs(
@@ -245,12 +281,16 @@ def judge_inputs(
   Raises:
     UserError: two problems differ in shape; names them.
   """
-  if settings.outcome != 'verifier' and not settings.tree.reads_steps:
-    return [{} for _ in problems]
-  if not vocabulary_lib.is_in_graph(task, style):
-    return [
-        dict(index=np.int32(i)) for i in range(first, first + len(problems))]
-  return vocabulary_lib.graph_inputs(task, problems)
+  is_judged = (
+      settings.outcome == 'verifier' or settings.tree.reads_steps
+      or 'rollouts' in settings.sources)
+  is_in_graph = vocabulary_lib.is_in_graph(task, style)
+  found = [{} for _ in problems]
+  if is_judged and is_in_graph:
+    found = vocabulary_lib.graph_inputs(task, problems)
+  if (is_judged and not is_in_graph) or 'oracle' in settings.sources:
+    return [dict(x, index=np.int32(i)) for i, x in enumerate(found, first)]
+  return found
 
 
 def make_strategy(
@@ -274,25 +314,33 @@ def check_room(
     depth: int,
 ) -> None:
   """Raises a ConfigError where trees are deeper than a model's texts."""
-  if num_prompt + depth * settings.step_length > model.max_length:
+  num_behind = num_prompt + depth * settings.step_length
+  if num_behind > model.max_length:
     raise config_lib.ConfigError(
         f'search.step_length: got {settings.step_length}; {depth} '
         f'steps after prompts of {num_prompt} tokens must be at most '
+        f'config.model.max_length, {model.max_length}.')
+  if 'rollouts' in settings.sources and (
+      num_behind + settings.values.rollout_length > model.max_length):
+    raise config_lib.ConfigError(
+        f'search.values.rollout_length: got {settings.values.rollout_length}; '
+        f'behind {num_behind} tokens of a text it must be at most '
         f'config.model.max_length, {model.max_length}.')
 
 
 def make_slots(
     task: base_task.Task, model: model_config.ModelConfig, settings: Settings,
     vocabulary: vocabulary_lib.Vocabulary, mesh: jax.sharding.Mesh,
-    strategy: engine.Strategy, verdict: Callable[..., jax.Array] | None = None,
+    strategy: engine.Strategy, *, host: host_lib.Host | None = None,
+    judge: model_config.ModelConfig | None = None,
 ) -> batching.Slots:
   """Makes the slots of one strategy over problems.
 
   A problem's inputs are the NumPy arrays prompt [P] and length [], int32, and
-  problem, a dict as of `judge_inputs`. `verdict` is that of the task in the
-  graph by default.
+  problem, a dict as of `judge_inputs`.
   """
-  step_fn, start = make_steps(task, model, settings, vocabulary, verdict)
+  step_fn, start = make_steps(
+      task, model, settings, vocabulary, host=host, judge=judge)
   return batching.Slots(
       strategy, step_fn, start,
       num_slots=sharding.up_to_parts(settings.num_slots, mesh),
@@ -303,55 +351,51 @@ def make_slots(
 
 def make_steps(
     task: base_task.Task, model: model_config.ModelConfig, settings: Settings,
-    vocabulary: vocabulary_lib.Vocabulary,
-    verdict: Callable[..., jax.Array] | None = None,
+    vocabulary: vocabulary_lib.Vocabulary, *,
+    host: host_lib.Host | None = None,
+    judge: model_config.ModelConfig | None = None,
 ) -> tuple[
     search_base.StepFn,
-    Callable[..., tuple[reasoning.Prompts, search_base.Root]]]:
+    Callable[..., tuple[Any, search_base.Root]]]:
   """Makes a model's steps, valued as the settings say, and their beginning.
+
+  Args:
+    task: of the problems.
+    model: that writes.
+    settings: of the search.
+    vocabulary: of the model's texts.
+    host: for what no compiled program judges, and for an oracle.
+    judge: the model that `settings.judge` names.
 
   Returns:
     The step function, and (params, inputs) -> (rows, roots), as `slots.Slots`
-    has them; a `problem` of None will do where nothing looks at it.
+    has them; a `problem` of None will do where nothing looks at it. With a
+    judge, params are (the model's, the judge's).
   """
-  is_likelihood = settings.value == 'likelihood'
+  verdict = None
   is_judged = settings.outcome == 'verifier'
-  # The likelihood needs no head; without it there is one less to compute.
-  value = _nothing if is_likelihood else None
-  outcome = None
-  if is_judged:
-    outcome = verdict or task.in_graph.outcome(vocabulary.texts)
+  if is_judged or 'rollouts' in settings.sources:
+    verdict = host.verdict if host and host.is_verifier else (
+        task.in_graph.outcome(vocabulary.texts))
     if settings.step == 'episode':
-      outcome = vocabulary_lib.of_last_text(outcome, vocabulary.eos_ids)
-  step_fn = reasoning.LanguageStep(
+      verdict = vocabulary_lib.of_last_text(verdict, vocabulary.eos_ids)
+  step = reasoning.LanguageStep(
       model, branching=branching_lib.widest(settings.branching),
       step_length=settings.step_length,
       delimiter_ids=vocabulary.delimiter_ids, eos_ids=vocabulary.eos_ids,
-      pad_id=vocabulary.pad_id, sampling=settings.sampling(), value=value,
-      outcome=outcome, has_opening=vocabulary.has_opening,
+      pad_id=vocabulary.pad_id, sampling=settings.sampling(),
+      value=valuing.own_value(settings.sources),
+      outcome=verdict if is_judged else None,
+      has_opening=vocabulary.has_opening,
       has_attempts=settings.step == 'episode', siblings=settings.siblings,
       **settings.tree.functions(task, vocabulary))
-  if is_likelihood:
-    step_fn = values.likelihood(step_fn, is_reward=not is_judged)
-  if is_judged:
-    step_fn = values.settled(step_fn)
-
-  def start(params, inputs):
-    (_, rows), root = reasoning.start(
-        model, params, inputs['prompt'], inputs['length'],
-        step_length=settings.step_length, problems=inputs['problem'],
-        value=value)
-    return rows, values.count_root(root) if is_likelihood else root
-
-  return step_fn, start
-
-
-def _nothing(*_) -> jax.Array:
-  return jnp.zeros((), jnp.float32)
+  step_fn, start = valuing.valued(settings.value, valuing.Parts(
+      step, settings.values, judge, verdict, host and host.oracle,
+      is_merged=settings.tree.merging != 'none'), is_reward=not is_judged)
+  return values.settled(step_fn) if is_judged else step_fn, start
 
 
 def _found(state: engine.State) -> Found:
-  node = state.tree.embeddings
-  node = node.embedding if isinstance(node, values.Counted) else node
+  node = values.inner(state.tree.embeddings)
   return Found(
       batching.without_embeddings(state), node.tokens, node.page.length)

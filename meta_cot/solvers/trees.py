@@ -69,6 +69,20 @@ def read(
   return from_tree.from_tree(problem, tree, texts, solution, **about), answer
 
 
+def state_of(
+    judge: judge_lib.Judge, problem: Problem, steps: Sequence[Sequence[int]]
+) -> str | None:
+  """Reads the state behind steps of a solution; None where one is illegal."""
+  state = judge.task.states.first(problem)
+  for i, tokens in enumerate(steps):
+    step = _said(
+        judge.tokenizer.decode(tokens), judge.style, is_first=i == 0)
+    if step is None or state is None:
+      return None
+    state = judge.task.states.after(problem, state, step)
+  return state
+
+
 def _said(text: str, style: str, *, is_first: bool) -> str | None:
   """A step without what begins or ends it, and without blanks around it.
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a search knows of a model's texts: tokens, steps, and verdicts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 
 import jax
@@ -11,7 +11,6 @@ import numpy as np
 from data_pipelines import tokenizers
 from meta_cot import decode
 from meta_cot.problem import Problem
-from meta_cot.rollouts import judge as judge_lib
 from meta_cot.settings import config as config_lib
 from meta_cot.tasks import base
 from meta_cot.traces import format as format_lib
@@ -94,43 +93,16 @@ def graph_inputs(
   return inputs
 
 
-@dataclasses.dataclass(eq=False)
-class HostVerdict:
-  """The verifier on the host as an `outcome` of `reasoning.LanguageStep`.
-
-  For what no function of arrays judges. `problem` holds the 'index' of one of
-  `problems`.
-  """
-
-  judge: judge_lib.Judge
-  problems: Mapping[int, Problem] = dataclasses.field(default_factory=dict)
-  error: config_lib.UserError | None = None  # of a verifier, to be raised
-
-  def __call__(self, problem, tokens_M, length) -> jax.Array:
-    """Returns 1.0 for a right text, else 0.0; [] float32."""
-    return jax.pure_callback(
-        self._verdict, jax.ShapeDtypeStruct((), jnp.float32),
-        problem['index'], tokens_M, length, vmap_method='sequential')
-
-  def _verdict(self, index, tokens_M, length) -> np.ndarray:
-    tokens = np.asarray(tokens_M)[:int(length)].tolist()
-    # Most texts are parts of one, without an end.
-    is_ended = bool(set(tokens[-1:]) & set(self.judge.tokenizer.eos_ids))
-    try:
-      return np.float32(is_ended and self.judge.claim(
-          self.problems[int(index)], tokens).verdict.is_correct)
-    except config_lib.UserError as e:  # must not pass through the program
-      self.error = e
-      return np.float32(0)
-
-
-def host_verdict(
-    task: base.Task, tokenizer: tokenizers.Tokenizer, style: str
-) -> HostVerdict | None:
-  """Makes the verdict on texts that are not judged in compiled programs."""
-  if is_in_graph(task, style):
-    return None
-  return HostVerdict(judge_lib.Judge(task, tokenizer, style))
+def cut(words: Vocabulary, tokens: Sequence[int]) -> list[tuple[int, ...]]:
+  """Cuts a text behind what ends a step; the last piece may have no end."""
+  pieces, start = [], 0
+  for i, token in enumerate(tokens, 1):
+    is_opening = words.has_opening and i == 1
+    if i == len(tokens) or (
+        token in words.delimiter_ids and not is_opening):
+      pieces.append(tuple(tokens[start:i]))
+      start = i
+  return pieces
 
 
 def last_text(tokens: Sequence[int], eos_ids: Sequence[int]) -> Sequence[int]:

@@ -211,7 +211,8 @@ def _drawn(rows, label, split: str, taught, style: str) -> list[trees.Tree]:
 
 STAGE = base.Stage(
     Settings=Settings, run=_run,
-    reads=lambda settings: (*settings.policies, settings.problems),
+    reads=lambda settings: (
+        *settings.policies, settings.problems, *solving.judges(settings)),
     grown=lambda settings: dataclasses.asdict(settings), check=_check,
     is_whole=lambda context, settings, directory: all(
         (directory / name).exists() for name in ('summary.json', 'report.md')),

@@ -185,10 +185,12 @@ def _check_reference(
         f'leaves {", ".join(leaves) or "no parts"}.')
 
 
-def _field(settings: Any, reference: str) -> str:
-  """Names the setting that holds a reference."""
-  values = {f.name: getattr(settings, f.name)
-            for f in dataclasses.fields(settings)}
-  return next(
-      name for name, value in values.items()
-      if value == reference or isinstance(value, tuple) and reference in value)
+def _field(settings: Any, reference: str) -> str | None:
+  """Names the setting that holds a reference, in whatever group it is."""
+  for field in dataclasses.fields(settings):
+    value = getattr(settings, field.name)
+    if value == reference or isinstance(value, tuple) and reference in value:
+      return field.name
+    if dataclasses.is_dataclass(value) and (name := _field(value, reference)):
+      return f'{field.name}.{name}'
+  return None

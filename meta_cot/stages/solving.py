@@ -21,22 +21,20 @@ from meta_cot.rl import exploration
 from meta_cot.rl import playing
 from meta_cot.rollouts import episodes
 from meta_cot.rollouts import player
-from meta_cot.search import batching
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import growing
 from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
 from meta_cot.solvers import searching
-from meta_cot.solvers import vocabulary
+from meta_cot.solvers import valuing
 from meta_cot.stages import base
+from meta_cot.stages import trees
 from meta_cot.training import flops
 from meta_cot.training import policy as policy_lib
 
 _PLAIN = ('greedy', 'samples')
 _EPISODES = 'revisions'
-_PARTS = {'': 'advance', '/fresh': 'fresh', '/refill': 'refill',
-          '/collect': 'collect'}  # of a search -> in `Slots.programs`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +85,7 @@ class Asked:
       # How samples are drawn says nothing of greedy texts.
       return make(samples.greedy() if name == 'greedy' else samples)
     if name != _EPISODES:
-      return make(self.settings.search)
+      return self._search(name) if self.judge else make(self.settings.search)
     mine, about = self.settings.episodes, self.folder.about
     mine = dataclasses.replace(mine, num_episodes=min(
         mine.num_episodes, about.get('num_episodes', mine.num_episodes)))
@@ -104,6 +102,29 @@ class Asked:
             alone, self.context.task, self.context.mesh,
             explore=exploration.jit_explore(explorer, self.context.mesh)))
 
+  @functools.cached_property
+  def judge(self) -> solvers_base.Policy | None:
+    """The policy whose value head judges in searches; None: none does.
+
+    Raises:
+      ConfigError: it has other tokens.
+    """
+    settings = self.settings.search
+    if settings.judge is None:
+      return None
+    asked = dataclasses.replace(self, reference=settings.judge)
+    valuing.check_tokens(
+        settings.values, self.folder.fingerprint, asked.folder.fingerprint)
+    return asked.at((asked.folder.steps() or [None])[-1])
+
+  def _search(self, name: str) -> bench.Procedure:
+    """A search in which another policy judges."""
+    settings, judge = self.settings.search, self.judge
+    return bench.Procedure(
+        dict(dataclasses.asdict(settings), judge=bench.identity(judge)),
+        searching.Searcher(
+            name, settings, self.context.task, self.context.mesh, judge))
+
   def _samples(self, tokens: float | None) -> sampling.Settings:
     """No longer than twice the longest text it was taught, nor too many."""
     mine, longest = self.settings.samples, self.folder.about.get('longest')
@@ -115,6 +136,13 @@ class Asked:
       mine = dataclasses.replace(
           mine, num_samples=max(1, min(mine.num_samples, number)))
     return mine
+
+
+def judges(settings: Any) -> tuple[str, ...]:
+  """Lists the references to policies that judge in the searches of a stage."""
+  is_searching = set(settings.solvers) & set(searching.STRATEGIES)
+  judge = settings.search.judge
+  return (judge,) if is_searching and judge is not None else ()
 
 
 def check(context: base.Context, settings: Any, name: str) -> None:
@@ -163,9 +191,18 @@ class _Planned:
               'solutions have no steps.')
         growing.check(
             settings.tree, settings.step, task, self.there.style)
+        valuing.check(
+            settings.values, settings.value, settings.step, task,
+            self.there.model)
         searching.make_strategy(settings, solver, self.depth)
         searching.check_room(
             self.there.model, settings, self.width, self.depth)
+        if self.judge:
+          valuing.check_judge(
+              settings.values, self.there.style, self.judge.model,
+              self.judge.style)
+          searching.check_room(
+              self.judge.model, settings, self.width, self.depth)
     if _EPISODES in self.settings.solvers:
       self._check_episodes()
 
@@ -189,12 +226,10 @@ class _Planned:
       found |= dict(explore=self.explore) if self.explorer else {}
       found |= dict(revisions=self.revisions)
     if strategies := [s for s in solvers if s in searching.STRATEGIES]:
-      found |= dict(
-          params=self.slice_layers,
-          start=functools.partial(self.search, strategies[0], 'start'))
-    return found | {
-        f'{name}{end}': functools.partial(self.search, name, part)
-        for name in strategies for end, part in _PARTS.items()}
+      found |= trees.Programs(
+          self.context, self.settings.search, self.there, self.judge,
+          self.width, self.depth).builders(strategies)
+    return found
 
   @functools.cached_property
   def width(self) -> int:
@@ -211,6 +246,12 @@ class _Planned:
   @functools.cached_property
   def params(self) -> Any:
     return policy_lib.abstract(self.there.model, self.context.mesh)
+
+  @functools.cached_property
+  def judge(self) -> base.Planned | None:
+    """The policy whose value head judges in searches; None: none does."""
+    reference = self.settings.search.judge
+    return None if reference is None else self.context.planned(reference)
 
   @property
   def rng(self):
@@ -288,59 +329,3 @@ class _Planned:
         name, self.explorer, self.context.mesh, params=self.params,
         width=self.width,
         num_questions=self._up(self.settings.episodes.num_questions))
-
-  def slice_layers(self, name: str) -> program.Program:
-    """The weights as searches want them."""
-    return program.Program(
-        name, searching.slice_layers, (self.there.model, self.params), {}, 0.0,
-        0)
-
-  def _sliced(self) -> Any:
-    """Shapes of the parameters behind it, where it leaves them."""
-    lowered = searching.slice_layers.lower(self.there.model, self.params)
-    return jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=sharding),
-        lowered.out_info, lowered.compile().output_shardings)
-
-  def search(self, strategy: str, part: str, name: str) -> program.Program:
-    """A part of a search, see `search.batching.Slots.programs`."""
-    context, settings, there = self.context, self.settings.search, self.there
-    slots = searching.make_slots(
-        context.task, there.model, settings, there.words(settings.step),
-        context.mesh, searching.make_strategy(settings, strategy, self.depth),
-        verdict=vocabulary.host_verdict(
-            context.task, there.tokenizer, there.style))
-    jitted, arguments = slots.programs(
-        self._sliced(), self.rng, self._inputs(slots.num_slots),
-        context.mesh)[part]
-    work, tokens = self._work(slots, part)
-    return program.Program(name, jitted, arguments, {}, work, tokens)
-
-  def _inputs(self, num_slots: int) -> dict:
-    (judged,) = searching.judge_inputs(
-        self.context.task, self.settings.search,
-        self.context.first_problems[:1], self.there.style)
-    return dict(
-        prompt=self._ints(num_slots, self.width),
-        length=self._ints(num_slots),
-        problem={
-            name: program.rows((num_slots, *x.shape), x.dtype,
-                               self.context.mesh)
-            for name, x in judged.items()})
-
-  def _work(self, slots: batching.Slots, part: str) -> tuple[float, int]:
-    """FLOPs and tokens of one call: full prompts, no step ends early."""
-    model, settings = self.there.model, self.settings.search
-    if part == 'start':
-      work = flops.prefill_flops(
-          model, slots.num_slots, self.width, num_readouts=0)
-      return work, slots.num_slots * self.width
-    if part != 'advance':
-      return 0.0, 0
-    strategy = slots.strategy
-    children = slots.num_slots * strategy.num_leaves * strategy.widest
-    tokens = children * settings.step_length * min(
-        slots.chunk_steps, strategy.max_steps)
-    length = self.width + strategy.max_depth * settings.step_length / 2
-    return tokens * model.flops_per_token(length), tokens

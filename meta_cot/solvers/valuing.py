@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What guides a search over a model's steps: its sources of values by name."""
+
+from collections.abc import Callable, Collection, Mapping
+import dataclasses
+import functools
+import types
+from typing import Any
+
+from meta_cot import reasoning
+from meta_cot.model import config as model_config
+from meta_cot.reasoning import node as node_lib
+from meta_cot.reasoning import sources as sources_lib
+from meta_cot.search import base as search_base
+from meta_cot.search import values
+from meta_cot.settings import config as config_lib
+from meta_cot.tasks import base as base_task
+
+# Makes the source called so, of `Parts`.
+SOURCES: Mapping[str, Callable[..., values.Source]] = (
+    types.MappingProxyType({
+        'likelihood': lambda parts: values.Likelihood(),
+        'head': lambda parts: values.Own(),
+        'model': lambda parts: sources_lib.OfModel(
+            parts.judge, parts.step.step_length),
+        'rollouts': lambda parts: sources_lib.OfCompletions(
+            parts.step, parts.settings.num_rollouts,
+            parts.settings.rollout_length, parts.verdict, parts.is_merged),
+        'oracle': lambda parts: sources_lib.OfTexts(
+            parts.oracle, parts.step.pad_id),
+    }))
+NAMES = (*SOURCES, 'mixture')
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Of sources that have some; `search.value` says which one it is."""
+
+  model: str | None = config_lib.setting()
+  num_rollouts: int = config_lib.setting(low=1)
+  rollout_length: int = config_lib.setting(low=1)
+  sources: tuple[str, ...] = config_lib.setting(
+      choices=tuple(SOURCES), is_unique=True)
+  weights: tuple[float, ...] = config_lib.setting(above=0.0)
+  mixing: str = config_lib.setting(choices=tuple(values.MIXINGS))
+
+  def named(self, value: str) -> tuple[str, ...]:
+    """Lists the sources of `search.value`."""
+    return self.sources if value == 'mixture' else (value,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """What sources are made of."""
+
+  step: reasoning.LanguageStep
+  settings: Settings
+  judge: model_config.ModelConfig | None
+  verdict: node_lib.OfText | None
+  oracle: node_lib.OfText | None
+  is_merged: bool  # equal steps of a leaf are
+
+
+def own_value(sources: Collection[str]) -> node_lib.OfText | None:
+  """Makes the `value` of a `LanguageStep`: of its head only where it is asked.
+  """
+  return None if 'head' in sources else sources_lib.nothing
+
+
+def valued(
+    value: str, parts: Parts, *, is_reward: bool
+) -> tuple[search_base.StepFn, Callable[..., tuple[Any, search_base.Root]]]:
+  """Values the steps as `search.value` says, and makes their beginning.
+
+  Returns:
+    As `searching.make_steps`; with `is_reward` rewards are the values too.
+  """
+  step = parts.step
+  own = functools.partial(
+      reasoning.start, step.config, step_length=step.step_length,
+      value=step.value)
+
+  def start(params, inputs):
+    (_, rows), root = own(
+        params, inputs['prompt'], inputs['length'], problems=inputs['problem'])
+    return rows, root
+
+  if value == 'head':
+    return step, start
+  source = _source(value, parts)
+  step_fn = values.valued(step, source, is_reward=is_reward)
+  pair = lambda params: params if parts.judge else (params, None)
+
+  def step_of_rows(params, rng, path):
+    params, (prompts, rows) = params
+    params, judge = pair(params)
+    return step_fn(((params, prompts), (judge, rows)), rng, path)
+
+  def start_of_rows(params, inputs):
+    params, judge = pair(params)
+    prompts, root = start(params, inputs)
+    beginning = source.begin(judge, inputs, root)
+    return (prompts, beginning.rows), values.begin(root, beginning)
+
+  return step_of_rows, start_of_rows
+
+
+def _source(value: str, parts: Parts) -> values.Source:
+  if value != 'mixture':
+    return SOURCES[value](parts)
+  settings = parts.settings
+  return values.Mixture(
+      tuple(SOURCES[name](parts) for name in settings.sources),
+      settings.weights, settings.mixing)
+
+
+def check(
+    settings: Settings, value: str, step: str, task: base_task.Task,
+    model: model_config.ModelConfig,
+) -> None:
+  """Raises a ConfigError where a policy's steps cannot be valued so."""
+  names = settings.named(value)
+  if value == 'mixture' and not (
+      0 < len(settings.sources) == len(settings.weights)):
+    raise config_lib.ConfigError(
+        f'search.values.weights: got {settings.weights} for sources '
+        f'{settings.sources}; must be one for each, of at least one.')
+  if 'model' in names and settings.model is None:
+    raise config_lib.ConfigError(
+        'search.values.model: got None; must be the policy whose value head '
+        f'judges where search.value is {value!r}.')
+  if 'head' in names:
+    check_head(value, model)
+  if 'oracle' in names and (
+      None in (task.oracle, task.states) or step != 'solution'):
+    raise config_lib.ConfigError(
+        f'search.value: got {value!r}; must be without an oracle: this task '
+        f'does not say which states of steps {step!r} lead to a solution '
+        '(task.oracle, of solutions).')
+
+
+def check_head(value: str, model: model_config.ModelConfig) -> None:
+  """Raises a ConfigError where a policy has no value head to ask."""
+  if model.value_head == 'none':
+    raise config_lib.ConfigError(
+        f"search.value: got {value!r}; the model has no value head: set "
+        "config.model.value_head to 'shared'.")
+
+
+def check_judge(
+    settings: Settings, style: str, judge: model_config.ModelConfig,
+    judge_style: str,
+) -> None:
+  """Raises a ConfigError where a model cannot judge texts of a style."""
+  path = f'search.values.model: got {settings.model!r}, '
+  if judge.value_head == 'none':
+    raise config_lib.ConfigError(
+        f'{path}a model without a value head; must be one that has one.')
+  if style != judge_style:
+    raise config_lib.ConfigError(
+        f'{path}of style {judge_style!r}; must be of {style!r}, as the policy.')
+
+
+def check_tokens(settings: Settings, fingerprint: str, other: str) -> None:
+  """Raises a ConfigError where the judge's tokenizer is another one."""
+  if fingerprint != other:
+    raise config_lib.ConfigError(
+        f'search.values.model: got {settings.model!r}, of tokenizer '
+        f'{other[:12]}; must have that of the policy, {fingerprint[:12]}.')
