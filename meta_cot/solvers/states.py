@@ -96,18 +96,8 @@ class Reader:
     tokens = self.tokenizer.encode(text)
     if steps[-1].is_terminal:
       tokens = [*tokens, self.tokenizer.eos_id]
-    pieces = self._cut(tokens)
+    pieces = self.words.cut(tokens)
     return pieces if len(pieces) == len(steps) else None
-
-  def _cut(self, tokens: Sequence[int]) -> list[tuple[int, ...]]:
-    """Cuts a text behind what ends a step."""
-    ends, pieces, start = self.words.delimiter_ids, [], 0
-    for i, token in enumerate(tokens, 1):
-      is_opening = self.words.has_opening and i == 1
-      if i == len(tokens) or (token in ends and not is_opening):
-        pieces.append(tuple(tokens[start:i]))
-        start = i
-    return pieces
 
 
 def _visited(node: traces.Node) -> traces.Node:

@@ -32,6 +32,16 @@ class Vocabulary:
   texts: tuple[str, ...]  # of every id that the model can write
   has_opening: bool = False  # what opens a text would end a step
 
+  def cut(self, tokens: Sequence[int]) -> list[tuple[int, ...]]:
+    """Cuts a text behind what ends a step."""
+    pieces, start = [], 0
+    for i, token in enumerate(tokens, 1):
+      is_opening = self.has_opening and i == 1
+      if i == len(tokens) or (token in self.delimiter_ids and not is_opening):
+        pieces.append(tuple(tokens[start:i]))
+        start = i
+    return pieces
+
 
 def of(
     tokenizer: tokenizers.Tokenizer, vocab_size: int, style: str,

@@ -186,9 +186,11 @@ def _check_reference(
 
 
 def _field(settings: Any, reference: str) -> str:
-  """Names the setting that holds a reference."""
-  values = {f.name: getattr(settings, f.name)
-            for f in dataclasses.fields(settings)}
-  return next(
-      name for name, value in values.items()
-      if value == reference or isinstance(value, tuple) and reference in value)
+  """Names the setting that holds a reference, of a group too."""
+  for field in dataclasses.fields(settings):
+    value = getattr(settings, field.name)
+    if value == reference or isinstance(value, tuple) and reference in value:
+      return field.name
+    if dataclasses.is_dataclass(value) and (inner := _field(value, reference)):
+      return f'{field.name}.{inner}'
+  return ''

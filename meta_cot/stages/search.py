@@ -102,7 +102,8 @@ def _record(context, settings, policy, problem, rows) -> record_lib.TraceRecord:
 
 STAGE = base.Stage(
     Settings=Settings, run=_run,
-    reads=lambda settings: (settings.policy, settings.problems),
+    reads=lambda settings: (
+        settings.policy, settings.problems, *settings.samples.judges),
     check=_check,
     is_whole=lambda context, settings, directory: all(
         store.is_whole(directory, split) for split in data.LEARNED),
