@@ -144,3 +144,6 @@ def test_the_report_has_every_source_and_plot(tmp_path):
     png = (tmp_path / f'{name}.png').read_bytes()
     assert png.startswith(b'\x89PNG')
     assert '<svg' in (tmp_path / f'{name}.svg').read_text()
+  svg = (tmp_path / 'calibration.svg').read_bytes()
+  report_quality.write(epath.Path(tmp_path), 'Values: q', summary)
+  assert svg == (tmp_path / 'calibration.svg').read_bytes()

@@ -12,6 +12,7 @@ import io
 import itertools
 import pathlib
 
+import matplotlib
 from matplotlib import axes as axes_lib
 from matplotlib import figure as figure_lib
 from matplotlib import ticker
@@ -117,9 +118,10 @@ def by_depth(
 
 def save(path: files.Path, figure: figure_lib.Figure) -> None:
   """Writes the figure to `path`; a ValueError lists the known suffixes."""
-  image = io.BytesIO()
-  figure.savefig(
-      image, format=pathlib.Path(path).suffix.removeprefix('.'), dpi=150)
+  image, suffix = io.BytesIO(), pathlib.Path(path).suffix.removeprefix('.')
+  metadata = dict(Date=None) if suffix == 'svg' else None
+  with matplotlib.rc_context({'svg.hashsalt': 'meta_cot'}):  # the same bits
+    figure.savefig(image, format=suffix, dpi=150, metadata=metadata)
   files.write_atomic(path, image.getvalue())
 
 
