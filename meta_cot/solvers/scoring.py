@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 import functools
 import math
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines import tokenizers
 from meta_cot import program
 from meta_cot import sharding
 from meta_cot.model import config as model_config
@@ -125,24 +125,22 @@ def program_of(
       rows * width)
 
 
-def check(
-    judge: model_config.ModelConfig, style: str, of_texts: str, width: int
-) -> None:
-  """Raises a ConfigError where a model cannot judge, before anything is read.
+def check(there: Any, style: str, width: int) -> None:
+  """Raises a ConfigError where a model cannot judge texts of a style.
 
   Args:
-    judge: the model.
-    style: that of its texts.
-    of_texts: the style of those that it is to judge.
+    there: a policy that has `model` and `style`, trained or not.
+    style: of the texts.
     width: tokens of the longest.
   """
+  judge = there.model
   if judge.value_head == 'none':
     raise config_lib.ConfigError(
         'its model has no value head: config.model.value_head must be '
         "'shared' where it is trained.")
-  if style != of_texts:
+  if there.style != style:
     raise config_lib.ConfigError(
-        f'its texts have style {style!r}; must have {of_texts!r}, as those '
+        f'its texts have style {there.style!r}; must have {style!r}, as those '
         'that it judges.')
   if width > judge.max_length:
     raise config_lib.ConfigError(
@@ -150,11 +148,20 @@ def check(
         f'model.max_length, {judge.max_length}.')
 
 
-def check_tokens(
-    label: str, fingerprint: str, tokenizer: tokenizers.Tokenizer
-) -> None:
-  """Raises a UserError where a judge reads other tokens than were written."""
-  if fingerprint != tokenizer.fingerprint:
+def reader(
+    label: str, there: policy_lib.Policy, mesh: jax.sharding.Mesh,
+    fingerprint: str,
+) -> base.Policy:
+  """Reads a policy folder whose model is to read texts of another one.
+
+  Raises:
+    UserError: it reads other tokens than those of this fingerprint, or nothing
+      is saved in it.
+  """
+  if there.fingerprint != fingerprint:
     raise config_lib.UserError(
-        f'{label}: its tokenizer is {fingerprint[:12]}; it cannot judge texts '
-        f'in the tokens of {tokenizer.fingerprint[:12]}.')
+        f'{label}: its tokenizer is {there.fingerprint[:12]}; it cannot read '
+        f'texts in the tokens of {fingerprint[:12]}.')
+  return base.Policy(
+      label, there.model, there.params(mesh), there.tokenizer(), there.style,
+      step=there.steps()[-1])

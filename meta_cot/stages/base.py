@@ -188,7 +188,7 @@ class Context:
       return Planned(there.model, there.style, there.tokenizer())
     if not group.stage.leaves(group.settings):
       raise config_lib.ConfigError(
-          f'got {reference!r}; stage {group.name} leaves no policies.')
+          f'stage {group.name} leaves no policies.')
     if group.settings.start is not None:
       return self.planned(group.settings.start)
     source = self.groups.get(group.settings.tokenizer)

@@ -209,10 +209,10 @@ def _write(context, settings, directory, rows, training, labels, problems):
 
 def _judges(settings, labels) -> dict[str, str]:
   """By policy, the judge of samples that guides its searches too, if any."""
-  judge = dict(
-      likelihood=lambda reference: scoring.LIKELIHOOD,
-      head=lambda reference: reference).get(settings.search.value)
-  return judge and {label: judge(ref) for ref, label in labels.items()} or {}
+  if settings.search.value == 'likelihood':
+    return dict.fromkeys(labels.values(), scoring.LIKELIHOOD)
+  return {label: reference for reference, label in labels.items()} if (
+      settings.search.value == 'head') else {}
 
 
 def _drawn(rows, label, split: str, taught, style: str) -> list[trees.Tree]:

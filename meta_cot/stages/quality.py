@@ -19,7 +19,6 @@ from meta_cot.rollouts import player
 from meta_cot.runtime import distributed
 from meta_cot.runtime import interruption
 from meta_cot.settings import config as config_lib
-from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import scoring
 from meta_cot.solvers import states as states_lib
 from meta_cot.solvers import targets as targets_lib
@@ -65,9 +64,8 @@ def _check(context, settings, name) -> None:
         'tokens, questions included, must be at most the max_length of '
         f'{settings.policy}, {there.model.max_length}.')
   for reference in context.parts(settings.judges):
-    judge = context.planned(reference)
     try:
-      scoring.check(judge.model, judge.style, there.style, width)
+      scoring.check(context.planned(reference), there.style, width)
     except config_lib.ConfigError as e:
       raise base.wrong(name, 'judges', f'got {reference!r}; {e}') from None
 
@@ -144,8 +142,10 @@ def _texts(context, settings, tokenizer, style, records) -> _Texts:
       raise config_lib.UserError(
           f'{folder}: that of problem {record.problem.id!r} has no targets; '
           'name the records of a stage of kind label.')
-    scoring.check_tokens(
-        f'{folder}', record.arguments['tokenizer'], tokenizer)
+    if record.arguments['tokenizer'] != tokenizer.fingerprint:
+      raise config_lib.UserError(
+          f'{folder}: its states are of another tokenizer than that of '
+          f'{settings.policy}; name the policy that was labelled.')
     reachable = targets_lib.oracle(targets_lib.Known(
         context.task, record)) if has_oracle else [None] * len(record.nodes)
     made.add(
@@ -161,7 +161,10 @@ def _texts(context, settings, tokenizer, style, records) -> _Texts:
 
 def _run(context, settings, directory) -> None:
   """Reads all values, and writes the table."""
-  policy = _policy(context, settings.policy)
+  there = context.policy(settings.policy)
+  reader = functools.partial(
+      scoring.reader, mesh=context.mesh, fingerprint=there.fingerprint)
+  policy = reader(settings.policy, there)
   source = store.read(context.folder(settings.records), tasks.VALIDATION)
   records = [source[i] for i in range(len(source))[:settings.num_records]]
   made = _texts(context, settings, policy.tokenizer, policy.style, records)
@@ -176,10 +179,8 @@ def _run(context, settings, directory) -> None:
       for text, question, end in made.places])}
   for reference in context.parts(settings.judges):
     interruption.check()
-    judge = _policy(context, reference)
-    scoring.check_tokens(
-        reference, judge.tokenizer.fingerprint, policy.tokenizer)
-    found = read(scoring.values, judge)
+    found = read(
+        scoring.values, reader(reference, context.policy(reference)))
     values[reference] = np.array([
         found[text][end - 1] for text, _, end in made.places])
   if distributed.is_primary():
@@ -189,13 +190,6 @@ def _run(context, settings, directory) -> None:
         directory, f'Values: {directory.name}',
         dict(summary, num_too_long=made.num_too_long))
   distributed.wait(f'{directory.name}: report')
-
-
-def _policy(context, reference: str) -> solvers_base.Policy:
-  there = context.policy(reference)
-  return solvers_base.Policy(
-      reference, there.model, there.params(context.mesh), there.tokenizer(),
-      there.style)
 
 
 STAGE = base.Stage(

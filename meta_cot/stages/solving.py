@@ -27,10 +27,10 @@ from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import growing
 from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
-from meta_cot.solvers import scoring
 from meta_cot.solvers import searching
 from meta_cot.solvers import vocabulary
 from meta_cot.stages import base
+from meta_cot.stages import judging
 from meta_cot.training import flops
 from meta_cot.training import policy as policy_lib
 
@@ -88,7 +88,8 @@ class Asked:
       # How samples are drawn says nothing of greedy texts.
       if name == 'greedy':
         return make(samples.greedy())
-      return self._judged(samples) if samples.judges else make(samples)
+      return judging.procedure(self.context, samples, self.folder) if (
+          samples.judges) else make(samples)
     if name != _EPISODES:
       return make(self.settings.search)
     mine, about = self.settings.episodes, self.folder.about
@@ -107,25 +108,6 @@ class Asked:
             alone, self.context.task, self.context.mesh,
             explore=exploration.jit_explore(explorer, self.context.mesh)))
 
-  def _judged(self, samples: sampling.Settings) -> bench.Procedure:
-    """Samples with judges; their rows depend on who judges."""
-    context = self.context
-    judges = {
-        reference: context.policy(reference)
-        for reference in context.parts(samples.judges)}
-    for reference, there in judges.items():
-      scoring.check_tokens(
-          reference, there.fingerprint, self.folder.tokenizer())
-    made = [
-        solvers_base.Policy(
-            reference, there.model, there.params(context.mesh),
-            there.tokenizer(), there.style, step=there.steps()[-1])
-        for reference, there in judges.items()]
-    return bench.Procedure(
-        dict(dataclasses.asdict(samples), judges={
-            judge.label: bench.identity(judge) for judge in made}),
-        sampling.Sampler(samples, context.task, context.mesh, made))
-
   def _samples(self, tokens: float | None) -> sampling.Settings:
     """No longer than twice the longest text it was taught, nor too many."""
     mine, longest = self.settings.samples, self.folder.about.get('longest')
@@ -143,7 +125,12 @@ def check(context: base.Context, settings: Any, name: str) -> None:
   """Raises a ConfigError where a policy cannot be asked with these settings."""
   for reference in context.parts(settings.policies):
     try:
-      _Planned(context, settings, context.planned(reference)).check()
+      there = context.planned(reference)
+    except config_lib.ConfigError as e:
+      field = 'policy' if hasattr(settings, 'policy') else 'policies'
+      raise base.wrong(name, field, f'got {reference!r}; {e}') from None
+    try:
+      _Planned(context, settings, there).check()
     except config_lib.ConfigError as e:
       raise config_lib.ConfigError(f'config.{name}.{e}') from None
 
@@ -190,13 +177,8 @@ class _Planned:
             self.there.model, settings, self.width, self.depth)
     if _EPISODES in self.settings.solvers:
       self._check_episodes()
-    for reference, judge in self.judges.items():
-      try:
-        scoring.check(
-            judge.model, judge.style, self.there.style, self.judged_width)
-      except config_lib.ConfigError as e:
-        raise config_lib.ConfigError(
-            f'samples.judges: got {reference!r}; {e}') from None
+    judging.check(
+        self.context, self.settings, self.there.style, self.judged_width)
 
   def _check_episodes(self) -> None:
     settings, model = self.settings, self.there.model
@@ -214,9 +196,7 @@ class _Planned:
     solvers, found = self.settings.solvers, {}
     if set(_PLAIN) & set(solvers):
       found |= dict(prefill=self.prefill, generate=self.generate)
-    found |= {
-        f'judge/{reference.strip("/")}': functools.partial(
-            self.judge, reference) for reference in self.judges}
+    found |= judging.builders(self.context, self.settings, self.judged_width)
     if _EPISODES in solvers:
       found |= dict(explore=self.explore) if self.explorer else {}
       found |= dict(revisions=self.revisions)
@@ -281,12 +261,6 @@ class _Planned:
         (self.params, self._ints(rows, width), self._ints(rows), self.rng),
         dict(row_ids_B=self._ints(rows)), work, rows * num_new)
 
-  def judge(self, reference: str, name: str) -> program.Program:
-    """The values of a batch of samples."""
-    return scoring.program_of(
-        name, scoring.values, self.judges[reference].model, self.context.mesh,
-        width=self.judged_width, batch_size=self.settings.samples.batch_size)
-
   @functools.cached_property
   def explorer(self) -> exploration.Search | None:
     """The search that writes all attempts of `revisions` but the last."""
@@ -306,15 +280,6 @@ class _Planned:
     if self.explorer:
       mine = dataclasses.replace(mine, num_episodes=1)
     return revising.rules(mine, self.there.tokenizer)
-
-  @functools.cached_property
-  def judges(self) -> dict[str, base.Planned]:
-    """Those of samples, if any are drawn."""
-    context, samples = self.context, self.settings.samples
-    return {
-        reference: context.planned(reference)
-        for reference in context.parts(samples.judges)
-        if 'samples' in self.settings.solvers}
 
   @property
   def judged_width(self) -> int:
