@@ -10,6 +10,8 @@ from typing import Any
 
 import ml_collections
 
+from configs import rl_groups
+
 placeholder = ml_collections.config_dict.placeholder
 
 
@@ -151,6 +153,11 @@ def _samples(**changes):
   s.temperature = 1.0  # of samples; greedy texts are another solver
   s.top_k = placeholder(int)  # None: off
   s.top_p = placeholder(float)  # None: off
+  # Policies whose value heads say what finished samples are worth, and how:
+  # the value at the end (last), or of those at the ends of steps the least one
+  # (min) or all of them multiplied (product).
+  s.judges = ()
+  s.judge_reading = 'last'
   s.update(changes)
   return s
 
@@ -185,12 +192,12 @@ def _search(**changes):
   # Children of a node: independent | without_replacement (all different).
   s.siblings = 'independent'
   s.tree = _tree()
-  s.values = _values()
+  s.valuing = _valuing()
   s.update(changes)
   return s
 
 
-def _values():
+def _valuing():
   v = ml_collections.ConfigDict()
   v.model = placeholder(str)  # of model: the policy that judges
   v.num_rollouts = 4  # of rollouts: completions of every child
@@ -260,6 +267,20 @@ def label(**changes: Any) -> ml_collections.ConfigDict:
   return s
 
 
+def quality(**changes: Any) -> ml_collections.ConfigDict:
+  """Makes a stage that says how good values are, beside labels."""
+  q = ml_collections.ConfigDict()
+  q.kind = 'quality'
+  q.judges = ('value',)  # policies with a value head
+  q.records = 'labels'  # of a stage label; its validation split
+  q.policy = 'sft/solution_only'  # whose likelihood is shown beside
+  q.num_records = placeholder(int)  # None: all
+  q.max_tokens = 32  # of the steps of a state; longer ones are left out
+  q.batch_size = 256  # texts read together
+  q.update(changes)
+  return q
+
+
 def evaluate(**changes: Any) -> ml_collections.ConfigDict:
   """Makes a stage that asks policies test problems, and reports."""
   e = ml_collections.ConfigDict()
@@ -275,10 +296,16 @@ def evaluate(**changes: Any) -> ml_collections.ConfigDict:
   e.teacher = placeholder(str)  # strategies of the teacher, shown beside
   e.num_problems = 1_000  # at most so many of each split
   e.num_curve_problems = 256  # of validation, at every checkpoint; 0: none
+  # Validation problems with whose samples is chosen how best of N goes best by
+  # every judge (docs/evaluation.md); 0: nothing is chosen.
+  e.num_choice_problems = 0
   e.num_rounds = 1  # of samples; more add to those there are
   # What samples of a problem may cost on average: a policy with long texts has
   # fewer. None: any.
   e.sample_tokens = placeholder(int)
+  # Gammas, such as (1.0, 0.995, 0.99): best of N with the reward gamma to the
+  # power of all tokens drawn, times success.
+  e.discounts = ()
   # Who writes all but the last episode of `revisions`: policy, or a search.
   e.exploration = 'policy'
   e.samples = _samples()
@@ -321,85 +348,13 @@ def rl(**changes: Any) -> ml_collections.ConfigDict:
   r.save_every = 20  # iterations
   r.max_to_keep = placeholder(int)  # checkpoints; None: all
   r.search = _search(outcome='value')  # that explores, if one does
-  r.questions = _rl_questions()
-  r.episodes = _rl_episodes()
-  r.credit = _rl_credit()
-  r.loss = _rl_loss()
-  r.updates = _rl_updates()
+  r.questions = rl_groups.questions()
+  r.episodes = rl_groups.episodes()
+  r.credit = rl_groups.credit()
+  r.loss = rl_groups.loss()
+  r.updates = rl_groups.updates()
   r.optimizer = _optimizer()
   r.optimizer.update(dict(
       learning_rate=1e-4, final_fraction=0.1, warmup_steps=5, weight_decay=0.0))
   r.update(changes)
   return r
-
-
-def _rl_questions():
-  q = ml_collections.ConfigDict()
-  q.num_questions = 32  # of an iteration
-  q.num_samples = 8  # trajectories of a question
-  q.num_slots = 256  # trajectories written together
-  # A question solved as rarely, or as often, rests for some passes.
-  q.min_success = 0.0
-  q.max_success = 1.0
-  q.rest = 1  # passes; 0: all questions in every pass
-  return q
-
-
-def _rl_episodes():
-  e = ml_collections.ConfigDict()
-  e.num_episodes = 3  # attempts of a trajectory; `single` has one
-  # Who writes all but the last: policy, or a search (beam | dvts |
-  # breadth_first | best_first | depth_first | mcts).
-  e.exploration = 'policy'
-  e.episode_length = 24  # tokens of an attempt, at most
-  e.max_tokens = placeholder(int)  # of a trajectory; None: any
-  e.window = placeholder(int)  # earlier attempts in sight; None: all
-  e.reset = ''  # text between two attempts
-  e.give_up = placeholder(str)  # a token that ends an attempt; None: none
-  e.temperature = 1.0
-  e.top_k = placeholder(int)  # None: off
-  e.top_p = placeholder(float)  # None: off
-  return e
-
-
-def _rl_credit():
-  c = ml_collections.ConfigDict()
-  c.score_hold = 0.5  # share of the run before score turns to rl2
-  c.discounts = (1.0,)  # gamma; every question is asked with one of them
-  c.discount_prompts = ('',)  # what stands before the question then
-  # reinforce | rloo | step_rloo | grpo | grpo_no_std | vineppo | gae.
-  c.advantage = 'rloo'
-  c.whiten = False  # advantages to mean 0 and deviation 1
-  c.num_rollouts = 4  # of vineppo, for every value
-  c.num_steps = 2  # of an episode, that have values of their own in vineppo
-  c.step_end = ','  # a token whose text ends so ends a step
-  c.gae_gamma = 1.0
-  c.gae_lambda = 0.95
-  return c
-
-
-def _rl_loss():
-  o = ml_collections.ConfigDict()
-  o.ratio_level = 'token'  # token | sequence
-  o.clip_low = 0.2
-  o.clip_high = 0.2
-  # A mean over tokens | over each sequence first | a sum over a constant.
-  o.token_weights = 'token'  # token | sequence | constant
-  o.kl_in = 'loss'  # none | loss | reward
-  o.kl_estimator = 'k3'  # k2, k3 in the loss; k1 in the reward
-  o.kl_coefficient = 0.001
-  o.kl_target = placeholder(float)  # nats a token; None: fixed coefficient
-  o.kl_horizon = 10_000  # trajectories over which the coefficient adapts
-  o.entropy_bonus = 0.0
-  o.value_coefficient = 0.5  # of gae
-  o.value_clip = placeholder(float)  # None: off
-  return o
-
-
-def _rl_updates():
-  u = ml_collections.ConfigDict()
-  u.num_epochs = 1  # over the trajectories of an iteration
-  u.num_minibatches = 1  # of an epoch
-  u.num_accumulation = 1  # micro-batches of a minibatch
-  u.num_loss_chunks = 1  # pieces of a row whose logits exist one at a time
-  return u

@@ -94,7 +94,7 @@ def _bare(rows):
 FIELDS = (
     'version', 'policy', 'seed', 'step', 'trained_tokens', 'solver', 'split',
     'problem', 'place', 'attempt', 'episode', 'is_correct', 'is_finished',
-    'num_tokens', 'answer', 'value', 'seconds', 'occupancy', 'details')
+    'num_tokens', 'answer', 'value', 'seconds', 'occupancy', 'cost', 'details')
 
 
 def test_rows_have_the_schema_and_read_back(tmp_path):
@@ -206,7 +206,7 @@ def test_rows_of_another_version_are_refused(tmp_path):
   path = next(tmp_path.rglob('*.jsonl'))
   row = json.loads(path.read_text().splitlines()[0])
   path.write_text(json.dumps(row | {'version': 0}) + '\n')
-  with pytest.raises(ValueError, match='version is 0, this one reads 1'):
+  with pytest.raises(ValueError, match='version is 0, this one reads 2'):
     rows_lib.read(epath.Path(path.parent))
   for damaged, words in (
       ('{}\n', "1: not a row (has no 'version')"),

@@ -25,7 +25,7 @@ def test_a_model_of_another_size_judges(tmp_path):
   policy_lib.write(
       epath.Path(tmp_path), judge, small_rl.tokenizer(), plain.style, {})
   settings = dict(
-      value='model', values=dict(model=str(tmp_path)), data=4, model=2)
+      value='model', valuing=dict(model=str(tmp_path)), data=4, model=2)
   found = _check('best_first', 'v5e:2x4', **settings)
   assert found.tokens == 16 * 3 * 6 * 2
   experiment = compile_search_test._experiment('best_first', **settings)
@@ -39,7 +39,7 @@ def test_a_model_of_another_size_judges(tmp_path):
 
 
 def test_completions():
-  found = _check('beam', 'v6e:2x2', value='rollouts', values=dict(
+  found = _check('beam', 'v6e:2x2', value='rollouts', valuing=dict(
       num_rollouts=2, rollout_length=4))
   # Of 16 problems 2 leaves, 3 children, 2 steps: a step, two completions.
   assert found.tokens == 16 * 2 * 3 * 2 * (6 + 2 * 4)
@@ -56,7 +56,7 @@ def test_an_oracle_is_asked_on_the_host():
 def test_a_mixture_of_all():
   sources = 'likelihood', 'head', 'model', 'rollouts', 'oracle'
   experiment = compile_search_test._experiment(
-      'mcts', value='mixture', data=2, model=2, values=dict(
+      'mcts', value='mixture', data=2, model=2, valuing=dict(
           model='sft/solution_only', sources=sources,
           weights=(1.0,) * len(sources)))
   compile_search_test._compile(experiment, 'v5e:2x2', 'search/mcts')

@@ -27,7 +27,7 @@ def _rows():
             solver='greedy', split='test', problem=str(place), place=place,
             attempt=0, episode=1, is_correct=bool(is_correct),
             is_finished=True, num_tokens=10.0 + seed, answer=None, value=None,
-            seconds=1.0, occupancy=1.0, details=dict(
+            seconds=1.0, occupancy=1.0, cost=None, details=dict(
                 text='', error='none' if is_correct else 'format', ilr=ilr,
                 nodes=place if place else None))
 

@@ -183,7 +183,7 @@ def test_values_of_a_judge_and_of_the_task(searched, tmp_path):
   shutil.copytree(searched[0], copy)
   for value in ('head', 'model', 'oracle'):
     experiment = _experiment(**{
-        'search.value': value, 'search.values.model': POLICY,
+        'search.value': value, 'search.valuing.model': POLICY,
         'search.outcome': 'value', 'solvers': ('best_first',)})
     _run(experiment, copy, 'search')
     records[value] = _records(copy, 'best_first')
@@ -208,13 +208,13 @@ def test_values_of_a_judge_and_of_the_task(searched, tmp_path):
 
 
 @pytest.mark.parametrize('changes, words', [
-    ({'search.value': 'model'}, 'search.values.model: got None; must be'),
-    ({'search.value': 'model', 'search.values.model': 'sft/traces'},
-     "search.values.model: got 'sft/traces', which stage sft does not leave"),
-    ({'search.value': 'mixture', 'search.values.weights': (1.0,)},
-     r'search.values.weights: got \(1.0,\) for sources'),
-    ({'search.value': 'rollouts', 'search.values.rollout_length': 500},
-     'search.values.rollout_length: got 500; behind'),
+    ({'search.value': 'model'}, 'search.valuing.model: got None; must be'),
+    ({'search.value': 'model', 'search.valuing.model': 'sft/traces'},
+     "search.valuing.model: got 'sft/traces', which stage sft does not leave"),
+    ({'search.value': 'mixture', 'search.valuing.weights': (1.0,)},
+     r'search.valuing.weights: got \(1.0,\) for sources'),
+    ({'search.value': 'rollouts', 'search.valuing.rollout_length': 500},
+     'search.valuing.rollout_length: got 500; behind'),
     ({'policies': ('sft/traces',), 'reference': None},
      "config.search.policies: got 'sft/traces', which stage sft does not "
      'leave'),
@@ -245,7 +245,7 @@ def test_needs_a_trained_arm(tmp_path):
 def test_needs_a_judge(tmp_path):
   with pytest.raises(config_lib.UserError, match='no such file') as error:
     _experiment(**{
-        'search.value': 'model', 'search.values.model': str(tmp_path)})
+        'search.value': 'model', 'search.valuing.model': str(tmp_path)})
   assert str(error.value).startswith(f'{tmp_path}/policy.json')
 
 

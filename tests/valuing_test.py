@@ -59,7 +59,7 @@ def settings(value, sources=(), **changes):
   return dataclasses.replace(plain, **dict(
       value=value, branching=16, num_expansions=5, step_length=8,
       tree=dataclasses.replace(plain.tree, early_stop='never'),
-      values=dataclasses.replace(
+      valuing=dataclasses.replace(
           plain.values, model='judge', num_rollouts=16, rollout_length=14,
           sources=sources, weights=(0.5,) * len(sources), mixing='mean'),
   ) | changes)
@@ -154,19 +154,19 @@ def test_states_are_asked_about_once():
 
 
 @pytest.mark.parametrize('changes, words', [
-    (dict(value='mixture'), r'search.values.weights: got \(\) for sources'),
-    (dict(value='model', values=dict(model=None)),
-     'search.values.model: got None'),
+    (dict(value='mixture'), r'search.valuing.weights: got \(\) for sources'),
+    (dict(value='model', valuing=dict(model=None)),
+     'search.valuing.model: got None'),
     (dict(value='oracle', step='event'),
      "search.value: got 'oracle'; must be without an oracle"),
-    (dict(value='rollouts', values=dict(rollout_length=30)),
-     'search.values.rollout_length: got 30; behind 24 tokens'),
-    (dict(value='mixture', values=dict(sources=('head',), weights=(1.0, 2.0))),
+    (dict(value='rollouts', valuing=dict(rollout_length=30)),
+     'search.valuing.rollout_length: got 30; behind 24 tokens'),
+    (dict(value='mixture', valuing=dict(sources=('head',), weights=(1.0, 2.0))),
      r'got \(1.0, 2.0\) for sources')])
 def test_what_cannot_guide_is_refused(changes, words):
   group = dataclasses.replace(
-      settings('head').values, **changes.get('values', {}))
-  made = settings(**dict(max_depth=2) | changes | dict(values=group))
+      settings('head').valuing, **changes.get('valuing', {}))
+  made = settings(**dict(max_depth=2) | changes | dict(valuing=group))
   mesh = sharding.make_mesh(
       sharding.MeshConfig(-1, 1, 1), jax.devices()[:1])
   with pytest.raises(config_lib.ConfigError, match=words) as error:

@@ -22,6 +22,8 @@ from meta_cot.runtime import files
 from meta_cot.runtime import interruption
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
+from meta_cot.solvers import costs
+from meta_cot.solvers import searching
 from meta_cot.solvers import table
 from meta_cot.tasks import base as base_task
 from meta_cot.types import Params, PRNGKey
@@ -72,8 +74,8 @@ def run(
         where = folder(directory, policy, name, split)
         _claim(where, policy, procedure.settings, rng)
         for number in range(num_rounds):
-          _round(policy, name, procedure.solver, split, some, where, rng,
-                 number, piece_size)
+          _round(policy, name, procedure, split, some, where, rng, number,
+                 piece_size)
         asked.append((where, len(some)))
   distributed.wait(f'{directory.name}: rows')
   return [
@@ -97,12 +99,12 @@ def _claim(
   path = where / 'identity.json'
   if dataclasses.is_dataclass(settings):
     settings = dataclasses.asdict(settings)
-  mine = json.loads(json.dumps(dict(
-      version=rows_lib.VERSION, **identity(policy),
+  found = json.loads(json.dumps(dict(
+      identity(policy), version=rows_lib.VERSION,
       draws=jax.random.key_data(rng).reshape(-1).tolist(), settings=settings)))
   if distributed.is_primary():
     differences = path.exists() and config_lib.differences(
-        files.read_json(path), mine, where='there')
+        files.read_json(path), found, where='there')
     if differences:
       logging.info(
           '%s: made anew, as %s', where, '; '.join(differences[:3]))
@@ -110,7 +112,7 @@ def _claim(
         if piece.name != path.name:
           piece.unlink()
     if differences or not path.exists():
-      files.write_json(path, mine)
+      files.write_json(path, found)
   distributed.wait(f'{where.name}: claimed')
 
 
@@ -132,7 +134,7 @@ def _checksum(params: Params) -> jax.Array:
       jnp.sum(x.astype(jnp.uint32), dtype=jnp.uint32) for x in bits)
 
 
-def _round(policy, name, solver, split, problems, where, rng, number,
+def _round(policy, name, procedure, split, problems, where, rng, number,
            piece_size) -> None:
   """Computes what is missing of one round."""
   if number:
@@ -140,7 +142,9 @@ def _round(policy, name, solver, split, problems, where, rng, number,
   for start, stop in _missing(where, number, len(problems), piece_size):
     interruption.check()
     some = problems[start:stop]
-    outcomes = solver(policy, some, rng, first=start)
+    outcomes = _costed(
+        policy, name, procedure.settings, some,
+        procedure.solver(policy, some, rng, first=start))
     logging.info(
         '%s, step %d, %s, %s %d-%d: %.1f%% right, %.0f tokens, %.1f s, '
         'occupancy %.0f%%', policy.label, policy.step, name, split, start,
@@ -152,6 +156,14 @@ def _round(policy, name, solver, split, problems, where, rng, number,
         rows_lib.write_records(path, outcomes.records.reshape(-1))
       rows_lib.write(path, rows_lib.of(
           policy, name, split, some, outcomes, place=start, number=number))
+
+
+def _costed(policy, name, settings, problems, outcomes) -> base.Outcomes:
+  """Adds what searches cost beside their tokens."""
+  if outcomes.records is None or not isinstance(settings, searching.Settings):
+    return outcomes
+  return dataclasses.replace(outcomes, costs=costs.of_searches(
+      policy, name, settings.value, problems, outcomes))
 
 
 def _missing(

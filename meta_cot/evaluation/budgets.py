@@ -29,24 +29,40 @@ def at(outcomes: base.Outcomes, n: float, choosers: Sequence[str]) -> dict:
     outcomes: N attempts at every problem.
     n: 1 <= n <= N; need not be whole: some problems then get one attempt more
       than others.
-    choosers: names of `choosing.CHOOSERS`.
+    choosers: names, see `choosing.by_name`.
   """
-  below, above = math.floor(n), math.ceil(n)
-  rates = {}
-  for name in choosers:
-    values_B = choosing.CHOOSERS[name](outcomes, below)
-    if above > below:
-      values_B = values_B + (n - below) * (
-          choosing.CHOOSERS[name](outcomes, above) - values_B)
-    rates[name] = rate(values_B)
+  rates = {name: rate(success(outcomes, n, name)) for name in choosers}
   return dict(n=n, tokens=n * outcomes.mean_tokens, **rates)
 
 
+def success(outcomes: base.Outcomes, n: float, name: str) -> np.ndarray:
+  """Computes success of every problem, [B] float64; arguments as of `at`."""
+  choose = choosing.by_name(name)
+  below, above = math.floor(n), math.ceil(n)
+  values_B = choose(outcomes, below)
+  if above > below:
+    values_B = values_B + (n - below) * (choose(outcomes, above) - values_B)
+  return values_B
+
+
+def within(
+    outcomes: base.Outcomes, budget: float, *, is_whole: bool = True) -> float:
+  """Finds how many attempts fit a budget, see `at_tokens`."""
+  mean = outcomes.mean_tokens
+  n = budget // mean if is_whole else budget / mean
+  n = min(max(n, 1.0), float(outcomes.is_correct.shape[1]))
+  return int(n) if is_whole else n
+
+
 def curve(outcomes: base.Outcomes, choosers: Sequence[str]) -> list[dict]:
-  """Computes `at` for n = 1, 2, 4, ... up to all attempts."""
+  """Computes `at` for all `sizes`."""
+  return [at(outcomes, n, choosers) for n in sizes(outcomes)]
+
+
+def sizes(outcomes: base.Outcomes) -> list[int]:
+  """Lists 1, 2, 4, ... up to all attempts at a problem."""
   total = outcomes.is_correct.shape[1]
-  powers = (2**i for i in range(total.bit_length()))
-  return [at(outcomes, n, choosers) for n in sorted({*powers, total})]
+  return sorted({*(2**i for i in range(total.bit_length())), total})
 
 
 def at_tokens(
@@ -58,10 +74,7 @@ def at_tokens(
   The budget is in tokens of a problem, on average. Every problem gets as many
   attempts if `is_whole`; else the budget is met exactly.
   """
-  mean = outcomes.mean_tokens
-  n = budget // mean if is_whole else budget / mean
-  n = min(max(n, 1.0), float(outcomes.is_correct.shape[1]))
-  return at(outcomes, int(n) if is_whole else n, choosers)
+  return at(outcomes, within(outcomes, budget, is_whole=is_whole), choosers)
 
 
 def catch_up(outcomes: base.Outcomes, success: float) -> dict | None:

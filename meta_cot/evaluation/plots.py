@@ -12,6 +12,7 @@ import io
 import itertools
 import pathlib
 
+import matplotlib
 from matplotlib import axes as axes_lib
 from matplotlib import figure as figure_lib
 from matplotlib import ticker
@@ -90,11 +91,37 @@ def success_against_tokens(
   _save(path, axes)
 
 
+def calibration(
+    path: files.Path, curves: Mapping[str, Sequence[tuple[float, float]]]
+) -> None:
+  """Draws mean targets over mean values of bins, and where both are equal."""
+  axes = _new('value', 'mean target')
+  axes.plot([0, 1], [0, 1], color='#999999', linestyle='--', linewidth=1)
+  for (name, points), style in _styled(curves):
+    axes.plot(*zip(*points), markersize=5, label=name, **style)
+  _save(path, axes, ticker.PercentFormatter(xmax=1, decimals=0))
+
+
+def by_depth(
+    path: files.Path, curves: Mapping[str, Sequence[Point]], ylabel: str
+) -> None:
+  """Draws estimates over the number of steps: (steps, mean, low, high)."""
+  axes = _new('steps', ylabel)
+  for (name, points), style in _styled(curves):
+    x, mean, low, high = np.array(sorted(points)).T
+    axes.errorbar(
+        x, mean, yerr=np.maximum([mean - low, high - mean], 0), capsize=3,
+        markersize=5, label=name, **style)
+  axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+  _save(path, axes)
+
+
 def save(path: files.Path, figure: figure_lib.Figure) -> None:
   """Writes the figure to `path`; a ValueError lists the known suffixes."""
-  image = io.BytesIO()
-  figure.savefig(
-      image, format=pathlib.Path(path).suffix.removeprefix('.'), dpi=150)
+  image, suffix = io.BytesIO(), pathlib.Path(path).suffix.removeprefix('.')
+  metadata = dict(Date=None) if suffix == 'svg' else None
+  with matplotlib.rc_context({'svg.hashsalt': 'meta_cot'}):  # the same bits
+    figure.savefig(image, format=suffix, dpi=150, metadata=metadata)
   files.write_atomic(path, image.getvalue())
 
 
@@ -118,7 +145,10 @@ def _rate_axis(axes: axes_lib.Axes) -> None:
   axes.set_ylim(max(low, -0.02), min(high, 1.02))
 
 
-def _save(path: files.Path, axes: axes_lib.Axes) -> None:
-  axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=''))
+def _save(
+    path: files.Path, axes: axes_lib.Axes,
+    x_format: ticker.Formatter | None = None,
+) -> None:
+  axes.xaxis.set_major_formatter(x_format or ticker.EngFormatter(sep=''))
   axes.legend(frameon=True, framealpha=0.9, edgecolor='none', fontsize=9)
   save(path, axes.figure)

@@ -2,11 +2,12 @@
 """The readable end of a bench: report.md and its plots, made of a summary."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from etils import epath
 
 from meta_cot.evaluation import plots
+from meta_cot.evaluation import report_samples
+from meta_cot.evaluation import tables
 from meta_cot.evaluation import trees
 from meta_cot.runtime import files
 from meta_cot.tasks import base as tasks
@@ -40,8 +41,8 @@ def write(
       summary, training={k: dict(v) for k, v in training.items()}))
   parts = [
       f'# {title}\n', _headline(summary), _success(summary),
-      _curve(directory, summary), _samples(directory, summary),
-      _equal_tokens(summary), _errors(summary),
+      _curve(directory, summary), report_samples.write(directory, summary),
+      _errors(summary),
       episodes(directory, summary['episodes']), _drawn(directory, drawn),
       _texts(texts or {}), _training(directory, training)]
   files.write_atomic(
@@ -64,7 +65,7 @@ def _headline(summary) -> str:
   if not others:
     return ''
   solved = ', '.join(
-      f'{_cell(e)}% of {e["num_problems"]} problems of {split}'
+      f'{tables.cell(e)}% of {e["num_problems"]} problems of {split}'
       for split, e in mine.items())
   lines = ''
   for e in others:
@@ -73,8 +74,8 @@ def _headline(summary) -> str:
         estimate=0.0 - gap['estimate'], low=0.0 - gap['high'],
         high=0.0 - gap['low'])
     lines += (
-        f'- `{e["policy"]}` {_cell(e)}% of {e["split"]}: a difference of '
-        f'{_cell(turned)} points.\n')
+        f'- `{e["policy"]}` {tables.cell(e)}% of {e["split"]}: a difference of '
+        f'{tables.cell(turned)} points.\n')
   return (
       f'`{policy}`, {solver}, solves {solved}. Beside it:\n\n'
       f'{lines}\nBrackets are 95% intervals.\n')
@@ -93,7 +94,7 @@ def _success(summary) -> str:
       'problems with several attempts each; for the difference, paired). '
       + _SEEDS * has_seeds
       + '`symbolic` is the search that wrote the traces.\n\n'
-      + _table(
+      + tables.table(
           'policy | solver | split | problems | solved %'
           + ' | seeds | over seeds' * has_seeds + ' | minus reference | '
           f'tokens | occupancy %{means} | seconds', [
@@ -118,7 +119,7 @@ def _curve(directory, summary) -> str:
   lines = {}
   for e in summary['curve']:
     name = e['policy'] + f'/seed{e["seed"]}' * (e['seed'] > 0)
-    lines.setdefault(name, []).append(_point(e['tokens'], e))
+    lines.setdefault(name, []).append(tables.point(e['tokens'], e))
   if not lines:
     return ''
   plots.success_curves(directory / 'learning_curve.png', lines)
@@ -130,63 +131,9 @@ def _curve(directory, summary) -> str:
   return (
       '## Learning curves\n\nSolved % of the first validation problems at '
       'every checkpoint, by tokens trained.\n\n'
-      + _table(' | '.join(['policy', *map(str, range(1, width + 1))]), rows)
+      + tables.table(
+          ' | '.join(['policy', *map(str, range(1, width + 1))]), rows)
       + '\n![learning curve](learning_curve.png)\n')
-
-
-def _samples(directory, summary) -> str:
-  entries = summary['samples']
-  if not entries:
-    return ''
-  choosers = [k for k in entries[0] if isinstance(entries[0][k], dict)]
-  lines = {}
-  for e in entries:
-    lines.setdefault(f'{e["policy"]}, best of N', []).append(
-        _point(e['tokens'], e['oracle']))
-  plots.success_against_tokens(
-      directory / 'success_against_tokens.png', lines, reference={
-          f'{e["policy"]}, {e["solver"]}': _point(e['mean_tokens'], e)
-          for e in summary['success'] if e['split'] == entries[0]['split']
-          and e['num_attempts'] == 1 and e['policy'] != 'symbolic'})
-  return (
-      '## Samples\n\nThe fair rival of a long trace or a search is many '
-      'samples. `oracle` is best of N by the exact verifier (unbiased pass@N); '
-      '`majority` takes the most frequent answer, `value` that of the sample '
-      'with the highest value, `weighted` that with the highest sum.\n\n'
-      + _table(
-          'policy | split | problems | N | tokens' + _headers(choosers), [
-              [e['policy'], e['split'], e['num_problems'], e['n'],
-               f'{e["tokens"]:.0f}', *(e[name] for name in choosers)]
-              for e in entries])
-      + '\n![success against tokens](success_against_tokens.png)\n')
-
-
-def _headers(choosers: Sequence[str]) -> str:
-  return ''.join(f' | {name} %' for name in choosers)
-
-
-def _equal_tokens(summary) -> str:
-  entries = summary['equal_tokens']
-  if not entries:
-    return ''
-  choosers = [k for k in entries[0] if isinstance(entries[0][k], dict)
-              and k != 'catch_up']
-  rows = []
-  for e in entries:
-    reached = e['catch_up']
-    rows.append([
-        ', '.join(e['beside']), e['split'], e['beside_tokens'],
-        100 * e['beside_success'], e['policy'], e['n'], e['tokens'],
-        *(e[name] for name in choosers),
-        f'more than {e["num_samples"]}' if reached is None else
-        f'{reached["n"]} ({reached["tokens"]:.0f} tokens)'])
-  return (
-      '## At equal tokens\n\nWhat N samples reach with the tokens of a '
-      'procedure, N as large as fits (at most all that were drawn), and how '
-      'many the oracle needs to catch up with it.\n\n'
-      + _table(
-          'beside | split | its tokens | its % | samples of | N | tokens'
-          f'{_headers(choosers)} | catches up at N', rows))
 
 
 def _errors(summary) -> str:
@@ -194,7 +141,7 @@ def _errors(summary) -> str:
   kinds = sorted({kind for e in entries for kind in e['errors']})
   return '' if not kinds else (
       '## Why problems were not solved\n\nFirst thing that went wrong in each '
-      'unsolved completion.\n\n' + _table(
+      'unsolved completion.\n\n' + tables.table(
           ' | '.join(['policy', 'solver', 'split', *kinds]),
           [[e['policy'], e['solver'], e['split'],
             *(e['errors'].get(kind, 0) for kind in kinds)]
@@ -235,11 +182,13 @@ def episode_curves(
     where there are several, else over problems.
   """
   lines = {
-      policy: [_point(row['tokens'], row[key]) for row in values['episodes']]
+      policy: [
+          tables.point(row['tokens'], row[key]) for row in values['episodes']]
       for policy, values in summary['policies'].items()}
   for name, chooser in (('best', 'oracle'), ('majority', 'majority')):
     lines[f'{summary["start"]}, {name} of N'] = [
-        _point(p['tokens'], p[chooser]) for p in summary['samples']['curve']]
+        tables.point(p['tokens'], p[chooser])
+        for p in summary['samples']['curve']]
   return lines
 
 
@@ -254,7 +203,7 @@ def _final_episode(summary: Mapping) -> str:
   return (
       '### The final episode\n\nTokens are those of the whole trajectory; the '
       'difference is of final episodes, paired by problem.\n\n'
-      + _table(
+      + tables.table(
           'policy | seeds | episodes | tokens | solved % | over seeds | '
           f'minus {summary["start"]} | over seeds', rows))
 
@@ -279,7 +228,7 @@ def _every_episode(summary: Mapping) -> str:
       'of N means that some problems get one sample more. Best of N is by the '
       'exact verifier (unbiased pass@N). In the plots, bars are over seeds '
       'where there are several.\n\n'
-      + _table(
+      + tables.table(
           'policy | episode | tokens | solved % | over seeds | any so far % | '
           'finished % | N | best of N % | majority of N %', rows) + images)
 
@@ -309,35 +258,6 @@ def _training(directory, training) -> str:
        f'{100 * t["seconds"]["goodput"]:.0f}']
       for policy, t in training.items()]
   return (
-      '## Training\n\n' + _table(
+      '## Training\n\n' + tables.table(
           'policy | parameters | steps | tokens | loss | validation loss | '
           'seconds | goodput %', rows) + '\n![loss](loss.png)\n')
-
-
-def _point(tokens: float, rate: Mapping) -> plots.Point:
-  """A rate in a plot; its interval is over seeds where there are several."""
-  return tokens, rate['success'], *(rate.get('seeds_ci95') or rate['ci95'])
-
-
-def _table(header: str, rows: Sequence[Sequence[Any]]) -> str:
-  """Markdown; the names of columns are joined by ' | '."""
-  lines = [header, ' | '.join(['---'] * len(header.split(' | ')))]
-  lines += [' | '.join(map(_cell, row)) for row in rows]
-  return ''.join(f'| {line} |\n' for line in lines)
-
-
-def _cell(value: Any) -> str:
-  """How a value looks: rates, differences and intervals in percent."""
-  match value:
-    case None:
-      return '-'
-    case float():
-      return f'{value:.1f}'
-    case [low, high]:
-      return f'[{100 * low:.1f}, {100 * high:.1f}]'
-    case {'success': success, 'ci95': ci95}:
-      return f'{100 * success:.1f} {_cell(ci95)}'
-    case {'estimate': estimate, 'low': low, 'high': high}:
-      return f'{100 * estimate:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]'
-    case _:
-      return str(value)

@@ -19,7 +19,7 @@ from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
 from meta_cot.traces import record as record_lib
 
-VERSION = 1
+VERSION = 2
 _RECORDS = '.records'
 
 _FIELDS = dict(
@@ -55,6 +55,7 @@ def of(
         value=None if outcomes.values is None else plain(
             outcomes.values[b, n]),
         seconds=seconds, occupancy=outcomes.occupancy,
+        cost=None if outcomes.costs is None else outcomes.costs[b, n],
         details={k: v[b, n] for k, v in outcomes.details.items()}))
   return rows
 
@@ -148,6 +149,7 @@ def outcomes(rows: Sequence[Row]) -> base.Outcomes:
       num_episodes=max(row['episode'] for row in grid[0]),
       seconds=sum(row['seconds'] for mine in grid for row in mine),
       occupancy=float(np.mean([mine[0]['occupancy'] for mine in grid])),
+      costs=None if grid[0][0]['cost'] is None else column('cost', object),
       details={
           k: base.objects([[row['details'][k] for row in mine]
                            for mine in grid])

@@ -8,14 +8,16 @@ import numbers
 import numpy as np
 
 from meta_cot.evaluation import budgets
+from meta_cot.evaluation import choices
 from meta_cot.evaluation import episodes
 from meta_cot.evaluation import rows as rows_lib
 from meta_cot.evaluation import runs as runs_lib
+from meta_cot.evaluation import samples
 from meta_cot.evaluation import statistics
 from meta_cot.solvers import base
-from meta_cot.solvers import choosing
+from meta_cot.tasks import base as tasks
 
-SAMPLES, REVISIONS = 'samples', 'revisions'  # names of solvers
+SAMPLES, REVISIONS = samples.SOLVER, 'revisions'  # names of solvers
 
 # (policy, solver, split)
 Key = tuple[str, str, str]
@@ -24,7 +26,8 @@ Runs = Mapping[int, base.Outcomes]  # of one policy, by their seeds
 
 def of_rows(
     rows: Sequence[rows_lib.Row], *, reference: tuple[str, str] | None = None,
-    start: str | None = None,
+    start: str | None = None, judges: Mapping[str, str] | None = None,
+    discounts: Sequence[float] = (),
 ) -> dict:
   """Summarises the rows of any policies, solvers and splits.
 
@@ -37,11 +40,14 @@ def of_rows(
       there.
     start: where reinforcement learning started; its episodes are compared
       with its samples.
+    judges: by policy, who guides its searches and may judge samples too.
+    discounts: gammas; reward is success times gamma to the tokens drawn.
 
   Returns:
     `reference`, `success` of every procedure, `samples` by chooser,
     `equal_tokens` of samples beside procedures, `curve` by step; `episodes`,
-    or None.
+    or None. Besides: `costs`; `choices`, made with samples of validation
+    problems by policy; `rivals` of procedures by judge; `discounted` samples.
   """
   newest = {}
   for row in rows:
@@ -54,17 +60,16 @@ def of_rows(
     if key[1] != REVISIONS:
       runs.setdefault(tuple(key), {})[seed] = rows_lib.outcomes(some)
   found = {key: next(iter(group.values())) for key, group in runs.items()}
+  chosen = {
+      policy: choices.of_validation(outcomes)
+      for (policy, solver, split), outcomes in found.items()
+      if (solver, split) == (SAMPLES, tasks.VALIDATION)}
+  bought = samples.of(found, chosen, reference, judges or {}, discounts)
   return dict(
       reference=reference and list(reference), success=[
           _success(runs, key, reference) for key in runs],
-      samples=[
-          dict(policy=policy, split=split,
-               num_problems=len(outcomes.is_correct), **point)
-          for (policy, solver, split), outcomes in found.items()
-          if solver == SAMPLES
-          for point in budgets.curve(outcomes, choosing.names(outcomes))],
-      equal_tokens=_equal_tokens(found, reference),
-      curve=_curve(rows), episodes=_episodes(newest, found, start))
+      curve=_curve(rows), episodes=_episodes(newest, found, start),
+      choices=chosen, **bought)
 
 
 def _success(runs: Mapping[Key, Runs], key: Key, reference) -> dict:
@@ -145,32 +150,6 @@ def _means(outcomes: base.Outcomes) -> dict[str, float]:
     if there and all(isinstance(x, numbers.Number) for x in there):
       means[name] = float(np.mean(np.array(there, float)))
   return means
-
-
-def _equal_tokens(found, reference) -> list[dict]:
-  """Samples beside procedures that cost as much.
-
-  Every sampled policy is compared with the reference and with what else the
-  policy was asked with.
-  """
-  entries = []
-  for (policy, solver, split), samples in found.items():
-    if solver != SAMPLES:
-      continue
-    for key, other in found.items():
-      is_beside = key[:2] == reference if key[0] != policy else (
-          key[:2] != reference and key[1] not in (SAMPLES, 'greedy'))
-      if key[2] != split or not is_beside:
-        continue
-      success = float(other.is_correct.mean())
-      entries.append(dict(
-          policy=policy, split=split, beside=list(key[:2]),
-          beside_tokens=other.mean_tokens, beside_success=success,
-          num_samples=samples.is_correct.shape[1],
-          catch_up=budgets.catch_up(samples, success),
-          **budgets.at_tokens(
-              samples, other.mean_tokens, choosing.names(samples))))
-  return entries
 
 
 def _curve(rows) -> list[dict]:

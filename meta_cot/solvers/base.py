@@ -59,6 +59,7 @@ class Outcomes:
   # [B, N] object each: more to keep of an attempt, JSON values.
   details: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
   records: np.ndarray | None = None  # [B, N] object, `TraceRecord`s
+  costs: np.ndarray | None = None  # [B, N] object, see `costs`; None: unknown
 
   def __post_init__(self):
     names = ('is_correct', 'is_finished', 'num_tokens', 'answers')

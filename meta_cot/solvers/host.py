@@ -98,7 +98,7 @@ class Host:
       return self._know(self._is_right, index, tokens)
     state = trees.state_of(
         self.judge, self._problems[index],
-        vocabulary_lib.cut(self.words, tokens))
+        self.words.cut(tokens))
     return 0.0 if state is None else self._know(self._leads, index, state)
 
   def _leads(self, index: int, state: str) -> bool:

@@ -24,6 +24,9 @@ from meta_cot.rollouts import judge as judge_lib
 from meta_cot.rollouts import player as player_lib
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
+from meta_cot.solvers import costs
+from meta_cot.solvers import scoring
+from meta_cot.solvers import vocabulary
 from meta_cot.tasks import base as tasks_base
 from meta_cot.traces import analysis
 
@@ -38,25 +41,34 @@ class Settings(base.Drawing):
   temperature: float = config_lib.setting(low=0.0)  # 0: greedy
   top_k: int | None = config_lib.setting(low=1)
   top_p: float | None = config_lib.setting(above=0.0, high=1.0)
+  judges: tuple[str, ...] = config_lib.setting(is_unique=True)  # of samples
+  judge_reading: str = config_lib.setting(choices=tuple(scoring.READINGS))
 
   def greedy(self) -> 'Settings':
     """Changes to the one likeliest text of a problem."""
     return dataclasses.replace(
-        self, num_samples=1, temperature=0.0, top_k=None, top_p=None)
+        self, num_samples=1, temperature=0.0, top_k=None, top_p=None,
+        judges=(), judge_reading='last')
 
 
 class Sampler:
   """The solver: N texts of every problem.
 
   Greedy texts are kept, with what `traces.analyze` and the task say of them.
+  Samples have what the value heads of `judges` say of those that are finished,
+  by the labels of the judges.
   """
 
   def __init__(
-      self, settings: Settings, task: tasks_base.Task, mesh: jax.sharding.Mesh):
+      self, settings: Settings, task: tasks_base.Task, mesh: jax.sharding.Mesh,
+      judges: Sequence[base.Policy] = ()):
+    """Compiles nothing; the judges read the tokens of who is asked."""
     self._settings = settings
     self._task = task
     self._mesh = mesh
+    self._judges = judges
     self._batch_size = sharding.up_to_parts(settings.batch_size, mesh)
+    self._words = functools.cache(vocabulary.of)
     self._generate = functools.cache(functools.partial(
         jit_generate, mesh=mesh, max_new_tokens=settings.max_new_tokens,
         sampling=settings.sampling()))
@@ -71,9 +83,11 @@ class Sampler:
         traces.prompt(p, style=policy.style)
         for p in problems for _ in range(copies)]
     longest = max(prompts, key=lambda p: len(policy.tokenizer.encode(p)))
-    self.complete(policy, [longest], rng)  # compiles
+    _, done = self.complete(policy, [longest], rng)  # compiles
+    self._judged(policy, [longest], done)  # likewise
     start = time.perf_counter()
     texts, done = self.complete(policy, prompts, rng, first * copies)
+    judged = self._judged(policy, prompts, done)
     seconds = time.perf_counter() - start
     claims = [
         judge_lib.of_text(
@@ -84,16 +98,64 @@ class Sampler:
     num_steps = sum(
         max(lengths[i:i + size]) for i in range(0, len(texts), size))
     grid = lambda values, dtype: np.array(values, dtype).reshape(-1, copies)
+    log_probs = [
+        float(each[:length].sum())
+        for each, length in zip(done.log_probs, lengths)]
+    likelihoods = [
+        math.exp(total / length) for total, length in zip(log_probs, lengths)]
+    details = self._details(policy, problems, texts, done, claims)
+    if judged:
+      details = dict(
+          values=grid([
+              {scoring.LIKELIHOOD: likelihood} | {
+                  label: said[i] for label, said in judged.items()}
+              for i, likelihood in enumerate(likelihoods)], object),
+          log_prob=grid(log_probs, object))
     return base.Outcomes(
         is_correct=grid([c.verdict.is_correct for c in claims], bool),
         is_finished=grid(done.is_finished, bool),
         num_tokens=grid(lengths, np.float64),
         answers=grid([c.answer for c in claims], object),
-        values=grid([
-            math.exp(float(log_probs[:length].sum()) / length)
-            for log_probs, length in zip(done.log_probs, lengths)], np.float64),
+        values=grid(likelihoods, np.float64),
         seconds=seconds, occupancy=sum(lengths) / (num_steps * size),
-        details=self._details(policy, problems, texts, done, claims))
+        details=details, costs=grid([
+            costs.of_text(
+                policy.model, len(policy.tokenizer.encode(prompt)), length,
+                {judge.label: judge.model for judge in self._judges})
+            for prompt, length in zip(prompts, lengths)], object))
+
+  def _judged(
+      self, policy: base.Policy, prompts: Sequence[str],
+      done: decode.Generation,
+  ) -> dict[str, list[float | None]]:
+    """What every judge says of texts; None of those that are not finished."""
+    questions = [policy.tokenizer.encode(prompt) for prompt in prompts]
+    written = [
+        tokens[:length].tolist()
+        for tokens, length in zip(done.tokens, done.lengths)]
+    width = decode.prompt_width(max(map(len, questions)))
+    reading, judged = self._settings.judge_reading, {}
+    for judge in self._judges:
+      found = scoring.read(
+          scoring.values, judge,
+          [question + text for question, text in zip(questions, written)],
+          self._mesh, width=width + self._settings.max_new_tokens,
+          batch_size=self._batch_size)
+      judged[judge.label] = [
+          scoring.READINGS[reading](
+              values[len(question):][self._ends(policy, reading, text)])
+          if is_finished else None
+          for values, question, text, is_finished in zip(
+              found, questions, written, done.is_finished, strict=True)]
+    return judged
+
+  def _ends(self, policy, reading: str, text: list[int]) -> list[int]:
+    """Places in a text where a reading looks at values."""
+    if reading == 'last':
+      return [len(text) - 1]
+    words = self._words(
+        policy.tokenizer, policy.model.vocab_size, policy.style)
+    return (np.cumsum([len(piece) for piece in words.cut(text)]) - 1).tolist()
 
   def complete(
       self, policy: base.Policy, prompts: Sequence[str], rng: types.PRNGKey,

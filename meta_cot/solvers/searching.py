@@ -39,7 +39,7 @@ from meta_cot.solvers import base
 from meta_cot.solvers import growing
 from meta_cot.solvers import host as host_lib
 from meta_cot.solvers import trees
-from meta_cot.solvers import valuing
+from meta_cot.solvers import valuing as valuing_lib
 from meta_cot.solvers import vocabulary as vocabulary_lib
 from meta_cot.tasks import base as base_task
 from meta_cot.types import Params, PRNGKey
@@ -70,7 +70,7 @@ class Settings(base.Drawing):
   step: str = config_lib.setting(choices=vocabulary_lib.KINDS)
   num_slots: int = config_lib.setting(is_free=True, low=1)
   chunk_steps: int = config_lib.setting(is_free=True, low=1)
-  value: str = config_lib.setting(choices=valuing.NAMES)
+  value: str = config_lib.setting(choices=valuing_lib.NAMES)
   outcome: str = config_lib.setting(choices=('verifier', 'value'))
   branching: int | tuple[int, ...] = config_lib.setting(low=1, min_items=1)
   max_depth: int | None = config_lib.setting(low=1)
@@ -87,17 +87,17 @@ class Settings(base.Drawing):
   top_p: float | None = config_lib.setting(above=0.0, high=1.0)
   siblings: str = config_lib.setting(choices=siblings_lib.KINDS)
   tree: growing.Tree = config_lib.setting()
-  values: valuing.Settings = config_lib.setting()
+  valuing: valuing_lib.Settings = config_lib.setting()
 
   @property
   def sources(self) -> tuple[str, ...]:
     """Lists the sources of values."""
-    return self.values.named(self.value)
+    return self.valuing.named(self.value)
 
   @property
   def judge(self) -> str | None:
     """Names the policy folder whose value head judges, if one does."""
-    return self.values.model if 'model' in self.sources else None
+    return self.valuing.model if 'model' in self.sources else None
 
   def depth(self, task: base_task.Task, problems: Sequence[Problem]) -> int:
     """Finds the levels of a tree: by default the steps of a solution.
@@ -259,14 +259,14 @@ class Searcher:
   def _check(self, policy) -> None:
     settings, judge = self._settings, self._judge
     growing.check(settings.tree, settings.step, self._task, policy.style)
-    valuing.check(
-        settings.values, settings.value, settings.step, self._task,
+    valuing_lib.check(
+        settings.valuing, settings.value, settings.step, self._task,
         policy.model)
     if judge:
-      valuing.check_judge(
-          settings.values, policy.style, judge.model, judge.style)
-      valuing.check_tokens(
-          settings.values, policy.tokenizer.fingerprint,
+      valuing_lib.check_judge(
+          settings.valuing, policy.style, judge.model, judge.style)
+      valuing_lib.check_tokens(
+          settings.valuing, policy.tokenizer.fingerprint,
           judge.tokenizer.fingerprint)
 
 
@@ -321,10 +321,10 @@ def check_room(
         f'steps after prompts of {num_prompt} tokens must be at most '
         f'config.model.max_length, {model.max_length}.')
   if 'rollouts' in settings.sources and (
-      num_behind + settings.values.rollout_length > model.max_length):
+      num_behind + settings.valuing.rollout_length > model.max_length):
     raise config_lib.ConfigError(
-        f'search.values.rollout_length: got {settings.values.rollout_length}; '
-        f'behind {num_behind} tokens of a text it must be at most '
+        'search.valuing.rollout_length: got '
+        f'{settings.valuing.rollout_length}; behind {num_behind} tokens of a text it must be at most '
         f'config.model.max_length, {model.max_length}.')
 
 
@@ -384,13 +384,13 @@ def make_steps(
       step_length=settings.step_length,
       delimiter_ids=vocabulary.delimiter_ids, eos_ids=vocabulary.eos_ids,
       pad_id=vocabulary.pad_id, sampling=settings.sampling(),
-      value=valuing.own_value(settings.sources),
+      value=valuing_lib.own_value(settings.sources),
       outcome=verdict if is_judged else None,
       has_opening=vocabulary.has_opening,
       has_attempts=settings.step == 'episode', siblings=settings.siblings,
       **settings.tree.functions(task, vocabulary))
-  step_fn, start = valuing.valued(settings.value, valuing.Parts(
-      step, settings.values, judge, verdict, host and host.oracle,
+  step_fn, start = valuing_lib.valued(settings.value, valuing_lib.Parts(
+      step, settings.valuing, judge, verdict, host and host.oracle,
       is_merged=settings.tree.merging != 'none'), is_reward=not is_judged)
   return values.settled(step_fn) if is_judged else step_fn, start
 

@@ -96,7 +96,7 @@ class Reader:
     tokens = self.tokenizer.encode(text)
     if steps[-1].is_terminal:
       tokens = [*tokens, self.tokenizer.eos_id]
-    pieces = vocabulary.cut(self.words, tokens)
+    pieces = self.words.cut(tokens)
     return pieces if len(pieces) == len(steps) else None
 
 

@@ -123,11 +123,11 @@ def check(
   if value == 'mixture' and not (
       0 < len(settings.sources) == len(settings.weights)):
     raise config_lib.ConfigError(
-        f'search.values.weights: got {settings.weights} for sources '
+        f'search.valuing.weights: got {settings.weights} for sources '
         f'{settings.sources}; must be one for each, of at least one.')
   if 'model' in names and settings.model is None:
     raise config_lib.ConfigError(
-        'search.values.model: got None; must be the policy whose value head '
+        'search.valuing.model: got None; must be the policy whose value head '
         f'judges where search.value is {value!r}.')
   if 'head' in names:
     check_head(value, model)
@@ -152,7 +152,7 @@ def check_judge(
     judge_style: str,
 ) -> None:
   """Raises a ConfigError where a model cannot judge texts of a style."""
-  path = f'search.values.model: got {settings.model!r}, '
+  path = f'search.valuing.model: got {settings.model!r}, '
   if judge.value_head == 'none':
     raise config_lib.ConfigError(
         f'{path}a model without a value head; must be one that has one.')
@@ -165,5 +165,5 @@ def check_tokens(settings: Settings, fingerprint: str, other: str) -> None:
   """Raises a ConfigError where the judge's tokenizer is another one."""
   if fingerprint != other:
     raise config_lib.ConfigError(
-        f'search.values.model: got {settings.model!r}, of tokenizer '
+        f'search.valuing.model: got {settings.model!r}, of tokenizer '
         f'{other[:12]}; must have that of the policy, {fingerprint[:12]}.')

@@ -31,6 +31,16 @@ class Vocabulary:
   texts: tuple[str, ...]  # of every id that the model can write
   has_opening: bool = False  # what opens a text would end a step
 
+  def cut(self, tokens: Sequence[int]) -> list[tuple[int, ...]]:
+    """Cuts a text behind what ends a step; the last may have no end."""
+    pieces, start = [], 0
+    for i, token in enumerate(tokens, 1):
+      is_opening = self.has_opening and i == 1
+      if i == len(tokens) or (token in self.delimiter_ids and not is_opening):
+        pieces.append(tuple(tokens[start:i]))
+        start = i
+    return pieces
+
 
 def of(
     tokenizer: tokenizers.Tokenizer, vocab_size: int, style: str,
@@ -91,18 +101,6 @@ def graph_inputs(
           f'problems: {problems[0].id} has inputs of shapes {shapes[0]}, '
           f'{problem.id} of {shape}; must be equal.')
   return inputs
-
-
-def cut(words: Vocabulary, tokens: Sequence[int]) -> list[tuple[int, ...]]:
-  """Cuts a text behind what ends a step; the last piece may have no end."""
-  pieces, start = [], 0
-  for i, token in enumerate(tokens, 1):
-    is_opening = words.has_opening and i == 1
-    if i == len(tokens) or (
-        token in words.delimiter_ids and not is_opening):
-      pieces.append(tuple(tokens[start:i]))
-      start = i
-  return pieces
 
 
 def last_text(tokens: Sequence[int], eos_ids: Sequence[int]) -> Sequence[int]:

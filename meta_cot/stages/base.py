@@ -177,11 +177,18 @@ class Context:
     return policy_lib.read(self.folder(reference))
 
   def planned(self, reference: str) -> Planned:
-    """Describes the policy behind a reference, trained or not."""
+    """Describes the policy behind a reference, trained or not.
+
+    Raises:
+      UserError: there is none, or it is a stage that leaves no policies.
+    """
     group = self.groups.get(reference.partition('/')[0])
     if group is None:
       there = self.policy(reference)
       return Planned(there.model, there.style, there.tokenizer())
+    if not group.stage.leaves(group.settings):
+      raise config_lib.ConfigError(
+          f'stage {group.name} leaves no policies.')
     if group.settings.start is not None:
       return self.planned(group.settings.start)
     source = self.groups.get(group.settings.tokenizer)

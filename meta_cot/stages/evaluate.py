@@ -27,6 +27,7 @@ from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
+from meta_cot.solvers import scoring
 from meta_cot.solvers import searching
 from meta_cot.solvers import table
 from meta_cot.stages import base
@@ -52,8 +53,10 @@ class Settings:
   teacher: str | None = _setting()
   num_problems: int = _setting(low=1)
   num_curve_problems: int = _setting(low=0)
+  num_choice_problems: int = _setting(low=0)
   num_rounds: int = _setting(low=1)
   sample_tokens: int | None = _setting(low=1)
+  discounts: tuple[float, ...] = _setting(above=0.0, high=1.0, is_unique=True)
   exploration: str = _setting(choices=('policy', *searching.STRATEGIES))
   samples: sampling.Settings = _setting()
   search: searching.Settings = _setting()
@@ -89,15 +92,18 @@ def _run(context, settings, directory) -> None:
   splits = settings.splits or tuple(
       s for s in tasks.test_splits(context.task) if context.task.size(s))
   problems = {split: read(split, settings.num_problems) for split in splits}
-  validation = settings.num_curve_problems and read(
-      tasks.VALIDATION, settings.num_curve_problems)
+  numbers = dict(
+      greedy=settings.num_curve_problems, samples=settings.num_choice_problems)
+  validation = {
+      name: read(tasks.VALIDATION, number) if number else []
+      for name, number in numbers.items()}
   rows, training, labels = [], {}, {}
   for reference in context.parts(settings.policies):
     asked = _Asked(context, settings, reference)
     labels[reference] = asked.label
-    for some in (*problems.values(), validation or ()):
+    for some in (*problems.values(), *validation.values()):
       context.check_prompts(asked.folder, some)
-    rows += asked.rows(directory / 'rows', problems, validation or [])
+    rows += asked.rows(directory / 'rows', problems, validation)
     training |= asked.training()
   if distributed.is_primary():
     _write(context, settings, directory, rows, training, labels, problems)
@@ -123,21 +129,27 @@ class _Asked(solving.Asked):
 
   def rows(
       self, directory: epath.Path, problems: dict[str, list[Problem]],
-      validation: list[Problem],
+      validation: dict[str, list[Problem]],
   ) -> list[rows_lib.Row]:
-    """Answers of the newest step, and the learning curve."""
+    """Answers of the newest step, and the learning curve.
+
+    `validation` has problems by solver: greedy answers of them are the curve,
+    with samples choices are made.
+    """
     ask = functools.partial(self._ask, directory)
     steps, curve = self.folder.steps(), []
     if not steps:
       self.folder.params(self.context.mesh)  # says what is missing
-    if validation and 'greedy' in self.settings.solvers and (
+    if validation['greedy'] and 'greedy' in self.settings.solvers and (
         self.is_asked('greedy')):
-      curve = ask(steps, 'greedy', {tasks.VALIDATION: validation})
+      curve = ask(steps, 'greedy', {tasks.VALIDATION: validation['greedy']})
     last = [r for r in curve if r['step'] == steps[-1]]
     tokens = sum(r['num_tokens'] for r in last) / len(last) if last else None
     rows = []
     for name in filter(self.is_asked, self.settings.solvers):
       some = problems if name == 'greedy' else dict([*problems.items()][:1])
+      if name == 'samples' and validation[name]:
+        some = some | {tasks.VALIDATION: validation[name]}
       rows += ask(steps[-1:], name, some, tokens)
     return rows + curve
 
@@ -182,7 +194,8 @@ def _write(context, settings, directory, rows, training, labels, problems):
   reference = labels.get(settings.reference)
   summary = summary_lib.of_rows(
       rows, start=labels.get(settings.start),
-      reference=reference and (reference, 'greedy'))
+      reference=reference and (reference, 'greedy'),
+      judges=_judges(settings, labels), discounts=settings.discounts)
   report.write(
       directory, f'Evaluation: {directory.name}', summary, training=training,
       drawn=_drawn(
@@ -192,6 +205,14 @@ def _write(context, settings, directory, rows, training, labels, problems):
           if row['solver'] in searching.STRATEGIES and row['is_correct']
           and row['policy'] != symbolic.POLICY})  # its strategies have any name
   logging.info('report: %s', directory / 'report.md')
+
+
+def _judges(settings, labels) -> dict[str, str]:
+  """By policy, the judge of samples that guides its searches too, if any."""
+  if settings.search.value == 'likelihood':
+    return dict.fromkeys(labels.values(), scoring.LIKELIHOOD)
+  return {label: reference for reference, label in labels.items()} if (
+      settings.search.value == 'head') else {}
 
 
 def _drawn(rows, label, split: str, taught, style: str) -> list[trees.Tree]:

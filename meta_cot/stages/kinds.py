@@ -8,6 +8,7 @@ from meta_cot.stages import base
 from meta_cot.stages import data
 from meta_cot.stages import evaluate
 from meta_cot.stages import label
+from meta_cot.stages import quality
 from meta_cot.stages import rl
 from meta_cot.stages import search
 from meta_cot.stages.train import run as train
@@ -19,6 +20,7 @@ KINDS: Mapping[str, base.Stage] = types.MappingProxyType({
     'train': train.STAGE,
     'search': search.STAGE,
     'label': label.STAGE,
+    'quality': quality.STAGE,
     'rl': rl.STAGE,
     'evaluate': evaluate.STAGE,
 })

@@ -29,6 +29,7 @@ from meta_cot.solvers import sampling
 from meta_cot.solvers import searching
 from meta_cot.solvers import valuing
 from meta_cot.stages import base
+from meta_cot.stages import judging
 from meta_cot.stages import trees
 from meta_cot.training import flops
 from meta_cot.training import policy as policy_lib
@@ -83,7 +84,10 @@ class Asked:
     if name in _PLAIN:
       samples = self._samples(tokens)
       # How samples are drawn says nothing of greedy texts.
-      return make(samples.greedy() if name == 'greedy' else samples)
+      if name == 'greedy':
+        return make(samples.greedy())
+      return judging.procedure(self.context, samples, self.folder) if (
+          samples.judges) else make(samples)
     if name != _EPISODES:
       return self._search(name) if self.judge else make(self.settings.search)
     mine, about = self.settings.episodes, self.folder.about
@@ -114,7 +118,7 @@ class Asked:
       return None
     asked = dataclasses.replace(self, reference=settings.judge)
     valuing.check_tokens(
-        settings.values, self.folder.fingerprint, asked.folder.fingerprint)
+        settings.valuing, self.folder.fingerprint, asked.folder.fingerprint)
     return asked.at((asked.folder.steps() or [None])[-1])
 
   def _search(self, name: str) -> bench.Procedure:
@@ -139,17 +143,23 @@ class Asked:
 
 
 def judges(settings: Any) -> tuple[str, ...]:
-  """Lists the references to policies that judge in the searches of a stage."""
+  """Lists the references to policies that judge what a stage asks for."""
   is_searching = set(settings.solvers) & set(searching.STRATEGIES)
   judge = settings.search.judge
-  return (judge,) if is_searching and judge is not None else ()
+  of_search = (judge,) if is_searching and judge is not None else ()
+  return *settings.samples.judges, *of_search
 
 
 def check(context: base.Context, settings: Any, name: str) -> None:
   """Raises a ConfigError where a policy cannot be asked with these settings."""
   for reference in context.parts(settings.policies):
     try:
-      _Planned(context, settings, context.planned(reference)).check()
+      there = context.planned(reference)
+    except config_lib.ConfigError as e:
+      field = 'policy' if hasattr(settings, 'policy') else 'policies'
+      raise base.wrong(name, field, f'got {reference!r}; {e}') from None
+    try:
+      _Planned(context, settings, there).check()
     except config_lib.ConfigError as e:
       raise config_lib.ConfigError(f'config.{name}.{e}') from None
 
@@ -192,19 +202,21 @@ class _Planned:
         growing.check(
             settings.tree, settings.step, task, self.there.style)
         valuing.check(
-            settings.values, settings.value, settings.step, task,
+            settings.valuing, settings.value, settings.step, task,
             self.there.model)
         searching.make_strategy(settings, solver, self.depth)
         searching.check_room(
             self.there.model, settings, self.width, self.depth)
         if self.judge:
           valuing.check_judge(
-              settings.values, self.there.style, self.judge.model,
+              settings.valuing, self.there.style, self.judge.model,
               self.judge.style)
           searching.check_room(
               self.judge.model, settings, self.width, self.depth)
     if _EPISODES in self.settings.solvers:
       self._check_episodes()
+    judging.check(
+        self.context, self.settings, self.there.style, self.judged_width)
 
   def _check_episodes(self) -> None:
     settings, model = self.settings, self.there.model
@@ -222,6 +234,7 @@ class _Planned:
     solvers, found = self.settings.solvers, {}
     if set(_PLAIN) & set(solvers):
       found |= dict(prefill=self.prefill, generate=self.generate)
+    found |= judging.builders(self.context, self.settings, self.judged_width)
     if _EPISODES in solvers:
       found |= dict(explore=self.explore) if self.explorer else {}
       found |= dict(revisions=self.revisions)
@@ -309,6 +322,12 @@ class _Planned:
     if self.explorer:
       mine = dataclasses.replace(mine, num_episodes=1)
     return revising.rules(mine, self.there.tokenizer)
+
+  @property
+  def judged_width(self) -> int:
+    """Slots for a question and a sample."""
+    longest = self.settings.samples.max_new_tokens
+    return min(self.width + longest, self.there.model.max_length)
 
   @property
   def width_behind(self) -> int:

@@ -110,8 +110,8 @@ class Programs:
     length = width + strategy.max_depth * settings.step_length / 2
     work = tokens * sum(model.flops_per_token(length) for model in models)
     if 'rollouts' in settings.sources:
-      more = children * settings.values.num_rollouts * (
-          settings.values.rollout_length)
+      more = children * settings.valuing.num_rollouts * (
+          settings.valuing.rollout_length)
       work += more * writer.flops_per_token(length)
       tokens += more
     return work, tokens

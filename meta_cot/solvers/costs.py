@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What attempts cost beside the tokens that are drawn.
+
+A cost is a dict of JSON values, of one attempt:
+
+  prompt_tokens      of the question
+  forwarded_tokens   question and all that was drawn, each token read once
+  prompt_flops       of reading the question once (`training.flops`)
+  flops              of all forwarded tokens
+  sequential_tokens  the longest chain of decode steps that wait for each other
+  judges             name -> prompt_flops and flops of a judge, which reads as
+                     many tokens again
+
+Several attempts at a question need to read it once. None is not known.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from meta_cot import traces
+from meta_cot.model import config as model_config
+from meta_cot.problem import Problem
+from meta_cot.solvers import base
+from meta_cot.traces import from_tree
+from meta_cot.training import flops
+
+# Of searches; those of others are read by models that are not counted here.
+_KNOWN_VALUES = ('likelihood', 'head', 'oracle')
+_LEVELS = ('beam', 'dvts', 'breadth_first')  # expand all of a level at once
+
+
+def of_text(
+    model: model_config.ModelConfig, num_prompt: int, num_tokens: int,
+    judges: Mapping[str, model_config.ModelConfig],
+) -> dict[str, Any]:
+  """Counts the cost of a text of `num_tokens` behind its question."""
+  prompt = _prefill(model, num_prompt)
+  work = num_tokens * model.flops_per_token(num_prompt + num_tokens / 2)
+  return dict(
+      prompt_tokens=num_prompt, forwarded_tokens=num_prompt + num_tokens,
+      prompt_flops=prompt, flops=prompt + work, sequential_tokens=num_tokens,
+      judges={
+          name: dict(
+              prompt_flops=_prefill(judge, num_prompt),
+              flops=_prefill(judge, num_prompt + num_tokens))
+          for name, judge in judges.items()})
+
+
+def of_searches(
+    policy: base.Policy, name: str, value: str, problems: Sequence[Problem],
+    outcomes: base.Outcomes,
+) -> np.ndarray | None:
+  """Counts the costs of searches, [B, 1] object, by their records.
+
+  Equal siblings are drawn and not kept: they count as the nodes that were kept
+  do, on average, and not in the chain of steps.
+
+  Args:
+    policy: who searched.
+    name: of the strategy.
+    value: what guided it, a value of `searching.Settings.value`; where that is
+      more work of a model than the policy's own the cost is None.
+    problems: that were searched.
+    outcomes: with records.
+  """
+  if value not in _KNOWN_VALUES:
+    return None
+  return base.objects([
+      [_of_tree(
+          policy.model, name, len(policy.tokenizer.encode(
+              traces.prompt(problem, style=policy.style))), record, drawn)]
+      for problem, (record,), (drawn,) in zip(
+          problems, outcomes.records, outcomes.num_tokens, strict=True)])
+
+
+def _of_tree(model, name: str, num_prompt: int, record, drawn: float) -> dict:
+  ends, work = [0], 0.0  # tokens up to the end of every node, and their FLOPs
+  for node in record.nodes[1:]:
+    number = len(node.tokens)
+    ends.append(ends[node.parent] + number)
+    work += number * model.flops_per_token(
+        num_prompt + ends[node.parent] + number / 2)
+  kept = sum(len(node.tokens) for node in record.nodes)
+  prompt = _prefill(model, num_prompt)
+  return dict(
+      prompt_tokens=num_prompt, forwarded_tokens=num_prompt + int(drawn),
+      prompt_flops=prompt, flops=prompt + work * drawn / max(kept, 1),
+      sequential_tokens=_chain(record.nodes, is_level=name in _LEVELS),
+      judges={})
+
+
+def _chain(nodes: Sequence[traces.Node], *, is_level: bool) -> int:
+  """Tokens of the longest steps of every expansion, or of every level."""
+  longest = {}
+  for i, node in enumerate(nodes[1:], 1):
+    key = len(from_tree.path(nodes, i)) if is_level else node.parent
+    longest[key] = max(longest.get(key, 0), len(node.tokens))
+  return sum(longest.values())
+
+
+def _prefill(model: model_config.ModelConfig, num_tokens: int) -> float:
+  return flops.prefill_flops(model, 1, num_tokens, num_readouts=0)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judges of samples in a stage that asks questions, and their programs.
+
+`width` is that of the longest question with a sample behind it.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+from meta_cot import program
+from meta_cot.evaluation import bench
+from meta_cot.settings import config as config_lib
+from meta_cot.solvers import sampling
+from meta_cot.solvers import scoring
+from meta_cot.stages import base
+from meta_cot.training import policy as policy_lib
+
+
+def procedure(
+    context: base.Context, samples: sampling.Settings, asked: policy_lib.Policy
+) -> bench.Procedure:
+  """Makes samples with judges; their rows depend on who judges.
+
+  Raises:
+    UserError: a judge reads other tokens than the policy that is asked.
+  """
+  judges = [
+      scoring.reader(
+          reference, context.policy(reference), context.mesh, asked.fingerprint)
+      for reference in context.parts(samples.judges)]
+  return bench.Procedure(
+      dict(dataclasses.asdict(samples), judges={
+          judge.label: bench.identity(judge) for judge in judges}),
+      sampling.Sampler(samples, context.task, context.mesh, judges))
+
+
+def check(
+    context: base.Context, settings: Any, style: str, width: int) -> None:
+  """Raises a ConfigError where texts of a style cannot be judged."""
+  for reference in _references(context, settings):
+    try:
+      scoring.check(context.planned(reference), style, width)
+    except config_lib.ConfigError as e:
+      raise config_lib.ConfigError(
+          f'samples.judges: got {reference!r}; {e}') from None
+
+
+def builders(
+    context: base.Context, settings: Any, width: int
+) -> dict[str, Callable[[str], program.Program]]:
+  """Lists what is compiled; a builder is told the name again."""
+  return {
+      f'judge/{reference.strip("/")}': functools.partial(
+          scoring.program_of, of=scoring.values,
+          model=context.planned(reference).model, mesh=context.mesh,
+          width=width, batch_size=settings.samples.batch_size)
+      for reference in _references(context, settings)}
+
+
+def _references(context, settings) -> tuple[str, ...]:
+  is_drawn = 'samples' in settings.solvers
+  return context.parts(settings.samples.judges) if is_drawn else ()
