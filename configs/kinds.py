@@ -189,6 +189,12 @@ def _tree():
   # beam and dvts never, mcts by verdict, others by whichever the outcome is.
   t.early_stop = placeholder(str)
   t.stop_value = 0.5
+  # Of mcts and best_first, alpha: nodes are expanded again. In mcts those of n
+  # visits while they have fewer than widening_scale * n^alpha children; in
+  # best_first expanded nodes go back, after m expansions with a priority that
+  # is less by widening_scale * m^alpha. None: every node is expanded once.
+  t.widening = placeholder(float)
+  t.widening_scale = 1.0
   return t
 
 

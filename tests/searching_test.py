@@ -36,7 +36,7 @@ SETTINGS = searching.Settings(
     temperature=1.0, top_k=None, top_p=None, siblings='independent',
     tree=growing.Tree(
         step_check='none', merging='steps', goal_test='push', backup='leaf',
-        early_stop=None, stop_value=0.5))
+        early_stop=None, stop_value=0.5, widening=None, widening_scale=1.0))
 
 
 @functools.cache

@@ -52,12 +52,13 @@ STRATEGIES: Mapping[str, Callable[..., engine.Strategy]] = (
             beam_width=c.beam_width, **tree),
         'best_first': lambda c, **tree: BestFirst(
             num_expansions=c.num_expansions, goal_test=c.tree.goal_test,
-            **tree),
+            **c.tree.widened, **tree),
         'depth_first': lambda c, **tree: DepthFirst(
             num_expansions=c.num_expansions, **tree),
         'mcts': lambda c, **tree: Mcts(
             num_simulations=c.num_simulations, rule=c.rule,
-            exploration=c.exploration, backup_value=c.tree.backup, **tree),
+            exploration=c.exploration, backup_value=c.tree.backup,
+            **c.tree.widened, **tree),
     }))
 
 
