@@ -222,6 +222,12 @@ def _tree():
   # beam and dvts never, mcts by verdict, others by whichever the outcome is.
   t.early_stop = placeholder(str)
   t.stop_value = 0.5
+  # Of mcts and best_first, alpha: nodes are expanded again. In mcts those of n
+  # visits while they have fewer than widening_scale * n^alpha children; in
+  # best_first expanded nodes go back, after m expansions with a priority that
+  # is less by widening_scale * m^alpha. None: every node is expanded once.
+  t.widening = placeholder(float)
+  t.widening_scale = 1.0
   return t
 
 
@@ -287,7 +293,8 @@ def evaluate(**changes: Any) -> ml_collections.ConfigDict:
   e.kind = 'evaluate'
   e.policies = ('sft',)  # a whole stage stands for all that it leaves
   e.problems = 'problems'
-  e.splits = ()  # test splits; (): all of the task
+  # Test splits, or validation to compare settings; (): all test splits.
+  e.splits = ()
   # greedy | samples | revisions | beam | dvts | breadth_first | best_first |
   # depth_first | mcts; all but greedy see the first split only.
   e.solvers = ('greedy', 'samples')

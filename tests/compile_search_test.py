@@ -106,15 +106,19 @@ def _check_collectives(experiment, collectives):
     ('best_first', 'v6e:2x2', dict(
         branching=(3, 1), siblings='without_replacement',
         tree=dict(step_check='task', merging='states'))),
-    ('mcts', 'v6e:2x2', {})])
+    ('mcts', 'v6e:2x2', {}),
+    ('mcts', 'v5e:2x2', dict(tree=dict(widening=0.5)))])
 def test_a_chunk_of_every_strategy(strategy, topology, settings):
   _check_chunk(strategy, topology, **settings)
 
 
-def test_large_trees_are_not_copied():
+@pytest.mark.parametrize('widening', [
+    None, pytest.param(1.0, marks=pytest.mark.slow)])
+def test_large_trees_are_not_copied(widening):
   result = _check_chunk(
       'best_first', 'v5p:2x2x1', data=2, model=2, loop='scan', num_slots=512,
-      step_length=16, num_expansions=32, max_depth=4)
+      step_length=16, num_expansions=32, max_depth=4,
+      tree=dict(widening=widening))
   # Of every problem here 97 pages: keys and values of 2 layers, 2 of 4 heads,
   # 16 tokens, 64 wide, bfloat16.
   pages = 256 * 97 * 2 * 2 * 2 * 16 * 64 * 2

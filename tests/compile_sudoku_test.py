@@ -4,6 +4,7 @@
 import jax
 import jax.numpy as jnp
 import libtpu
+import pytest
 
 from configs import sudoku4 as sudoku4_config
 from meta_cot import sharding
@@ -16,13 +17,14 @@ assert libtpu  # the compiler; without it nothing here can be tested
 WORDS = (*sudoku4_config.PIECES, *'1234,:;x!S', '')
 
 
-def test_the_judge(tmp_path):
+@pytest.mark.parametrize('part', ['outcome', 'is_legal', 'state'])
+def test_what_reads_texts(tmp_path, part):
   devices = list(compile_lib.find_topology('v5e:2x2').devices)
   mesh = sharding.make_mesh(sharding.MeshConfig(-1, 1, 1), devices)
   shape = lambda *axes: jax.ShapeDtypeStruct(
       (256, *axes), jnp.int32, sharding=sharding.batch(mesh))
-  judge = jax.jit(jax.vmap(sudoku4.InGraph().outcome(WORDS)))
-  judge.lower(dict(givens=shape(16)), shape(48), shape()).compile(
+  reader = jax.jit(jax.vmap(getattr(sudoku4.InGraph(), part)(WORDS)))
+  reader.lower(dict(givens=shape(16)), shape(48), shape()).compile(
       compiler_options={
           'xla_dump_to': str(tmp_path), 'xla_dump_hlo_as_text': True})
   text = max(tmp_path.glob('*.after_optimizations.txt')).read_text()

@@ -80,6 +80,11 @@ def test_settings_reach_their_strategies():
     assert (made.merge_steps, made.merge_states) == merged
   assert rules('best_first', goal_test='pop').goal_test == 'pop'
   assert rules('mcts', backup='max_child').backup_value == 'max_child'
+  for name in ('mcts', 'best_first'):
+    made = rules(name, widening=0.5, widening_scale=0.25)
+    assert (made.widening, made.widening_scale) == (0.5, 0.25)
+    assert rules(name).widening is None
+  assert rules('beam', widening=0.5).widening is None  # has none
 
 
 @pytest.mark.parametrize('field, words', [
@@ -87,9 +92,12 @@ def test_settings_reach_their_strategies():
     ('merging', "'x'; must be one of 'none', 'steps', 'states'"),
     ('goal_test', "'x'; must be one of 'push', 'pop'"),
     ('backup', "'x'; must be one of 'leaf', 'max_child', 'mean_child'"),
-    ('early_stop', "'x'; must be one of 'never', 'verdict', 'value'")])
+    ('early_stop', "'x'; must be one of 'never', 'verdict', 'value'"),
+    ('widening', '0.0; must be greater than 0.0'),
+    ('widening_scale', '0.0; must be greater than 0.0')])
 def test_values_that_are_none_are_named(field, words):
-  given = dataclasses.asdict(searching_test.SETTINGS.tree) | {field: 'x'}
+  wrong = 0.0 if field.startswith('widening') else 'x'
+  given = dataclasses.asdict(searching_test.SETTINGS.tree) | {field: wrong}
   with pytest.raises(config_lib.ConfigError) as error:
     config_lib.parse(growing.Tree, given, 'config.search.tree')
   assert str(error.value) == f'config.search.tree.{field}: got {words}.'

@@ -137,7 +137,7 @@ class Search:
     value = float(self.world['value'][0])
     self.root = Node(0, 0, value, q=np.float32(value))
     self.num_nodes, self.num_expansions = 1, 0
-    self.num_over = 0
+    self.num_over, self.leaves = 0, []  # of a step
     self.base = {}  # visits of the root's children before these simulations
     self.num_planned = settings.num_simulations - 1
 
@@ -151,7 +151,8 @@ class Search:
     return self
 
   def step(self):
-    events, leaves, tries = [], [], 0
+    events, tries = [], 0
+    leaves = self.leaves = []
     while tries < self.s.num_leaves and (
         self.num_over + len(leaves) < self.s.num_simulations):
       seen = {n: (n.visits, n.q) for n in self.nodes()}
@@ -159,12 +160,7 @@ class Search:
         for above in node.path():
           visit(seen, above, 0.0)
       node = self.descend(self.root, seen)
-      is_open = not (
-          node.is_terminal or node.children is not None
-          or node.depth == self.s.max_depth)
-      if self.s.capacity and node not in leaves:
-        is_open &= self.num_expansions + len(leaves) < self.s.capacity
-      if is_open:
+      if self.is_open(node, seen):
         tries += 1
         events.append(node)
         if node not in leaves:
@@ -174,6 +170,17 @@ class Search:
     self.expand(leaves)
     for leaf in leaves:
       self.back_up(leaf, self.value_of(leaf))
+
+  def is_open(self, node, seen):
+    """Whether a simulation that ends at the node expands it."""
+    del seen
+    is_leaf = not node.is_terminal and node.children is None
+    return is_leaf and node.depth < self.s.max_depth and (
+        node in self.leaves or self.has_room())
+
+  def has_room(self):
+    num = self.num_expansions + len(self.leaves)
+    return num < (self.s.capacity or math.inf)
 
   def reroot(self, node, noise=None) -> 'Search':
     """Goes on below a node; nothing else is left."""
@@ -234,19 +241,20 @@ class Search:
 
   def family(self, leaf):
     """The valid children."""
-    w, family = self.world, []
-    for k, state in enumerate(w['children'][leaf.state][:self.width(leaf)]):
-      if w['is_valid'][leaf.state, k]:
-        value = float(w['value'][state])
-        cost = self.s.has_costs * float(w['cost'][leaf.state, k])
-        family.append(Node(
-            leaf.first + k, int(state), value,
-            float(w['log_prob'][leaf.state, k]), cost=leaf.cost + cost,
-            reward=float(w['reward'][state]),
-            is_terminal=bool(w['is_terminal'][state]), depth=leaf.depth + 1,
-            parent=leaf, branch=k, visits=int(self.s.rule.startswith('uct')),
-            q=np.float32(value)))
-    return family
+    return [self.child(leaf, k) for k in range(self.width(leaf))
+            if self.world['is_valid'][leaf.state, k]]
+
+  def child(self, leaf, k):
+    w = self.world
+    state = int(w['children'][leaf.state, k])
+    value = float(w['value'][state])
+    cost = self.s.has_costs * float(w['cost'][leaf.state, k])
+    return Node(
+        leaf.first + k, state, value, float(w['log_prob'][leaf.state, k]),
+        cost=leaf.cost + cost, reward=float(w['reward'][state]),
+        is_terminal=bool(w['is_terminal'][state]), depth=leaf.depth + 1,
+        parent=leaf, branch=k, visits=int(self.s.rule.startswith('uct')),
+        q=np.float32(value))
 
   @staticmethod
   def merged(children, adds=True):

@@ -37,8 +37,8 @@ SETTINGS = searching.Settings(
     temperature=1.0, top_k=None, top_p=None, siblings='independent',
     tree=growing.Tree(
         step_check='none', merging='steps', goal_test='push', backup='leaf',
-        early_stop=None, stop_value=0.5),
-    values=valuing.Settings(
+        early_stop=None, stop_value=0.5, widening=None, widening_scale=1.0),
+    valuing=valuing.Settings(
         model=None, num_rollouts=3, rollout_length=5, sources=(), weights=(),
         mixing='product'))
 

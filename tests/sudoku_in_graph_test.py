@@ -50,18 +50,23 @@ def _tokens(rng, text):
   return [TOKENS.index(t) for t in tokens]
 
 
+ENDED = TOKENS.index('<eos>')  # writes what ends the last step
+
+
 @functools.cache
-def _judge():
-  return jax.jit(jax.vmap(TASK.in_graph.outcome(TOKENS)))
+def _program(part, end):
+  texts = [end if i == ENDED else text for i, text in enumerate(TOKENS)]
+  return jax.jit(jax.vmap(getattr(TASK.in_graph, part)(texts)))
 
 
-def _verdicts(problems, rows):
+def _verdicts(problems, rows, part='outcome', end='<eos>'):
   rows_NxM = np.full((len(rows), LENGTH), TOKENS.index('1'), np.int32)
   for row_M, tokens in zip(rows_NxM, rows, strict=True):
     row_M[:len(tokens)] = tokens
   inputs = jax.tree.map(
       lambda *x: np.stack(x), *map(TASK.in_graph.inputs, problems))
-  return np.asarray(_judge()(inputs, rows_NxM, np.array([*map(len, rows)])))
+  return jax.device_get(_program(part, end)(
+      inputs, rows_NxM, np.array([*map(len, rows)])))
 
 
 def test_agrees_with_plain_python_and_the_task():
@@ -103,3 +108,71 @@ def test_known_texts(text, is_right):
   rng = random.Random(text)
   for _ in range(5):
     assert _verdicts([SMALL], [_tokens(rng, text)]) == [is_right]
+
+
+def _after(problem, steps):
+  """The state of the task behind steps; None: one of them is illegal."""
+  state = TASK.states.first(problem)
+  for step in steps:
+    state = state and TASK.states.after(problem, state, step)
+  return state
+
+
+def test_legal_steps_and_states_of_all_texts_of_two_steps():
+  rng = random.Random(0)
+  steps = [f'r{r}c{c}={digit}' for r in range(1, 5) for c in range(1, 5)
+           for digit in range(1, 5)]
+  pairs = [*itertools.product(steps, repeat=2)]
+  rows = [_tokens(rng, f'S{a};{b}') for a, b in pairs]
+  ended = [row + [ENDED] for row in rows]
+  whole = [row + [TOKENS.index(';')] for row in rows]
+  problems = [SMALL] * len(rows)
+  legal = _verdicts(problems, ended, 'is_legal', ';')
+  np.testing.assert_array_equal(
+      legal, _verdicts(problems, whole, 'is_legal', ';'))
+  grids, is_state = _verdicts(problems, whole, 'state', '\0')
+  np.testing.assert_array_equal(is_state, legal)
+  for some in (rows, ended):  # in a step; ended
+    assert not _verdicts(problems, some, 'state', '\0')[1].any()
+  num_open = 0
+  for pair, is_legal, grid in zip(pairs, legal, grids, strict=True):
+    filled = plain_sudoku.rows(SMALL.data['givens'])
+    is_free = True
+    for step in pair:
+      r, c, digit = (int(x) for x in step[1::2])
+      is_free &= not filled[r - 1][c - 1]
+      filled[r - 1][c - 1] = digit
+    assert is_legal == (is_free and not plain_sudoku.has_clash(filled)), pair
+    state = _after(SMALL, pair)
+    assert is_legal == (state is not None), pair
+    if is_legal:
+      assert plain_sudoku.rows(grid.tolist()) == filled, pair
+      assert state == '|'.join(
+          ''.join(map(str, row)).replace('0', '.') for row in filled)
+      num_open += TASK.oracle(SMALL, state)
+  # Some that are legal lead nowhere; those of the solution are all there.
+  num_empty = SMALL.data['givens'].count(0)
+  assert num_open == num_empty * (num_empty - 1) < sum(legal) < len(pairs) / 4
+
+
+def test_only_what_no_right_text_begins_with_is_illegal():
+  rng = random.Random(1)
+  problems = [rng.choice(PROBLEMS) for _ in range(4_000)]
+  texts = [_text(rng, problem) for problem in problems]
+  cuts = [text[:rng.randrange(len(text) + 1)] for text in texts]
+  rights = _verdicts(problems, [_tokens(rng, text) for text in texts])
+  rows = [_tokens(rng, cut) for cut in cuts]
+  legal = _verdicts(problems, rows, 'is_legal', ';')
+  grids, is_state = _verdicts(problems, rows, 'state', '\0')
+  assert legal[rights > 0].all()
+  assert 100 < sum(~legal) and 100 < sum(is_state) < sum(legal) - 1_000
+  for problem, cut, is_legal, is_there, grid in zip(
+      problems, cuts, legal, is_state, grids, strict=True):
+    steps = ''.join(cut.split()).partition('S')[2].split(';')[:-1]
+    state = _after(problem, steps)
+    assert not is_legal or state is not None, cut
+    is_whole = ''.join(cut.split()).endswith((';', 'S')) and 'S' in cut
+    assert is_there == (is_legal and is_whole), cut
+    if is_there:
+      assert state.replace('|', '') == ''.join(
+          map(str, grid)).replace('0', '.'), cut

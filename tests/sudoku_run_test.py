@@ -29,6 +29,7 @@ def _config():
   c.search.samples.update(dict(batch_size=4, max_new_tokens=40))
   c.search.search.update(dict(
       branching=2, beam_width=2, num_slots=4))
+  c.search.search.tree.update(dict(step_check='task', merging='states'))
   return c
 
 

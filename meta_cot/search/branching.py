@@ -34,16 +34,19 @@ def of_depths(branching: Branching, depths: jax.Array) -> jax.Array:
 
 
 def most_children(
-    branching: Branching, max_depth: int, num_expansions: int) -> int:
+    branching: Branching, max_depth: int, num_expansions: int, *,
+    again: bool = False,
+) -> int:
   """An upper bound of the children that so many expansions make.
 
-  Nodes of depth 0 to `max_depth` - 1 are expanded, each once; that many are
-  there at the widest. Exact where no entry exceeds the one before.
+  Nodes of depth 0 to `max_depth` - 1 are expanded, each once, or `again` as
+  often as one likes; that many are there at the widest. Exact where no entry
+  exceeds the one before.
   """
   room, level, levels = num_expansions, 1, []
   for depth in range(max_depth):
     width = at(branching, depth)
-    levels.append((width, min(level, num_expansions)))
+    levels.append((width, room if again else min(level, room)))
     level *= width
   total = 0
   for width, num_nodes in sorted(levels, reverse=True):

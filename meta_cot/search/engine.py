@@ -19,6 +19,7 @@ from meta_cot.search import base
 from meta_cot.search import branching as branching_lib
 from meta_cot.search import merging
 from meta_cot.search import tree as tree_lib
+from meta_cot.search import widening as widening_lib
 from meta_cot.types import PRNGKey
 
 
@@ -70,6 +71,7 @@ class Strategy(abc.ABC):
   """
 
   num_leaves = 1  # K, leaves expanded per step and problem
+  widening = None  # alpha; nodes are expanded again where it is a number
   num_nodes: ClassVar[int]  # N, slots of a tree
   max_steps: ClassVar[int]  # no problem needs more steps
 
@@ -99,7 +101,9 @@ class Strategy(abc.ABC):
 
   @abc.abstractmethod
   def select(self, state: State) -> tuple[State, jax.Array]:
-    """Leaves to expand now, [B, K]: distinct, unexpanded, or NONE.
+    """Leaves to expand now, [B, K]: distinct, or NONE.
+
+    They have no children, unless the strategy has `widening`.
 
     A problem that has none left must be marked as done; `backup` runs for it
     in the same step.
@@ -116,7 +120,8 @@ def start(strategy: Strategy, root: base.Root) -> State:
   base.check_root(root)
   batch_size = root.value.shape[0]
   tree = tree_lib.create(
-      root, strategy.num_nodes, has_state_keys=strategy.merge_states)
+      root, strategy.num_nodes, has_state_keys=strategy.merge_states,
+      has_step_keys=strategy.merge_steps and strategy.widening is not None)
   problem_id = root.problem_id
   if problem_id is None:
     problem_id = jnp.arange(batch_size, dtype=jnp.int32)
@@ -225,6 +230,9 @@ def _path(
   of_leaf = lambda x: jnp.where(leaves_BxK == tree_lib.NONE, 0, x).reshape(rows)
   keys_BxK = jax.vmap(_fold)(
       _fold(rng, state.problem_id), jnp.maximum(leaves_BxK, 0))
+  if strategy.widening is not None:
+    keys_BxK = widening_lib.keys(keys_BxK, tree_lib.at(
+        widening_lib.num_children(state.tree), leaves_BxK))
   return base.Path(
       embeddings=embeddings, length=of_leaf(depths_BxK + 1),
       nodes=nodes_BxKxD.reshape(rows, -1),

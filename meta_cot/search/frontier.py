@@ -13,6 +13,7 @@ from meta_cot.search import engine
 from meta_cot.search import merging
 from meta_cot.search import ranking
 from meta_cot.search import tree as tree_lib
+from meta_cot.search import widening as widening_lib
 from meta_cot.types import PRNGKey
 
 GOAL_TESTS = ('push', 'pop')
@@ -38,7 +39,8 @@ class _Frontier(engine.Strategy):
   @property
   def num_nodes(self) -> int:
     return 1 + branching_lib.most_children(
-        self.branching, self.max_depth, self.num_expansions)
+        self.branching, self.max_depth, self.num_expansions,
+        again=self.widening is not None)
 
   @property
   def max_steps(self) -> int:
@@ -64,9 +66,14 @@ class BestFirst(_Frontier):
   goal_test: str = 'push'
   num_leaves: int = 1  # nodes of the frontier expanded together
   path_cost_weight: float = 1.0  # of the costs that the step function gives
+  # An expanded node stays in the frontier, and after m expansions its priority
+  # is less by `widening_scale` * m**widening; None: it is expanded once.
+  widening: float | None = None
+  widening_scale: float = 1.0
 
   def __post_init__(self):
     super().__post_init__()
+    widening_lib.check(self.widening, self.widening_scale)
     base.check_choice('goal_test', self.goal_test, GOAL_TESTS)
 
   def start(self, tree: tree_lib.SearchTree) -> Any:
@@ -115,10 +122,17 @@ class BestFirst(_Frontier):
     return self.goal_test == 'pop' and self.stops_at_goal
 
   def _priority(self, tree) -> jax.Array:
-    return tree.values - self.path_cost_weight * tree.costs
+    priority_BxN = tree.values - self.path_cost_weight * tree.costs
+    if self.widening is None:
+      return priority_BxN
+    times_BxN = widening_lib.num_children(tree) // branching_lib.of_depths(
+        self.branching, tree.depths)
+    return priority_BxN - self.widening_scale * (
+        times_BxN.astype(jnp.float32)**self.widening)
 
   def _is_frontier(self, state) -> jax.Array:
-    is_in_BxN = ranking.is_expandable(state.tree, self.max_depth)
+    is_in_BxN = ranking.is_expandable(
+        state.tree, self.max_depth, again=self.widening is not None)
     if self._keeps_goals:
       is_in_BxN |= self._is_goal(state.tree)
     return is_in_BxN & ~state.extra if self.merge_states else is_in_BxN

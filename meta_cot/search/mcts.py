@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Monte-Carlo tree search; Appendix D of arXiv 2501.04682, and its relatives.
 
-A simulation goes down from the root to a node without children, expands it, and
-adds a value to the mean Q of every node on the path. The first one expands the
-root. A simulation that ends at a terminal node (its value is the reward), at
-max_depth, at a node whose children are all invalid, or at one for which the
-tree has no room, expands nothing.
+A simulation goes down from the root to a node without children, or with too few
+(see `widening`), expands it, and adds a value to the mean Q of every node on
+the path. The first one expands the root. A simulation that ends at a terminal
+node (its value is the reward), at max_depth, at a node whose children are all
+invalid, or at one for which the tree has no room, expands nothing.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from meta_cot.search import ranking
 from meta_cot.search import selection
 from meta_cot.search import subtree
 from meta_cot.search import tree as tree_lib
+from meta_cot.search import widening as widening_lib
 from meta_cot.types import PRNGKey
 
 RULES = {
@@ -74,6 +75,10 @@ class Mcts(engine.Strategy):
   # step is dropped, and not counted. What expands nothing is over at once.
   num_leaves: int = 1
   capacity: int | None = None  # expansions with room; None: num_simulations
+  # A simulation ends at a node of n visits with fewer than `widening_scale` *
+  # n**widening children, which is expanded again; None: it goes on below it.
+  widening: float | None = None
+  widening_scale: float = 1.0
   gumbel: halving.Settings = halving.DEFAULTS
 
   def __post_init__(self):
@@ -85,6 +90,11 @@ class Mcts(engine.Strategy):
     if not 0.0 <= self.exploration < float('inf'):
       raise ValueError(
           f'exploration: got {self.exploration}; must be finite, at least 0.')
+    widening_lib.check(self.widening, self.widening_scale)
+    if self.widening is not None and self.rule == 'gumbel':
+      raise ValueError(
+          f"widening: got {self.widening} with rule 'gumbel'; must be None, as "
+          'sequential halving plans for all children of the root.')
 
   @property
   def max_steps(self) -> int:
@@ -98,6 +108,8 @@ class Mcts(engine.Strategy):
       level *= branching_lib.at(self.branching, depth)
       if num_inner >= room:
         break
+    if self.widening is not None:
+      return 1 + self.widest * room
     # A slice of A slots begins at every family.
     return 1 + self.widest + branching_lib.most_children(
         self.branching, self.max_depth, min(room, num_inner) - 1)
@@ -117,10 +129,13 @@ class Mcts(engine.Strategy):
         num_over=state.extra.num_simulations)
     # Embeddings are large and not needed to choose.
     tree = state.tree.replace(embeddings=None)
-    noise_BxA = self._noise(state)
+    noise_BxA, num_children_BxN = self._noise(state), None
+    if self.widening is not None:
+      num_children_BxN = widening_lib.num_children(tree)
     simulations = jax.lax.while_loop(
         lambda s: jnp.any(self._wants(state, s)),
-        lambda s: self._simulate(state, tree, noise_BxA, s), simulations)
+        lambda s: self._simulate(state, tree, num_children_BxN, noise_BxA, s),
+        simulations)
     state = state.replace(
         tree=state.tree.replace(
             visit_counts=simulations.real.visits,
@@ -194,20 +209,25 @@ class Mcts(engine.Strategy):
     return ~state.is_done & (s.num_tries < self.num_leaves) & (
         s.num_over + s.num_pending < self.num_simulations)
 
-  def _simulate(self, state, tree, noise_BxA, s: _Simulations) -> _Simulations:
+  def _simulate(
+      self, state, tree, num_children_BxN, noise_BxA, s: _Simulations
+  ) -> _Simulations:
     """One more simulation of the problems that want one."""
     is_wanted_B = self._wants(state, s)
     seen = s.real if s.virtual is None else s.virtual
+    pending_BxK = jnp.where(
+        s.leaves == tree_lib.NONE, 0, branching_lib.of_depths(
+            self.branching, tree_lib.at(tree.depths, s.leaves)))
+    num_taken_B = tree.num_nodes + jnp.sum(pending_BxK, axis=1)
+    has_room_B = num_taken_B + self.widest <= tree.shape[1]
+    if self.widening is not None:
+      tree = self._widened(tree, num_children_BxN, seen, s, has_room_B)
     node_B, path_BxD = jax.vmap(self._descend)(
         tree, seen, state.extra, noise_BxA)
     of_node = lambda array: tree_lib.gather(array, node_B)
     depth_B, is_terminal_B = of_node(tree.depths), of_node(tree.is_terminal)
     is_taken_B = jnp.any(s.leaves == node_B[:, None], axis=1)
-    pending_BxK = jnp.where(
-        s.leaves == tree_lib.NONE, 0, branching_lib.of_depths(
-            self.branching, tree_lib.at(tree.depths, s.leaves)))
-    num_taken_B = tree.num_nodes + jnp.sum(pending_BxK, axis=1)
-    has_room_B = is_taken_B | (num_taken_B + self.widest <= tree.shape[1])
+    has_room_B |= is_taken_B
     is_try_B = is_wanted_B & has_room_B & ~is_terminal_B & (
         ~of_node(tree.is_expanded) & (depth_B < self.max_depth))
     is_over_B = is_wanted_B & ~is_try_B
@@ -232,6 +252,17 @@ class Mcts(engine.Strategy):
         num_tries=s.num_tries + is_try_B,
         num_pending=s.num_pending + is_new_B, num_over=s.num_over + is_over_B)
 
+  def _widened(self, tree, num_children_BxN, seen, s, has_room_B):
+    """The tree in which nodes that are to be expanded again were never."""
+    num_slots = tree.shape[1]
+    leaves_BxK = jnp.where(s.leaves == tree_lib.NONE, num_slots, s.leaves)
+    is_leaf_BxN = tree_lib.put(
+        jnp.zeros(tree.shape, bool), leaves_BxK, s.leaves != tree_lib.NONE)
+    is_narrow_BxN = widening_lib.is_narrow(
+        num_children_BxN, seen.visits, self.widening, self.widening_scale)
+    return tree.replace(is_expanded=tree.is_expanded & ~(
+        is_narrow_BxN & ~is_leaf_BxN & has_room_B[:, None]))
+
   def _descend(self, tree, statistics, progress, noise_A):
     """The node where a simulation of one problem ends, and the path to it."""
 
@@ -246,8 +277,8 @@ class Mcts(engine.Strategy):
           halving.inner_scores(choice, self.gumbel))
 
     return selection.descend(
-        tree, statistics, scores, branching=self.widest,
-        max_depth=self.max_depth)
+        tree, statistics, scores, max_depth=self.max_depth,
+        branching=self.widest if self.widening is None else None)
 
   def _values(self, tree, leaves_BxK, children) -> jax.Array:
     """What the expansions back up, [B, K] float32."""

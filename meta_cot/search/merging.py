@@ -23,7 +23,9 @@ def merge(
     tree: before the expansion.
     leaves_BxK: what is being expanded, or NONE.
     expansion: rows R = B * K.
-    steps: merge children of one leaf with equal `step_key`, if there is one.
+    steps: merge children of one leaf with equal `step_key`, if there is one;
+      where the tree has step keys, drop those whose step the leaf has already,
+      of which nothing changes.
     states: merge children with equal `state_key`, of all leaves of this step,
       and drop those whose state is in the tree already, unless they have found
       a shorter way to it (see `replaced`).
@@ -33,6 +35,9 @@ def merge(
   """
   if steps and expansion.step_key is not None:
     expansion = _merge_siblings(expansion, expansion.step_key)
+    if tree.step_keys is not None:
+      expansion = expansion.replace(is_valid=expansion.is_valid & ~_has_step(
+          tree, leaves_BxK, expansion.step_key))
   if not states:
     return expansion
   if expansion.state_key is None:
@@ -116,6 +121,20 @@ def _merge_siblings(expansion, keys_RxAx2) -> base.Expansion:
       _equal(keys_RxAx2, expansion.is_valid), expansion.is_valid,
       _costs(expansion), expansion.log_prob)
   return expansion.replace(is_valid=is_valid, log_prob=log_prob)
+
+
+def _has_step(tree, leaves_BxK, keys_RxAx2) -> jax.Array:
+  """Whether leaves have valid children with these step keys, [R, A] bool."""
+  def one(leaf, keys_Ax2, step_keys_Nx2, parents_N, is_valid_N):
+    is_child_N = is_valid_N & (parents_N == leaf)
+    is_equal_AxN = _same(keys_Ax2[:, None], step_keys_Nx2[None])
+    return jnp.any(is_equal_AxN & is_child_N[None], axis=1)
+
+  over_leaves = jax.vmap(one, (0, 0, None, None, None))
+  is_there_BxKxA = jax.vmap(over_leaves)(
+      leaves_BxK, keys_RxAx2.reshape(*leaves_BxK.shape, -1, 2),
+      tree.step_keys, tree.parents, tree.is_valid)
+  return is_there_BxKxA.reshape(keys_RxAx2.shape[:2])
 
 
 def _is_known(keys_Mx2, cost_M, tree_keys_Nx2, tree_costs_N, is_node_N):

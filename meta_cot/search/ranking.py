@@ -51,7 +51,9 @@ def is_goal(tree: tree_lib.SearchTree, above: float) -> jax.Array:
   return tree.is_valid & tree.is_terminal & (tree.rewards > above)
 
 
-def is_expandable(tree: tree_lib.SearchTree, max_depth: int) -> jax.Array:
-  """[B, N] bool: unexpanded nodes that may be expanded."""
-  return tree.is_valid & ~tree.is_expanded & ~tree.is_terminal & (
-      tree.depths < max_depth)
+def is_expandable(
+    tree: tree_lib.SearchTree, max_depth: int, *, again: bool = False
+) -> jax.Array:
+  """[B, N] bool: unexpanded nodes that may be expanded; `again`: others too."""
+  is_in_BxN = tree.is_valid & ~tree.is_terminal & (tree.depths < max_depth)
+  return is_in_BxN if again else is_in_BxN & ~tree.is_expanded

@@ -71,11 +71,12 @@ def logits(choice: Choice) -> jax.Array:
 
 def descend(
     tree: tree_lib.SearchTree, statistics: Statistics,
-    scores: Callable[[Choice], jax.Array], *, branching: int, max_depth: int,
+    scores: Callable[[Choice], jax.Array], *, branching: int | None,
+    max_depth: int,
 ) -> tuple[jax.Array, jax.Array]:
   """From the root to a node without children, always to the best child.
 
-  The rule `scores` gives [A], A = `branching`, for what `statistics` say of a
+  The rule `scores` gives [A], see `children_of`, for what `statistics` say of a
   node's children; the highest wins, the first of equals.
 
   Returns:
@@ -98,14 +99,19 @@ def descend(
 
 def children_of(
     tree: tree_lib.SearchTree, statistics: Statistics, node: jax.Array,
-    branching: int,
+    branching: int | None,
 ) -> tuple[Choice, jax.Array]:
   """The children of an expanded node, and the index of the first.
 
-  Of A = `branching` slots, those behind the node's own children are not valid.
+  Of A = `branching` slots, those behind the node's own children are not valid;
+  None: of all slots of the tree, as children may be anywhere.
   """
-  first = tree.first_child[node]
-  children = lambda array: jax.lax.dynamic_slice(array, (first,), (branching,))
+  if branching is None:
+    first, children = jnp.zeros((), jnp.int32), lambda array: array
+  else:
+    first = tree.first_child[node]
+    children = lambda array: jax.lax.dynamic_slice(
+        array, (first,), (branching,))
   choice = Choice(
       q_values=children(statistics.q_values),
       visits=children(statistics.visits).astype(jnp.float32),

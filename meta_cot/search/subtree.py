@@ -81,6 +81,7 @@ def _subtree(tree: tree_lib.SearchTree, child: jax.Array):
   kept = {name: take(getattr(tree, name)) for name in (
       'values', 'rewards', 'log_probs', 'q_values', 'visit_counts', 'is_valid',
       'is_terminal', 'is_expanded')}
+  rows = lambda arrays: jax.tree.map(lambda x: x[source_N], arrays)
   return tree.replace(
       **kept, parents=index(tree.parents).at[0].set(tree_lib.NONE),
       first_child=index(tree.first_child),
@@ -89,8 +90,8 @@ def _subtree(tree: tree_lib.SearchTree, child: jax.Array):
       expansion_order=_ranks(take(tree.expansion_order, tree_lib.NONE)),
       num_nodes=num_kept,
       num_expansions=jnp.sum(kept['is_expanded'], dtype=jnp.int32),
-      embeddings=jax.tree.map(lambda x: x[source_N], tree.embeddings),
-      state_keys=jax.tree.map(lambda x: x[source_N], tree.state_keys))
+      embeddings=rows(tree.embeddings), state_keys=rows(tree.state_keys),
+      step_keys=rows(tree.step_keys))
 
 
 def _ranks(order_N: jax.Array) -> jax.Array:

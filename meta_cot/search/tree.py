@@ -3,7 +3,8 @@
 
 Node 0 is the root. An expansion takes the next slots, one per branch of its
 leaf, valid or not; so children are consecutive and a lower index was created
-earlier.
+earlier. A node that is expanded again gets more of them elsewhere (see
+`widening`), which only their parents tell.
 """
 
 from typing import Any
@@ -22,7 +23,7 @@ class SearchTree:
   """One tree per problem."""
 
   parents: jax.Array  # [B, N] int32; NONE at the root and at free slots
-  first_child: jax.Array  # [B, N] int32; NONE where not expanded
+  first_child: jax.Array  # [B, N] int32; NONE where not expanded; of the first
   depths: jax.Array  # [B, N] int32; the root has 0
   values: jax.Array  # [B, N] float32, as the step function gave them
   rewards: jax.Array  # [B, N] float32, of terminal nodes; else 0
@@ -33,12 +34,13 @@ class SearchTree:
   is_valid: jax.Array  # [B, N] bool; False: free slot or no such child
   is_terminal: jax.Array  # [B, N] bool
   is_expanded: jax.Array  # [B, N] bool
-  expansion_order: jax.Array  # [B, N] int32; NONE = never
+  expansion_order: jax.Array  # [B, N] int32; NONE = never; of the first
   num_nodes: jax.Array  # [B] int32, slots in use
   num_expansions: jax.Array  # [B] int32
   num_tokens: jax.Array  # [B] int32, spent on all children
   embeddings: Any  # pytree, [B, N, ...]
   state_keys: jax.Array | None  # [B, N, 2] uint32
+  step_keys: jax.Array | None  # [B, N, 2] uint32
 
   @property
   def shape(self) -> tuple[int, int]:
@@ -55,11 +57,13 @@ class Children:
 
 
 def create(
-    root: base.Root, num_nodes: int, *, has_state_keys: bool = False
+    root: base.Root, num_nodes: int, *, has_state_keys: bool = False,
+    has_step_keys: bool = False,
 ) -> SearchTree:
   """Trees of `num_nodes` slots that hold their roots.
 
-  Equal states can be found with `has_state_keys`.
+  Equal states can be found with `has_state_keys`, and steps that a node has
+  already with `has_step_keys`.
   """
   batch_size = root.value.shape[0]
   shape = (batch_size, num_nodes)
@@ -67,11 +71,10 @@ def create(
   at_root = lambda value, dtype: full(0, dtype).at[:, 0].set(value)
   is_terminal = root.is_terminal.astype(bool)
   value = root.value.astype(jnp.float32)
-  state_keys = None
-  if has_state_keys:
-    state_keys = jnp.full((*shape, 2), base.NO_KEY, jnp.uint32)
-    if root.state_key is not None:
-      state_keys = state_keys.at[:, 0].set(root.state_key)
+  no_keys = jnp.full((*shape, 2), base.NO_KEY, jnp.uint32)
+  state_keys = no_keys if has_state_keys else None
+  if has_state_keys and root.state_key is not None:
+    state_keys = state_keys.at[:, 0].set(root.state_key)
   return SearchTree(
       parents=full(NONE, jnp.int32),
       first_child=full(NONE, jnp.int32),
@@ -92,7 +95,7 @@ def create(
       embeddings=jax.tree.map(
           lambda x: jnp.zeros((*shape, *x.shape[1:]), x.dtype).at[:, 0].set(x),
           root.embedding),
-      state_keys=state_keys)
+      state_keys=state_keys, step_keys=no_keys if has_step_keys else None)
 
 
 def paths(tree: SearchTree, leaves_BxK: jax.Array, num_path: int) -> jax.Array:
@@ -145,7 +148,7 @@ def insert(
 
   Args:
     tree: has free slots for the children of every leaf that is not NONE.
-    leaves_BxK: distinct nodes without children, or NONE.
+    leaves_BxK: distinct nodes, or NONE.
     expansion: rows R = B * K.
     num_children_BxK: int32, of each leaf, the first ones; all A by default.
       The others get no slot and cost nothing.
@@ -168,8 +171,9 @@ def insert(
   children = Children(nodes_BxKxA, is_valid_BxKxA)
 
   num_leaves_B = jnp.sum(is_leaf_BxK, axis=1, dtype=jnp.int32)
+  is_first_BxK = is_leaf_BxK & ~at(tree.is_expanded, leaves_BxK)
   of_leaf = lambda array, rows: put(
-      array, jnp.where(is_leaf_BxK, leaves_BxK, num_slots), rows)
+      array, jnp.where(is_first_BxK, leaves_BxK, num_slots), rows)
   tree = _put_children(tree, leaves_BxK, children, expansion)
   return tree.replace(
       first_child=of_leaf(tree.first_child, starts_BxK),
@@ -195,9 +199,11 @@ def _put_children(
   cost_BxM = gather(tree.costs, leaf_BxM)
   if expansion.cost is not None:
     cost_BxM += flat(expansion.cost)
-  state_keys = tree.state_keys
+  state_keys, step_keys = tree.state_keys, tree.step_keys
   if state_keys is not None:
     state_keys = of_rows(state_keys, expansion.state_key)
+  if step_keys is not None and expansion.step_key is not None:
+    step_keys = of_rows(step_keys, expansion.step_key)
   return tree.replace(
       parents=put(tree.parents, nodes_BxM, leaf_BxM),
       depths=put(
@@ -212,7 +218,7 @@ def _put_children(
           tree.is_valid, nodes_BxM, children.is_valid.reshape(leaf_BxM.shape)),
       is_terminal=of_rows(tree.is_terminal, terminal),
       embeddings=jax.tree.map(of_rows, tree.embeddings, expansion.embedding),
-      state_keys=state_keys)
+      state_keys=state_keys, step_keys=step_keys)
 
 
 def _spent(expansion: base.Expansion, is_child_BxKxA) -> jax.Array:

@@ -31,11 +31,18 @@ class Tree:
   early_stop: str | None = config_lib.setting(
       choices=('never', 'verdict', 'value'))
   stop_value: float = config_lib.setting()
+  widening: float | None = config_lib.setting(above=0.0, high=1.0)
+  widening_scale: float = config_lib.setting(above=0.0)
 
   @property
   def reads_steps(self) -> bool:
     """Whether programs read the steps of a text, for which they need a task."""
     return self.step_check == 'task' or self.merging == 'states'
+
+  @property
+  def widened(self) -> dict[str, Any]:
+    """The fields of strategies that expand nodes again."""
+    return dict(widening=self.widening, widening_scale=self.widening_scale)
 
   def rules(self, name: str, outcome: str) -> dict[str, Any]:
     """Makes the fields that all strategies have, for the one called so.

@@ -54,12 +54,13 @@ STRATEGIES: Mapping[str, Callable[..., engine.Strategy]] = (
             beam_width=c.beam_width, **tree),
         'best_first': lambda c, **tree: BestFirst(
             num_expansions=c.num_expansions, goal_test=c.tree.goal_test,
-            **tree),
+            **c.tree.widened, **tree),
         'depth_first': lambda c, **tree: DepthFirst(
             num_expansions=c.num_expansions, **tree),
         'mcts': lambda c, **tree: Mcts(
             num_simulations=c.num_simulations, rule=c.rule,
-            exploration=c.exploration, backup_value=c.tree.backup, **tree),
+            exploration=c.exploration, backup_value=c.tree.backup,
+            **c.tree.widened, **tree),
     }))
 
 
@@ -324,8 +325,8 @@ def check_room(
       num_behind + settings.valuing.rollout_length > model.max_length):
     raise config_lib.ConfigError(
         'search.valuing.rollout_length: got '
-        f'{settings.valuing.rollout_length}; behind {num_behind} tokens of a text it must be at most '
-        f'config.model.max_length, {model.max_length}.')
+        f'{settings.valuing.rollout_length}; behind {num_behind} tokens of a '
+        f'text it must be at most config.model.max_length, {model.max_length}.')
 
 
 def make_slots(

@@ -71,12 +71,12 @@ def _check(context, settings, name) -> None:
       raise base.wrong(
           name, field, f'got {value!r}; '
           f'{config_lib.nearest(value, policies)}, the policies.')
-  allowed = tasks.test_splits(context.task)
+  allowed = (*tasks.test_splits(context.task), tasks.VALIDATION)
   for i, split in enumerate(settings.splits):
     if split not in allowed:
       raise base.wrong(
           name, f'splits[{i}]', f'got {split!r}; must be one of '
-          f'{", ".join(allowed)}: those that are only reported.')
+          f'{", ".join(allowed)}: problems to report on or to choose by.')
   teacher = context.task.teacher
   strategies = teacher.strategies if teacher else ()
   if settings.teacher is not None and settings.teacher not in strategies:

@@ -84,6 +84,16 @@ class InGraph:
     from meta_cot.verifiers import sudoku_in_graph
     return sudoku_in_graph.outcome(texts)
 
+  def is_legal(self, texts: Sequence[str]) -> Callable[..., Any]:
+    """Returns whether all steps fit; see `sudoku_in_graph.is_legal`."""
+    from meta_cot.verifiers import sudoku_in_graph
+    return sudoku_in_graph.is_legal(texts)
+
+  def state(self, texts: Sequence[str]) -> Callable[..., Any]:
+    """Returns the grid; see `sudoku_in_graph.state`."""
+    from meta_cot.verifiers import sudoku_in_graph
+    return sudoku_in_graph.state(texts)
+
 
 @dataclasses.dataclass(frozen=True)
 class Sudoku:

@@ -11,6 +11,7 @@ import dataclasses
 import re
 
 from meta_cot.traces import events as events_lib
+from meta_cot.traces import reading as reading_lib
 
 OPENING = 'Answer: '
 STEP_END = '\n'
@@ -64,8 +65,7 @@ def read(text: str) -> events_lib.Reading:
   """
   prompt = _PROMPT.match(text)
   if prompt is None:
-    fault = events_lib.Fault('format', 0, 'Question: ... and a line feed')
-    return events_lib.Reading((), (fault,), '' if OPENING in text else None)
+    return reading_lib.unread(text, 'Question: ... and a line feed', OPENING)
   return _Reader(text, prompt).read()
 
 
@@ -195,16 +195,12 @@ def _answer(answer: events_lib.Answer) -> str:
   return OPENING + answer.text
 
 
-class _Reader:
+class _Reader(reading_lib.Reader):
   """Reads lines into events and faults."""
 
   def __init__(self, text: str, prompt: re.Match):
-    self._text = text
-    self._at = prompt.end()  # where the line begins
-    self._events = [events_lib.Start(prompt[1])]
-    self._faults = []
+    super().__init__(prompt[1], text, prompt.end())  # where a line begins
     self._names = _Names()
-    self._here = 0
     self._previous = None  # the step before
     self._tried = None  # the step that the line before tries
 
@@ -213,20 +209,19 @@ class _Reader:
     while self._at < len(text):
       if text.startswith(OPENING, self._at):
         if self._tried is not None:
-          self._fault('format', self._at, _STATE_EXPECTED)
+          self.fault('format', self._at, _STATE_EXPECTED)
         answer = self._read_answer()
         break
       end = text.find('\n', self._at)
       if end < 0:
-        self._fault('unfinished', self._at, f'a whole line: {self._expected}')
+        self.fault('unfinished', self._at, f'a whole line: {self._expected}')
         break
       self._read_line(text[self._at:end])
       self._at = end + 1
     else:
       if self._tried is not None:
-        self._fault('unfinished', self._at, _STATE_EXPECTED)
-    return events_lib.Reading(
-        tuple(self._events), tuple(self._faults), answer)
+        self.fault('unfinished', self._at, _STATE_EXPECTED)
+    return self.reading(answer)
 
   @property
   def _expected(self) -> str:
@@ -238,7 +233,7 @@ class _Reader:
         if (match := pattern.fullmatch(line))), (None, None))
     expected, tried, self._tried = self._expected, self._tried, None
     if kind is None or (kind == 'state') != (tried is not None):
-      self._fault('format', self._at, expected)
+      self.fault('format', self._at, expected)
     elif kind == 'step':
       self._read_step(*match.groups())
     elif kind == 'state':
@@ -246,57 +241,50 @@ class _Reader:
     elif kind == 'jump':
       self._read_jump(*match.groups())
     elif kind == 'exhausted':
-      self._events.append(events_lib.Exhausted())
-    elif self._events[-1] is not self._previous:
-      self._fault('format', self._at, expected)
+      self.events.append(events_lib.Exhausted())
+    elif self.events[-1] is not self._previous:
+      self.fault('format', self._at, expected)
     elif kind == 'value':
-      self._events.append(
+      self.events.append(
           events_lib.Value(self._previous.node, int(match[1]) / 100))
     elif self._previous.outcome:
-      self._fault('format', self._at, expected)
+      self.fault('format', self._at, expected)
     else:
-      self._previous = self._events[-1] = dataclasses.replace(
+      self._previous = self.events[-1] = dataclasses.replace(
           self._previous, outcome=_OUTCOME_OF[line])
 
   def _read_step(self, words: str, step: str) -> None:
     if words != _HERE:
       if self._previous is None:
-        self._fault('format', self._at, 'Try and a step: no step is before it')
+        self.fault('format', self._at, 'Try and a step: no step is before it')
         return
-      self._go(
+      self.jump(
           self._previous.node if words == _ON else self._previous.parent)
     self._tried = step
 
   def _read_state(self, tried: str, state: str) -> None:
     self._previous = events_lib.Step(
-        len(self._names), self._here, tried, state, '')
-    self._events.append(self._previous)
+        len(self._names), self.here, tried, state, '')
+    self.events.append(self._previous)
     self._names.add(state)
 
   def _read_jump(self, number: str | None, state: str | None) -> None:
     node = self._names.find(state, number)
     if node is None:
-      self._fault(
+      self.fault(
           'illegal_state', self._at, 'Wait, back to a state made before')
     else:
-      self._go(node)
-
-  def _go(self, node: int) -> None:
-    self._events.append(events_lib.Jump(node))
-    self._here = node
+      self.jump(node)
 
   def _read_answer(self) -> str:
     """The answer; '' if a step of it is empty."""
     start = self._at + len(OPENING)
     steps = self._text[start:].split('\n')
     if '' not in steps:
-      self._events.append(events_lib.Answer(self._text[start:]))
+      self.events.append(events_lib.Answer(self._text[start:]))
       return self._text[start:]
     first = steps.index('')
     is_cut = first == len(steps) - 1
     at = start + sum(len(step) + 1 for step in steps[:first])
-    self._fault('unfinished' if is_cut else 'format', at, 'a step')
+    self.fault('unfinished' if is_cut else 'format', at, 'a step')
     return ''
-
-  def _fault(self, kind: str, at: int, expected: str) -> None:
-    self._faults.append(events_lib.Fault(kind, at, expected))

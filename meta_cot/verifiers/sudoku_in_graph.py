@@ -55,6 +55,42 @@ def outcome(texts: Sequence[str]) -> Callable[..., jax.Array]:
       lambda inputs, symbols_L: check(symbols_L, inputs['givens']))
 
 
+def is_legal(texts: Sequence[str]) -> Callable[..., jax.Array]:
+  """Makes the check of cells that a text has filled so far.
+
+  Args:
+    texts: of all tokens; those that end a text write the ; of its last step.
+
+  Returns:
+    A function of `givens` (see `check`), tokens_M and a length: [] bool, False
+    where no continuation of the text is right: no step, a cell that is not
+    empty, or a digit twice in a row, a column or a box. Whether what is left
+    has a solution is not asked.
+  """
+  return symbols_lib.of_tokens(
+      texts, ALPHABET, lambda inputs, symbols_L: _read_all(
+          symbols_L, inputs['givens']).is_right)
+
+
+def state(
+    texts: Sequence[str]
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
+  """Makes the state that a text has reached: the grid.
+
+  Args:
+    texts: of all tokens; those that end a text write what no step has.
+
+  Returns:
+    A function as of `is_legal`: the grid, [16] int32 row by row with 0 for
+    empty cells, and whether the text has ended a legal step, [].
+  """
+  def of_symbols(inputs, symbols_L):
+    reading = _read_all(symbols_L, inputs['givens'])
+    return reading.grid, (reading.place == _STEP) & reading.is_right
+
+  return symbols_lib.of_tokens(texts, ALPHABET, of_symbols)
+
+
 def check(symbols_L: jax.Array, givens_C: jax.Array) -> jax.Array:
   """Whether a solution fills all empty cells, each without a clash.
 
@@ -87,7 +123,7 @@ def _read(reading: _Reading, symbol: jax.Array) -> _Reading:
   fills = fits & (place == _AT_DIGIT)
   cell = SIZE * reading.row + reading.column
   digit = symbol + 1
-  is_legal = (reading.grid[cell] == 0) & ~jnp.any(
+  is_free = (reading.grid[cell] == 0) & ~jnp.any(
       jnp.asarray(_IS_PEER)[cell] & (reading.grid == digit))
   pick = lambda when, new, old: jnp.where(when, new, old)
   return reading.replace(
@@ -96,4 +132,4 @@ def _read(reading: _Reading, symbol: jax.Array) -> _Reading:
       column=pick(fits & (place == _AT_COLUMN), symbol, reading.column),
       grid=pick(fills, reading.grid.at[cell].set(digit), reading.grid),
       is_right=reading.is_right & (fits | (place == _BEFORE)) & (
-          ~fills | is_legal))
+          ~fills | is_free))

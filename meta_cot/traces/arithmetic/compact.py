@@ -22,6 +22,7 @@ import re
 from typing import ClassVar
 
 from meta_cot.traces import events as events_lib
+from meta_cot.traces import reading as reading_lib
 from meta_cot.traces.arithmetic import operations
 from meta_cot.traces.arithmetic import replay as replay_lib
 
@@ -30,7 +31,7 @@ _INNER = re.compile(f'({operations.OPERATION}),({operations.NUMBERS});')
 _LEAF = re.compile(f'([-+*/])({operations.NUMBER})')
 _COMPARED_LEAF = re.compile("([-+*/])((?:[0-9]'?){1,12})")
 _JUMP = re.compile('@([0-9]{1,9});')
-_SOLUTION = re.compile(f'S({operations.OPERATION}(?:,{operations.OPERATION})*)')
+_SOLUTION = re.compile(f'S{operations.OPERATION}(?:,{operations.OPERATION})*')
 _EXPECTED = {
     '@': '@, the index of a node and ;',
     **dict.fromkeys('0123456789', 'an operation, the numbers left and ;'),
@@ -58,15 +59,10 @@ class Compact:
     return _Writer(self, events).write()
 
   def read(self, text: str) -> events_lib.Reading:
-    """Reads any text as far as it can be read; see `format.read`.
-
-    What cannot be read is one fault; after it, only the solution is.
-    """
+    """Reads any text as far as it can be read; see `format.read`."""
     prompt = _PROMPT.match(text)
     if prompt is None:
-      fault = events_lib.Fault('format', 0, 'numbers>target:')
-      is_claimed = self.OPENING in text
-      return events_lib.Reading((), (fault,), '' if is_claimed else None)
+      return reading_lib.unread(text, 'numbers>target:', self.OPENING)
     return _Reader(self, text, prompt).read()
 
   def number(self, number: int, target: int) -> str:
@@ -226,29 +222,27 @@ def _solution(answer: events_lib.Answer) -> str:
 class _Reader(replay_lib.Replay):
   """Reads text into events and faults."""
 
+  OPENING, STEP_END = Compact.OPENING, Compact.STEP_END
+  SOLUTION, UNFINISHED = _SOLUTION, _UNFINISHED
+
   def __init__(self, style: Compact, text: str, prompt: re.Match):
-    super().__init__(prompt[1])
+    super().__init__(prompt[1], text, prompt.end())
     self._style = style
     self._leaf = _COMPARED_LEAF if style.is_compared else _LEAF
-    self._text = text
-    self._at = prompt.end()
     self._previous = None  # the step before
     self._is_placed = False  # an `@` has said where the search stands
-    self._is_open = False  # among the leaves of a state
+    self.is_open = False  # among the leaves of a state
     self._is_over = False  # after the goal
 
-  def read(self) -> events_lib.Reading:
-    while self._read_jump() or self._read_inner() or self._read_leaf():
-      if self._is_over:
-        break
-    start = self._text.find(self._style.OPENING, self._at)
-    if self._is_open or self._at not in (start, len(self._text)):
-      self._fault_rest(self._at, self._expected(), is_cut=start < 0)
-    answer = self._read_solution(start) if start >= 0 else None
-    return self.reading(answer)
+  def _read_event(self) -> bool:
+    return not self._is_over and (
+        self._read_jump() or self._read_inner() or self._read_leaf())
+
+  def _solution_faults(self, steps: Sequence[str]):
+    return operations.faults(steps, self.states[0], self.target)
 
   def _expected(self) -> str:
-    if self._is_open:
+    if self.is_open:
       return 'a further value, x or !'
     if self._is_over:
       return 'S or the end of the text'
@@ -258,7 +252,7 @@ class _Reader(replay_lib.Replay):
 
   def _read_jump(self) -> bool:
     match = _JUMP.match(self._text, self._at)
-    if match is None or self._is_open:
+    if match is None or self.is_open:
       return False
     node = int(match[1])
     if node < len(self.states):
@@ -272,7 +266,7 @@ class _Reader(replay_lib.Replay):
 
   def _read_inner(self) -> bool:
     match = _INNER.match(self._text, self._at)
-    if match is None or self._is_open:
+    if match is None or self.is_open:
       return False
     operation = operations.parse(match[1])
     numbers = (*operations.numbers(match[2]), operation.result)
@@ -282,12 +276,12 @@ class _Reader(replay_lib.Replay):
     return True
 
   def _read_leaf(self) -> bool:
-    is_next = self._is_open and self._text[self._at:self._at + 1] == ','
+    is_next = self.is_open and self._text[self._at:self._at + 1] == ','
     self._at += is_next
     match = self._leaf.match(self._text, self._at)
     if match is None:
       return False
-    if self._is_open and not is_next:
+    if self.is_open and not is_next:
       self.jump(self.here)
     result = int(match[2].replace("'", ''))
     step = f'{match[1]}{result}'
@@ -308,13 +302,13 @@ class _Reader(replay_lib.Replay):
         self.fault('format', match.start(2), number)
     self._add(match, step, (result,), 'goal' if mark == '!' else 'dead_end')
     self._is_over = mark == '!'
-    self._is_open = mark not in ('!', 'x')
-    self._at += not self._is_open
+    self.is_open = mark not in ('!', 'x')
+    self._at += not self.is_open
     return True
 
   def _place(self, size: int) -> bool:
     """Goes to where the step belongs; whether its numbers are so many."""
-    if not (self._is_placed or self._is_open):
+    if not (self._is_placed or self.is_open):
       node = _implied_jump(self._previous, self.states, self.here, size)
       if node is not None and node != self.here:
         self.jump(node)
@@ -326,24 +320,3 @@ class _Reader(replay_lib.Replay):
     self._previous = self.step(text, numbers, outcome)
     self._is_placed = False
     self._at = match.end()
-
-  def _read_solution(self, start: int) -> str:
-    match = _SOLUTION.match(self._text, start)
-    end = start if match is None else match.end()
-    if end < len(self._text):
-      self._fault_rest(
-          end, 'the end of the text' if match else 'S and the solution')
-      return ''
-    steps = match[1].split(',')
-    starts = list(itertools.accumulate(
-        (len(step) + 1 for step in steps), initial=start + 1))
-    for i, kind in operations.faults(steps, self.states[0], self.target):
-      self.fault(kind, starts[i], 'a right solution', is_grammar=False)
-    answer = '\n'.join(steps)
-    self.events.append(events_lib.Answer(answer))
-    return answer
-
-  def _fault_rest(self, at: int, expected: str, is_cut: bool = True) -> None:
-    """Notes that the text from `at` on is not read, or not whole."""
-    is_cut = is_cut and _UNFINISHED.fullmatch(self._text, at)
-    self.fault('unfinished' if is_cut else 'format', at, expected)

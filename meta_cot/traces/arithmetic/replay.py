@@ -1,31 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a text has told so far: the search, the events, the faults."""
+"""What a text has told so far of a search over numbers."""
 
 from meta_cot.traces import events as events_lib
+from meta_cot.traces import reading as reading_lib
 from meta_cot.traces.arithmetic import operations
 
 
-class Replay:
-  """What every reader is; grows as it goes through a text."""
+class Replay(reading_lib.Reader):
+  """What readers of such searches are; grows as it goes through a text."""
 
-  def __init__(self, question: str):
+  def __init__(self, question: str, text: str, at: int):
+    super().__init__(question, text, at)
     numbers, self.target = operations.question(question)
     self.states = [numbers]
-    self.here = 0
-    self.events = [events_lib.Start(question)]
-    self._faults = []
-
-  def fault(
-      self, kind: str, position: int, expected: str, is_grammar: bool = True
-  ) -> None:
-    """Notes what is wrong; see `events.Fault`."""
-    self._faults.append(
-        events_lib.Fault(kind, position, expected, is_grammar))
-
-  def jump(self, node: int) -> None:
-    """Goes on at `node`."""
-    self.events.append(events_lib.Jump(node))
-    self.here = node
 
   def step(
       self, text: str, numbers: tuple[int, ...], outcome: str
@@ -63,7 +50,3 @@ class Replay:
       self.fault(
           'wrong_answer', position,
           f'a right verdict against the target {self.target}', is_grammar)
-
-  def reading(self, answer: str | None) -> events_lib.Reading:
-    """What was read."""
-    return events_lib.Reading(tuple(self.events), tuple(self._faults), answer)

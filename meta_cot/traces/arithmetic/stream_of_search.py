@@ -14,6 +14,7 @@ import os
 import re
 
 from meta_cot.traces import events as events_lib
+from meta_cot.traces import reading as reading_lib
 from meta_cot.traces.arithmetic import operations
 from meta_cot.traces.arithmetic import replay as replay_lib
 
@@ -126,9 +127,8 @@ def read(text: str) -> events_lib.Reading:
   line, line_feed, body = text.partition('\n')
   prompt = _STATE.fullmatch(line)
   if not line_feed or prompt is None or _numbers(prompt[2]) is None:
-    fault = events_lib.Fault('format', 0, _EXPECTED['state'])
-    return events_lib.Reading((), (fault,), '' if _CLAIM in text else None)
-  return _Reader(prompt).read(body.split('\n'), text.count(_CLAIM))
+    return reading_lib.unread(text, _EXPECTED['state'], _CLAIM)
+  return _Reader(text, prompt).read(body.split('\n'), text.count(_CLAIM))
 
 
 def _numbers(text: str) -> tuple[int, ...] | None:
@@ -206,9 +206,10 @@ def _solution_spans(
 class _Reader(replay_lib.Replay):
   """Reads lines into events and faults."""
 
-  def __init__(self, prompt: re.Match):
+  def __init__(self, text: str, prompt: re.Match):
     numbers = _numbers(prompt[2])
-    super().__init__(f'{",".join(map(str, numbers))}>{int(prompt[1])}')
+    question = f'{",".join(map(str, numbers))}>{int(prompt[1])}'
+    super().__init__(question, text, prompt.end() + 1)  # where a line begins
     self._tree = _Tree(numbers)
     self._nodes = {'0': {(): 0}}  # index -> operations -> node
     self._expected = 'step'  # a key of _EXPECTED
@@ -217,7 +218,6 @@ class _Reader(replay_lib.Replay):
     self._stated = _operations(prompt[3])  # by the last state; None: unreadable
     self._explored = None  # the operation that the line before tried
     self._claim = None  # the operation after which the line claims the goal
-    self._at = prompt.end() + 1  # where the line begins
     self._line, self._following = '', None  # None: the line has no line feed
 
   def read(self, lines: Sequence[str], num_claims: int) -> events_lib.Reading:

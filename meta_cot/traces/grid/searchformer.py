@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import re
 
 from meta_cot.traces import events as events_lib
+from meta_cot.traces import reading as reading_lib
 from meta_cot.traces.grid import mazes
 
 OPENING = ' plan'
@@ -59,14 +60,11 @@ def prompt(question: str) -> str:
 
 
 def read(text: str) -> events_lib.Reading:
-  """Reads any text as far as it can be read; see `format.read`.
-
-  What cannot be read is one fault; after it, only the solution is.
-  """
+  """Reads any text as far as it can be read; see `format.read`."""
   match = _PROMPT.match(text)
   if match is None:
-    fault = events_lib.Fault('format', 0, 'start x y goal x y wall x y ...')
-    return events_lib.Reading((), (fault,), '' if OPENING in text else None)
+    return reading_lib.unread(
+        text, 'start x y goal x y wall x y ...', OPENING)
   return _Reader(text, match).read()
 
 
@@ -158,44 +156,32 @@ class _Search:
           'searchformer cannot write it.')
 
 
-class _Reader:
+class _Reader(reading_lib.Reader):
   """Reads text into events and faults."""
 
+  OPENING, RIGHT, UNFINISHED = OPENING, 'a right plan', _UNFINISHED
+
   def __init__(self, text: str, prompt: re.Match):
-    self._text = text
-    self._at = prompt.end()
+    super().__init__(prompt[1], text, prompt.end())
     self._search = _Search(mazes.of_question(prompt[1]))
-    self._events = [events_lib.Start(prompt[1])]
-    self._faults = []
     self._closed = set()
 
-  def read(self) -> events_lib.Reading:
-    while not self._search.is_over and self._read_event():
-      pass
-    start = self._text.find(OPENING, self._at)
-    if self._at not in (start, len(self._text)):
-      self._fault_rest(
-          self._at, 'plan' if self._search.is_over else 'create, close or plan',
-          is_cut=start < 0)
-    answer = self._read_solution(start) if start >= 0 else None
-    return events_lib.Reading(
-        tuple(self._events), tuple(self._faults), answer)
+  def _expected(self) -> str:
+    return 'plan' if self._search.is_over else 'create, close or plan'
 
-  def _fault(
-      self, kind: str, at: int, expected: str, is_grammar: bool = True
-  ) -> None:
-    self._faults.append(events_lib.Fault(kind, at, expected, is_grammar))
+  def _solution_faults(self, steps: Sequence[str]):
+    return self._search.maze.faults([*map(mazes.cell, steps)])
 
   def _read_event(self) -> bool:
     match = _EVENT.match(self._text, self._at)
-    if match is None:
+    if match is None or self._search.is_over:
       return False
     verb, *numbers = match.groups()
     x, y, cost, _ = map(int, numbers)
     node = self._create((x, y)) if verb == 'create' else (
         self._close((x, y), cost))
     if node is not None and match[0] != self._search.words(verb, node):
-      self._fault(
+      self.fault(
           'arithmetic', match.start(4) - 1,
           self._search.words(verb, node).split(' ', 4)[4])
     self._at = match.end()
@@ -205,16 +191,16 @@ class _Reader:
     """Tells a step; None for one that cannot be told."""
     search = self._search
     if not search.is_new(cell):
-      self._fault(
+      self.fault(
           mazes.ILLEGAL, self._at, 'a cell that was not created before, or at '
           'a greater cost')
       return None
     if not search.maze.is_step(search.cells[search.here], cell):
-      self._fault(
+      self.fault(
           mazes.ILLEGAL, self._at, 'a step from the cell closed last',
           is_grammar=False)
     parent, node, text = search.here, search.add(cell), mazes.text(cell)
-    self._events.append(events_lib.Step(
+    self.events.append(events_lib.Step(
         node, parent, text, text, 'goal' * (cell == search.maze.goal)))
     return node
 
@@ -222,31 +208,18 @@ class _Reader:
     """Tells a jump; None for one that cannot be told."""
     node = self._search.find(cell, cost)
     if node is None or node in self._closed:
-      self._fault(
+      self.fault(
           mazes.ILLEGAL, self._at, 'a cell that was created and not closed',
           is_grammar=node is None)
     if node is not None:
       self._closed.add(node)
-      self._events.append(events_lib.Jump(node))
+      self.jump(node)
       self._search.go_to(node)
     return node
 
-  def _read_solution(self, start: int) -> str:
+  def _steps(self, start: int) -> tuple[list[tuple[int, str]], int, str]:
     steps, end = [], start
     while match := _PLAN.match(self._text, end):
       steps.append((end, match[1]))
       end = match.end()
-    if end < len(self._text):
-      self._fault_rest(end, 'plan x y, and no more than that')
-      return ''
-    cells = [mazes.cell(step) for _, step in steps]
-    for i, kind in self._search.maze.faults(cells):
-      self._fault(kind, steps[i][0], 'a right plan', is_grammar=False)
-    answer = '\n'.join(step for _, step in steps)
-    self._events.append(events_lib.Answer(answer))
-    return answer
-
-  def _fault_rest(self, at: int, expected: str, is_cut: bool = True) -> None:
-    """Notes that the text from `at` on is not read, or not whole."""
-    is_cut = is_cut and _UNFINISHED.fullmatch(self._text, at)
-    self._fault('unfinished' if is_cut else 'format', at, expected)
+    return steps, end, 'plan x y, and no more than that'

@@ -13,10 +13,10 @@ written.
 """
 
 from collections.abc import Sequence
-import itertools
 import re
 
 from meta_cot.traces import events as events_lib
+from meta_cot.traces import reading as reading_lib
 from meta_cot.traces.sudoku import grids
 
 OPENING = 'S'
@@ -29,7 +29,7 @@ _STEP = grids.STEP
 _PROMPT = re.compile(f'({_STEP}(?:,{_STEP})*):')
 _TRIED = re.compile(f'(,?)({_STEP})([{"".join(EVENT_ENDS)}])')
 _JUMP = re.compile('@([0-9]{1,9});')
-_SOLUTION = re.compile(f'{OPENING}({_STEP}(?:{STEP_END}{_STEP})*)')
+_SOLUTION = re.compile(f'{OPENING}{_STEP}(?:{STEP_END}{_STEP})*')
 _UNFINISHED = re.compile(  # what a cut text may end with
     '[S,;]?(?:r(?:[1-4](?:c(?:[1-4](?:=[1-4]?)?)?)?)?)?|@[0-9]*')
 
@@ -46,18 +46,14 @@ def prompt(question: str) -> str:
 
 
 def read(text: str) -> events_lib.Reading:
-  """Reads any text as far as it can be read; see `format.read`.
-
-  What cannot be read is one fault; after it, only the solution is.
-  """
+  """Reads any text as far as it can be read; see `format.read`."""
   match = _PROMPT.match(text)
   try:
     givens = match and grids.of_question(match[1])
   except ValueError:  # a cell is there twice
     givens = None
   if givens is None:
-    fault = events_lib.Fault('format', 0, 'givens such as r1c1=1, and :')
-    return events_lib.Reading((), (fault,), '' if OPENING in text else None)
+    return reading_lib.unread(text, 'givens such as r1c1=1, and :', OPENING)
   return _Reader(text, match, givens).read()
 
 
@@ -171,38 +167,30 @@ def _solution(answer: events_lib.Answer) -> str:
   return text
 
 
-class _Reader:
+class _Reader(reading_lib.Reader):
   """Reads text into events and faults."""
 
+  OPENING, STEP_END = OPENING, STEP_END
+  SOLUTION, UNFINISHED = _SOLUTION, _UNFINISHED
+
   def __init__(self, text: str, prompt: re.Match, givens: grids.Grid):
-    self._text = text
-    self._at = prompt.end()
+    super().__init__(prompt[1], text, prompt.end())
     self._search = _Search(givens)
-    self._events = [events_lib.Start(prompt[1])]
-    self._faults = []
     self._is_placed = False  # an `@` has said where the search stands
 
-  def read(self) -> events_lib.Reading:
-    while not self._search.is_over and (
-        self._read_jump() or self._read_step()):
-      pass
-    start = self._text.find(OPENING, self._at)
-    if self._at not in (start, len(self._text)):
-      self._fault_rest(
-          self._at, 'S or the end of the text' if self._search.is_over else
-          'a step such as r1c2=3;, @, S or the end of the text',
-          is_cut=start < 0)
-    answer = self._read_solution(start) if start >= 0 else None
-    return events_lib.Reading(
-        tuple(self._events), tuple(self._faults), answer)
+  def _read_event(self) -> bool:
+    return not self._search.is_over and (
+        self._read_jump() or self._read_step())
 
-  def _fault(
-      self, kind: str, at: int, expected: str, is_grammar: bool = True
-  ) -> None:
-    self._faults.append(events_lib.Fault(kind, at, expected, is_grammar))
+  def _expected(self) -> str:
+    return 'S or the end of the text' if self._search.is_over else (
+        'a step such as r1c2=3;, @, S or the end of the text')
 
-  def _jump(self, node: int) -> None:
-    self._events.append(events_lib.Jump(node))
+  def _solution_faults(self, steps: Sequence[str]):
+    return grids.faults(self._search.grids[0], [*map(grids.step, steps)])
+
+  def jump(self, node: int) -> None:
+    super().jump(node)
     self._search.here = node
 
   def _read_jump(self) -> bool:
@@ -211,9 +199,9 @@ class _Reader:
       return False
     node, limit = int(match[1]), len(self._search.grids)
     if node < limit:
-      self._jump(node)
+      self.jump(node)
     else:
-      self._fault(
+      self.fault(
           grids.ILLEGAL, self._at, f'@ with a node below {limit}')
     self._is_placed = True
     self._at = match.end()
@@ -227,42 +215,20 @@ class _Reader:
     search, step = self._search, grids.step(text)
     if not (mark or self._is_placed):
       for node in search.implied(step[0]):
-        self._jump(node)
+        self.jump(node)
     if not grids.is_legal(search.grids[search.here], step):
-      self._fault(
+      self.fault(
           grids.ILLEGAL, match.start(2), 'an empty cell and a digit that '
           'clashes with no other', is_grammar=False)
     parent, outcome = search.here, _OUTCOME_OF[end]
     node = search.add(step, outcome)
     grid = search.grids[node]
     if (outcome == 'goal') != grids.is_solution(search.grids[0], grid):
-      self._fault(
+      self.fault(
           grids.MISSED, match.start(3), '! behind a solution, and only there',
           is_grammar=False)
-    self._events.append(events_lib.Step(
+    self.events.append(events_lib.Step(
         node, parent, text, grids.state(grid), outcome))
     self._is_placed = False
     self._at = match.end()
     return True
-
-  def _read_solution(self, start: int) -> str:
-    match = _SOLUTION.match(self._text, start)
-    end = start if match is None else match.end()
-    if end < len(self._text):
-      self._fault_rest(
-          end, 'the end of the text' if match else 'S and the solution')
-      return ''
-    steps = match[1].split(STEP_END)
-    starts = list(itertools.accumulate(
-        (len(step) + 1 for step in steps), initial=start + 1))
-    for i, kind in grids.faults(
-        self._search.grids[0], [*map(grids.step, steps)]):
-      self._fault(kind, starts[i], 'a right solution', is_grammar=False)
-    answer = '\n'.join(steps)
-    self._events.append(events_lib.Answer(answer))
-    return answer
-
-  def _fault_rest(self, at: int, expected: str, is_cut: bool = True) -> None:
-    """Notes that the text from `at` on is not read, or not whole."""
-    is_cut = is_cut and _UNFINISHED.fullmatch(self._text, at)
-    self._fault('unfinished' if is_cut else 'format', at, expected)
