@@ -209,10 +209,13 @@ def _write(context, settings, directory, rows, training, labels, problems):
 
 def _judges(settings, labels) -> dict[str, str]:
   """By policy, the judge of samples that guides its searches too, if any."""
-  if settings.search.value == 'likelihood':
-    return dict.fromkeys(labels.values(), scoring.LIKELIHOOD)
-  return {label: reference for reference, label in labels.items()} if (
-      settings.search.value == 'head') else {}
+  search = settings.search
+  if search.judge is not None:
+    return dict.fromkeys(labels.values(), search.judge)
+  if 'head' in search.sources:
+    return {label: reference for reference, label in labels.items()}
+  return dict.fromkeys(labels.values(), scoring.LIKELIHOOD) if (
+      search.sources == ('likelihood',)) else {}
 
 
 def _drawn(rows, label, split: str, taught, style: str) -> list[trees.Tree]:

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where does a look-ahead pay? Searches with values beside best of N.
+
+  python -m meta_cot.main --config=configs/lookahead.py:countdown \
+      --workdir=runs/lookahead
+
+A policy of solutions answers training problems; its answers are labelled with
+how they ended; a value learns from them (`valueN` of the policy of seed N, the
+policy being trained beside it); `quality` says how good the values are. Every
+stage `budgetK_N` is a beam of one size beside best of N by the same value, in
+the form that validation problems say is best (docs/results/lookahead.md).
+
+Variants:
+  countdown       four numbers, three seeds: two hours on two CPU cores.
+  countdown_tiny  one seed, little training: a quarter of an hour. Shows nothing
+                  but that it runs.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from configs import base
+from configs import kinds
+from configs import tasks
+
+_ARM = 'solution_only_permuted'
+
+# Chosen on validation problems, among some of each size (docs/results).
+_COUNTDOWN_BEAMS = (
+    dict(branching=(6, 3, 1), beam_width=4),
+    dict(branching=(12, 3, 1), beam_width=6),
+    dict(branching=(12, 4, 1), beam_width=8),
+    dict(branching=(24, 3, 1), beam_width=8),
+)
+
+
+def get_config(variant: str = 'countdown') -> ml_collections.ConfigDict:
+  """Makes the experiment of one variant.
+
+  Raises:
+    ValueError: no such variant; lists them.
+  """
+  change = base.choose(VARIANTS, variant)
+  c = base.get_config()
+  change(c)
+  return c
+
+
+def _countdown(c: ml_collections.ConfigDict) -> None:
+  _puzzles(c, num_train=40_000)
+  _values(
+      c, seeds=(0, 1, 2), num_tokens=(3_000_000, 6_000_000),
+      num_answered=40_000, beams=_COUNTDOWN_BEAMS, num_problems=1_000)
+
+
+def _countdown_tiny(c: ml_collections.ConfigDict) -> None:
+  _puzzles(c, num_train=10_000)
+  _values(
+      c, seeds=(0,), num_tokens=(1_000_000, 1_000_000), num_answered=4_000,
+      beams=_COUNTDOWN_BEAMS[:1], num_problems=200)
+
+
+def _puzzles(c: ml_collections.ConfigDict, num_train: int) -> None:
+  """Four numbers; a number is one token."""
+  c.model.vocab_size = 160
+  c.task = tasks.countdown()
+  c.task.update(dict(
+      num_numbers=4, max_target=99, max_value=99, enumerate_all=False,
+      num_train=num_train))
+  c.problems = kinds.problems()
+  c.traces = kinds.traces(num_processes=1)
+  c.tokenizer = kinds.tokenizer()
+  c.tokenizer.vocabulary.update(dict(vocab_size=160, number_tokens=99))
+
+
+def _values(
+    c: ml_collections.ConfigDict, seeds: Sequence[int],
+    num_tokens: tuple[int, int], num_answered: int,
+    beams: Sequence[Mapping[str, Any]], num_problems: int,
+) -> None:
+  """Adds policies, values and the beams that they guide, for every seed.
+
+  Args:
+    c: with a task, its traces and a tokenizer.
+    seeds: of training.
+    num_tokens: of the policy, and of the value behind it.
+    num_answered: training problems that the value learns from.
+    beams: settings of each size.
+    num_problems: of the test split.
+  """
+  c.sft = _train(arms=(_ARM,), seeds=seeds, num_tokens=num_tokens[0])
+  c.stages = ('problems', 'traces', 'tokenizer', 'sft')
+  judges = []
+  for seed in seeds:
+    policy = f'sft/{_ARM}/seed{seed}'
+    c[f'answers{seed}'] = a = kinds.search(
+        policy=policy, num_train=num_answered, num_validation=300)
+    a.samples.update(dict(num_samples=4, max_new_tokens=40))
+    c[f'labels{seed}'] = kinds.label(
+        policy=policy, records=f'answers{seed}', source='outcome')
+    c[f'value{seed}'] = v = _train(
+        objective='value', start=policy, records=f'labels{seed}', arms=(_ARM,),
+        num_tokens=num_tokens[1], batch_size=16)
+    v.data.value.update(dict(weight=2.0, policy_weight=1.0, balance=0.5))
+    v.optimizer.learning_rate = 2e-3
+    c.stages += (f'answers{seed}', f'labels{seed}', f'value{seed}')
+    judges.append(f'value{seed}/{_ARM}')
+  # Of the answers of the first seed: what its values are compared with.
+  c.truth = kinds.label(
+      policy=f'sft/{_ARM}/seed{seeds[0]}', records=f'answers{seeds[0]}',
+      num_train=64, num_states=16)
+  c.quality = kinds.quality(
+      judges=(judges[0],), records='truth',
+      policy=f'sft/{_ARM}/seed{seeds[0]}')
+  c.stages += ('truth', 'quality')
+  for i, beam in enumerate(beams):
+    for seed, judge in zip(seeds, judges, strict=True):
+      c[f'budget{i}_{seed}'] = _beside(judge, beam, num_problems)
+      c.stages += (f'budget{i}_{seed}',)
+
+
+def _train(**changes: Any) -> ml_collections.ConfigDict:
+  t = kinds.train(save_every_steps=1_000, batch_size=8)
+  t.data.sequence_length = 128
+  t.update(changes)
+  return t
+
+
+def _beside(
+    judge: str, beam: Mapping[str, Any], num_problems: int
+) -> ml_collections.ConfigDict:
+  """Makes a stage of a beam beside samples; one model writes and judges."""
+  e = kinds.evaluate(
+      policies=(judge,), reference=judge, solvers=('samples', 'beam'),
+      num_problems=num_problems, num_curve_problems=0, num_choice_problems=300)
+  e.samples.update(dict(num_samples=32, max_new_tokens=40, judges=(judge,)))
+  # Of all but 19 tokens: as the probability of the path to the power 1/4.
+  e.search.update(dict(
+      value='mixture', outcome='value', siblings='without_replacement',
+      step_length=9, num_slots=50, **beam))
+  e.search.valuing.weights = (1.0, 5.0)
+  return e
+
+
+VARIANTS = {'countdown': _countdown, 'countdown_tiny': _countdown_tiny}
