@@ -32,7 +32,7 @@ _COUNTDOWN_BEAMS = (
     dict(branching=(6, 3, 1), beam_width=4),
     dict(branching=(12, 3, 1), beam_width=6),
     dict(branching=(12, 4, 1), beam_width=8),
-    dict(branching=(24, 3, 1), beam_width=8),
+    dict(branching=(24, 3, 1), beam_width=12),
 )
 
 
