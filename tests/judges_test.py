@@ -48,7 +48,8 @@ def _samples(num_problems=6, num=6, seed=0, judge=JUDGE):
        for n in range(num)] for b in range(num_problems)])
   cost = lambda length: costs.of_text(MODEL, 10, int(length), {judge: SMALL})
   return base.Outcomes(
-      is_correct=is_correct, is_finished=answers != None,  # noqa: E711
+      is_correct=is_correct,
+      is_finished=np.array([[a is not None for a in row] for row in answers]),
       num_tokens=tokens, answers=answers, values=likelihoods, seconds=36.0,
       details=dict(values=values, log_prob=log_probs.astype(object)),
       costs=base.objects([[cost(t) for t in row] for row in tokens]))
