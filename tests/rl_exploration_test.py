@@ -263,6 +263,9 @@ def test_a_policy_depends_on_its_search():
     (dict(search=_SEARCH | dict(outcome='verifier')),
      "config.rl.search.outcome: got 'verifier' with exploration 'mcts'; must "
      "be 'value'"),
+    (dict(search=_SEARCH | dict(value='oracle')),
+     "config.rl.search.value: got 'oracle' with exploration 'mcts'; must be "
+     "'likelihood' or 'head'"),
     (dict(search=_SEARCH | dict(beam_width=4), exploration='dvts'),
      'config.rl.search: dvts: '),
     (dict(search=_SEARCH | dict(step_length=13)),

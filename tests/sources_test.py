@@ -16,6 +16,7 @@ from meta_cot.model import transformer
 from meta_cot.reasoning import sources
 from meta_cot.search import values
 from tests import language_search
+from tests import language_search_test
 
 BATCH, ROLLOUTS, LENGTH = 4, 3, 5
 IDS = np.array([2, 0, 9, 5])
@@ -228,6 +229,33 @@ def test_a_tree_is_the_same_alone(name):
   alone = searched(SOURCES[name], (2,)).tree
   row = jax.tree.map(lambda x: x[2:3], whole)
   language_search.same_trees(row, alone)
+
+
+@pytest.mark.parametrize('name, more', [
+    ('model', [((BATCH, language_search.NUM_PROMPT), 0),
+               ((2 * BATCH * 3, language_search.LENGTH), 1)]),
+    ('completions', [((2 * BATCH * 3 * ROLLOUTS, 1), 2)])])
+def test_nothing_is_read_twice(name, more, monkeypatch):
+  """Beside the passes of any search there are these, and no other."""
+  decode_hidden = transformer.decode_hidden
+
+  def counted(config, params, tokens_BxL, *args, **keywords):
+    @jax.jit
+    def a_pass(tokens_BxL):
+      return decode_hidden(config, params, tokens_BxL, *args, **keywords)
+
+    return a_pass(tokens_BxL)
+
+  monkeypatch.setattr(transformer, 'decode_hidden', counted)
+  for other in ('forward', 'hidden', 'decode'):
+    monkeypatch.setattr(transformer, other, None)
+  # Another temperature: nothing that was traced before is used again.
+  step = dataclasses.replace(STEP, sampling=decode.Sampling(0.9))
+  traced = _run.trace(
+      SOURCES[name], step, True, policy()[1], judge()[1],
+      *language_search.make_prompts(BATCH), jnp.asarray(IDS))
+  assert sorted(language_search_test.passes(traced.jaxpr.jaxpr)) == sorted([
+      ((BATCH, language_search.NUM_PROMPT), 0), ((2 * BATCH * 3, 1), 2), *more])
 
 
 def test_a_model_that_cannot_judge_is_refused():

@@ -26,25 +26,25 @@ from meta_cot.training import compilation
 from tests import searching_test
 
 TASK = tasks.make('countdown')
+# Of the second one the policy finds no solution, but half of the way to one.
 PROBLEMS = tuple(
     countdown.make_problem(numbers, target) for numbers, target in (
-        ([5, 17, 1], 23), ([5, 17, 1], 13), ([17, 5, 1], 23)))
-TEXTS = 'S5+1=6,17+6=23', 'S5-1=4,17+6=23'
+        ([5, 17, 1], 21), ([5, 17, 1], 13), ([17, 5, 1], 21)))
+TEXT = 'S5-1=4,17+4=21'
 SOURCES = ('likelihood', 'head', 'model', 'rollouts', 'oracle')
 
 
 @functools.cache
 def policy(seed=0):
-  """The next token follows from the last one, as in TEXTS; a random head."""
+  """The next token follows from the last one, as in TEXT; a random head."""
   tokenizer, size = searching_test.tokenizer(), 128
   config, _ = searching_test.model()
   config = dataclasses.replace(
       config, embed_dim=size, tie_embeddings=False, embed_scale=False)
   params = meta.unbox(transformer.init(config, jax.random.key(seed)))
   log_probs = np.full((size, size), -12.0)
-  for text in TEXTS:
-    tokens = [*tokenizer.encode(f':{text}'), tokenizer.eos_id]
-    log_probs[tokens[:-1], tokens[1:]] = 0
+  tokens = [*tokenizer.encode(f':{TEXT}'), tokenizer.eos_id]
+  log_probs[tokens[:-1], tokens[1:]] = 0
   params['embedder'] = dict(
       embedding=jnp.eye(size), readout=jnp.asarray(
           log_probs / np.sqrt(size), jnp.float32))
@@ -60,7 +60,7 @@ def settings(value, sources=(), **changes):
       value=value, branching=16, num_expansions=5, step_length=8,
       tree=dataclasses.replace(plain.tree, early_stop='never'),
       valuing=dataclasses.replace(
-          plain.values, model='judge', num_rollouts=16, rollout_length=14,
+          plain.valuing, model='judge', num_rollouts=6, rollout_length=14,
           sources=sources, weights=(0.5,) * len(sources), mixing='mean'),
   ) | changes)
 
@@ -88,8 +88,7 @@ def test_an_oracle_says_which_states_lead_to_a_solution():
           node.state != '' and TASK.oracle(record.problem, node.state))
       assert node.value == float(want)
       seen[node.is_terminal, want] += 1
-  assert seen[False, True] > 1
-  assert min(seen[False, False], seen[True, False]) > 9
+  assert len(seen) == 4 and seen[False, True] > 1
 
 
 def test_the_host_completes_as_the_graph_does(monkeypatch):
@@ -137,7 +136,9 @@ def test_states_are_asked_about_once():
       policy().tokenizer, 128, 'compact')
   made = host.Host(
       judge_lib.Judge(task, policy().tokenizer, 'compact'), words)
-  made.ask_about(dict(enumerate(PROBLEMS)))
+  made.ask_about({
+      i: countdown.make_problem([5, 17, 1], target)
+      for i, target in enumerate((23, 13))})
   texts = ('S5+1=6,', 'S5+1=6', 'S1+5=6,', 'S5+1=7,', 'S5+1=', '5+1=6,', 'S',
            '', 'S5+1=6,17+6=23,')
   rows = np.zeros((len(texts), 700), np.int32)

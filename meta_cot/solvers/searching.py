@@ -325,8 +325,9 @@ def check_room(
       num_behind + settings.valuing.rollout_length > model.max_length):
     raise config_lib.ConfigError(
         'search.valuing.rollout_length: got '
-        f'{settings.valuing.rollout_length}; behind {num_behind} tokens of a '
-        f'text it must be at most config.model.max_length, {model.max_length}.')
+        f'{settings.valuing.rollout_length}; behind {num_behind} tokens a '
+        f'completion must end before config.model.max_length, '
+        f'{model.max_length}.')
 
 
 def make_slots(
@@ -355,18 +356,11 @@ def make_steps(
     vocabulary: vocabulary_lib.Vocabulary, *,
     host: host_lib.Host | None = None,
     judge: model_config.ModelConfig | None = None,
-) -> tuple[
-    search_base.StepFn,
-    Callable[..., tuple[Any, search_base.Root]]]:
+) -> tuple[search_base.StepFn, Callable[..., tuple[Any, search_base.Root]]]:
   """Makes a model's steps, valued as the settings say, and their beginning.
 
-  Args:
-    task: of the problems.
-    model: that writes.
-    settings: of the search.
-    vocabulary: of the model's texts.
-    host: for what no compiled program judges, and for an oracle.
-    judge: the model that `settings.judge` names.
+  `host` is for what no compiled program judges, and for an oracle; `judge` is
+  the model that `settings.judge` names.
 
   Returns:
     The step function, and (params, inputs) -> (rows, roots), as `slots.Slots`
