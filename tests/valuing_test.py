@@ -177,7 +177,7 @@ def test_what_cannot_guide_is_refused(changes, words):
 
 def test_a_judge_that_cannot_judge_is_refused():
   check = functools.partial(
-      valuing.check_judge, settings('model').values, 'compact')
+      valuing.check_judge, settings('model').valuing, 'compact')
   check(policy().model, 'compact')
   headless = dataclasses.replace(policy().model, value_head='none')
   for arguments, words in (
@@ -186,4 +186,4 @@ def test_a_judge_that_cannot_judge_is_refused():
     with pytest.raises(config_lib.ConfigError, match=words):
       check(*arguments)
   with pytest.raises(config_lib.ConfigError, match='must have that of the'):
-    valuing.check_tokens(settings('model').values, 'a' * 64, 'b' * 64)
+    valuing.check_tokens(settings('model').valuing, 'a' * 64, 'b' * 64)

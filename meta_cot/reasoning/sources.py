@@ -133,8 +133,9 @@ class OfCompletions:
     del kept
     params, _ = params
     node, shape = expansion.embedding, expansion.value.shape
-    is_open_RxA = ~expansion.is_terminal & merging.merge(
-        None, None, expansion, steps=self.is_merged, states=False).is_valid
+    if self.is_merged:
+      expansion = merging.merge_siblings(expansion, expansion.step_key)
+    is_open_RxA = ~expansion.is_terminal & expansion.is_valid
     completed = dataclasses.replace(
         self.step, branching=self.num_rollouts, step_length=self.length,
         delimiter_ids=(), outcome=self.outcome, value=nothing, state_key=None,

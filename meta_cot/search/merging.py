@@ -34,7 +34,7 @@ def merge(
     ValueError: `states` without a `state_key`.
   """
   if steps and expansion.step_key is not None:
-    expansion = _merge_siblings(expansion, expansion.step_key)
+    expansion = merge_siblings(expansion, expansion.step_key)
     if tree.step_keys is not None:
       expansion = expansion.replace(is_valid=expansion.is_valid & ~_has_step(
           tree, leaves_BxK, expansion.step_key))
@@ -47,7 +47,7 @@ def merge(
   is_leaf_R = (leaves_BxK != tree_lib.NONE).reshape(-1)
   expansion = expansion.replace(
       is_valid=expansion.is_valid & is_leaf_R[:, None])
-  expansion = _merge_siblings(expansion, expansion.state_key)
+  expansion = merge_siblings(expansion, expansion.state_key)
 
   shape, way_BxK = expansion.value.shape, tree_lib.at(tree.costs, leaves_BxK)
   by_problem = lambda x: x.reshape(len(leaves_BxK), -1, *x.shape[2:])
@@ -109,8 +109,8 @@ def _costs(expansion) -> jax.Array:
   return expansion.cost
 
 
-def _merge_siblings(expansion, keys_RxAx2) -> base.Expansion:
-  """Merges the children of every leaf that have equal keys."""
+def merge_siblings(expansion, keys_RxAx2) -> base.Expansion:
+  """Merges the children of every leaf with equal keys, uint32 [R, A, 2]."""
   def one(is_equal_AxA, is_valid_A, cost_A, log_prob_A):
     total_A = jax.nn.logsumexp(
         jnp.where(is_equal_AxA, log_prob_A[None], -jnp.inf), axis=1)
