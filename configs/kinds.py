@@ -303,6 +303,7 @@ def evaluate(**changes: Any) -> ml_collections.ConfigDict:
   e.teacher = placeholder(str)  # strategies of the teacher, shown beside
   e.num_problems = 1_000  # at most so many of each split
   e.num_curve_problems = 256  # of validation, at every checkpoint; 0: none
+  e.curve_solvers = ('greedy',)  # that answer them: greedy, samples
   # Validation problems with whose samples is chosen how best of N goes best by
   # every judge (docs/evaluation.md); 0: nothing is chosen.
   e.num_choice_problems = 0
@@ -320,6 +321,22 @@ def evaluate(**changes: Any) -> ml_collections.ConfigDict:
   e.episodes = _revisions()
   e.update(changes)
   return e
+
+
+def figure(**changes: Any) -> ml_collections.ConfigDict:
+  """Makes a stage that draws what others left (docs/evaluation.md)."""
+  f = ml_collections.ConfigDict()
+  f.kind = 'figure'
+  # training | verifiers | nodes | compute | questions | values | discounted |
+  # votes.
+  f.figure = 'verifiers'
+  # Of kind evaluate, or quality. Those of one label whose names differ in their
+  # last number alone are seeds of the same.
+  f.stages = ('evaluate',)
+  f.labels = ()  # of the stages; (): their names
+  f.title = ''
+  f.update(changes)
+  return f
 
 
 def _revisions():

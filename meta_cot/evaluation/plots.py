@@ -116,6 +116,25 @@ def by_depth(
   _save(path, axes)
 
 
+def lines(
+    path: files.Path, curves: Mapping[str, Sequence[Point]], *, x_label: str,
+    y_label: str, title: str = '', is_log: bool = False, is_rate: bool = False,
+) -> None:
+  """Draws lines of points (x, y, low, high), with what the axes are."""
+  axes = _new(x_label, y_label, title)
+  for (name, points), style in _styled(curves):
+    x, y, low, high = np.array(sorted(points)).T
+    axes.errorbar(
+        x, y, yerr=np.maximum([y - low, high - y], 0), capsize=3, markersize=5,
+        label=name, **style)
+  if is_log:
+    axes.set_xscale('log')
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+  if is_rate:
+    _rate_axis(axes)
+  _save(path, axes)
+
+
 def save(path: files.Path, figure: figure_lib.Figure) -> None:
   """Writes the figure to `path`; a ValueError lists the known suffixes."""
   image, suffix = io.BytesIO(), pathlib.Path(path).suffix.removeprefix('.')

@@ -103,6 +103,17 @@ def read(directory: epath.Path) -> list[dict[str, Any]]:
       rows, key=lambda row: (row['place'], row['attempt'], row['episode']))
 
 
+def read_tree(directory: epath.Path) -> list[dict[str, Any]]:
+  """Reads the rows of all policies, solvers and splits below a folder."""
+  if not directory.is_dir():
+    return []
+  rows = read(directory)
+  for child in sorted(directory.iterdir()):
+    if child.is_dir():
+      rows += read_tree(child)
+  return rows
+
+
 def places(path: epath.Path) -> tuple[int, int]:
   """Reads off the name of a piece where its problems begin and end."""
   start, stop = map(int, path.name.partition('.')[0].split('-'))

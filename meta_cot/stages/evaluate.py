@@ -53,6 +53,8 @@ class Settings:
   teacher: str | None = _setting()
   num_problems: int = _setting(low=1)
   num_curve_problems: int = _setting(low=0)
+  curve_solvers: tuple[str, ...] = _setting(
+      choices=('greedy', 'samples'), is_unique=True)
   num_choice_problems: int = _setting(low=0)
   num_rounds: int = _setting(low=1)
   sample_tokens: int | None = _setting(low=1)
@@ -94,6 +96,8 @@ def _run(context, settings, directory) -> None:
   problems = {split: read(split, settings.num_problems) for split in splits}
   numbers = dict(
       greedy=settings.num_curve_problems, samples=settings.num_choice_problems)
+  if 'samples' in settings.curve_solvers:
+    numbers['samples'] = max(numbers.values())
   validation = {
       name: read(tasks.VALIDATION, number) if number else []
       for name, number in numbers.items()}
@@ -133,18 +137,24 @@ class _Asked(solving.Asked):
   ) -> list[rows_lib.Row]:
     """Answers of the newest step, and the learning curve.
 
-    `validation` has problems by solver: greedy answers of them are the curve,
-    with samples choices are made.
+    `validation` has problems by solver: answers of the curve's are asked of
+    every checkpoint, with samples of the newest choices are made.
     """
     ask = functools.partial(self._ask, directory)
     steps, curve = self.folder.steps(), []
     if not steps:
       self.folder.params(self.context.mesh)  # says what is missing
-    if validation['greedy'] and 'greedy' in self.settings.solvers and (
-        self.is_asked('greedy')):
-      curve = ask(steps, 'greedy', {tasks.VALIDATION: validation['greedy']})
+    shown = {tasks.VALIDATION: validation['greedy']}
+    asked = [
+        name for name in self.settings.curve_solvers
+        if validation['greedy'] and name in self.settings.solvers and (
+            self.is_asked(name))]
+    if 'greedy' in asked:
+      curve = ask(steps, 'greedy', shown)
     last = [r for r in curve if r['step'] == steps[-1]]
     tokens = sum(r['num_tokens'] for r in last) / len(last) if last else None
+    if 'samples' in asked:  # of the newest step below: choices are made by them
+      curve += ask(steps[:-1], 'samples', shown, tokens)
     rows = []
     for name in filter(self.is_asked, self.settings.solvers):
       some = problems if name == 'greedy' else dict([*problems.items()][:1])

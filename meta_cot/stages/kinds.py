@@ -7,6 +7,7 @@ import types
 from meta_cot.stages import base
 from meta_cot.stages import data
 from meta_cot.stages import evaluate
+from meta_cot.stages import figure
 from meta_cot.stages import label
 from meta_cot.stages import quality
 from meta_cot.stages import rl
@@ -23,4 +24,5 @@ KINDS: Mapping[str, base.Stage] = types.MappingProxyType({
     'quality': quality.STAGE,
     'rl': rl.STAGE,
     'evaluate': evaluate.STAGE,
+    'figure': figure.STAGE,
 })

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What values are worth (arXiv 2501.04682, Figures 3, 16, 17 and 29)."""
+
+from collections.abc import Iterator, Sequence
+
+from meta_cot.evaluation import budgets
+from meta_cot.evaluation import choices
+from meta_cot.evaluation.figures import base
+from meta_cot.solvers import base as solvers_base
+from meta_cot.solvers import choosing
+from meta_cot.solvers import searching
+from meta_cot.tasks import base as tasks
+
+_SOLVED = 'problems solved'
+
+
+def verifiers(groups: Sequence[base.Group]) -> base.Figure:
+  """Makes best of N over N by every judge, majority and oracle (Figure 3)."""
+  lines = {}
+  for group in groups:
+    samples = [o for _, o in _samples(group)]
+    if not samples:
+      continue
+    for chooser, name in (('oracle', 'exact verifier'),
+                          ('majority', 'majority')):
+      lines.setdefault(name, _over_n(samples, [chooser] * len(samples)))
+    for i, reference in enumerate(choosing.judges(samples[0])):
+      lines.setdefault(base.judge(reference), _over_n(samples, [
+          _best(run, choosing.judges(o)[i]) for run, o in _samples(group)]))
+  return base.Figure('N', _SOLVED, lines)
+
+
+def questions(groups: Sequence[base.Group]) -> base.Figure:
+  """Makes the error of values over training questions (Figure 16).
+
+  Stages are of kind `quality`, and their labels the numbers of questions.
+  """
+  lines = {}
+  for group in groups:
+    by_source = {}
+    for run in group.runs:
+      for source, measured in run.summary['sources'].items():
+        by_source.setdefault(base.judge(source), []).append(measured['mae'])
+    for source, errors in by_source.items():
+      lines.setdefault(source, []).append(
+          base.of_estimates(float(group.label), errors))
+  return base.Figure(
+      'training questions', 'mean absolute error', lines, is_rate=False)
+
+
+def values(groups: Sequence[base.Group]) -> base.Figure:
+  """Makes searches and best of N by values of every label (Figure 17)."""
+  lines = {}
+  for group in groups:
+    for solver in searching.STRATEGIES:
+      found = [
+          o for run in group.runs if (o := run.tested(solver)) is not None]
+      if found:
+        lines.setdefault(f'{solver}, {group.label}', []).extend(base.line([
+            [(o.mean_tokens, choosing.first(o, 1))] for o in found]))
+    name, some = f'best of N, {group.label}', list(_samples(group))
+    if some and name not in lines:
+      judged = all(choosing.judges(o) for _, o in some)
+      names = [
+          _best(run, choosing.judges(o)[0]) if judged else 'oracle'
+          for run, o in some]
+      lines[name] = _over_n([o for _, o in some], names, is_tokens=True)
+  return base.Figure('generated tokens per problem', _SOLVED, lines)
+
+
+def votes(groups: Sequence[base.Group]) -> base.Figure:
+  """Makes best of all samples over the verdicts averaged (Figure 29, left).
+
+  The labels of stages are numbers of verdicts; a line is of a judge.
+  """
+  lines = {}
+  for group in groups:
+    some = list(_samples(group))
+    for i, reference in enumerate(
+        choosing.judges(some[0][1]) if some else ()):
+      lines.setdefault(base.judge(reference), []).extend(base.line([
+          [(float(group.label), choosing.by_name(
+              f'value by {choosing.judges(o)[i]}')(o, o.is_correct.shape[1]))]
+          for _, o in some]))
+  return base.Figure('verdicts averaged', _SOLVED, lines)
+
+
+def _samples(
+    group: base.Group) -> Iterator[tuple[base.Run, solvers_base.Outcomes]]:
+  """Runs with samples of test problems."""
+  for run in group.runs:
+    outcomes = run.tested('samples')
+    if outcomes is not None:
+      yield run, outcomes
+
+
+def _best(run: base.Run, judge: str) -> str:
+  """The chooser that goes best on validation, by value where none is asked."""
+  for key, outcomes in run.outcomes.items():
+    if (key.solver, key.split) == ('samples', tasks.VALIDATION):
+      return choices.of_validation(outcomes)[judge]['best']
+  return f'value by {judge}'
+
+
+def _over_n(
+    samples: Sequence[solvers_base.Outcomes], names: Sequence[str], *,
+    is_tokens: bool = False,
+) -> list[base.Point]:
+  """A line over N, or the tokens of N samples; `names` are of choosers."""
+  return base.line([
+      [(n * (o.mean_tokens if is_tokens else 1),
+        choosing.by_name(name)(o, n)) for n in budgets.sizes(o)]
+      for o, name in zip(samples, names, strict=True)])
