@@ -153,11 +153,13 @@ def _samples(**changes):
   s.temperature = 1.0  # of samples; greedy texts are another solver
   s.top_k = placeholder(int)  # None: off
   s.top_p = placeholder(float)  # None: off
-  # Policies whose value heads say what finished samples are worth, and how:
+  # Policies whose value heads say what finished samples are worth, or that say
+  # it in words (objective verdict), and how value heads do:
   # the value at the end (last), or of those at the ends of steps the least one
   # (min) or all of them multiplied (product).
   s.judges = ()
   s.judge_reading = 'last'
+  s.num_verdicts = 1  # of a judge in words, of every sample, averaged
   s.update(changes)
   return s
 

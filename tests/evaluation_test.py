@@ -145,7 +145,8 @@ def _complete(prompts, batch_size, num_devices, temperature):
   tokenizer, config, params = _model()
   settings = sampling_lib.Settings(
       batch_size, max_new_tokens=12, num_samples=1, temperature=temperature,
-      top_k=None, top_p=None, judges=(), judge_reading='last')
+      top_k=None, top_p=None, judges=(), judge_reading='last',
+          num_verdicts=1)
   mesh = sharding.make_mesh(
       sharding.MeshConfig(-1, 1, 1), jax.devices()[:num_devices])
   with sharding.use_mesh(mesh):

@@ -178,14 +178,15 @@ def test_costs_of_searches(name, chain):
       ones, ones, ones * 28.0, base.objects([['x']]),
       records=base.objects([[record]]))
   found = costs.of_searches(
-      policy, name, 'likelihood', [problem], outcomes)[0, 0]
+      policy, name, ('likelihood', 'head'), [problem], outcomes)[0, 0]
   assert found['sequential_tokens'] == chain
   assert found['forwarded_tokens'] == prompt + 28
   # 14 tokens are in the record, and as many were drawn besides.
   each = lambda start, n: n * MODEL.flops_per_token(prompt + start + n / 2)
   assert found['flops'] - found['prompt_flops'] == pytest.approx(
       2 * (each(0, 4) + each(0, 3) + each(4, 5) + each(3, 2)))
-  assert costs.of_searches(policy, name, 'x', [problem], outcomes) is None
+  assert costs.of_searches(
+      policy, name, ('head', 'x'), [problem], outcomes) is None
 
 
 def test_rivals_have_equal_tokens_and_are_paired():

@@ -39,7 +39,7 @@ def _policy(seed=0) -> base.Policy:
   params['value_head'] = jax.tree.map(
       lambda x: jax.random.normal(jax.random.key(seed), x.shape),
       params['value_head'])
-  return base.Policy(
+  return scoring.Judge(
       f'p{seed}', model, params, small_labels.reader().tokenizer,
       small_labels.STYLE)
 
@@ -96,7 +96,8 @@ def test_judges_read_finished_texts_at_the_ends_of_steps(reading):
   policy, (_, written) = _policy(), _tokens()
   settings = sampling.Settings(
       batch_size=4, max_new_tokens=16, num_samples=1, temperature=1.0,
-      top_k=None, top_p=None, judges=('p0',), judge_reading=reading)
+      top_k=None, top_p=None, judges=('p0',), judge_reading=reading,
+      num_verdicts=1)
   mesh = _mesh(1)
   done = decode.Generation(
       tokens=np.stack([
@@ -107,7 +108,7 @@ def test_judges_read_finished_texts_at_the_ends_of_steps(reading):
   with sharding.use_mesh(mesh):
     found = sampling.Sampler(
         settings, small_labels.TASK, mesh, [policy])._judged(
-            policy, PROMPTS, done)
+            policy, PROMPTS, done, jax.random.key(0))
   assert list(found) == ['p0'] and found['p0'][2] is None
   cut = {'S9-3=6,4*6=24': ('S9-3=6,', '4*6=24'), 'S9-4=5': ('S9-4=5',)}
   for i, text in enumerate(TEXTS[:2]):

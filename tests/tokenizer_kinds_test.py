@@ -105,7 +105,8 @@ def test_a_decoder_ends_texts_at_either_token():
   texts, done = sampling_lib.Sampler(
       sampling_lib.Settings(
           batch_size=24, max_new_tokens=12, num_samples=1, temperature=1.0,
-          top_k=None, top_p=None, judges=(), judge_reading='last'),
+          top_k=None, top_p=None, judges=(), judge_reading='last',
+          num_verdicts=1),
       tasks.make('countdown'), _mesh()).complete(
               base.Policy('', model, params, tokenizer, 'compact'), prompts,
               jax.random.key(0))

@@ -163,7 +163,7 @@ def _costed(policy, name, settings, problems, outcomes) -> base.Outcomes:
   if outcomes.records is None or not isinstance(settings, searching.Settings):
     return outcomes
   return dataclasses.replace(outcomes, costs=costs.of_searches(
-      policy, name, settings.value, problems, outcomes))
+      policy, name, settings.sources, problems, outcomes))
 
 
 def _missing(

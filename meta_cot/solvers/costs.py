@@ -49,8 +49,8 @@ def of_text(
 
 
 def of_searches(
-    policy: base.Policy, name: str, value: str, problems: Sequence[Problem],
-    outcomes: base.Outcomes,
+    policy: base.Policy, name: str, sources: Sequence[str],
+    problems: Sequence[Problem], outcomes: base.Outcomes,
 ) -> np.ndarray | None:
   """Counts the costs of searches, [B, 1] object, by their records.
 
@@ -60,12 +60,12 @@ def of_searches(
   Args:
     policy: who searched.
     name: of the strategy.
-    value: what guided it, a value of `searching.Settings.value`; where that is
-      more work of a model than the policy's own the cost is None.
+    sources: of the values that guided it, `searching.Settings.sources`; where
+      one is more work of a model than the policy's own the cost is None.
     problems: that were searched.
     outcomes: with records.
   """
-  if value not in _KNOWN_VALUES:
+  if not set(sources) <= set(_KNOWN_VALUES):
     return None
   return base.objects([
       [_of_tree(

@@ -26,6 +26,7 @@ from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
 from meta_cot.solvers import costs
 from meta_cot.solvers import scoring
+from meta_cot.solvers import verdicts
 from meta_cot.solvers import vocabulary
 from meta_cot.tasks import base as tasks_base
 from meta_cot.traces import analysis
@@ -43,25 +44,26 @@ class Settings(base.Drawing):
   top_p: float | None = config_lib.setting(above=0.0, high=1.0)
   judges: tuple[str, ...] = config_lib.setting(is_unique=True)  # of samples
   judge_reading: str = config_lib.setting(choices=tuple(scoring.READINGS))
+  num_verdicts: int = config_lib.setting(low=1)  # of a judge in words
 
   def greedy(self) -> 'Settings':
     """Changes to the one likeliest text of a problem."""
     return dataclasses.replace(
         self, num_samples=1, temperature=0.0, top_k=None, top_p=None,
-        judges=(), judge_reading='last')
+        judges=(), judge_reading='last', num_verdicts=1)
 
 
 class Sampler:
   """The solver: N texts of every problem.
 
   Greedy texts are kept, with what `traces.analyze` and the task say of them.
-  Samples have what the value heads of `judges` say of those that are finished,
-  by the labels of the judges.
+  Samples have what `judges` say of those that are finished, with their value
+  heads or in words, by the labels of the judges.
   """
 
   def __init__(
       self, settings: Settings, task: tasks_base.Task, mesh: jax.sharding.Mesh,
-      judges: Sequence[base.Policy] = ()):
+      judges: Sequence[scoring.Judge] = ()):
     """Compiles nothing; the judges read the tokens of who is asked."""
     self._settings = settings
     self._task = task
@@ -84,10 +86,10 @@ class Sampler:
         for p in problems for _ in range(copies)]
     longest = max(prompts, key=lambda p: len(policy.tokenizer.encode(p)))
     _, done = self.complete(policy, [longest], rng)  # compiles
-    self._judged(policy, [longest], done)  # likewise
+    self._judged(policy, [longest], done, rng)  # likewise
     start = time.perf_counter()
     texts, done = self.complete(policy, prompts, rng, first * copies)
-    judged = self._judged(policy, prompts, done)
+    judged = self._judged(policy, prompts, done, rng)
     seconds = time.perf_counter() - start
     claims = [
         judge_lib.of_text(
@@ -126,7 +128,7 @@ class Sampler:
 
   def _judged(
       self, policy: base.Policy, prompts: Sequence[str],
-      done: decode.Generation,
+      done: decode.Generation, rng: types.PRNGKey,
   ) -> dict[str, list[float | None]]:
     """What every judge says of texts; None of those that are not finished."""
     questions = [policy.tokenizer.encode(prompt) for prompt in prompts]
@@ -134,20 +136,36 @@ class Sampler:
         tokens[:length].tolist()
         for tokens, length in zip(done.tokens, done.lengths)]
     width = decode.prompt_width(max(map(len, questions)))
-    reading, judged = self._settings.judge_reading, {}
-    for judge in self._judges:
-      found = scoring.read(
-          scoring.values, judge,
-          [question + text for question, text in zip(questions, written)],
-          self._mesh, width=width + self._settings.max_new_tokens,
-          batch_size=self._batch_size)
-      judged[judge.label] = [
-          scoring.READINGS[reading](
-              values[len(question):][self._ends(policy, reading, text)])
-          if is_finished else None
-          for values, question, text, is_finished in zip(
-              found, questions, written, done.is_finished, strict=True)]
-    return judged
+    return {
+        judge.label: [
+            value if is_finished else None
+            for value, is_finished in zip(
+                self._in_words(judge, questions, written, width, rng)
+                if judge.words else
+                self._values(policy, judge, questions, written, width),
+                done.is_finished, strict=True)]
+        for judge in self._judges}
+
+  def _in_words(self, judge, questions, written, width, rng) -> list[float]:
+    """What a judge says with verdicts."""
+    return verdicts.Reader(
+        judge.model, judge.tokenizer, judge.words, self._mesh, width,
+        self._settings.max_new_tokens, self._settings.num_verdicts,
+        self._batch_size)(judge, questions, written, rng)
+
+  def _values(self, policy, judge, questions, written, width) -> list[float]:
+    """What a judge says with its value head."""
+    reading = self._settings.judge_reading
+    found = scoring.read(
+        scoring.values, judge,
+        [question + text for question, text in zip(questions, written)],
+        self._mesh, width=width + self._settings.max_new_tokens,
+        batch_size=self._batch_size)
+    return [
+        scoring.READINGS[reading](
+            values[len(question):][self._ends(policy, reading, text)])
+        for values, question, text in zip(
+            found, questions, written, strict=True)]
 
   def _ends(self, policy, reading: str, text: list[int]) -> list[int]:
     """Places in a text where a reading looks at values."""

@@ -10,6 +10,7 @@ Axes: B texts, L tokens of a text.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import functools
 import math
 import types
@@ -38,6 +39,13 @@ READINGS: Mapping[str, Callable[[np.ndarray], float]] = types.MappingProxyType({
     'min': lambda values: float(np.min(values)),
     'product': lambda values: math.prod(values.tolist()),
 })
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Judge(base.Policy):
+  """A policy that judges, with its value head or in words."""
+
+  words: Mapping[str, Any] | None = None  # of `verdicts.Reader`
 
 
 def values(
@@ -125,16 +133,18 @@ def program_of(
       rows * width)
 
 
-def check(there: Any, style: str, width: int) -> None:
+def check(
+    there: Any, style: str, width: int, *, in_words: bool = False) -> None:
   """Raises a ConfigError where a model cannot judge texts of a style.
 
   Args:
     there: a policy that has `model` and `style`, trained or not.
     style: of the texts.
-    width: tokens of the longest.
+    width: tokens of the longest, with what is written behind them.
+    in_words: it writes what it thinks, and needs no value head.
   """
   judge = there.model
-  if judge.value_head == 'none':
+  if judge.value_head == 'none' and not in_words:
     raise config_lib.ConfigError(
         'its model has no value head: config.model.value_head must be '
         "'shared' where it is trained.")
@@ -151,7 +161,7 @@ def check(there: Any, style: str, width: int) -> None:
 def reader(
     label: str, there: policy_lib.Policy, mesh: jax.sharding.Mesh,
     fingerprint: str,
-) -> base.Policy:
+) -> Judge:
   """Reads a policy folder whose model is to read texts of another one.
 
   Raises:
@@ -162,6 +172,6 @@ def reader(
     raise config_lib.UserError(
         f'{label}: its tokenizer is {there.fingerprint[:12]}; it cannot read '
         f'texts in the tokens of {fingerprint[:12]}.')
-  return base.Policy(
+  return Judge(
       label, there.model, there.params(mesh), there.tokenizer(), there.style,
-      step=there.steps()[-1])
+      step=there.steps()[-1], words=there.about.get('verdict'))

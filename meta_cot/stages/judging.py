@@ -4,7 +4,7 @@
 `width` is that of the longest question with a sample behind it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 from typing import Any
@@ -14,7 +14,9 @@ from meta_cot.evaluation import bench
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import sampling
 from meta_cot.solvers import scoring
+from meta_cot.solvers import verdicts
 from meta_cot.stages import base
+from meta_cot.training import objective
 from meta_cot.training import policy as policy_lib
 
 
@@ -40,8 +42,12 @@ def check(
     context: base.Context, settings: Any, style: str, width: int) -> None:
   """Raises a ConfigError where texts of a style cannot be judged."""
   for reference in _references(context, settings):
+    words = _words(context, reference)
+    more = 1 + settings.samples.max_new_tokens if words else 0
     try:
-      scoring.check(context.planned(reference), style, width)
+      scoring.check(
+          context.planned(reference), style, width + more,
+          in_words=words is not None)
     except config_lib.ConfigError as e:
       raise config_lib.ConfigError(
           f'samples.judges: got {reference!r}; {e}') from None
@@ -51,12 +57,30 @@ def builders(
     context: base.Context, settings: Any, width: int
 ) -> dict[str, Callable[[str], program.Program]]:
   """Lists what is compiled; a builder is told the name again."""
-  return {
-      f'judge/{reference.strip("/")}': functools.partial(
-          scoring.program_of, of=scoring.values,
-          model=context.planned(reference).model, mesh=context.mesh,
-          width=width, batch_size=settings.samples.batch_size)
-      for reference in _references(context, settings)}
+  found, samples = {}, settings.samples
+  for reference in _references(context, settings):
+    there = context.planned(reference)
+    build = functools.partial(
+        scoring.program_of, of=scoring.values, width=width)
+    if _words(context, reference):
+      build = functools.partial(
+          verdicts.program_of, tokenizer=there.tokenizer,
+          width=width - samples.max_new_tokens,
+          text_width=samples.max_new_tokens, num_verdicts=samples.num_verdicts)
+    found[f'judge/{reference.strip("/")}'] = functools.partial(
+        build, model=there.model, mesh=context.mesh,
+        batch_size=samples.batch_size)
+  return found
+
+
+def _words(context, reference: str) -> Mapping[str, Any] | None:
+  """How a policy says verdicts, trained or not; None: it has a value head."""
+  group = context.groups.get(reference.partition('/')[0])
+  if group is None:
+    return context.policy(reference).about.get('verdict')
+  name = getattr(group.settings, 'objective', None)  # reinforcement has none
+  return name and objective.OBJECTIVES[name].about(
+      group.settings.data).get('verdict')
 
 
 def _references(context, settings) -> tuple[str, ...]:
