@@ -85,7 +85,7 @@ def texts_of_children(
   those of consecutive rows, equally many of each.
   """
   steps, is_used_RxU = before(path)
-  shape = num_rows, branching = children.tokens.shape[:2]
+  num_rows, shape = len(children.tokens), children.tokens.shape[:2]
   of_steps = lambda x: jnp.broadcast_to(
       x.reshape(num_rows, 1, x[0].size), (*shape, x[0].size))
   is_text_RxUxT = _is_text(
