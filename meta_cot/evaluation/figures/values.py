@@ -19,14 +19,12 @@ def verifiers(groups: Sequence[base.Group]) -> base.Figure:
   lines = {}
   for group in groups:
     samples = [o for _, o in _samples(group)]
-    if not samples:
-      continue
     for chooser, name in (('oracle', 'exact verifier'),
-                          ('majority', 'majority')):
-      lines.setdefault(name, _over_n(samples, [chooser] * len(samples)))
-    for i, reference in enumerate(choosing.judges(samples[0])):
-      lines.setdefault(base.judge(reference), _over_n(samples, [
-          _best(run, choosing.judges(o)[i]) for run, o in _samples(group)]))
+                          ('majority', 'majority')) if samples else ():
+      lines.setdefault(name, _over_n([(o, chooser) for o in samples]))
+    for judge, judged in _judged(group).items():
+      lines.setdefault(judge, _over_n([
+          (o, _best(run, reference)) for run, o, reference in judged]))
   return base.Figure('N', _SOLVED, lines)
 
 
@@ -58,13 +56,13 @@ def values(groups: Sequence[base.Group]) -> base.Figure:
       if found:
         lines.setdefault(f'{solver}, {group.label}', []).extend(base.line([
             [(o.mean_tokens, choosing.first(o, 1))] for o in found]))
-    name, some = f'best of N, {group.label}', list(_samples(group))
-    if some and name not in lines:
-      judged = all(choosing.judges(o) for _, o in some)
-      names = [
-          _best(run, choosing.judges(o)[0]) if judged else 'oracle'
-          for run, o in some]
-      lines[name] = _over_n([o for _, o in some], names, is_tokens=True)
+    chosen = [
+        (o, _best(run, reference)) for judged in _judged(group).values()
+        for run, o, reference in judged] or [
+            (o, 'oracle') for _, o in _samples(group)]
+    if chosen:
+      lines.setdefault(
+          f'best of N, {group.label}', _over_n(chosen, is_tokens=True))
   return base.Figure('generated tokens per problem', _SOLVED, lines)
 
 
@@ -75,13 +73,10 @@ def votes(groups: Sequence[base.Group]) -> base.Figure:
   """
   lines = {}
   for group in groups:
-    some = list(_samples(group))
-    for i, reference in enumerate(
-        choosing.judges(some[0][1]) if some else ()):
-      lines.setdefault(base.judge(reference), []).extend(base.line([
-          [(float(group.label), choosing.by_name(
-              f'value by {choosing.judges(o)[i]}')(o, o.is_correct.shape[1]))]
-          for _, o in some]))
+    for judge, judged in _judged(group).items():
+      lines.setdefault(judge, []).extend(base.line([
+          [(float(group.label), choosing.by_name(f'value by {reference}')(
+              o, o.is_correct.shape[1]))] for _, o, reference in judged]))
   return base.Figure('verdicts averaged', _SOLVED, lines)
 
 
@@ -94,6 +89,18 @@ def _samples(
       yield run, outcomes
 
 
+def _judged(
+    group: base.Group
+) -> dict[str, list[tuple[base.Run, solvers_base.Outcomes, str]]]:
+  """Samples and who judged them, by the judge's name of whatever seed."""
+  found = {}
+  for run, outcomes in _samples(group):
+    for reference in choosing.judges(outcomes):
+      found.setdefault(base.judge(reference), []).append(
+          (run, outcomes, reference))
+  return found
+
+
 def _best(run: base.Run, judge: str) -> str:
   """The chooser that goes best on validation, by value where none is asked."""
   for key, outcomes in run.outcomes.items():
@@ -103,11 +110,11 @@ def _best(run: base.Run, judge: str) -> str:
 
 
 def _over_n(
-    samples: Sequence[solvers_base.Outcomes], names: Sequence[str], *,
+    chosen: Sequence[tuple[solvers_base.Outcomes, str]], *,
     is_tokens: bool = False,
 ) -> list[base.Point]:
-  """A line over N, or the tokens of N samples; `names` are of choosers."""
+  """A line over N, or the tokens of N samples: attempts and their choosers."""
   return base.line([
       [(n * (o.mean_tokens if is_tokens else 1),
         choosing.by_name(name)(o, n)) for n in budgets.sizes(o)]
-      for o, name in zip(samples, names, strict=True)])
+      for o, name in chosen])

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figure 16: the error of values against the number of training questions.
+
+  python -m meta_cot.main --config=configs/paper/figure16.py:tiny \
+      --workdir=runs/figure16
+
+Errors are to the share of 128 completions that are right, on validation
+problems; beside them the constant's.
+
+Variants:
+  tiny  four-number Countdown, one policy of 2M tokens, values of 500, 3000 and
+        16000 questions, three seeds of each.
+"""
+
+import ml_collections
+
+from configs import base
+from configs import kinds
+from configs.paper import puzzles
+
+
+def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
+  """Makes the experiment of one variant.
+
+  Raises:
+    ValueError: no such variant; lists them.
+  """
+  return base.choose(VARIANTS, variant)()
+
+
+def _tiny() -> ml_collections.ConfigDict:
+  c = puzzles.policy(4, num_tokens=2_000_000)
+  puzzles.labels(c, num_questions=16_000)
+  c.truth = kinds.label(
+      policy=puzzles.POLICY, records='answers', num_train=16,
+      num_validation=100, num_states=16)
+  numbers, trained, measured = (500, 3_000, 16_000), [], []
+  for number in numbers:
+    trained.append(f'value_of_{number}_questions')
+    c[trained[-1]] = v = puzzles.judge('value', num_tokens=1_000_000)
+    v.data.num_records = number
+    measured.append(f'quality_of_{number}_questions')
+    c[measured[-1]] = kinds.quality(
+        judges=(trained[-1],), records='truth', policy=puzzles.POLICY)
+  c.figure = kinds.figure(
+      figure='questions', stages=tuple(measured),
+      labels=tuple(map(str, numbers)),
+      title='Error of values against training questions')
+  c.stages += ('truth', *trained, *measured, 'figure')
+  return c
+
+
+VARIANTS = {'tiny': _tiny}

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figure 27, left: discounted best of N is hump-shaped in N.
+
+  python -m meta_cot.main --config=configs/paper/figure27.py:tiny \
+      --workdir=runs/figure27
+
+The reward is gamma to the power of all tokens drawn where the exact verifier
+finds a right answer among N samples, else 0.
+
+Variants:
+  tiny  three-number Countdown, 1M tokens, three seeds.
+"""
+
+import ml_collections
+
+from configs import base
+from configs import kinds
+from configs.paper import puzzles
+
+
+def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
+  """Makes the experiment of one variant.
+
+  Raises:
+    ValueError: no such variant; lists them.
+  """
+  return base.choose(VARIANTS, variant)()
+
+
+def _tiny() -> ml_collections.ConfigDict:
+  c = puzzles.policy(3, num_tokens=1_000_000, seeds=puzzles.SEEDS)
+  c.evaluate = puzzles.asked(policies=('sft',))
+  c.evaluate.samples.num_samples = 64
+  c.figure = kinds.figure(
+      figure='discounted', stages=('evaluate',),
+      title='Discounted reward of best of N')
+  c.stages += ('evaluate', 'figure')
+  return c
+
+
+VARIANTS = {'tiny': _tiny}

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figure 6: training compute against test compute.
+
+  python -m meta_cot.main --config=configs/paper/figure6.py:tiny \
+      --workdir=runs/figure6
+
+Policies of three amounts of training, and best of N by the exact verifier: what
+one saves in the one has to be spent in the other.
+
+Variants:
+  tiny  three-number Countdown, 0.5M, 1M and 2M tokens, three seeds.
+"""
+
+import ml_collections
+
+from configs import base
+from configs import kinds
+from configs.paper import puzzles
+
+
+def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
+  """Makes the experiment of one variant.
+
+  Raises:
+    ValueError: no such variant; lists them.
+  """
+  return base.choose(VARIANTS, variant)()
+
+
+def _tiny() -> ml_collections.ConfigDict:
+  c = puzzles.policy(3, num_tokens=1)
+  del c.sft
+  amounts = {'0.5M': 500_000, '1M': 1_000_000, '2M': 2_000_000}
+  trained, asked = [], []
+  for number in amounts.values():
+    trained.append(f'sft_{number}_tokens')
+    c[trained[-1]] = puzzles.train(num_tokens=number, seeds=puzzles.SEEDS)
+    asked.append(f'after_{number}_tokens')
+    c[asked[-1]] = puzzles.asked(policies=(trained[-1],))
+  c.figure = kinds.figure(
+      figure='compute', stages=tuple(asked),
+      labels=tuple(f'{label} training tokens' for label in amounts),
+      title='Training against test compute')
+  c.stages = ('problems', 'traces', 'tokenizer', *trained, *asked, 'figure')
+  return c
+
+
+VARIANTS = {'tiny': _tiny}

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configs of the paper's figures are whole; their runs are results."""
+
+import importlib
+import pathlib
+
+import pytest
+
+from configs import paper
+from meta_cot.stages import experiment as experiment_lib
+
+_NAMES = sorted(
+    path.stem for path in pathlib.Path(paper.__file__).parent.glob('figure*'))
+
+
+def test_there_is_one_for_every_figure():
+  numbers = (16, 17, 2, 27, 29, 3, 5, 6)
+  assert _NAMES == [f'figure{number}' for number in numbers]
+
+
+@pytest.mark.parametrize('name', _NAMES)
+def test_every_variant_ends_with_its_figure(name):
+  module = importlib.import_module(f'configs.paper.{name}')
+  assert f'configs/paper/{name}.py' in module.__doc__
+  for variant in module.VARIANTS:
+    assert f'\n  {variant}  ' in module.__doc__
+    experiment = experiment_lib.parse(module.get_config(variant))
+    *_, last = experiment.chosen(None)
+    shown = last.settings.stages
+    assert set(shown) <= set(experiment.groups) and last.settings.title
+  with pytest.raises(ValueError, match='variant'):
+    module.get_config('none')
