@@ -45,7 +45,7 @@ def kinds(workdir: pathlib.Path) -> list[str]:
     name = str(path.relative_to(workdir))
     if path.is_file() and not _LEFT_OUT.search(name):
       kind = re.sub(
-          r'\d+|^(rl|sft)/\w+/|rows/(?!symbolic).*/|(?<=begun/)\w+|'
+          r'\d+|^(rl|sft|value)/\w+/|rows/(?!symbolic).*/|(?<=begun/)\w+|'
           r'(?<=done/)\w+', '/', name)
       found.setdefault(kind, name)
   return list(found.values())
@@ -108,7 +108,7 @@ def cases(whole: pathlib.Path, workdir: pathlib.Path) -> Iterator[dict]:
 
 def _results(workdir: pathlib.Path) -> list[bytes]:
   return [(workdir / name / 'summary.json').read_bytes()
-          for name in ('evaluate', 'search', 'episodes')]
+          for name in ('evaluate', 'search', 'label', 'episodes')]
 
 
 if __name__ == '__main__':

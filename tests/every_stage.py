@@ -21,8 +21,16 @@ def get_config() -> ml_collections.ConfigDict:
       policy=START, solver='samples', num_train=12, num_validation=4)
   c.answers.samples.update(dict(
       batch_size=16, num_samples=2, max_new_tokens=24))
+  # Of searches of the teacher, which are right at times.
+  c.label = kinds.label(policy=START, records='traces', num_train=24,
+                        num_validation=8, max_new_tokens=16, num_rollouts=2,
+                        num_validation_rollouts=3)
+  c.value = kinds.train(
+      objective='value', records='label', start=START, arms=('solution_only',),
+      num_tokens=10_000, batch_size=4, log_every_steps=1, eval_every_steps=5,
+      num_eval_batches=1, save_every_steps=5)
   c.rl, c.episodes = tuned.rl, tuned.episodes
   c.rl.start = c.episodes.start = START
   c.episodes.policies = (START, 'rl')
-  c.stages += ('search', 'answers', 'rl', 'episodes')
+  c.stages += ('search', 'answers', 'label', 'value', 'rl', 'episodes')
   return c

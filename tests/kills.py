@@ -17,13 +17,13 @@ import time
 
 STAGES = (
     'problems', 'traces', 'tokenizer', 'sft', 'evaluate', 'search', 'answers',
-    'rl', 'episodes')
+    'label', 'value', 'rl', 'episodes')
 EXIT_INTERRUPTED = 75
 _POLL_SECONDS = 0.002
 _DEADLINE_SECONDS = 600
-_TEMPORARY_FILES = ('.*tmp*', '*/.*tmp*', '*/*/.*tmp*')
+_TEMPORARY_FILES = ('.*tmp*', '*/.*tmp*', '*/*/.*tmp*', '*/*/*/.*tmp*')
 _TEMPORARY_STEPS = (
-    'sft/*/checkpoints/*tmp*', 'sft/*/interrupted/*tmp*',
+    '*/*/checkpoints/*tmp*', '*/*/interrupted/*tmp*',
     'rl/*/*/checkpoints/*tmp*', 'rl/*/*/interrupted/*tmp*',
     'rl/*/*/best/*tmp*')
 
@@ -53,7 +53,7 @@ _BEFORE_ARMS = (
     Moment('tokenizer', 'model', 'tokenizer/*'),
     Moment('sft', 'start', 'done/tokenizer.json', latest=2.0),
 )
-_AFTER_ARMS = (
+_BEFORE_VALUE = (
     Moment('evaluate', 'start', 'done/sft.json', latest=1.0),
     Moment('evaluate', 'decoding', 'done/sft.json', latest=10.0),
     Moment('evaluate', 'rows', 'evaluate/rows/**/samples/*/*.jsonl'),
@@ -67,8 +67,18 @@ _AFTER_ARMS = (
     Moment('search', 'search report', 'search/report.md'),
     Moment('answers', 'answers rows', 'answers/rows/**/*.jsonl'),
     Moment('answers', 'answers shard', 'answers/.*.tmp-*'),
-    Moment('rl', 'start', 'done/answers.json', latest=1.0),
-    Moment('rl', 'first rollout', 'done/answers.json', latest=15.0),
+    Moment('label', 'start', 'done/answers.json', latest=1.0),
+    Moment('label', 'completing', 'done/answers.json', latest=6.0),
+    Moment('label', 'in a piece', 'label/pieces/train/.*tmp*'),
+    Moment('label', 'piece', 'label/pieces/train/*.records', latest=1.0),
+    Moment('label', 'last piece', 'label/pieces/validation/*.records'),
+    Moment('label', 'label shard', 'label/.*.tmp-*'),
+    Moment('label', 'label summary', 'label/summary.json'),
+    Moment('value', 'start', 'done/label.json', latest=2.0),
+)
+_AFTER_VALUE = (
+    Moment('rl', 'start', 'done/value.json', latest=1.0),
+    Moment('rl', 'first rollout', 'done/value.json', latest=15.0),
     Moment('rl', 'in the best save', 'rl/*/*/best/*tmp*', latest=0.1),
     # An iteration takes about a tenth of a second: all of its parts are met.
     Moment('rl', 'iteration', 'rl/*/*/metrics.jsonl', num_lines=1, latest=0.2),
@@ -84,22 +94,23 @@ _AFTER_ARMS = (
 )
 
 
-def _arm_moments(arm: str, num_rows: int) -> tuple[Moment, ...]:
-  """Moments of one arm; saves fall between its rows."""
-  run, part = f'sft/{arm}', f'{arm}: '
+def _training_moments(
+    stage: str, arm: str, part: str, num_rows: int) -> tuple[Moment, ...]:
+  """Moments of training one arm; saves fall between its rows."""
+  run = f'{stage}/{arm}'
   save = f'{run}/checkpoints/*tmp*'
   step = f'{run}/checkpoints/[0-9]*[0-9]'
   return (
-      Moment('sft', part + 'first row', f'{run}/metrics.jsonl', num_lines=1),
-      Moment('sft', part + 'in a save', save, latest=0.1),
-      Moment('sft', part + 'in files of a save', f'{save}/*', latest=0.05),
-      Moment('sft', part + 'hashed', f'{save}/hashes.json'),
-      Moment('sft', part + 'renamed', step, latest=0.01),
-      Moment('sft', part + 'row', f'{run}/metrics.jsonl',
+      Moment(stage, part + 'first row', f'{run}/metrics.jsonl', num_lines=1),
+      Moment(stage, part + 'in a save', save, latest=0.1),
+      Moment(stage, part + 'in files of a save', f'{save}/*', latest=0.05),
+      Moment(stage, part + 'hashed', f'{save}/hashes.json'),
+      Moment(stage, part + 'renamed', step, latest=0.01),
+      Moment(stage, part + 'row', f'{run}/metrics.jsonl',
              num_lines=num_rows // 2),
-      Moment('sft', part + 'late row', f'{run}/metrics.jsonl',
+      Moment(stage, part + 'late row', f'{run}/metrics.jsonl',
              num_lines=num_rows - 2),
-      Moment('sft', part + 'summary', f'{run}/summary.json'),
+      Moment(stage, part + 'summary', f'{run}/summary.json'),
   )
 
 
@@ -107,11 +118,13 @@ def moments(arms: Sequence[str], num_rows: int) -> tuple[Moment, ...]:
   """All moments of the pipeline, in order.
 
   Args:
-    arms: the runs of stage sft, in order.
+    arms: the runs of stage sft, in order; the last one is that of stage value.
     num_rows: rows of metrics that every run has at least.
   """
-  per_arm = [m for arm in arms for m in _arm_moments(arm, num_rows)]
-  return (*_BEFORE_ARMS, *per_arm, *_AFTER_ARMS)
+  per_arm = [m for arm in arms for m in _training_moments(
+      'sft', arm, f'{arm}: ', num_rows)]
+  of_value = _training_moments('value', arms[-1], 'value: ', num_rows)
+  return (*_BEFORE_ARMS, *per_arm, *_BEFORE_VALUE, *of_value, *_AFTER_VALUE)
 
 
 @dataclasses.dataclass(frozen=True)

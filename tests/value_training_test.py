@@ -3,6 +3,7 @@
 
 import dataclasses
 
+from flax.linen import meta
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -12,13 +13,17 @@ import numpy as np
 import optax
 import pytest
 
+from configs import models
 from data_pipelines import examples
 from data_pipelines import pipelines
 from data_pipelines import values
 from meta_cot import types
+from meta_cot.model import config as model_config
+from meta_cot.model import transformer
 from meta_cot.objectives import value
 from meta_cot.settings import config as config_lib
 from meta_cot.training import optimizer
+from meta_cot.training import valued
 from tests import small_arms
 from tests import small_labels
 
@@ -161,6 +166,42 @@ def test_batches_have_the_fields_of_values():
   starts = np.diff(made.segment_ids, axis=1, prepend=0) > 0
   assert (made.value_weights > 0).sum() >= 2 * (starts & (
       made.segment_ids > 0)).sum()
+
+
+@pytest.mark.parametrize('trained', ['all', 'value_head'])
+def test_the_loss_falls(trained):
+  """With the trunk as far as it can: to the entropy of the targets."""
+  data = dataclasses.replace(small_arms.CONFIG, sequence_length=64)
+  example = _example(dataclasses.replace(_PLAIN, policy_weight=0.0))
+  batch = types.Batch(**next(pipelines.train_batches(
+      [_record()] * 8, example, data, seed=0, batch_size=4, num_hosts=1,
+      host_index=0)))
+  model = config_lib.parse(model_config.ModelConfig, models.get('tiny') | dict(
+      vocab_size=40, num_layers=1, embed_dim=32, num_heads=2, num_kv_heads=2,
+      head_dim=16, mlp_dim=32, max_length=64))
+  made = optimizer.make(optimizer.OptimizerConfig(
+      0.02, 0.1, 0, 0.9, 0.98, 1e-8, 0.0, 1.0, trained), 120)
+  mean = lambda params: valued.loss(
+      model, params, batch, num_chunks=1).loss / batch.weight
+
+  @jax.jit
+  def fit(params):
+    def step(carry, _):
+      params, state = carry
+      loss, grads = jax.value_and_grad(mean)(params)
+      updates, state = made.update(grads, state, params)
+      return (optax.apply_updates(params, updates), state), loss
+
+    start = params, made.init(params)
+    return jax.lax.scan(step, start, length=120)[1]
+
+  losses = fit(meta.unbox(transformer.init(model, jax.random.key(0))))
+  p = np.clip(np.float64(batch.value_targets), 1e-9, 1 - 1e-9)
+  entropy = np.average(
+      -p * np.log(p) - (1 - p) * np.log(1 - p), weights=batch.value_weights)
+  # Which attempt it is the first steps do not say, but what they lead to.
+  assert 0.1 < entropy < losses[-1] < losses[0] - 0.05
+  assert losses[-1] < entropy + 0.02 or trained == 'value_head'
 
 
 @pytest.mark.parametrize('changes, words', [
