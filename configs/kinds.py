@@ -172,8 +172,8 @@ def _search(**changes):
   s.num_slots = 32  # problems searched together
   s.chunk_steps = 2  # steps between two looks at what is finished
   # What guides a search (docs/values.md): likelihood (of the path, per token) |
-  # head (of the policy) | model (another one's head) | rollouts (completions) |
-  # oracle (the task itself) | mixture.
+  # head (of the policy) | model (another one's head) | verdicts (another one's
+  # words) | rollouts (completions) | oracle (the task itself) | mixture.
   s.value = 'likelihood'
   # What a finished step is worth: verifier (right or wrong) | value.
   s.outcome = 'verifier'
@@ -201,8 +201,8 @@ def _search(**changes):
 
 def _valuing():
   v = ml_collections.ConfigDict()
-  v.model = placeholder(str)  # of model: the policy that judges
-  v.num_rollouts = 4  # of rollouts: completions of every child
+  v.model = placeholder(str)  # of model and verdicts: the policy that judges
+  v.num_rollouts = 4  # of rollouts and verdicts: of every child
   v.rollout_length = 32  # tokens of one, at most
   v.sources = ('head', 'likelihood')  # of mixture: any of the others
   v.weights = (1.0, 0.5)  # of each

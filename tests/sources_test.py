@@ -19,6 +19,7 @@ from tests import language_search
 from tests import language_search_test
 
 BATCH, ROLLOUTS, LENGTH = 4, 3, 5
+ASK, RIGHT = 6, 7  # tokens
 IDS = np.array([2, 0, 9, 5])
 RNG = functools.partial(jax.random.key, 7)
 
@@ -56,6 +57,13 @@ SOURCES = dict(
     model=sources.OfModel(judge()[0], language_search.LENGTH),
     completions=sources.OfCompletions(
         STEP, ROLLOUTS, LENGTH, is_even, is_merged=False),
+    verdicts=sources.OfVerdicts(
+        dataclasses.replace(
+            STEP, config=judge()[0], branching=ROLLOUTS, step_length=LENGTH,
+            delimiter_ids=(), sampling=decode.Sampling(1.0),
+            value=sources.nothing,
+            outcome=reasoning.ends_with(RIGHT)),
+        language_search.LENGTH, ASK, is_merged=False),
     texts=sources.OfTexts(share, language_search.PAD))
 
 
@@ -139,23 +147,28 @@ def _even(problem, text):
   return (int(sum(text)) + problem) % 2 == 0
 
 
-def _completed(output, is_open):
-  """{(b, n): completions} of open nodes, each drawn from whole texts."""
+def completed(output, is_open, model, sampling, *, asked=(), folded=()):
+  """{(b, n): completions} of open nodes, each drawn from whole texts.
+
+  Behind a text stands what is `asked`; keys are `folded` with more numbers.
+  """
   tree, rows = output.tree, []
   for (b, n), (_, text) in _texts(output).items():
     if is_open(b, n):
       leaf = int(tree.parents[b, n])
       key = jax.random.fold_in(RNG(), int(IDS[b]))
-      for number in (leaf, 2**32 - 2, n - int(tree.first_child[b, leaf])):
+      for number in (
+          leaf, 2**32 - 2, n - int(tree.first_child[b, leaf]), *folded):
         key = jax.random.fold_in(key, number)
+      text = [*text, *asked]
       rows += [((b, n), [*text], jax.random.fold_in(key, k), len(text))
                for k in range(ROLLOUTS)]
   keys = jnp.stack([key for _, _, key, _ in rows])
   for t in range(LENGTH):
-    _, logits = _read(policy(), [text for _, text, *_ in rows])
+    _, logits = _read(model, [text for _, text, *_ in rows])
     drawn, _ = decode.sample(
         jnp.asarray(logits), jax.vmap(jax.random.fold_in, (0, None))(keys, t),
-        STEP.sampling)
+        sampling)
     for (_, text, _, start), token in zip(rows, drawn.tolist(), strict=True):
       if len(text) == start or text[-1] != language_search.EOS:
         text.append(token)
@@ -172,8 +185,9 @@ def test_completions_are_those_of_whole_texts(merge_steps):
       SOURCES['completions'], is_merged=merge_steps)
   output = searched(source, merge_steps=merge_steps)
   tree = output.tree
-  completed = _completed(
-      output, lambda b, n: n > 0 and not tree.is_terminal[b, n])
+  found = completed(
+      output, lambda b, n: n > 0 and not tree.is_terminal[b, n], policy(),
+      STEP.sampling)
   want, num_ended = [], 0
   for (b, n), (prompt, text) in _texts(output).items():
     said = text[len(prompt):]
@@ -183,14 +197,14 @@ def test_completions_are_those_of_whole_texts(merge_steps):
       want.append(_even(IDS[b], said))
     else:
       ended = [
-          c for c in completed[b, n] if c[-1] == language_search.EOS]
+          c for c in found[b, n] if c[-1] == language_search.EOS]
       num_ended += len(ended)
       want.append(sum(
           _even(IDS[b], [*said, *c]) for c in ended) / ROLLOUTS)
   assert num_ended > 20
   _check(output, np.array(want, np.float32))
   spent = np.zeros(BATCH, int)
-  for (b, _), texts in completed.items():
+  for (b, _), texts in found.items():
     spent[b] += sum(map(len, texts))
   # Of every child its own step too, of merged ones as well.
   at_N = np.arange(tree.values.shape[1])[None]
@@ -198,6 +212,25 @@ def test_completions_are_those_of_whole_texts(merge_steps):
       (at_N > 0) & (at_N < tree.num_nodes[:, None]),
       tree.embeddings.page.length, 0).sum(axis=1)
   np.testing.assert_array_equal(tree.num_tokens, own + spent)
+
+
+@pytest.mark.parametrize('merge_steps', [False, True])
+def test_verdicts_are_those_on_whole_texts(merge_steps):
+  """Of what has ended too, and what they cost."""
+  source = dataclasses.replace(SOURCES['verdicts'], is_merged=merge_steps)
+  output = searched(source, merge_steps=merge_steps)
+  tree = output.tree
+  found = completed(
+      output, lambda b, n: n > 0, judge(), decode.Sampling(1.0), asked=(ASK,),
+      folded=(2**32 - 2, 0))
+  want = [
+      0.5 if n == 0 else sum(
+          [*v[-2:]] == [RIGHT, language_search.EOS] for v in found[b, n]
+      ) / ROLLOUTS for b, n in _texts(output)]
+  assert 3 < sum(0 < w < 1 for w in want) and any(
+      tree.is_terminal[b, n] for b, n in _texts(output))
+  at = tuple(np.array(list(_texts(output))).T)
+  np.testing.assert_allclose(tree.values[at], want, atol=2e-5)
 
 
 @pytest.mark.parametrize('mixing', values.MIXINGS)
@@ -223,7 +256,7 @@ def test_a_mixture_is_that_of_its_parts(mixing):
   _check(output, want)
 
 
-@pytest.mark.parametrize('name', ['model', 'completions'])
+@pytest.mark.parametrize('name', ['model', 'completions', 'verdicts'])
 def test_a_tree_is_the_same_alone(name):
   whole = searched(SOURCES[name]).tree
   alone = searched(SOURCES[name], (2,)).tree

@@ -153,3 +153,14 @@ def _mix(x: jax.Array) -> jax.Array:
 def last(x: jax.Array, length_B: jax.Array) -> jax.Array:
   """x[b, length_B[b] - 1]; the first entry where the length is 0."""
   return jax.vmap(lambda row, i: row[i])(x, jnp.maximum(length_B - 1, 0))
+
+
+def ends_with(token_id: int) -> OfText:
+  """Makes what says of a text whether a token stands before its end."""
+
+  def says(problem, tokens_M, length) -> jax.Array:
+    del problem
+    token = tokens_M[jnp.maximum(length - 2, 0)]
+    return ((length > 1) & (token == token_id)).astype(jnp.float32)
+
+  return says

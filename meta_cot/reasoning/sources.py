@@ -81,29 +81,108 @@ class OfModel:
     """See `values.Source`."""
     _, (params, prompts) = params
     params = transformer.slice_layers(self.config, params)
-    node = expansion.embedding
-    shape, num_path = expansion.value.shape, path.nodes.shape[1]
-    prompts_lib.check_room(
-        self.config, prompts.cache.num_slots, num_path * self.step_length,
-        f'{num_path} steps of {self.step_length}')
-    of_steps = jax.tree.map(lambda x: x[:, 1:], kept)
-    _, is_used_RxU = node_lib.before(path)
-    tokens_CxT = node.tokens.reshape(-1, self.step_length)
-    slots_1xT = jnp.arange(self.step_length)[None]
-    length_C, start_C = (
-        x.reshape(-1) for x in (node.page.length, node.page.position))
-    hidden_CxTxD, cache = transformer.decode_hidden(
-        self.config, params, tokens_CxT, cache_lib.create(
-            self.config, *tokens_CxT.shape),
-        positions_BxL=start_C[:, None] + slots_1xT,
-        is_valid_BxL=slots_1xT < length_C[:, None],
-        shared=(prompts.cache, pages.join(of_steps, is_used_RxU)))
-    hidden_CxD = node_lib.last(hidden_CxTxD, length_C)
-    value_Cx1 = transformer.read_out(
-        self.config, params, hidden_CxD[:, None]).values
+    hidden_RxAxD, page = _read(
+        self.config, params, prompts, path, kept, expansion.embedding)
     return values.Worth(
-        value_Cx1.reshape(shape), kept=pages.cut(
-            cache, shape, node.page.length, node.page.position))
+        transformer.read_out(self.config, params, hidden_RxAxD).values,
+        kept=page)
+
+
+@dataclasses.dataclass(frozen=True)
+class OfVerdicts:
+  """The share of K verdicts of another model that are right, in words.
+
+  It reads every prompt once and the steps of all children in one pass, as
+  `OfModel`; behind a step it reads the token that asks, and writes K verdicts,
+  each perhaps behind a verification. What has ended is asked about too. The
+  question itself is worth 1/2, as nobody asks about it.
+  """
+
+  writer: step_lib.LanguageStep  # of verdicts: K branches, no delimiters
+  step_length: int  # T, of a step of the search
+  ask_id: int
+  is_merged: bool  # as of `OfCompletions`
+
+  def begin(self, own: Any, inputs: Any, root: base.Root) -> values.Beginning:
+    """See `values.Source`; `own` are the parameters of the model."""
+    (_, prompts), mine = prompts_lib.start(
+        self.writer.config, own, inputs['prompt'], inputs['length'],
+        step_length=self.step_length, value=nothing)
+    return values.Beginning(
+        jnp.full(root.value.shape, 0.5, jnp.float32), kept=mine.embedding,
+        rows=prompts)
+
+  def __call__(self, params, path, kept, expansion) -> values.Worth:
+    """See `values.Source`."""
+    _, (params, prompts) = params
+    config = self.writer.config
+    params = transformer.slice_layers(config, params)
+    hidden_RxAxD, page = _read(
+        config, params, prompts, path, kept.page, expansion.embedding)
+    node = expansion.embedding.replace(page=page, hidden=hidden_RxAxD)
+    if self.is_merged:
+      expansion = merging.merge_siblings(expansion, expansion.step_key)
+    shape = expansion.is_valid.shape
+    asked = _go_on(path.replace(embeddings=kept), node, expansion.is_valid)
+    verdicts = self.writer((params, prompts), None, _go_on(
+        asked, self._asking(params, prompts, asked),
+        (asked.length > 0)[:, None]))
+    return values.Worth(
+        jnp.mean(verdicts.reward, axis=1).reshape(shape), kept=node,
+        num_tokens=jnp.sum(
+            verdicts.num_tokens, axis=1, dtype=jnp.int32).reshape(shape))
+
+  def _asking(self, params, prompts, path) -> node_lib.Node:
+    """The token that asks behind every path, as a step [C, 1]."""
+    config, steps = self.writer.config, node_lib.before(path)
+    end_C = node_lib.last(path.embeddings.page.end, path.length)
+    hidden_Cx1xD, cache = transformer.decode_hidden(
+        config, params, jnp.full((len(end_C), 1), self.ask_id, jnp.int32),
+        cache_lib.create(config, len(end_C), self.step_length),
+        positions_BxL=end_C[:, None],
+        shared=(prompts.cache, pages.join(steps[0].page, steps[1])))
+    shape = len(end_C), 1
+    tokens_Cx1xT = jnp.full(
+        (*shape, self.step_length), self.ask_id, jnp.int32)
+    return node_lib.Node(
+        tokens=tokens_Cx1xT, hidden=hidden_Cx1xD, score=jnp.zeros(shape),
+        page=pages.cut(
+            cache, shape, jnp.ones(shape, jnp.int32), end_C[:, None]))
+
+
+def _read(config, params, prompts, path, kept: pages.Page, node: node_lib.Node):
+  """Reads the steps of children in one pass of another model.
+
+  Args:
+    config: of the model.
+    params: of `transformer.slice_layers`.
+    prompts: rows of the model.
+    path: of the search.
+    kept: pages of the model [R, D, ...] on the path.
+    node: the children [R, A, ...], as the search made them.
+
+  Returns:
+    The trunk's output at the last token of every child, [R, A, width], and
+    their pages.
+  """
+  shape, num_path = node.tokens.shape[:2], path.nodes.shape[1]
+  step_length = node.tokens.shape[2]
+  prompts_lib.check_room(
+      config, prompts.cache.num_slots, num_path * step_length,
+      f'{num_path} steps of {step_length}')
+  of_steps = jax.tree.map(lambda x: x[:, 1:], kept)
+  _, is_used_RxU = node_lib.before(path)
+  tokens_CxT = node.tokens.reshape(-1, step_length)
+  slots_1xT = jnp.arange(step_length)[None]
+  length_C, start_C = (
+      x.reshape(-1) for x in (node.page.length, node.page.position))
+  hidden_CxTxD, cache = transformer.decode_hidden(
+      config, params, tokens_CxT, cache_lib.create(config, *tokens_CxT.shape),
+      positions_BxL=start_C[:, None] + slots_1xT,
+      is_valid_BxL=slots_1xT < length_C[:, None],
+      shared=(prompts.cache, pages.join(of_steps, is_used_RxU)))
+  return node_lib.last(hidden_CxTxD, length_C).reshape(*shape, -1), pages.cut(
+      cache, shape, node.page.length, node.page.position)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,6 +38,7 @@ from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
 from meta_cot.solvers import growing
 from meta_cot.solvers import host as host_lib
+from meta_cot.solvers import scoring
 from meta_cot.solvers import trees
 from meta_cot.solvers import valuing as valuing_lib
 from meta_cot.solvers import vocabulary as vocabulary_lib
@@ -97,8 +98,9 @@ class Settings(base.Drawing):
 
   @property
   def judge(self) -> str | None:
-    """Names the policy folder whose value head judges, if one does."""
-    return self.valuing.model if 'model' in self.sources else None
+    """Names the policy folder that judges, if one does."""
+    is_judged = set(valuing_lib.JUDGED) & set(self.sources)
+    return self.valuing.model if is_judged else None
 
   def depth(self, task: base_task.Task, problems: Sequence[Problem]) -> int:
     """Finds the levels of a tree: by default the steps of a solution.
@@ -140,7 +142,7 @@ class Searcher:
 
   def __init__(
       self, name: str, settings: Settings, task: base_task.Task,
-      mesh: jax.sharding.Mesh, judge: base.Policy | None = None,
+      mesh: jax.sharding.Mesh, judge: scoring.Judge | None = None,
   ):
     """Prepares the strategy `name`; compiles nothing.
 
@@ -151,6 +153,7 @@ class Searcher:
     self._task = task
     self._mesh = mesh
     self._judge = judge
+    self._judging = judge and valuing_lib.judge_of(judge, judge.words)
     # Others of the same strategy would be compiled again.
     self._slots = functools.cache(self._make_slots)
     self._host = functools.cache(self._make_host)
@@ -228,7 +231,7 @@ class Searcher:
     host = self._host(model, tokenizer, style)
     return make_slots(
         self._task, model, self._settings, host.words, self._mesh, strategy,
-        host=host, judge=self._judge and self._judge.model)
+        host=host, judge=self._judging)
 
   def prepare(
       self, policy: base.Policy, problems: Sequence[Problem], first: int = 0
@@ -265,7 +268,8 @@ class Searcher:
         policy.model)
     if judge:
       valuing_lib.check_judge(
-          settings.valuing, policy.style, judge.model, judge.style)
+          settings.valuing, settings.value, policy.style, self._judging,
+          judge.style)
       valuing_lib.check_tokens(
           settings.valuing, policy.tokenizer.fingerprint,
           judge.tokenizer.fingerprint)
@@ -334,7 +338,7 @@ def make_slots(
     task: base_task.Task, model: model_config.ModelConfig, settings: Settings,
     vocabulary: vocabulary_lib.Vocabulary, mesh: jax.sharding.Mesh,
     strategy: engine.Strategy, *, host: host_lib.Host | None = None,
-    judge: model_config.ModelConfig | None = None,
+    judge: valuing_lib.Judge | None = None,
 ) -> batching.Slots:
   """Makes the slots of one strategy over problems.
 
@@ -355,12 +359,12 @@ def make_steps(
     task: base_task.Task, model: model_config.ModelConfig, settings: Settings,
     vocabulary: vocabulary_lib.Vocabulary, *,
     host: host_lib.Host | None = None,
-    judge: model_config.ModelConfig | None = None,
+    judge: valuing_lib.Judge | None = None,
 ) -> tuple[search_base.StepFn, Callable[..., tuple[Any, search_base.Root]]]:
   """Makes a model's steps, valued as the settings say, and their beginning.
 
   `host` is for what no compiled program judges, and for an oracle; `judge` is
-  the model that `settings.judge` names.
+  the one that `settings.judge` names.
 
   Returns:
     The step function, and (params, inputs) -> (rows, roots), as `slots.Slots`

@@ -7,6 +7,7 @@ import functools
 import types
 from typing import Any
 
+from meta_cot import decode
 from meta_cot import reasoning
 from meta_cot.model import config as model_config
 from meta_cot.reasoning import node as node_lib
@@ -22,7 +23,10 @@ SOURCES: Mapping[str, Callable[..., values.Source]] = (
         'likelihood': lambda parts: values.Likelihood(),
         'head': lambda parts: values.Own(),
         'model': lambda parts: sources_lib.OfModel(
-            parts.judge, parts.step.step_length),
+            parts.judge.model, parts.step.step_length),
+        'verdicts': lambda parts: sources_lib.OfVerdicts(
+            _writer(parts), parts.step.step_length, parts.judge.ask_id,
+            parts.is_merged),
         'rollouts': lambda parts: sources_lib.OfCompletions(
             parts.step, parts.settings.num_rollouts,
             parts.settings.rollout_length, parts.verdict, parts.is_merged),
@@ -30,6 +34,7 @@ SOURCES: Mapping[str, Callable[..., values.Source]] = (
             parts.oracle, parts.step.pad_id),
     }))
 NAMES = (*SOURCES, 'mixture')
+JUDGED = ('model', 'verdicts')  # by another policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +55,33 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
+class Judge:
+  """Another policy that values steps, with its head or in words."""
+
+  model: model_config.ModelConfig
+  ask_id: int | None = None  # tokens of its verdicts; None: it says none
+  right_id: int | None = None
+
+
+def judge_of(there: Any, words: Mapping[str, Any] | None) -> Judge:
+  """Describes a judge.
+
+  Args:
+    there: a policy that has `model` and `tokenizer`, trained or not.
+    words: of its verdicts, by the fields of `examples.VerdictConfig`, if any.
+  """
+  return Judge(there.model, *(
+      there.tokenizer.encode(words[name])[0]
+      for name in ('ask', 'right') if words))
+
+
+@dataclasses.dataclass(frozen=True)
 class Parts:
   """What sources are made of."""
 
   step: reasoning.LanguageStep
   settings: Settings
-  judge: model_config.ModelConfig | None
+  judge: Judge | None
   verdict: node_lib.OfText | None
   oracle: node_lib.OfText | None
   is_merged: bool  # equal steps of a leaf are
@@ -105,6 +131,18 @@ def valued(
   return step_of_rows, start_of_rows
 
 
+def _writer(parts: Parts) -> reasoning.LanguageStep:
+  """Makes the step that writes verdicts."""
+  return dataclasses.replace(
+      parts.step, config=parts.judge.model,
+      branching=parts.settings.num_rollouts,
+      step_length=parts.settings.rollout_length, delimiter_ids=(),
+      sampling=decode.Sampling(1.0, None, None),
+      outcome=node_lib.ends_with(parts.judge.right_id),
+      value=sources_lib.nothing, state_key=None, is_legal=None,
+      siblings='independent', has_attempts=False)
+
+
 def _source(value: str, parts: Parts) -> values.Source:
   if value != 'mixture':
     return SOURCES[value](parts)
@@ -125,10 +163,10 @@ def check(
     raise config_lib.ConfigError(
         f'search.valuing.weights: got {settings.weights} for sources '
         f'{settings.sources}; must be one for each, of at least one.')
-  if 'model' in names and settings.model is None:
+  if set(JUDGED) & set(names) and settings.model is None:
     raise config_lib.ConfigError(
-        'search.valuing.model: got None; must be the policy whose value head '
-        f'judges where search.value is {value!r}.')
+        'search.valuing.model: got None; must be the policy that judges where '
+        f'search.value is {value!r}.')
   if 'head' in names:
     check_head(value, model)
   if 'oracle' in names and (
@@ -148,14 +186,18 @@ def check_head(value: str, model: model_config.ModelConfig) -> None:
 
 
 def check_judge(
-    settings: Settings, style: str, judge: model_config.ModelConfig,
-    judge_style: str,
+    settings: Settings, value: str, style: str, judge: Judge, judge_style: str
 ) -> None:
-  """Raises a ConfigError where a model cannot judge texts of a style."""
+  """Raises a ConfigError where a policy cannot judge texts of a style."""
   path = f'search.valuing.model: got {settings.model!r}, '
-  if judge.value_head == 'none':
+  names = settings.named(value)
+  if 'model' in names and judge.model.value_head == 'none':
     raise config_lib.ConfigError(
         f'{path}a model without a value head; must be one that has one.')
+  if 'verdicts' in names and judge.ask_id is None:
+    raise config_lib.ConfigError(
+        f'{path}a policy that says no verdicts; must be one of objective '
+        "'verdict'.")
   if style != judge_style:
     raise config_lib.ConfigError(
         f'{path}of style {judge_style!r}; must be of {style!r}, as the policy.')

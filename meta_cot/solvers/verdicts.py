@@ -19,6 +19,7 @@ from meta_cot import decode
 from meta_cot import program
 from meta_cot import sharding
 from meta_cot.model import config as model_config
+from meta_cot.reasoning import node as node_lib
 from meta_cot.rollouts import labels
 from meta_cot.solvers import base
 from meta_cot.training import flops
@@ -92,16 +93,10 @@ def jit_complete(
     num_verdicts: int, num_states: int,
 ) -> Callable[..., labels.Completed]:
   """Jits `labels.jit_complete` with verdicts of at most `length` tokens."""
-
-  def is_right(problem, tokens_M, count) -> jax.Array:
-    del problem
-    last = jnp.take(tokens_M, jnp.maximum(count - 2, 0))  # before the end
-    return ((count > 1) & (last == right_id)).astype(jnp.float32)
-
   return labels.jit_complete(
       model, mesh, rules=labels.rules(_SAMPLING, length, eos_ids),
       num_rollouts=num_verdicts, num_slots=num_states * num_verdicts,
-      outcome=is_right, pad_id=pad_id)
+      outcome=node_lib.ends_with(right_id), pad_id=pad_id)
 
 
 def program_of(

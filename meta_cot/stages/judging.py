@@ -42,12 +42,12 @@ def check(
     context: base.Context, settings: Any, style: str, width: int) -> None:
   """Raises a ConfigError where texts of a style cannot be judged."""
   for reference in _references(context, settings):
-    words = _words(context, reference)
-    more = 1 + settings.samples.max_new_tokens if words else 0
+    said = words(context, reference)
+    more = 1 + settings.samples.max_new_tokens if said else 0
     try:
       scoring.check(
           context.planned(reference), style, width + more,
-          in_words=words is not None)
+          in_words=said is not None)
     except config_lib.ConfigError as e:
       raise config_lib.ConfigError(
           f'samples.judges: got {reference!r}; {e}') from None
@@ -62,7 +62,7 @@ def builders(
     there = context.planned(reference)
     build = functools.partial(
         scoring.program_of, of=scoring.values, width=width)
-    if _words(context, reference):
+    if words(context, reference):
       build = functools.partial(
           verdicts.program_of, tokenizer=there.tokenizer,
           width=width - samples.max_new_tokens,
@@ -73,8 +73,9 @@ def builders(
   return found
 
 
-def _words(context, reference: str) -> Mapping[str, Any] | None:
-  """How a policy says verdicts, trained or not; None: it has a value head."""
+def words(
+    context: base.Context, reference: str) -> Mapping[str, Any] | None:
+  """Finds how a policy says verdicts, trained or not; None: it says none."""
   group = context.groups.get(reference.partition('/')[0])
   if group is None:
     return context.policy(reference).about.get('verdict')

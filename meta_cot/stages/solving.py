@@ -26,6 +26,7 @@ from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import growing
 from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
+from meta_cot.solvers import scoring
 from meta_cot.solvers import searching
 from meta_cot.solvers import valuing
 from meta_cot.stages import base
@@ -107,8 +108,8 @@ class Asked:
             explore=exploration.jit_explore(explorer, self.context.mesh)))
 
   @functools.cached_property
-  def judge(self) -> solvers_base.Policy | None:
-    """The policy whose value head judges in searches; None: none does.
+  def judge(self) -> scoring.Judge | None:
+    """The policy that judges in searches; None: none does.
 
     Raises:
       ConfigError: it has other tokens.
@@ -116,10 +117,11 @@ class Asked:
     settings = self.settings.search
     if settings.judge is None:
       return None
-    asked = dataclasses.replace(self, reference=settings.judge)
+    there = self.context.policy(settings.judge)
     valuing.check_tokens(
-        settings.valuing, self.folder.fingerprint, asked.folder.fingerprint)
-    return asked.at((asked.folder.steps() or [None])[-1])
+        settings.valuing, self.folder.fingerprint, there.fingerprint)
+    return scoring.reader(
+        settings.judge, there, self.context.mesh, there.fingerprint)
 
   def _search(self, name: str) -> bench.Procedure:
     """A search in which another policy judges."""
@@ -209,7 +211,9 @@ class _Planned:
             self.there.model, settings, self.width, self.depth)
         if self.judge:
           valuing.check_judge(
-              settings.valuing, self.there.style, self.judge.model,
+              settings.valuing, settings.value, self.there.style,
+              valuing.judge_of(self.judge, judging.words(
+                  self.context, settings.judge)),
               self.judge.style)
           searching.check_room(
               self.judge.model, settings, self.width, self.depth)
@@ -262,7 +266,7 @@ class _Planned:
 
   @functools.cached_property
   def judge(self) -> base.Planned | None:
-    """The policy whose value head judges in searches; None: none does."""
+    """The policy that judges in searches; None: none does."""
     reference = self.settings.search.judge
     return None if reference is None else self.context.planned(reference)
 

@@ -15,7 +15,9 @@ from meta_cot.rollouts import judge as judge_lib
 from meta_cot.search import batching
 from meta_cot.solvers import host
 from meta_cot.solvers import searching
+from meta_cot.solvers import valuing
 from meta_cot.stages import base
+from meta_cot.stages import judging
 from meta_cot.training import flops
 from meta_cot.training import policy as policy_lib
 
@@ -47,6 +49,11 @@ class Programs:
         f'{name}{end}': functools.partial(self._search, name, part)
         for name in strategies for end, part in _PARTS.items()}
 
+  @property
+  def _judging(self) -> valuing.Judge | None:
+    return self.judge and valuing.judge_of(
+        self.judge, judging.words(self.context, self.settings.judge))
+
   def _slice_layers(
       self, model: model_config.ModelConfig, name: str) -> program.Program:
     """The weights as searches want them."""
@@ -71,7 +78,7 @@ class Programs:
         searching.make_strategy(settings, strategy, self.depth),
         host=host.Host(judge_lib.Judge(
             context.task, there.tokenizer, there.style), words),
-        judge=self.judge and self.judge.model)
+        judge=self._judging)
     params = self._sliced(there.model)
     if self.judge:
       params = params, self._sliced(self.judge.model)
@@ -109,9 +116,10 @@ class Programs:
     tokens = children * settings.step_length
     length = width + strategy.max_depth * settings.step_length / 2
     work = tokens * sum(model.flops_per_token(length) for model in models)
-    if 'rollouts' in settings.sources:
-      more = children * settings.valuing.num_rollouts * (
-          settings.valuing.rollout_length)
-      work += more * writer.flops_per_token(length)
-      tokens += more
+    more = children * settings.valuing.num_rollouts * (
+        settings.valuing.rollout_length)
+    for source, model in (('rollouts', writer), ('verdicts', models[-1])):
+      if source in settings.sources:
+        work += more * model.flops_per_token(length)
+        tokens += more
     return work, tokens
