@@ -38,6 +38,17 @@ def test_a_model_of_another_size_judges(tmp_path):
   assert not refill.cost.collectives
 
 
+def test_another_policy_says_verdicts(tmp_path):
+  plain = compile_search_test._config('beam')
+  parsed = experiment_lib.parse(plain).shared
+  policy_lib.write(
+      epath.Path(tmp_path), parsed.model, small_rl.tokenizer(), plain.style,
+      dict(verdict=dict(ask='>', right='!', wrong='x', chain=None)))
+  found = _check('beam', 'v6e:2x2', value='verdicts', valuing=dict(
+      model=str(tmp_path), num_rollouts=2, rollout_length=4))
+  assert found.tokens == 16 * 2 * 3 * 2 * (6 + 2 * 4)
+
+
 def test_completions():
   found = _check('beam', 'v6e:2x2', value='rollouts', valuing=dict(
       num_rollouts=2, rollout_length=4))

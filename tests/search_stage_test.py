@@ -211,6 +211,8 @@ def test_values_of_a_judge_and_of_the_task(searched, tmp_path):
     ({'search.value': 'model'}, 'search.valuing.model: got None; must be'),
     ({'search.value': 'model', 'search.valuing.model': 'sft/traces'},
      "search.valuing.model: got 'sft/traces', which stage sft does not leave"),
+    ({'search.value': 'verdicts', 'search.valuing.model': POLICY},
+     f"search.valuing.model: got '{POLICY}', a policy that says no verdicts"),
     ({'search.value': 'mixture', 'search.valuing.weights': (1.0,)},
      r'search.valuing.weights: got \(1.0,\) for sources'),
     ({'search.value': 'rollouts', 'search.valuing.rollout_length': 500},
