@@ -158,6 +158,54 @@ def test_errors_over_questions():
   assert point[:4] == pytest.approx((4000, *_interval([1.0, 2.0, 1.5])))
 
 
+def _searched(seed, number=2):
+  """A search of as many tokens as `number` samples, and its samples."""
+  steps = lambda *_: 3
+  rows = [dict(r, num_tokens=number * r['num_tokens'])
+          for r in _rows(seed, 'beam', number=1, difficulty=steps)]
+  for row in rows[:2]:
+    row['details'] = dict(difficulty=5)
+  return [*_samples(seed), *rows]
+
+
+def test_differences_by_depth():
+  rows = [_searched(seed) for seed in range(3)]
+  line = figures.FIGURES['depth']([_group('x', *rows)]).lines['x']
+  assert [p.x for p in line] == [3, 5]
+  gaps = []
+  for mine in rows:
+    samples, beam = mine[:_B * _N], mine[_B * _N:]
+    best = np.array([  # of both pairs, the one with the higher value
+        np.mean([
+            max(pair, key=lambda r: r['details']['values']['value7/arm'])[
+                'is_correct'] for pair in (some[:2], some[2:])])
+        for some in np.array(samples).reshape(_B, _N).tolist()])
+    gaps.append(np.array([r['is_correct'] for r in beam]) - best)
+  for point, part in zip(line, (slice(2, None), slice(2)), strict=True):
+    assert point[1:4] == pytest.approx(
+        _interval([g[part].mean() for g in gaps]))
+
+
+def test_differences_over_those_of_the_model():
+  auc = lambda x: dict(estimate=x, low=x, high=x)
+  quality = dict(
+      by_depth=[dict(reachable=x) for x in (1.0, 0.5, 0.25)], sources=dict(
+          likelihood={}, value=dict(auc=dict(
+              verdict=auc(0.9), reachable={'0': None, '1': auc(0.9)}))))
+  figure = figures.FIGURES['lookahead']([
+      _group('x', _searched(0, number=4)),
+      base.Group('x', [base.Run({}, {}, quality)]),
+      _group('y', _searched(0))])
+  (point,) = figure.lines['x']
+  (wanted,) = figures.FIGURES['depth']([_group('x', [
+      dict(r, details=r['details'] | dict(difficulty=1))
+      for r in _searched(0, number=4)])]).lines['x']
+  assert point.y == pytest.approx(wanted.y)
+  # Four solutions of two steps, half of the steps right: a beam is ahead.
+  assert 0.02 < point.x < 0.3
+  assert 'y' not in figure.lines
+
+
 def _experiment(**changes):
   config = countdown.get_config('tiny')
   config.stages = (*config.stages, 'picture')

@@ -36,10 +36,10 @@ def _tiny() -> ml_collections.ConfigDict:
       num_validation=100, num_states=16)
   numbers, trained, measured = (500, 3_000, 16_000), [], []
   for number in numbers:
-    trained.append(f'value_of_{number}_questions')
+    trained.append(f'value{number}')
     c[trained[-1]] = v = puzzles.judge('value', num_tokens=1_000_000)
     v.data.num_records = number
-    measured.append(f'quality_of_{number}_questions')
+    measured.append(f'quality{number}')
     c[measured[-1]] = kinds.quality(
         judges=(trained[-1],), records='truth', policy=puzzles.POLICY)
   c.figure = kinds.figure(

@@ -4,7 +4,7 @@
 Choosers and budgets come later: one sampling of N serves all of them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import json
 import logging
@@ -41,6 +41,20 @@ def make(
 ) -> Procedure:
   """Makes the procedure of a solver of `table.SOLVERS`."""
   return Procedure(settings, table.SOLVERS[name](settings, task, mesh))
+
+
+def graded(
+    procedure: Procedure, difficulty: Callable[[Problem], float]) -> Procedure:
+  """Adds to the details of every attempt how difficult its problem is."""
+
+  def solve(policy, problems, rng, *, first=0) -> base.Outcomes:
+    outcomes = procedure.solver(policy, problems, rng, first=first)
+    copies = outcomes.is_correct.shape[1]
+    return dataclasses.replace(outcomes, details=dict(
+        outcomes.details, difficulty=base.objects(
+            [[difficulty(problem)] * copies for problem in problems])))
+
+  return procedure._replace(solver=solve)
 
 
 def run(

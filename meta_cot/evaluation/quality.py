@@ -38,8 +38,9 @@ def summarise(states: States, values: Mapping[str, np.ndarray]) -> dict:
     values: by source, [S] float in [0, 1] each.
 
   Returns:
-    `constant`, counts, and by source `mae`, `brier` and their differences to
-    those of the constant, `calibration`, and AUCs: `reachable` and `target` of
+    `constant`, counts, `by_depth` (`reachable`: the share of attempts that may
+    still succeed), and by source `mae`, `brier` and their differences to those
+    of the constant, `calibration`, and AUCs: `reachable` and `target` of
     unfinished states by depth, `verdict` of finished attempts.
   """
   constant = float(states.targets.mean())
@@ -49,11 +50,20 @@ def summarise(states: States, values: Mapping[str, np.ndarray]) -> dict:
       num_problems=len(np.unique(states.problems)),
       num_ends=int(states.is_end.sum()), by_depth=[
           dict(depth=int(depth), num_states=int(is_at.sum()),
-               mean_target=float(states.targets[is_at].mean()))
+               mean_target=float(states.targets[is_at].mean()),
+               reachable=_reachable(states, is_at))
           for depth, is_at in _depths(states).items()],
       sources={
           name: _source(states, mine, sources[CONSTANT])
           for name, mine in sources.items()})
+
+
+def _reachable(states: States, is_in: np.ndarray) -> float | None:
+  """The share of attempts from whose state a solution goes on."""
+  if states.reachable is None:
+    return None
+  return float(np.average(
+      states.reachable[is_in], weights=states.visits[is_in]))
 
 
 def _source(states: States, values: np.ndarray, constant: np.ndarray) -> dict:

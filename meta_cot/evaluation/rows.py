@@ -162,6 +162,6 @@ def outcomes(rows: Sequence[Row]) -> base.Outcomes:
       occupancy=float(np.mean([mine[0]['occupancy'] for mine in grid])),
       costs=None if grid[0][0]['cost'] is None else column('cost', object),
       details={
-          k: base.objects([[row['details'][k] for row in mine]
+          k: base.objects([[row['details'].get(k) for row in mine]
                            for mine in grid])
           for k in grid[0][0]['details']})

@@ -110,11 +110,11 @@ def _rivals(found, drawn, chosen, reference, judges) -> list[dict]:
 
 
 def _difficulty(found: Found, split: str, number: int) -> np.ndarray | None:
-  """What the task says of the problems of a split, if it says it of all."""
+  """What is known of all problems of a split, where they differ in it."""
   for key, outcomes in found.items():
     if key[2] == split and 'difficulty' in outcomes.details:
       said = outcomes.details['difficulty'][:, 0]
-      if len(said) == number and None not in said:
+      if len(said) == number and None not in said and len(set(said)) > 1:
         return said.astype(float)
   return None
 

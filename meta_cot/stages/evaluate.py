@@ -167,8 +167,11 @@ class _Asked(solving.Asked):
     policies = (
         self.newest if step == self.folder.steps()[-1] else self._at(step)
         for step in steps)
+    procedure, states = self.procedure(name, tokens), self.context.task.states
+    if states is not None:  # the more steps a solution has
+      procedure = bench.graded(procedure, states.max_steps)
     return bench.run(
-        policies, {name: self.procedure(name, tokens)}, problems, directory,
+        policies, {name: procedure}, problems, directory,
         rng=jax.random.key(self.context.seed),
         num_rounds=self.settings.num_rounds if name == 'samples' else 1)
 

@@ -6,6 +6,7 @@ import types
 
 from meta_cot.evaluation.figures import base
 from meta_cot.evaluation.figures import compute
+from meta_cot.evaluation.figures import depth
 from meta_cot.evaluation.figures import training
 from meta_cot.evaluation.figures import values
 
@@ -19,4 +20,6 @@ FIGURES: Mapping[str, Callable[[Sequence[base.Group]], base.Figure]] = (
         'values': values.values,
         'discounted': compute.discounted,
         'votes': values.votes,
+        'depth': depth.depth,
+        'lookahead': depth.lookahead,
     }))

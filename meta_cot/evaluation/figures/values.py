@@ -22,9 +22,9 @@ def verifiers(groups: Sequence[base.Group]) -> base.Figure:
     for chooser, name in (('oracle', 'exact verifier'),
                           ('majority', 'majority')) if samples else ():
       lines.setdefault(name, _over_n([(o, chooser) for o in samples]))
-    for judge, judged in _judged(group).items():
+    for judge, some in judged(group).items():
       lines.setdefault(judge, _over_n([
-          (o, _best(run, reference)) for run, o, reference in judged]))
+          (o, best(run, reference)) for run, o, reference in some]))
   return base.Figure('N', _SOLVED, lines)
 
 
@@ -57,8 +57,8 @@ def values(groups: Sequence[base.Group]) -> base.Figure:
         lines.setdefault(f'{solver}, {group.label}', []).extend(base.line([
             [(o.mean_tokens, choosing.first(o, 1))] for o in found]))
     chosen = [
-        (o, _best(run, reference)) for judged in _judged(group).values()
-        for run, o, reference in judged] or [
+        (o, best(run, reference)) for some in judged(group).values()
+        for run, o, reference in some] or [
             (o, 'oracle') for _, o in _samples(group)]
     if chosen:
       lines.setdefault(
@@ -73,10 +73,10 @@ def votes(groups: Sequence[base.Group]) -> base.Figure:
   """
   lines = {}
   for group in groups:
-    for judge, judged in _judged(group).items():
+    for judge, some in judged(group).items():
       lines.setdefault(judge, []).extend(base.line([
           [(float(group.label), choosing.by_name(f'value by {reference}')(
-              o, o.is_correct.shape[1]))] for _, o, reference in judged]))
+              o, o.is_correct.shape[1]))] for _, o, reference in some]))
   return base.Figure('verdicts averaged', _SOLVED, lines)
 
 
@@ -89,10 +89,10 @@ def _samples(
       yield run, outcomes
 
 
-def _judged(
+def judged(
     group: base.Group
 ) -> dict[str, list[tuple[base.Run, solvers_base.Outcomes, str]]]:
-  """Samples and who judged them, by the judge's name of whatever seed."""
+  """Finds samples and who judged them, by the judge's name of any seed."""
   found = {}
   for run, outcomes in _samples(group):
     for reference in choosing.judges(outcomes):
@@ -101,8 +101,8 @@ def _judged(
   return found
 
 
-def _best(run: base.Run, judge: str) -> str:
-  """The chooser that goes best on validation, by value where none is asked."""
+def best(run: base.Run, judge: str) -> str:
+  """Names the chooser that goes best on validation; by value if none was."""
   for key, outcomes in run.outcomes.items():
     if (key.solver, key.split) == ('samples', tasks.VALIDATION):
       return choices.of_validation(outcomes)[judge]['best']
