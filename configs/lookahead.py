@@ -8,7 +8,8 @@ A policy of solutions answers training problems; its answers are labelled with
 how they ended; a value learns from them (`valueN` of the policy of seed N, the
 policy being trained beside it); `quality` says how good the values are. Every
 stage `budgetK_N` is a beam of one size beside best of N by the same value, in
-the form that validation problems say is best (docs/results/lookahead.md).
+the form that validation problems say is best; `spent` and `model_of_it` draw
+them (docs/results/lookahead.md).
 
 Variants:
   countdown       four numbers, three seeds: two hours on two CPU cores.
@@ -115,10 +116,20 @@ def _values(
       judges=(judges[0],), records='truth',
       policy=f'sft/{_ARM}/seed{seeds[0]}')
   c.stages += ('truth', 'quality')
+  budgets = []
   for i, beam in enumerate(beams):
     for seed, judge in zip(seeds, judges, strict=True):
-      c[f'budget{i}_{seed}'] = _beside(judge, beam, num_problems)
-      c.stages += (f'budget{i}_{seed}',)
+      budgets.append(f'budget{i}_{seed}')
+      c[budgets[-1]] = _beside(judge, beam, num_problems)
+  c.spent = kinds.figure(
+      figure='values', stages=tuple(budgets),
+      labels=('the same value',) * len(budgets),
+      title='A search and best of N, judged by the same learned value')
+  shown = ('quality', *budgets)
+  c.model_of_it = kinds.figure(
+      figure='lookahead', stages=shown, labels=('learned value',) * len(shown),
+      title='What a look-ahead gains, and what the simplest model says')
+  c.stages += (*budgets, 'spent', 'model_of_it')
 
 
 def _train(**changes: Any) -> ml_collections.ConfigDict:
