@@ -8,8 +8,9 @@ A policy of solutions answers training problems; its answers are labelled with
 how they ended; a value learns from them (`valueN` of the policy of seed N, the
 policy being trained beside it); `quality` says how good the values are. Every
 stage `budgetK_N` is a beam of one size beside best of N by the same value, in
-the form that validation problems say is best; `spent` and `model_of_it` draw
-them (docs/results/lookahead.md).
+the form that validation problems say is best; `oracle_N` is one that the task
+itself guides, beside best of N by the exact verifier; `spent` and `model_of_it`
+draw them (docs/results/lookahead.md).
 
 Variants:
   countdown       four numbers, three seeds: two hours on two CPU cores.
@@ -28,13 +29,17 @@ from configs import tasks
 
 _ARM = 'solution_only_permuted'
 
-# Chosen on validation problems, among some of each size (docs/results).
+# Chosen on validation problems, among some of each size (docs/results); that of
+# the oracle too.
 _COUNTDOWN_BEAMS = (
     dict(branching=(6, 3, 1), beam_width=4),
     dict(branching=(12, 3, 1), beam_width=6),
     dict(branching=(12, 4, 1), beam_width=8),
     dict(branching=(24, 3, 1), beam_width=12),
 )
+
+
+_COUNTDOWN_ORACLE = dict(branching=(24, 12, 2), beam_width=3)
 
 
 def get_config(variant: str = 'countdown') -> ml_collections.ConfigDict:
@@ -121,15 +126,19 @@ def _values(
     for seed, judge in zip(seeds, judges, strict=True):
       budgets.append(f'budget{i}_{seed}')
       c[budgets[-1]] = _beside(judge, beam, num_problems)
+  oracles = []
+  for seed in seeds:
+    oracles.append(f'oracle_{seed}')
+    c[oracles[-1]] = _by_oracle(f'sft/{_ARM}/seed{seed}', num_problems)
   c.spent = kinds.figure(
-      figure='values', stages=tuple(budgets),
-      labels=('the same value',) * len(budgets),
-      title='A search and best of N, judged by the same learned value')
+      figure='values', stages=(*budgets, *oracles), labels=(
+          *('learned value',) * len(budgets), *('oracle',) * len(oracles)),
+      title='A search and best of N, judged by the same')
   shown = ('quality', *budgets)
   c.model_of_it = kinds.figure(
       figure='lookahead', stages=shown, labels=('learned value',) * len(shown),
       title='What a look-ahead gains, and what the simplest model says')
-  c.stages += (*budgets, 'spent', 'model_of_it')
+  c.stages += (*budgets, *oracles, 'spent', 'model_of_it')
 
 
 def _train(**changes: Any) -> ml_collections.ConfigDict:
@@ -152,6 +161,19 @@ def _beside(
       value='mixture', outcome='value', siblings='without_replacement',
       step_length=9, num_slots=50, **beam))
   e.search.valuing.weights = (1.0, 5.0)
+  return e
+
+
+def _by_oracle(policy: str, num_problems: int) -> ml_collections.ConfigDict:
+  """Makes a stage of a beam with the exact oracle, beside samples."""
+  e = kinds.evaluate(
+      policies=(policy,), reference=policy, solvers=('samples', 'beam'),
+      num_problems=num_problems, num_curve_problems=0, num_choice_problems=100)
+  e.samples.update(dict(num_samples=32, max_new_tokens=40))
+  e.search.update(dict(
+      value='oracle', siblings='without_replacement', step_length=9,
+      num_slots=50, **_COUNTDOWN_ORACLE))
+  e.search.tree.update(dict(step_check='task', merging='states'))
   return e
 
 

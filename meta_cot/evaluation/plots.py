@@ -25,6 +25,8 @@ _COLORS = (BLUE, RED, GREEN, '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 _STYLES = tuple(  # of the first line, the second, ...
     dict(color=color, marker=m) for color, m in zip(_COLORS, 'osD^vPX'))
 
+_MOST_TICKS = 8  # one for every point, where there are no more
+
 Point = tuple[float, float, float, float]  # tokens, success, low, high
 
 
@@ -130,6 +132,9 @@ def lines(
   if is_log:
     axes.set_xscale('log')
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    places = sorted({point[0] for points in curves.values() for point in points})
+    if len(places) <= _MOST_TICKS:
+      axes.set_xticks(places, minor=False)
   if is_rate:
     _rate_axis(axes)
   _save(path, axes)
