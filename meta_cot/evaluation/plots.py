@@ -132,7 +132,7 @@ def lines(
   if is_log:
     axes.set_xscale('log')
     axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-    places = sorted({point[0] for points in curves.values() for point in points})
+    places = sorted({x for points in curves.values() for x, *_ in points})
     if len(places) <= _MOST_TICKS:
       axes.set_xticks(places, minor=False)
   if is_rate:
