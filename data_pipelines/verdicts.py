@@ -38,7 +38,8 @@ class Verdicts:
   def __post_init__(self):
     for name in ('ask', 'right', 'wrong'):
       text = getattr(self.config, name)
-      if len(self.tokenizer.encode(text)) != 1:
+      tokens = self.tokenizer.encode(text)
+      if len(tokens) != 1 or self.tokenizer.decode(tokens) != text:
         raise config_lib.UserError(
             f'data.verdict.{name}: got {text!r}; must be one token of the '
             'tokenizer: name it in tokenizer.vocabulary.pieces.')

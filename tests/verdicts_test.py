@@ -83,10 +83,11 @@ def test_the_question_is_put_otherwise():
 
 
 @pytest.mark.parametrize('name', ['ask', 'right', 'wrong'])
-def test_a_mark_of_several_tokens_is_one_line(name):
+@pytest.mark.parametrize('text', ['24', '#'])  # two tokens, an unknown one
+def test_a_mark_that_is_not_one_token_is_one_line(name, text):
   with pytest.raises(config_lib.UserError, match=(
-      f"data.verdict.{name}: got '24'; must be one token")):
-    next(_texts(1, dataclasses.replace(_PLAIN, **{name: '24'})))
+      f"data.verdict.{name}: got '{text}'; must be one token")):
+    next(_texts(1, dataclasses.replace(_PLAIN, **{name: text})))
 
 
 def test_a_verification_that_cannot_be_written_is_one_line():
