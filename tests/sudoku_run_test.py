@@ -17,10 +17,11 @@ from meta_cot.stages import experiment as experiment_lib
 
 def _config():
   c = sudoku4_config.get_config('tiny')
-  c.task.update(dict(num_train=64, num_validation=16, num_test=8))
+  c.task.update(dict(
+      min_empty=8, num_train=64, num_validation=16, num_test=8))
   c.model.update(dict(num_layers=1, embed_dim=32, mlp_dim=64))
   c.sft.update(dict(
-      num_tokens=6_000, eval_every_steps=1000, num_eval_batches=1,
+      seeds=(0,), num_tokens=6_000, eval_every_steps=1000, num_eval_batches=1,
       save_every_steps=1000))
   c.evaluate.update(dict(
       num_problems=4, num_curve_problems=0, solvers=('greedy',)))

@@ -16,8 +16,8 @@ from meta_cot import tasks
 from meta_cot.model import transformer
 from meta_cot.rollouts import judge as judge_lib
 from meta_cot.settings import config as config_lib
-from meta_cot.solvers import base
 from meta_cot.solvers import host
+from meta_cot.solvers import scoring
 from meta_cot.solvers import searching
 from meta_cot.solvers import valuing
 from meta_cot.solvers import vocabulary
@@ -51,7 +51,7 @@ def policy(seed=0):
   for name, kernel in (('attention', 'o_proj'), ('mlp', 'down_proj')):
     of = params['layers'][name]
     of[kernel] = jax.tree.map(jnp.zeros_like, of[kernel])
-  return base.Policy(f'planted{seed}', config, params, tokenizer, 'compact')
+  return scoring.Judge(f'planted{seed}', config, params, tokenizer, 'compact')
 
 
 def settings(value, sources=(), **changes):
@@ -177,13 +177,17 @@ def test_what_cannot_guide_is_refused(changes, words):
 
 def test_a_judge_that_cannot_judge_is_refused():
   check = functools.partial(
-      valuing.check_judge, settings('model').valuing, 'compact')
-  check(policy().model, 'compact')
-  headless = dataclasses.replace(policy().model, value_head='none')
-  for arguments, words in (
-      ((headless, 'compact'), 'a model without a value head'),
-      ((policy().model, 'prose'), "of style 'prose'; must be of 'compact'")):
+      valuing.check_judge, settings('model').valuing)
+  able = valuing.Judge(policy().model)
+  headless = valuing.Judge(
+      dataclasses.replace(policy().model, value_head='none'), 1, 2)
+  check('model', 'compact', able, 'compact')
+  check('verdicts', 'compact', headless, 'compact')
+  for value, judge, style, words in (
+      ('model', headless, 'compact', 'a model without a value head'),
+      ('verdicts', able, 'compact', 'a policy that says no verdicts'),
+      ('model', able, 'prose', "of style 'prose'; must be of 'compact'")):
     with pytest.raises(config_lib.ConfigError, match=words):
-      check(*arguments)
+      check(value, 'compact', judge, style)
   with pytest.raises(config_lib.ConfigError, match='must have that of the'):
     valuing.check_tokens(settings('model').valuing, 'a' * 64, 'b' * 64)
