@@ -5,6 +5,7 @@ Both have the same tokens, and best of N the form that goes best on validation.
 """
 
 from collections.abc import Iterator, Sequence
+import itertools
 
 import numpy as np
 
@@ -18,8 +19,12 @@ from meta_cot.solvers import choosing
 from meta_cot.solvers import searching
 
 _MINUS = 'search minus best of N'
-# Branching and width of the beams that the model tries.
-_BEAMS = ((2, 1), (2, 2), (4, 1), (4, 2), (4, 4), (8, 2), (8, 4), (16, 8))
+# Of the beams that the model tries: children of the root, of the nodes before
+# the last level, of those of the last one; and the width.
+_BEAMS = tuple(itertools.product(
+    (2, 4, 6, 8, 12, 16, 24, 32), (1, 2, 3, 4, 8), (1, 2, 4),
+    (1, 2, 4, 6, 8, 12, 16)))
+_LEAST = 0.8  # of the steps that a beam may have
 _NUM_PROBLEMS = 4_000
 
 
@@ -99,10 +104,10 @@ def _predicted(quality: dict, number: float) -> float:
       for i in range(1, len(success))]
   judge = (source['auc']['verdict'] or dict(estimate=0.5))['estimate']
   auc, rng = [*auc, judge], np.random.default_rng(0)
-  gains = [-1.0]
-  for branching, width in _BEAMS:
-    tree = (branching,) * len(success)
-    if model.num_steps(tree, width) <= number * len(success):
+  most, gains = number * len(success), [0.0]
+  for first, middle, last, width in _BEAMS:
+    tree = (first, *[middle] * (len(success) - 2), last)[-len(success):]
+    if _LEAST * most <= model.num_steps(tree, width) <= most:
       gains.append(model.beam(success, auc, tree, width, _NUM_PROBLEMS, rng))
   return max(gains) - model.best_of_n(
       success, judge, number, _NUM_PROBLEMS, rng)
