@@ -13,7 +13,7 @@ itself guides, beside best of N by the exact verifier; `spent` and `model_of_it`
 draw them (docs/results/lookahead.md).
 
 Variants:
-  countdown       four numbers, three seeds: two hours on two CPU cores.
+  countdown       four numbers, three seeds: an hour and a half on a CPU core.
   countdown_tiny  one seed, little training: a quarter of an hour. Shows nothing
                   but that it runs.
 """
@@ -29,8 +29,7 @@ from configs import tasks
 
 _ARM = 'solution_only_permuted'
 
-# Chosen on validation problems, among some of each size (docs/results); that of
-# the oracle too.
+# Chosen on validation problems, among some of each size (docs/results).
 _COUNTDOWN_BEAMS = (
     dict(branching=(6, 3, 1), beam_width=4),
     dict(branching=(12, 3, 1), beam_width=6),
