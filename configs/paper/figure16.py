@@ -14,18 +14,8 @@ Variants:
 
 import ml_collections
 
-from configs import base
 from configs import kinds
 from configs.paper import puzzles
-
-
-def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
-  """Makes the experiment of one variant.
-
-  Raises:
-    ValueError: no such variant; lists them.
-  """
-  return base.choose(VARIANTS, variant)()
 
 
 def _tiny() -> ml_collections.ConfigDict:
@@ -51,3 +41,4 @@ def _tiny() -> ml_collections.ConfigDict:
 
 
 VARIANTS = {'tiny': _tiny}
+get_config = puzzles.chooser(VARIANTS)

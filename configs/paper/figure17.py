@@ -14,22 +14,12 @@ Variants:
 
 import ml_collections
 
-from configs import base
 from configs import kinds
 from configs.paper import puzzles
 
 _BEAMS = {
     'small': dict(branching=(6, 3, 1), beam_width=4),
     'large': dict(branching=(12, 4, 1), beam_width=8)}
-
-
-def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
-  """Makes the experiment of one variant.
-
-  Raises:
-    ValueError: no such variant; lists them.
-  """
-  return base.choose(VARIANTS, variant)()
 
 
 def _tiny() -> ml_collections.ConfigDict:
@@ -72,3 +62,4 @@ def _beside(beam: dict) -> ml_collections.ConfigDict:
 
 
 VARIANTS = {'tiny': _tiny}
+get_config = puzzles.chooser(VARIANTS)

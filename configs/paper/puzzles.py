@@ -5,7 +5,7 @@ The policy is small and knows little, so that there is something to judge. Its
 answers to training problems are labelled with how they ended.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -17,6 +17,18 @@ from configs import tasks
 ARM = 'solution_only_permuted'
 POLICY = f'sft/{ARM}'
 SEEDS = (0, 1, 2)
+
+
+def chooser(
+    variants: Mapping[str, Callable[[], ml_collections.ConfigDict]]
+) -> Callable[..., ml_collections.ConfigDict]:
+  """Makes the `get_config` of a figure."""
+
+  def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
+    """Makes the experiment of one variant; a ValueError lists them."""
+    return base.choose(variants, variant)()
+
+  return get_config
 
 
 def policy(

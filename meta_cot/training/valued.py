@@ -4,9 +4,6 @@
 The policy is trained beside it on right attempts where they have a weight.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 
 from data_pipelines import arms
@@ -18,7 +15,10 @@ from meta_cot.model import config as model_config
 from meta_cot.model import transformer
 from meta_cot.objectives import sft
 from meta_cot.objectives import value
+from meta_cot.training import supervised
 from meta_cot.types import Batch, Params
+
+about = supervised.about
 
 
 def example(
@@ -28,12 +28,6 @@ def example(
   """Makes what turns a record with targets into a sequence."""
   del is_training
   return values.Values(arm, config.value, tokenizer, style)
-
-
-def about(config: examples.DataConfig) -> Mapping[str, Any]:
-  """Describes nothing else."""
-  del config
-  return {}
 
 
 def loss(
