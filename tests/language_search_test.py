@@ -42,9 +42,8 @@ def passes(jaxpr, loops=0):
   return found
 
 
-@pytest.mark.parametrize('name', language_search.STRATEGIES)
-def test_one_pass_over_the_prompts_and_one_per_new_token(name, monkeypatch):
-  """The program has these passes, and no other for values or anything."""
+def mark_passes(monkeypatch):
+  """Makes every pass over a model one that `passes` finds, and no other."""
   decode_hidden = transformer.decode_hidden
 
   def counted(config, params, tokens_BxL, *args, **keywords):
@@ -57,6 +56,12 @@ def test_one_pass_over_the_prompts_and_one_per_new_token(name, monkeypatch):
   monkeypatch.setattr(transformer, 'decode_hidden', counted)
   for other in ('forward', 'hidden', 'decode'):
     monkeypatch.setattr(transformer, other, None)
+
+
+@pytest.mark.parametrize('name', language_search.STRATEGIES)
+def test_one_pass_over_the_prompts_and_one_per_new_token(name, monkeypatch):
+  """The program has these passes, and no other for values or anything."""
+  mark_passes(monkeypatch)
   config, params = language_search.make_model(loop='scan')
   # Another temperature: nothing that was traced before is used again.
   step = language_search.make_step(config, sampling=decode.Sampling(0.9))

@@ -270,18 +270,7 @@ def test_a_tree_is_the_same_alone(name):
     ('completions', [((2 * BATCH * 3 * ROLLOUTS, 1), 2)])])
 def test_nothing_is_read_twice(name, more, monkeypatch):
   """Beside the passes of any search there are these, and no other."""
-  decode_hidden = transformer.decode_hidden
-
-  def counted(config, params, tokens_BxL, *args, **keywords):
-    @jax.jit
-    def a_pass(tokens_BxL):
-      return decode_hidden(config, params, tokens_BxL, *args, **keywords)
-
-    return a_pass(tokens_BxL)
-
-  monkeypatch.setattr(transformer, 'decode_hidden', counted)
-  for other in ('forward', 'hidden', 'decode'):
-    monkeypatch.setattr(transformer, other, None)
+  language_search_test.mark_passes(monkeypatch)
   # Another temperature: nothing that was traced before is used again.
   step = dataclasses.replace(STEP, sampling=decode.Sampling(0.9))
   traced = _run.trace(
