@@ -15,7 +15,6 @@ import pytest
 from configs import countdown
 from configs import kinds
 from data_pipelines import store
-from meta_cot import main
 from meta_cot import sharding
 from meta_cot import traces
 from meta_cot.evaluation import rows as rows_lib
@@ -24,7 +23,6 @@ from meta_cot.rollouts import player
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import states as states_lib
-from meta_cot.stages import base
 from meta_cot.stages import evaluate
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import quality
@@ -68,24 +66,10 @@ def _experiment(**changes):
   return experiment_lib.parse(config)
 
 
-def _context(experiment, workdir=None) -> base.Context:
-  mesh = sharding.make_mesh(sharding.MeshConfig(2, 1, 1), jax.devices()[:2])
-  return base.Context(
-      experiment.shared, experiment.groups, mesh,
-      workdir and files.path(workdir))
-
-
-def _run(experiment, workdir, *names) -> base.Context:
-  context = _context(experiment, workdir)
-  with sharding.use_mesh(context.mesh):
-    for group in experiment.chosen(names or None):
-      main.run(context, group)
-  return context
-
-
 @pytest.fixture(scope='module')
 def ran(tmp_path_factory):
-  return _run(_experiment(), tmp_path_factory.mktemp('judges') / 'w')
+  return small_training.run_stages(
+      _experiment(), tmp_path_factory.mktemp('judges') / 'w', num_devices=2)
 
 
 def _folder(workdir, solver, split=SPLIT) -> pathlib.Path:
@@ -183,8 +167,9 @@ def test_rows_depend_on_a_judge_from_anywhere(ran, tmp_path):
   found = []
   for policy in (JUDGE, START):  # the same model and tokenizer
     shutil.copytree(ran.workdir / policy, judge)
-    _run(_experiment(**{'asked.samples.judges': (str(judge),)}), workdir,
-         'asked')
+    small_training.run_stages(
+        _experiment(**{'asked.samples.judges': (str(judge),)}), workdir,
+        'asked', num_devices=2)
     folder = _folder(workdir, 'samples')
     identity = json.loads((folder / 'identity.json').read_text())
     rows = rows_lib.read(files.path(folder))
@@ -226,7 +211,7 @@ def test_the_table_is_of_the_values_of_all_states(ran):
 
 
 def test_programs_are_those_that_run(ran):
-  context = _context(_experiment())
+  context = small_training.context_of(_experiment(), num_devices=2)
   with sharding.use_mesh(context.mesh):
     asked = evaluate.STAGE.programs(context, context.groups['asked'].settings)
     judge = asked[f'judge/{JUDGE}']()

@@ -15,13 +15,11 @@ import pytest
 from configs import countdown
 from configs import kinds
 from data_pipelines import store
-from meta_cot import main
 from meta_cot import sharding
 from meta_cot import tasks
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import states as states_lib
-from meta_cot.stages import base
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import label
 from meta_cot.tasks import number_puzzle
@@ -56,21 +54,6 @@ def _experiment(**changes):
   return experiment_lib.parse(config)
 
 
-def _context(experiment, workdir=None) -> base.Context:
-  mesh = sharding.make_mesh(sharding.MeshConfig(1, 1, 1), jax.devices()[:1])
-  return base.Context(
-      experiment.shared, experiment.groups, mesh,
-      workdir and files.path(workdir))
-
-
-def _run(experiment, workdir, *names) -> base.Context:
-  context = _context(experiment, workdir)
-  with sharding.use_mesh(context.mesh):
-    for group in experiment.chosen(names or None):
-      main.run(context, group)
-  return context
-
-
 def _even(self, texts):
   """The verdict in the graph; see the module."""
   del self
@@ -84,7 +67,7 @@ def labelled(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('label') / 'w'
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(number_puzzle.InGraph, 'outcome', _even)
-    return _run(_experiment(), workdir)
+    return small_training.run_stages(_experiment(), workdir)
 
 
 def test_labels_are_shares_of_completions(labelled):
@@ -160,7 +143,7 @@ def test_a_value_is_trained_and_the_trunk_is_kept(labelled):
 
 
 def test_programs_are_those_that_run():
-  context = _context(_experiment(**{
+  context = small_training.context_of(_experiment(**{
       'drawn.num_validation_rollouts': 2, 'drawn.num_slots': 16}))
   with sharding.use_mesh(context.mesh):
     settings = context.groups['drawn'].settings

@@ -47,3 +47,27 @@ def run(
     for group in experiment.chosen():
       main.run(context, group)
   return context
+
+
+def context_of(
+    experiment: experiment_lib.Experiment, workdir: pathlib.Path | None = None,
+    num_devices: int = 1,
+) -> base.Context:
+  """Makes what the stages of an experiment work with."""
+  mesh = sharding.make_mesh(
+      sharding.MeshConfig(-1, 1, 1), jax.devices()[:num_devices])
+  return base.Context(
+      experiment.shared, experiment.groups, mesh,
+      workdir and epath.Path(workdir))
+
+
+def run_stages(
+    experiment: experiment_lib.Experiment, workdir: pathlib.Path, *names: str,
+    num_devices: int = 1,
+) -> base.Context:
+  """Runs the stages of these names, all by default."""
+  context = context_of(experiment, workdir, num_devices)
+  with sharding.use_mesh(context.mesh):
+    for group in experiment.chosen(names or None):
+      main.run(context, group)
+  return context

@@ -145,11 +145,11 @@ def _per_problem(each: Sequence[base.Outcomes]) -> np.ndarray:
 def _means(outcomes: base.Outcomes) -> dict[str, float]:
   """Of all details that are numbers, where they are there.
 
-  Those of problems, and those that choosers read, are left out.
+  How difficult a problem is says nothing of an attempt.
   """
   means = {}
   for name, values in outcomes.details.items():
-    if name in ('difficulty', 'log_prob'):
+    if name == 'difficulty':
       continue
     there = [x for x in values.reshape(-1) if x is not None]
     if there and all(isinstance(x, numbers.Number) for x in there):
