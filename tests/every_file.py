@@ -45,7 +45,7 @@ def kinds(workdir: pathlib.Path) -> list[str]:
     name = str(path.relative_to(workdir))
     if path.is_file() and not _LEFT_OUT.search(name):
       kind = re.sub(
-          r'\d+|^(rl|sft|value)/\w+/|rows/(?!symbolic).*/|(?<=begun/)\w+|'
+          r'\d+|^(rl|sft|value|words)/\w+/|rows/(?!symbolic).*/|(?<=begun/)\w+|'
           r'(?<=done/)\w+', '/', name)
       found.setdefault(kind, name)
   return list(found.values())

@@ -29,8 +29,23 @@ def get_config() -> ml_collections.ConfigDict:
       objective='value', records='label', start=START, arms=('solution_only',),
       num_tokens=10_000, batch_size=4, log_every_steps=1, eval_every_steps=5,
       num_eval_batches=1, save_every_steps=5)
+  c.quality = kinds.quality(
+      judges=('value/solution_only',), records='label', policy=START,
+      batch_size=16)
+  c.tokenizer.vocabulary.pieces = ('?',)  # asks for a verdict
+  c.words = c.value.copy_and_resolve_references()
+  c.words.objective = 'verdict'
+  c.judged = kinds.evaluate(
+      policies=(START,), solvers=('samples',), num_problems=4,
+      num_curve_problems=0, num_choice_problems=4)
+  c.judged.samples.update(dict(
+      batch_size=16, num_samples=2, max_new_tokens=16,
+      judges=('value/solution_only', 'words/solution_only')))
+  c.figure = kinds.figure(figure='verifiers', stages=('judged',))
   c.rl, c.episodes = tuned.rl, tuned.episodes
   c.rl.start = c.episodes.start = START
   c.episodes.policies = (START, 'rl')
-  c.stages += ('search', 'answers', 'label', 'value', 'rl', 'episodes')
+  c.stages += (
+      'search', 'answers', 'label', 'value', 'quality', 'words', 'judged',
+      'figure', 'rl', 'episodes')
   return c

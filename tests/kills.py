@@ -17,7 +17,7 @@ import time
 
 STAGES = (
     'problems', 'traces', 'tokenizer', 'sft', 'evaluate', 'search', 'answers',
-    'label', 'value', 'rl', 'episodes')
+    'label', 'value', 'quality', 'words', 'judged', 'figure', 'rl', 'episodes')
 EXIT_INTERRUPTED = 75
 _POLL_SECONDS = 0.002
 _DEADLINE_SECONDS = 600
@@ -76,9 +76,20 @@ _BEFORE_VALUE = (
     Moment('label', 'label summary', 'label/summary.json'),
     Moment('value', 'start', 'done/label.json', latest=2.0),
 )
-_AFTER_VALUE = (
-    Moment('rl', 'start', 'done/value.json', latest=1.0),
-    Moment('rl', 'first rollout', 'done/value.json', latest=15.0),
+_BEFORE_WORDS = (
+    Moment('quality', 'start', 'done/value.json', latest=1.0),
+    Moment('quality', 'quality summary', 'quality/summary.json'),
+    Moment('words', 'start', 'done/quality.json', latest=2.0),
+)
+_AFTER_WORDS = (
+    Moment('judged', 'start', 'done/words.json', latest=1.0),
+    Moment('judged', 'judged rows', 'judged/rows/**/*.jsonl'),
+    Moment('judged', 'judging', 'judged/rows/**/*.jsonl', latest=4.0),
+    Moment('judged', 'judged summary', 'judged/summary.json'),
+    Moment('figure', 'start', 'done/judged.json', latest=0.3),
+    Moment('figure', 'picture', 'figure/figure.png'),
+    Moment('rl', 'start', 'done/figure.json', latest=1.0),
+    Moment('rl', 'first rollout', 'done/figure.json', latest=15.0),
     Moment('rl', 'in the best save', 'rl/*/*/best/*tmp*', latest=0.1),
     # An iteration takes about a tenth of a second: all of its parts are met.
     Moment('rl', 'iteration', 'rl/*/*/metrics.jsonl', num_lines=1, latest=0.2),
@@ -118,13 +129,17 @@ def moments(arms: Sequence[str], num_rows: int) -> tuple[Moment, ...]:
   """All moments of the pipeline, in order.
 
   Args:
-    arms: the runs of stage sft, in order; the last one is that of stage value.
+    arms: the runs of stage sft, in order; the last one is that of the stages
+      value and words.
     num_rows: rows of metrics that every run has at least.
   """
   per_arm = [m for arm in arms for m in _training_moments(
       'sft', arm, f'{arm}: ', num_rows)]
-  of_value = _training_moments('value', arms[-1], 'value: ', num_rows)
-  return (*_BEFORE_ARMS, *per_arm, *_BEFORE_VALUE, *of_value, *_AFTER_VALUE)
+  of_value, of_words = (
+      _training_moments(stage, arms[-1], f'{stage}: ', num_rows)
+      for stage in ('value', 'words'))
+  return (*_BEFORE_ARMS, *per_arm, *_BEFORE_VALUE, *of_value, *_BEFORE_WORDS,
+          *of_words, *_AFTER_WORDS)
 
 
 @dataclasses.dataclass(frozen=True)

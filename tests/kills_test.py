@@ -27,7 +27,7 @@ MOMENTS = kills.moments(ARMS, num_rows=12)
 FEW = (
     'problem shard', 'shard', 'model', 'traces: in a save',
     'solution_only: renamed', 'solution_only: row', 'rows', 'search rows',
-    'in the best save', 'iteration',
+    'words: row', 'judging', 'in the best save', 'iteration',
     'episodes rows')
 NUM_WORKDIRS = 5
 NUM_MORE = 3  # kills in every workdir, besides its share of the moments
