@@ -16,6 +16,8 @@ Variants:
   countdown       four numbers, three seeds: an hour and a half on a CPU core.
   countdown_tiny  one seed, little training: a quarter of an hour. Shows nothing
                   but that it runs.
+  make24          the Game of 24 with numbers of 1..30 instead of 1..13, so that
+                  there are enough puzzles; beams as for `countdown`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,6 +67,15 @@ def _countdown_tiny(c: ml_collections.ConfigDict) -> None:
   _values(
       c, seeds=(0,), num_tokens=(1_000_000, 1_000_000), num_answered=4_000,
       beams=_COUNTDOWN_BEAMS[:1], num_problems=200)
+
+
+def _make24(c: ml_collections.ConfigDict) -> None:
+  _puzzles(c, num_train=40_000)
+  c.task.update(dict(
+      max_number=30, min_target=24, max_target=24, heldout_target_fraction=0.0))
+  _values(
+      c, seeds=(0, 1, 2), num_tokens=(1_500_000, 6_000_000),
+      num_answered=40_000, beams=_COUNTDOWN_BEAMS, num_problems=1_000)
 
 
 def _puzzles(c: ml_collections.ConfigDict, num_train: int) -> None:
@@ -176,4 +187,6 @@ def _by_oracle(policy: str, num_problems: int) -> ml_collections.ConfigDict:
   return e
 
 
-VARIANTS = {'countdown': _countdown, 'countdown_tiny': _countdown_tiny}
+VARIANTS = {
+    'countdown': _countdown, 'countdown_tiny': _countdown_tiny,
+    'make24': _make24}

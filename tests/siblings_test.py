@@ -80,9 +80,14 @@ def test_no_step_is_there_twice_and_each_knows_its_probability():
       atol=1e-4)
   scores = tree.embeddings.score[:, 1:]
   assert (np.diff(scores, axis=1) < 0).all()
-  # Three independent steps would be fewer, for as many tokens.
-  p = np.array([*probs.values()])
-  assert np.sum(1 - (1 - p)**A) < A - 0.1
+
+
+def test_more_children_are_different_for_as_many_tokens():
+  _, steps, probs = one_level()
+  p, lengths = np.array([*probs.values()]), np.array([*map(len, probs)])
+  independent = np.sum(1 - (1 - p)**A) / (A * np.sum(p * lengths))
+  here = NUM_LEAVES * A / sum(len(step) for row in steps for step in row)
+  assert here > 1.01 * independent  # rare steps are longer
 
 
 @pytest.mark.parametrize('place', range(A))
