@@ -16,6 +16,8 @@ Variants:
   countdown       four numbers, three seeds: an hour and a half on a CPU core.
   countdown_tiny  one seed, little training: a quarter of an hour. Shows nothing
                   but that it runs.
+  sudoku          4 x 4, 3 to 12 empty cells: the difference by depth, judged in
+                  four ways; one seed, an hour on a CPU core.
   make24          the Game of 24 with numbers of 1..30 instead of 1..13, so that
                   there are enough puzzles; beams as for `countdown`.
 """
@@ -27,6 +29,7 @@ import ml_collections
 
 from configs import base
 from configs import kinds
+from configs import sudoku4
 from configs import tasks
 
 _ARM = 'solution_only_permuted'
@@ -38,6 +41,13 @@ _COUNTDOWN_BEAMS = (
     dict(branching=(12, 4, 1), beam_width=8),
     dict(branching=(24, 3, 1), beam_width=12),
 )
+
+
+_SUDOKU_ARM = 'solution_only'
+_SUDOKU_BEAMS = (
+    dict(branching=2, beam_width=1), dict(branching=3, beam_width=2),
+    dict(branching=4, beam_width=4))
+_SUDOKU_SAMPLES = (4, 12, 24)  # no fewer tokens than a beam's
 
 
 _COUNTDOWN_ORACLE = dict(branching=(24, 12, 2), beam_width=3)
@@ -67,6 +77,62 @@ def _countdown_tiny(c: ml_collections.ConfigDict) -> None:
   _values(
       c, seeds=(0,), num_tokens=(1_000_000, 1_000_000), num_answered=4_000,
       beams=_COUNTDOWN_BEAMS[:1], num_problems=200)
+
+
+def _sudoku(c: ml_collections.ConfigDict) -> None:
+  """A policy that stays, values of its own folder, from the task's labels."""
+  tiny = sudoku4.get_config('tiny')
+  c.update(dict(style=tiny.style, task=tiny.task, tokenizer=tiny.tokenizer))
+  c.task.update(dict(min_empty=3, num_validation=300, num_test=1_000))
+  c.problems, c.traces = kinds.problems(), tiny.traces
+  c.sft = _train(arms=(_SUDOKU_ARM,), num_tokens=1_100_000)
+  c.sft.optimizer.learning_rate = tiny.sft.optimizer.learning_rate
+  policy = f'sft/{_SUDOKU_ARM}'
+  c.answers = kinds.search(
+      policy=policy, num_train=40_000, num_validation=300)
+  c.answers.samples.update(dict(num_samples=2, max_new_tokens=56))
+  c.labels = kinds.label(policy=policy, records='answers', source='oracle')
+  c.stages = ('problems', 'traces', 'tokenizer', 'sft', 'answers', 'labels')
+  judges = {'likelihood': None, 'oracle': None}
+  for size, num_records, num_tokens in (
+      ('few', 4_000, 1_000_000), ('many', None, 6_000_000)):
+    c[size] = v = _value(policy, 'labels', _SUDOKU_ARM, num_tokens)
+    v.data.num_records = num_records
+    judges[f'value of {size}'] = f'{size}/{_SUDOKU_ARM}'
+    c.stages += (size,)
+  c.quality = kinds.quality(
+      judges=tuple(filter(None, judges.values())), records='labels',
+      policy=policy, max_tokens=56)
+  c.stages += ('quality',)
+  for i, (beam, num_samples) in enumerate(
+      zip(_SUDOKU_BEAMS, _SUDOKU_SAMPLES, strict=True)):
+    asked = []
+    for label, judge in judges.items():
+      asked.append(f'beam{i}_by_{label.replace(" ", "_")}')
+      c[asked[-1]] = e = _judged(policy, label, judge, beam)
+      e.samples.num_samples = num_samples
+    c[f'depth{i}'] = kinds.figure(
+        figure='depth', stages=tuple(asked), labels=tuple(judges),
+        title='A search and best of N, judged by the same, by depth')
+    c.stages += (*asked, f'depth{i}')
+
+
+def _judged(
+    policy: str, label: str, judge: str | None, beam: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+  """Makes a stage of a beam beside samples, guided by `judge` or `label`."""
+  e = kinds.evaluate(
+      policies=(policy,), reference=policy, solvers=('samples', 'beam'),
+      num_problems=1_000, num_curve_problems=0, num_choice_problems=300)
+  e.samples.update(dict(
+      max_new_tokens=56, judges=(judge,) if judge else ()))
+  e.search.update(dict(
+      value='mixture' if judge else label,
+      outcome='verifier' if label == 'oracle' else 'value',
+      siblings='without_replacement', step_length=5, num_slots=50, **beam))
+  e.search.valuing.update(dict(
+      model=judge, sources=('model', 'likelihood'), weights=(1.0, 5.0)))
+  return e
 
 
 def _make24(c: ml_collections.ConfigDict) -> None:
@@ -116,11 +182,7 @@ def _values(
     a.samples.update(dict(num_samples=4, max_new_tokens=40))
     c[f'labels{seed}'] = kinds.label(
         policy=policy, records=f'answers{seed}', source='outcome')
-    c[f'value{seed}'] = v = _train(
-        objective='value', start=policy, records=f'labels{seed}', arms=(_ARM,),
-        num_tokens=num_tokens[1], batch_size=16)
-    v.data.value.update(dict(weight=2.0, policy_weight=1.0, balance=0.5))
-    v.optimizer.learning_rate = 2e-3
+    c[f'value{seed}'] = _value(policy, f'labels{seed}', _ARM, num_tokens[1])
     c.stages += (f'answers{seed}', f'labels{seed}', f'value{seed}')
     judges.append(f'value{seed}/{_ARM}')
   # Of the answers of the first seed: what its values are compared with.
@@ -158,6 +220,17 @@ def _train(**changes: Any) -> ml_collections.ConfigDict:
   return t
 
 
+def _value(
+    policy: str, labels: str, arm: str, num_tokens: int
+) -> ml_collections.ConfigDict:
+  """Makes a stage that trains a value and the policy beside it."""
+  v = _train(objective='value', start=policy, records=labels, arms=(arm,),
+             num_tokens=num_tokens, batch_size=16)
+  v.data.value.update(dict(weight=2.0, policy_weight=1.0, balance=0.5))
+  v.optimizer.learning_rate = 2e-3
+  return v
+
+
 def _beside(
     judge: str, beam: Mapping[str, Any], num_problems: int
 ) -> ml_collections.ConfigDict:
@@ -189,4 +262,4 @@ def _by_oracle(policy: str, num_problems: int) -> ml_collections.ConfigDict:
 
 VARIANTS = {
     'countdown': _countdown, 'countdown_tiny': _countdown_tiny,
-    'make24': _make24}
+    'make24': _make24, 'sudoku': _sudoku}
