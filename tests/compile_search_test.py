@@ -14,7 +14,7 @@ from configs import search as search_config
 from meta_cot import sharding
 from meta_cot.compile import __main__ as compile_lib
 from meta_cot.settings import config as config_lib
-from meta_cot.solvers import searching
+from meta_cot.solvers import strategies
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.training import policy as policy_lib
 from tests import small_rl
@@ -149,7 +149,7 @@ def test_the_programs_around_it():
     ('v5e:2x4', 8, 1), ('v5e:2x4', 4, 2), ('v5p:2x2x2', 8, 1),
     ('v5p:2x2x2', 4, 2), ('v6e:2x4', 8, 1), ('v6e:2x4', 4, 2)])
 @pytest.mark.parametrize('strategy, rule', [
-    *((name, 'uct') for name in searching.STRATEGIES),
+    *((name, 'uct') for name in strategies.STRATEGIES),
     *(('mcts', rule) for rule in RULES[1:])])
 def test_everything_everywhere(strategy, rule, topology, data, model):
   settings = dict(rule=rule, data=data, model=model, loop='scan')

@@ -12,7 +12,7 @@ from meta_cot import search
 from meta_cot import tasks
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import growing
-from meta_cot.solvers import searching
+from meta_cot.solvers import strategies
 from tests import explicit_trees
 from tests import searching_test
 
@@ -52,10 +52,10 @@ def rules(name, outcome='verifier', **changes):
   tree = dataclasses.replace(searching_test.SETTINGS.tree, **changes)
   settings = dataclasses.replace(
       searching_test.SETTINGS, outcome=outcome, tree=tree)
-  return searching.make_strategy(settings, name, depth=2)
+  return strategies.make(settings, name, depth=2)
 
 
-@pytest.mark.parametrize('name', searching.STRATEGIES)
+@pytest.mark.parametrize('name', strategies.STRATEGIES)
 def test_when_a_search_is_over(name):
   usual = dict(beam=False, dvts=False).get(name, True)
   assert rules(name).stops_at_goal == usual

@@ -187,6 +187,11 @@ def test_costs_of_searches(name, chain):
       2 * (each(0, 4) + each(0, 3) + each(4, 5) + each(3, 2)))
   assert costs.of_searches(
       policy, name, ('head', 'x'), [problem], outcomes) is None
+  other = costs.of_searches(
+      policy, name, ('model',), [problem], outcomes, judge=MODEL)[0, 0]
+  assert other['sequential_tokens'] == chain
+  for key in ('forwarded_tokens', 'flops', 'prompt_flops'):
+    assert other[key] == pytest.approx(2 * found[key])
 
 
 def test_rivals_have_equal_tokens_and_are_paired():

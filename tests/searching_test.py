@@ -21,6 +21,7 @@ from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
 from meta_cot.solvers import growing
 from meta_cot.solvers import searching
+from meta_cot.solvers import strategies
 from meta_cot.solvers import trees
 from meta_cot.solvers import valuing
 from meta_cot.tasks import countdown
@@ -29,7 +30,7 @@ from meta_cot.tasks import countdown
 PROBLEMS = (countdown.make_problem([5, 17, 1], 23),
             countdown.make_problem([1, 1, 1], 60))
 LONG = countdown.make_problem([5, 17, 1] * 2, 23)
-SETTINGS = searching.Settings(
+SETTINGS = strategies.Settings(
     step='solution', num_slots=2, chunk_steps=2, value='likelihood',
     outcome='verifier', branching=3, max_depth=None, step_length=4,
     max_tokens=None, beam_width=2,
@@ -123,7 +124,7 @@ def test_a_budget_smaller_than_one_expansion_pays_for_one():
 def test_impossible_budgets_are_named(field, value):
   settings = dataclasses.asdict(SETTINGS) | {field: value}
   with pytest.raises(config_lib.ConfigError) as error:
-    config_lib.parse(searching.Settings, settings, 'config.search')
+    config_lib.parse(strategies.Settings, settings, 'config.search')
   message = str(error.value)
   assert message.startswith(f'config.search.{field}: got {value}')
   assert 'at least 1' in message and '\n' not in message
@@ -159,7 +160,7 @@ def test_settings_that_do_not_go_together_are_found_before_a_search():
   assert str(error.value) == (
       'search: dvts: num_groups: got 4; must be at most branching, 3: '
       'every group begins with a child of the root.')
-  for name in searching.STRATEGIES:
+  for name in strategies.STRATEGIES:
     searcher(name).prepare(policy(), PROBLEMS)
 
 

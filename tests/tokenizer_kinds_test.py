@@ -21,6 +21,7 @@ from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
 from meta_cot.solvers import sampling as sampling_lib
 from meta_cot.solvers import searching
+from meta_cot.solvers import strategies
 from meta_cot.solvers import trees
 from meta_cot.stages import data as data_stages
 from meta_cot.stages import experiment as experiment_lib
@@ -136,7 +137,7 @@ def test_a_search_ends_texts_at_either_token():
   (model, params), tokenizer = _model(), _tokenizer()
   task = tasks.make('countdown')
   settings = config_lib.parse(
-      searching.Settings, stage_kinds.search(search=dict(
+      strategies.Settings, stage_kinds.search(search=dict(
           num_slots=2, branching=3, step_length=4, num_expansions=8,
           max_depth=3)).search)
   run, _, _ = searching.Searcher('best_first', settings, task, _mesh()).run(

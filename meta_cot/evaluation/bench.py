@@ -22,8 +22,6 @@ from meta_cot.runtime import files
 from meta_cot.runtime import interruption
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
-from meta_cot.solvers import costs
-from meta_cot.solvers import searching
 from meta_cot.solvers import table
 from meta_cot.tasks import base as base_task
 from meta_cot.types import Params, PRNGKey
@@ -156,9 +154,7 @@ def _round(policy, name, procedure, split, problems, where, rng, number,
   for start, stop in _missing(where, number, len(problems), piece_size):
     interruption.check()
     some = problems[start:stop]
-    outcomes = _costed(
-        policy, name, procedure.settings, some,
-        procedure.solver(policy, some, rng, first=start))
+    outcomes = procedure.solver(policy, some, rng, first=start)
     logging.info(
         '%s, step %d, %s, %s %d-%d: %.1f%% right, %.0f tokens, %.1f s, '
         'occupancy %.0f%%', policy.label, policy.step, name, split, start,
@@ -170,14 +166,6 @@ def _round(policy, name, procedure, split, problems, where, rng, number,
         rows_lib.write_records(path, outcomes.records.reshape(-1))
       rows_lib.write(path, rows_lib.of(
           policy, name, split, some, outcomes, place=start, number=number))
-
-
-def _costed(policy, name, settings, problems, outcomes) -> base.Outcomes:
-  """Adds what searches cost beside their tokens."""
-  if outcomes.records is None or not isinstance(settings, searching.Settings):
-    return outcomes
-  return dataclasses.replace(outcomes, costs=costs.of_searches(
-      policy, name, settings.sources, problems, outcomes))
 
 
 def _missing(

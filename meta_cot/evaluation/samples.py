@@ -11,7 +11,7 @@ from meta_cot.evaluation import costs
 from meta_cot.evaluation import rivals
 from meta_cot.solvers import base
 from meta_cot.solvers import choosing
-from meta_cot.solvers import searching
+from meta_cot.solvers import strategies
 from meta_cot.tasks import base as tasks
 
 SOLVER = 'samples'
@@ -101,7 +101,7 @@ def _rivals(found, drawn, chosen, reference, judges) -> list[dict]:
     difficulty_B = _difficulty(found, split, len(samples.is_correct))
     entries.append(dict(
         policy=policy, split=split, beside=list(key[:2]),
-        judge=judges.get(key[0]) if key[1] in searching.STRATEGIES else None,
+        judge=judges.get(key[0]) if key[1] in strategies.STRATEGIES else None,
         cost=costs.of_attempts(other), success=float(other.is_correct.mean()),
         num_samples=samples.is_correct.shape[1],
         difficulty='samples that fail' if difficulty_B is None else 'task',

@@ -27,6 +27,7 @@ from meta_cot.search import tree as tree_lib
 from meta_cot.search import values
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import searching
+from meta_cot.solvers import strategies
 from meta_cot.solvers import valuing
 from meta_cot.solvers import vocabulary as vocabulary_lib
 from meta_cot.tasks import base
@@ -39,7 +40,7 @@ class Search:
 
   task: base.Task
   model: model_config.ModelConfig
-  settings: searching.Settings
+  settings: strategies.Settings
   strategy: engine.Strategy
   vocabulary: vocabulary_lib.Vocabulary
   num_attempts: int  # J, at most
@@ -54,7 +55,7 @@ class Search:
 
 
 def check(
-    settings: searching.Settings, exploration: str,
+    settings: strategies.Settings, exploration: str,
     model: model_config.ModelConfig,
 ) -> None:
   """Raises a ConfigError where no search `exploration` may or can explore."""

@@ -41,7 +41,7 @@ from meta_cot.rollouts import episodes
 from meta_cot.rollouts import queue
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import revising
-from meta_cot.solvers import searching
+from meta_cot.solvers import strategies
 from meta_cot.solvers import vocabulary as vocabulary_lib
 from meta_cot.tasks import base
 from meta_cot.training import flops
@@ -84,7 +84,7 @@ class Programs:
       return None
     try:
       exploration.check(self.settings.search, config.exploration, self.model)
-      strategy = searching.make_strategy(
+      strategy = strategies.make(
           self.settings.search, config.exploration, self.depth())
       vocabulary = self.make_vocabulary()
     except config_lib.ConfigError as e:

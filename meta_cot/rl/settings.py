@@ -7,7 +7,7 @@ from meta_cot.rl import credit
 from meta_cot.rl import objective as objective_lib
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import revising
-from meta_cot.solvers import searching
+from meta_cot.solvers import strategies
 from meta_cot.training import optimizer
 
 _POLICY = 'policy'  # writes all attempts; else a search of this name the first
@@ -41,7 +41,7 @@ class EpisodesConfig(revising.Rules):
   """What a trajectory is, and who writes the attempts before its last one."""
 
   exploration: str = config_lib.setting(
-      choices=(_POLICY, *searching.STRATEGIES))
+      choices=(_POLICY, *strategies.STRATEGIES))
 
   def __post_init__(self):
     if self.has_search and self.num_episodes < 2:
@@ -91,7 +91,7 @@ class RlConfig:
   num_eval_samples: int = config_lib.setting(is_free=True, low=1)
   save_every: int = config_lib.setting(is_free=True, low=1)
   max_to_keep: int | None = config_lib.setting(low=1, is_free=True)
-  search: searching.Settings  # that explores, by `episodes.exploration`
+  search: strategies.Settings  # that explores, by `episodes.exploration`
   questions: QuestionsConfig
   episodes: EpisodesConfig
   credit: credit.CreditConfig

@@ -4,7 +4,8 @@
 A cost is a dict of JSON values, of one attempt:
 
   prompt_tokens      of the question
-  forwarded_tokens   question and all that was drawn, each token read once
+  forwarded_tokens   question and all that was drawn, each token read once by
+                     each model
   prompt_flops       of reading the question once (`training.flops`)
   flops              of all forwarded tokens
   sequential_tokens  the longest chain of decode steps that wait for each other
@@ -27,7 +28,7 @@ from meta_cot.traces import from_tree
 from meta_cot.training import flops
 
 # Of searches; those of others are read by models that are not counted here.
-_KNOWN_VALUES = ('likelihood', 'head', 'oracle')
+_KNOWN_VALUES = ('likelihood', 'head', 'model', 'oracle')
 _LEVELS = ('beam', 'dvts', 'breadth_first')  # expand all of a level at once
 
 
@@ -51,6 +52,7 @@ def of_text(
 def of_searches(
     policy: base.Policy, name: str, sources: Sequence[str],
     problems: Sequence[Problem], outcomes: base.Outcomes,
+    judge: model_config.ModelConfig | None = None,
 ) -> np.ndarray | None:
   """Counts the costs of searches, [B, 1] object, by their records.
 
@@ -60,32 +62,35 @@ def of_searches(
   Args:
     policy: who searched.
     name: of the strategy.
-    sources: of the values that guided it, `searching.Settings.sources`; where
-      one is more work of a model than the policy's own the cost is None.
+    sources: of the values that guided it, `strategies.Settings.sources`; where
+      one writes texts of its own the cost is None.
     problems: that were searched.
     outcomes: with records.
+    judge: of source 'model': reads all that the policy writes.
   """
   if not set(sources) <= set(_KNOWN_VALUES):
     return None
+  models = [policy.model, *([judge] if judge and 'model' in sources else [])]
   return base.objects([
       [_of_tree(
-          policy.model, name, len(policy.tokenizer.encode(
+          models, name, len(policy.tokenizer.encode(
               traces.prompt(problem, style=policy.style))), record, drawn)]
       for problem, (record,), (drawn,) in zip(
           problems, outcomes.records, outcomes.num_tokens, strict=True)])
 
 
-def _of_tree(model, name: str, num_prompt: int, record, drawn: float) -> dict:
+def _of_tree(models, name: str, num_prompt: int, record, drawn: float) -> dict:
   ends, work = [0], 0.0  # tokens up to the end of every node, and their FLOPs
   for node in record.nodes[1:]:
     number = len(node.tokens)
     ends.append(ends[node.parent] + number)
-    work += number * model.flops_per_token(
-        num_prompt + ends[node.parent] + number / 2)
+    context = num_prompt + ends[node.parent] + number / 2
+    work += number * sum(m.flops_per_token(context) for m in models)
   kept = sum(len(node.tokens) for node in record.nodes)
-  prompt = _prefill(model, num_prompt)
+  prompt = sum(_prefill(m, num_prompt) for m in models)
   return dict(
-      prompt_tokens=num_prompt, forwarded_tokens=num_prompt + int(drawn),
+      prompt_tokens=num_prompt,
+      forwarded_tokens=len(models) * (num_prompt + int(drawn)),
       prompt_flops=prompt, flops=prompt + work * drawn / max(kept, 1),
       sequential_tokens=_chain(record.nodes, is_level=name in _LEVELS),
       judges={})

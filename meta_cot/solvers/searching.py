@@ -5,11 +5,10 @@ With several processes all of them pass the same problems and get the same
 trees.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import time
-import types
 from typing import Any
 
 from flax import struct
@@ -22,7 +21,6 @@ from meta_cot import traces
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
 from meta_cot.problem import Problem
-from meta_cot.reasoning import siblings as siblings_lib
 from meta_cot.rollouts import judge as judge_lib
 from meta_cot.rollouts import player as player_lib
 from meta_cot.search import base as search_base
@@ -30,96 +28,17 @@ from meta_cot.search import batching
 from meta_cot.search import branching as branching_lib
 from meta_cot.search import engine
 from meta_cot.search import values
-from meta_cot.search.beam import Beam
-from meta_cot.search.frontier import BestFirst
-from meta_cot.search.frontier import DepthFirst
-from meta_cot.search.mcts import Mcts
-from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
+from meta_cot.solvers import costs
 from meta_cot.solvers import growing
 from meta_cot.solvers import host as host_lib
 from meta_cot.solvers import scoring
+from meta_cot.solvers import strategies
 from meta_cot.solvers import trees
 from meta_cot.solvers import valuing as valuing_lib
 from meta_cot.solvers import vocabulary as vocabulary_lib
 from meta_cot.tasks import base as base_task
 from meta_cot.types import Params, PRNGKey
-
-# Makes the strategy called so, from settings and what all strategies have.
-STRATEGIES: Mapping[str, Callable[..., engine.Strategy]] = (
-    types.MappingProxyType({
-        'beam': lambda c, **tree: Beam(beam_width=c.beam_width, **tree),
-        'dvts': lambda c, **tree: Beam(
-            beam_width=c.beam_width, num_groups=c.beam_width, **tree),
-        'breadth_first': lambda c, **tree: Beam(
-            beam_width=c.beam_width, **tree),
-        'best_first': lambda c, **tree: BestFirst(
-            num_expansions=c.num_expansions, goal_test=c.tree.goal_test,
-            **c.tree.widened, **tree),
-        'depth_first': lambda c, **tree: DepthFirst(
-            num_expansions=c.num_expansions, **tree),
-        'mcts': lambda c, **tree: Mcts(
-            num_simulations=c.num_simulations, rule=c.rule,
-            exploration=c.exploration, backup_value=c.tree.backup,
-            **c.tree.widened, **tree),
-    }))
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings(base.Drawing):
-  """How trees grow, and what they may cost."""
-
-  step: str = config_lib.setting(choices=vocabulary_lib.KINDS)
-  num_slots: int = config_lib.setting(is_free=True, low=1)
-  chunk_steps: int = config_lib.setting(is_free=True, low=1)
-  value: str = config_lib.setting(choices=valuing_lib.NAMES)
-  outcome: str = config_lib.setting(choices=('verifier', 'value'))
-  branching: int | tuple[int, ...] = config_lib.setting(low=1, min_items=1)
-  max_depth: int | None = config_lib.setting(low=1)
-  step_length: int = config_lib.setting(low=1)
-  max_tokens: int | None = config_lib.setting(low=1)
-  beam_width: int = config_lib.setting(low=1)
-  num_expansions: int = config_lib.setting(low=1)
-  num_simulations: int = config_lib.setting(low=1)
-  rule: str = config_lib.setting(
-      choices=('uct', 'uct_paper', 'puct', 'gumbel'))
-  exploration: float = config_lib.setting(low=0.0)
-  temperature: float = config_lib.setting(above=0.0)
-  top_k: int | None = config_lib.setting(low=1)
-  top_p: float | None = config_lib.setting(above=0.0, high=1.0)
-  siblings: str = config_lib.setting(choices=siblings_lib.KINDS)
-  tree: growing.Tree = config_lib.setting()
-  valuing: valuing_lib.Settings = config_lib.setting()
-
-  @property
-  def sources(self) -> tuple[str, ...]:
-    """Lists the sources of values."""
-    return self.valuing.named(self.value)
-
-  @property
-  def judge(self) -> str | None:
-    """Names the policy folder that judges, if one does."""
-    is_judged = set(valuing_lib.JUDGED) & set(self.sources)
-    return self.valuing.model if is_judged else None
-
-  def depth(self, task: base_task.Task, problems: Sequence[Problem]) -> int:
-    """Finds the levels of a tree: by default the steps of a solution.
-
-    Raises:
-      ConfigError: it is not set and the task does not say, or steps are not
-        those of a solution.
-    """
-    if self.max_depth is not None:
-      return self.max_depth
-    if self.step != 'solution':
-      raise config_lib.ConfigError(
-          'search.max_depth: got None; must be set where '
-          f'search.step is {self.step!r}.')
-    if task.states is None:
-      raise config_lib.ConfigError(
-          'search.max_depth: got None; this task does not say how many '
-          'steps a solution has: set it.')
-    return max(map(task.states.max_steps, problems))
 
 
 @struct.dataclass
@@ -141,7 +60,7 @@ class Searcher:
   """The solver: one search of every problem; compiles its programs once."""
 
   def __init__(
-      self, name: str, settings: Settings, task: base_task.Task,
+      self, name: str, settings: strategies.Settings, task: base_task.Task,
       mesh: jax.sharding.Mesh, judge: scoring.Judge | None = None,
   ):
     """Prepares the strategy `name`; compiles nothing.
@@ -183,7 +102,7 @@ class Searcher:
       told = [trees.told(record, style) for record in records]
     column = lambda values: base.objects([[value] for value in values])
     outputs = [f.result.output for f in finished]
-    return base.Outcomes(
+    outcomes = base.Outcomes(
         is_correct=column(r.is_solved for r in records).astype(bool),
         is_finished=column(map(bool, texts)).astype(bool),
         num_tokens=column(o.tree.num_tokens for o in outputs).astype(float),
@@ -199,6 +118,9 @@ class Searcher:
             nodes_left_out=column(left_out for _, left_out in told),
             expansions=column(int(o.tree.num_expansions) for o in outputs)),
         records=column(records))
+    return dataclasses.replace(outcomes, costs=costs.of_searches(
+        policy, self._name, self._settings.sources, problems, outcomes,
+        judge=self._judge and self._judge.model))
 
   def run(
       self, policy: base.Policy, problems: Sequence[Problem], rng: PRNGKey, *,
@@ -249,10 +171,10 @@ class Searcher:
     judged = judge_inputs(
         self._task, self._settings, problems, policy.style, first)
     depth = self._settings.depth(self._task, problems)
-    strategy = make_strategy(self._settings, self._name, depth)
+    strategy = strategies.make(self._settings, self._name, depth)
     width = player_lib.prompt_width(policy.tokenizer, problems, policy.style)
     for mine in filter(None, (policy, self._judge)):
-      check_room(mine.model, self._settings, width, depth)
+      strategies.check_room(mine.model, self._settings, width, depth)
     prompts = player_lib.padded(
         [policy.tokenizer.encode(traces.prompt(p, style=policy.style))
          for p in problems], width, policy.tokenizer.pad_id)
@@ -276,8 +198,8 @@ class Searcher:
 
 
 def judge_inputs(
-    task: base_task.Task, settings: Settings, problems: Sequence[Problem],
-    style: str, first: int = 0,
+    task: base_task.Task, settings: strategies.Settings,
+    problems: Sequence[Problem], style: str, first: int = 0,
 ) -> list[dict[str, np.ndarray]]:
   """Collects what is needed to judge a text of every problem, or its steps.
 
@@ -298,46 +220,11 @@ def judge_inputs(
   return found
 
 
-def make_strategy(
-    settings: Settings, name: str, depth: int) -> engine.Strategy:
-  """Makes the strategy `name` of STRATEGIES.
-
-  Raises:
-    ConfigError: the settings allow no search.
-  """
-  rules = settings.tree.rules(name, settings.outcome)
-  try:
-    return STRATEGIES[name](
-        settings, branching=settings.branching, max_depth=depth,
-        max_tokens=settings.max_tokens, **rules)
-  except ValueError as e:
-    raise config_lib.ConfigError(f'search: {name}: {e}') from e
-
-
-def check_room(
-    model: model_config.ModelConfig, settings: Settings, num_prompt: int,
-    depth: int,
-) -> None:
-  """Raises a ConfigError where trees are deeper than a model's texts."""
-  num_behind = num_prompt + depth * settings.step_length
-  if num_behind > model.max_length:
-    raise config_lib.ConfigError(
-        f'search.step_length: got {settings.step_length}; {depth} '
-        f'steps after prompts of {num_prompt} tokens must be at most '
-        f'config.model.max_length, {model.max_length}.')
-  if 'rollouts' in settings.sources and (
-      num_behind + settings.valuing.rollout_length > model.max_length):
-    raise config_lib.ConfigError(
-        'search.valuing.rollout_length: got '
-        f'{settings.valuing.rollout_length}; behind {num_behind} tokens a '
-        f'completion must end before config.model.max_length, '
-        f'{model.max_length}.')
-
-
 def make_slots(
-    task: base_task.Task, model: model_config.ModelConfig, settings: Settings,
-    vocabulary: vocabulary_lib.Vocabulary, mesh: jax.sharding.Mesh,
-    strategy: engine.Strategy, *, host: host_lib.Host | None = None,
+    task: base_task.Task, model: model_config.ModelConfig,
+    settings: strategies.Settings, vocabulary: vocabulary_lib.Vocabulary,
+    mesh: jax.sharding.Mesh, strategy: engine.Strategy, *,
+    host: host_lib.Host | None = None,
     judge: valuing_lib.Judge | None = None,
 ) -> batching.Slots:
   """Makes the slots of one strategy over problems.
@@ -356,8 +243,8 @@ def make_slots(
 
 
 def make_steps(
-    task: base_task.Task, model: model_config.ModelConfig, settings: Settings,
-    vocabulary: vocabulary_lib.Vocabulary, *,
+    task: base_task.Task, model: model_config.ModelConfig,
+    settings: strategies.Settings, vocabulary: vocabulary_lib.Vocabulary, *,
     host: host_lib.Host | None = None,
     judge: valuing_lib.Judge | None = None,
 ) -> tuple[search_base.StepFn, Callable[..., tuple[Any, search_base.Root]]]:

@@ -9,6 +9,7 @@ from meta_cot.solvers import base
 from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
 from meta_cot.solvers import searching
+from meta_cot.solvers import strategies
 
 # Each makes one of (settings of its module, task, mesh).
 SOLVERS: Mapping[str, Callable[..., base.Solver]] = types.MappingProxyType({
@@ -17,4 +18,4 @@ SOLVERS: Mapping[str, Callable[..., base.Solver]] = types.MappingProxyType({
     'revisions': revising.Reviser,
 } | {
     name: functools.partial(searching.Searcher, name)
-    for name in searching.STRATEGIES})
+    for name in strategies.STRATEGIES})

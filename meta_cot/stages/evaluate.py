@@ -28,7 +28,7 @@ from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
 from meta_cot.solvers import scoring
-from meta_cot.solvers import searching
+from meta_cot.solvers import strategies
 from meta_cot.solvers import table
 from meta_cot.stages import base
 from meta_cot.stages import data
@@ -59,9 +59,9 @@ class Settings:
   num_rounds: int = _setting(low=1)
   sample_tokens: int | None = _setting(low=1)
   discounts: tuple[float, ...] = _setting(above=0.0, high=1.0, is_unique=True)
-  exploration: str = _setting(choices=('policy', *searching.STRATEGIES))
+  exploration: str = _setting(choices=('policy', *strategies.STRATEGIES))
   samples: sampling.Settings = _setting()
-  search: searching.Settings = _setting()
+  search: strategies.Settings = _setting()
   episodes: revising.Settings = _setting()
 
 
@@ -215,7 +215,7 @@ def _write(context, settings, directory, rows, training, labels, problems):
           rows, reference, first, taught.get(first, ()), policy.style),
       texts={  # a solved search of every strategy
           row['solver']: row['details']['text'] for row in reversed(rows)
-          if row['solver'] in searching.STRATEGIES and row['is_correct']
+          if row['solver'] in strategies.STRATEGIES and row['is_correct']
           and row['policy'] != symbolic.POLICY})  # its strategies have any name
   logging.info('report: %s', directory / 'report.md')
 

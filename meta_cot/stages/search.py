@@ -15,7 +15,7 @@ from meta_cot.evaluation import rows as rows_lib
 from meta_cot.runtime import distributed
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import sampling
-from meta_cot.solvers import searching
+from meta_cot.solvers import strategies
 from meta_cot.solvers import table
 from meta_cot.solvers import trees
 from meta_cot.stages import base
@@ -35,7 +35,7 @@ class Settings:
   num_train: int = config_lib.setting(low=1)
   num_validation: int = config_lib.setting(low=1)
   samples: sampling.Settings
-  search: searching.Settings
+  search: strategies.Settings
 
   @property
   def policies(self) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
 from meta_cot.solvers import scoring
 from meta_cot.solvers import searching
+from meta_cot.solvers import strategies
 from meta_cot.solvers import valuing
 from meta_cot.stages import base
 from meta_cot.stages import judging
@@ -146,7 +147,7 @@ class Asked:
 
 def judges(settings: Any) -> tuple[str, ...]:
   """Lists the references to policies that judge what a stage asks for."""
-  is_searching = set(settings.solvers) & set(searching.STRATEGIES)
+  is_searching = set(settings.solvers) & set(strategies.STRATEGIES)
   judge = settings.search.judge
   of_search = (judge,) if is_searching and judge is not None else ()
   return *settings.samples.judges, *of_search
@@ -196,7 +197,7 @@ class _Planned:
     """Raises a ConfigError for what cannot be asked."""
     task, settings = self.context.task, self.settings.search
     for solver in self.settings.solvers:
-      if solver in searching.STRATEGIES:
+      if solver in strategies.STRATEGIES:
         if settings.step == 'solution' and task.states is None:
           raise config_lib.ConfigError(
               "search.step: got 'solution'; this task has no states, so its "
@@ -206,8 +207,8 @@ class _Planned:
         valuing.check(
             settings.valuing, settings.value, settings.step, task,
             self.there.model)
-        searching.make_strategy(settings, solver, self.depth)
-        searching.check_room(
+        strategies.make(settings, solver, self.depth)
+        strategies.check_room(
             self.there.model, settings, self.width, self.depth)
         if self.judge:
           valuing.check_judge(
@@ -215,7 +216,7 @@ class _Planned:
               valuing.judge_of(self.judge, judging.words(
                   self.context, settings.judge)),
               self.judge.style)
-          searching.check_room(
+          strategies.check_room(
               self.judge.model, settings, self.width, self.depth)
     if _EPISODES in self.settings.solvers:
       self._check_episodes()
@@ -242,10 +243,10 @@ class _Planned:
     if _EPISODES in solvers:
       found |= dict(explore=self.explore) if self.explorer else {}
       found |= dict(revisions=self.revisions)
-    if strategies := [s for s in solvers if s in searching.STRATEGIES]:
+    if searches := [s for s in solvers if s in strategies.STRATEGIES]:
       found |= trees.Programs(
           self.context, self.settings.search, self.there, self.judge,
-          self.width, self.depth).builders(strategies)
+          self.width, self.depth).builders(searches)
     return found
 
   @functools.cached_property
@@ -315,7 +316,7 @@ class _Planned:
       return None
     return exploration.Search(
         self.context.task, self.there.model, settings.search,
-        searching.make_strategy(
+        strategies.make(
             settings.search, settings.exploration, self.depth),
         self.there.words(settings.search.step), num_attempts=number - 1,
         reset_ids=tuple(self.there.tokenizer.encode(settings.episodes.reset)))

@@ -15,6 +15,7 @@ from meta_cot.rollouts import judge as judge_lib
 from meta_cot.search import batching
 from meta_cot.solvers import host
 from meta_cot.solvers import searching
+from meta_cot.solvers import strategies
 from meta_cot.solvers import valuing
 from meta_cot.stages import base
 from meta_cot.stages import judging
@@ -30,7 +31,7 @@ class Programs:
   """Searches of one policy, there or not yet."""
 
   context: base.Context
-  settings: searching.Settings
+  settings: strategies.Settings
   there: base.Planned  # the policy
   judge: base.Planned | None  # that `settings.judge` names
   width: int  # slots of a prompt
@@ -75,7 +76,7 @@ class Programs:
     words = there.words(settings.step)
     slots = searching.make_slots(
         context.task, there.model, settings, words, context.mesh,
-        searching.make_strategy(settings, strategy, self.depth),
+        strategies.make(settings, strategy, self.depth),
         host=host.Host(judge_lib.Judge(
             context.task, there.tokenizer, there.style), words),
         judge=self._judging)

@@ -9,7 +9,7 @@ from meta_cot.evaluation import budgets
 from meta_cot.evaluation.figures import base
 from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import choosing
-from meta_cot.solvers import searching
+from meta_cot.solvers import strategies
 
 GAMMAS = (1.0, 0.995, 0.99)
 _TOKENS = 'generated tokens per problem'
@@ -24,7 +24,7 @@ def nodes(groups: Sequence[base.Group]) -> base.Figure:
   """
   lines = {}
   for group in groups:
-    for solver in searching.STRATEGIES:
+    for solver in strategies.STRATEGIES:
       found = _tested(group, solver)
       if found:
         lines.setdefault(solver, []).extend(base.line([

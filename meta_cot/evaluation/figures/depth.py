@@ -16,7 +16,7 @@ from meta_cot.evaluation import runs as runs_lib
 from meta_cot.evaluation.figures import base
 from meta_cot.evaluation.figures import values
 from meta_cot.solvers import choosing
-from meta_cot.solvers import searching
+from meta_cot.solvers import strategies
 
 _MINUS = 'search minus best of N'
 # Of the beams that the model tries: children of the root, of the nodes before
@@ -72,7 +72,7 @@ def _differences(group: base.Group) -> Iterator[tuple]:
   """Searches, and their differences of every problem, of every run."""
   for judged in values.judged(group).values():
     for run, samples, reference in judged:
-      for solver in searching.STRATEGIES:
+      for solver in strategies.STRATEGIES:
         other = run.tested(solver)
         if other is not None and len(other.is_correct) == len(
             samples.is_correct):

@@ -8,7 +8,7 @@ from meta_cot.evaluation import choices
 from meta_cot.evaluation.figures import base
 from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import choosing
-from meta_cot.solvers import searching
+from meta_cot.solvers import strategies
 from meta_cot.tasks import base as tasks
 
 _SOLVED = 'problems solved'
@@ -50,7 +50,7 @@ def values(groups: Sequence[base.Group]) -> base.Figure:
   """Makes searches and best of N by values of every label (Figure 17)."""
   lines = {}
   for group in groups:
-    for solver in searching.STRATEGIES:
+    for solver in strategies.STRATEGIES:
       found = [
           o for run in group.runs if (o := run.tested(solver)) is not None]
       if found:
