@@ -20,6 +20,7 @@ import numpy as np
 
 from meta_cot import problem as problem_lib
 from meta_cot.problem import Problem, Verdict
+from meta_cot.runtime import bounded
 from meta_cot.tasks import base
 from meta_cot.tasks import faults
 from meta_cot.tasks import process
@@ -92,7 +93,7 @@ class Own:
     """Judges, in another process; what is lost there is undecided."""
     try:
       return self._ask('verify', problem, answer)
-    except process.Lost as e:
+    except bounded.LimitError as e:
       self._num_lost += 1
       words = f'on problem {problem.id!r} and the answer {answer[:80]!r}: {e}'
       if self._num_lost >= _MAX_LOST:
@@ -246,7 +247,7 @@ class _States:
     """Returns the state after a step, any text; None if it is illegal."""
     try:
       return self.own._ask('states.after', problem, state, step)
-    except process.Lost as e:
+    except bounded.LimitError as e:
       raise self.own._wrong(
           f'states.after({problem.id!r}, {state!r:.80}, {step!r:.80}):',
           f'{e}') from e
