@@ -73,3 +73,17 @@ def sudoku4() -> ml_collections.ConfigDict:
   t.num_validation = 200  # at most so many, no two alike up to symmetry
   t.num_test = 500
   return t
+
+
+def word_problems() -> ml_collections.ConfigDict:
+  """Makes word problems in English, of one to three steps."""
+  t = ml_collections.ConfigDict()
+  t.kind = 'word_problems'
+  t.min_steps = 1  # operations of a problem
+  t.max_steps = 3
+  t.max_number = 20  # in the question
+  t.max_value = 500  # of a result
+  t.num_train = 10_000
+  t.num_validation = 300
+  t.num_test = 300
+  return t

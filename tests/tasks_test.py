@@ -31,7 +31,8 @@ CONFIGS = {
     'countdown': lambda: countdown_config.get_config('tiny').task,
     'game24': lambda: game24_config.get_config('tiny').task,
     'maze': tasks_config.maze,
-    'sudoku4': lambda: {**tasks_config.sudoku4(), 'num_train': 2_000}}
+    'sudoku4': lambda: {**tasks_config.sudoku4(), 'num_train': 2_000},
+    'word_problems': tasks_config.word_problems}
 OWN = '''
 import dataclasses
 from meta_cot.problem import Problem, Verdict
@@ -101,8 +102,9 @@ def test_a_range_of_problems_is_a_slice_in_every_process(task):
 
 
 def _given(problem):
-  """What a problem gives, in any order: its numbers, its walls, its cells."""
-  given = problem.data.get('numbers', problem.data.get('walls'))
+  """What a problem gives, in any order: its numbers, walls, facts, cells."""
+  given = next((problem.data[name] for name in ('numbers', 'walls', 'facts')
+                if name in problem.data), None)
   return tuple(sorted(map(str, given or problem.question.split(','))))
 
 
@@ -132,7 +134,8 @@ def test_no_answer_makes_a_verifier_raise(text):
     task = tasks.make(kind)
     problem = tasks.Problem('p', '', '', dict(
         numbers=[1, 2], target=999, size=2, start=[0, 0], goal=[1, 1],
-        walls=[], givens=[1, 0, 0, 0, 0, 0, 1, 2, 2, 0, 0, 3, 4, 0, 0, 0]))
+        walls=[], facts=[[1, '+', 2]],
+        givens=[1, 0, 0, 0, 0, 0, 1, 2, 2, 0, 0, 3, 4, 0, 0, 0]))
     assert not task.verify(problem, text).is_correct
 
 
@@ -162,13 +165,19 @@ def test_illegal_steps_lead_nowhere(task, step):
   problem = _first(task)
   after = functools.partial(
       task.states.after, problem, task.states.first(problem))
-  assert after(step) is None
+  if 'facts' in problem.data and '=' not in step[1:]:
+    assert after(step) == task.states.first(problem)  # no equation
+  else:
+    assert after(step) is None
   if 'numbers' in problem.data:
     a, b = problem.data['numbers'][:2]
     right, wrong = f'{a}+{b}={a + b}', f'{a}+{b}={a + b + 1}'
   elif 'walls' in problem.data:
     right, wrong = (
         '{} {}'.format(*problem.data[name]) for name in ('start', 'goal'))
+  elif 'facts' in problem.data:
+    a = problem.data['facts'][0][0]
+    right, wrong = f'{a} + {a} = {2 * a} now.', f'{a} + {a} = {2 * a + 1}.'
   else:
     right, wrong = problem.answer[:6], problem.question[:6]  # a given cell
   assert after(right) is not None
@@ -211,7 +220,7 @@ def test_tasks_and_records_need_no_jax():
   script = (
       'import sys; from meta_cot import problem, tasks\n'
       'from data_pipelines import store\n'
-      'for kind in ("countdown", "game24", "maze", "sudoku4"):\n'
+      f'for kind in {tuple(factory.KINDS)}:\n'
       '  tasks.make(kind)\n'
       'assert "jax" not in sys.modules')
   subprocess.run(

@@ -23,6 +23,7 @@ KINDS: Mapping[str, str] = types.MappingProxyType({
     'game24': 'meta_cot.tasks.game24',
     'maze': 'meta_cot.tasks.maze',
     'sudoku4': 'meta_cot.tasks.sudoku4',
+    'word_problems': 'meta_cot.tasks.word_problems',
 })
 
 
