@@ -25,6 +25,7 @@ INSTALL_REQUIRES = [
     'optax>=0.2.6',
     'orbax-checkpoint>=0.12',
     'sentencepiece>=0.2',
+    'sympy>=1.13',
     'tqdm>=4.66',
 ]
 
@@ -35,6 +36,7 @@ EXTRAS_REQUIRE = {
         'hypothesis>=6.100',
         'libtpu>=0.0.30',  # compiles for TPU topologies; needs no TPU
         'mctx>=0.0.71',  # reference of MCTS; brings chex
+        'pyarrow>=17',  # writes the Parquet that is read
         'pytest>=8',
         'pytest-xdist>=3.6',
         'ruff>=0.12',
@@ -49,7 +51,9 @@ EXTRAS_REQUIRE = {
         'safetensors>=0.5',
         'transformers>=5.0',
     ],
-    'data': ['apache-beam>=2.60', 'tensorflow-datasets>=4.9'],
+    'data': [
+        'apache-beam>=2.60', 'datasets>=3.0', 'pyarrow>=17',
+        'tensorflow-datasets>=4.9'],
     'gcs': ['gcsfs>=2026.1'],  # workdirs in a bucket
     'tpu': ['jax[tpu]>=0.10', 'gcsfs>=2026.1'],
     'gpu': ['jax[cuda13]>=0.10'],

@@ -87,3 +87,26 @@ def word_problems() -> ml_collections.ConfigDict:
   t.num_validation = 300
   t.num_test = 300
   return t
+
+
+def gsm8k() -> ml_collections.ConfigDict:
+  """Makes problems in words from files; `task.train` says which."""
+  t = ml_collections.ConfigDict()
+  t.kind = 'gsm8k'
+  # Files (JSONL, Parquet, ArrayRecord; local or in a bucket; * for several), or
+  # hf:NAME[:CONFIG]:SPLIT, tfds:NAME[/CONFIG]:SPLIT.
+  t.train = ()
+  t.test = ()  # (): some of the rows of train
+  t.validation_fraction = 0.05  # of the rows of train
+  t.test_fraction = 0.05  # of the rows of train, where `test` names nothing
+  t.num_train = placeholder(int)  # at most; None: all there are
+  t.num_heldout = placeholder(int)  # of every other split, at most
+  t.max_bad_fraction = 0.01  # of the rows may be broken; more end the run
+  return t
+
+
+def math() -> ml_collections.ConfigDict:
+  """Makes competition problems from files, as `gsm8k`."""
+  t = gsm8k()
+  t.kind = 'math'
+  return t

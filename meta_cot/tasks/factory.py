@@ -21,6 +21,8 @@ from meta_cot.tasks import own
 KINDS: Mapping[str, str] = types.MappingProxyType({
     'countdown': 'meta_cot.tasks.countdown',
     'game24': 'meta_cot.tasks.game24',
+    'gsm8k': 'meta_cot.tasks.gsm8k',
+    'math': 'meta_cot.tasks.math',
     'maze': 'meta_cot.tasks.maze',
     'sudoku4': 'meta_cot.tasks.sudoku4',
     'word_problems': 'meta_cot.tasks.word_problems',
