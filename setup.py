@@ -49,6 +49,7 @@ EXTRAS_REQUIRE = {
         'accelerate>=1.0',
         'gguf>=0.10',
         'safetensors>=0.5',
+        'tokenizers>=0.21',
         'transformers>=5.0',
     ],
     'data': [

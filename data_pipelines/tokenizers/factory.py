@@ -2,12 +2,14 @@
 """Kinds of tokenizers, and tokenizers by the files in a folder."""
 
 from data_pipelines.tokenizers import base
+from data_pipelines.tokenizers import huggingface
 from data_pipelines.tokenizers import sentencepiece
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 
 KINDS = {
     'sentencepiece': sentencepiece,
+    'huggingface': huggingface,
 }
 
 
