@@ -106,7 +106,7 @@ class Tokenizer:
 
   def __init__(self, data: bytes, pad_id: int, eos_ids: tuple[int, ...]):
     """Reads tokenizer.json; a ValueError says why it is none for us."""
-    self._arguments = data, pad_id, eos_ids
+    self._arguments, self.data = (data, pad_id, eos_ids), data
     self._processor = _processor(data)
     self._processor.encode_special_tokens = True  # as text
     self.pad_id, self.eos_ids, self.eos_id = pad_id, eos_ids, eos_ids[0]

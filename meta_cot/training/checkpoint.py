@@ -18,6 +18,7 @@ from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
+from meta_cot import types
 from meta_cot.runtime import distributed
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
@@ -96,15 +97,23 @@ class Checkpoints:
       config: settings of the run that are bound, for `restore` to compare.
       tokenizer: its fingerprint, for `restore` to compare.
     """
+    # Keys are stored as data.
+    state = state.replace(rng=jax.random.key_data(state.rng))
+    self._save(state, streams.get_state(), step, config, tokenizer)
+
+  def save_params(self, params: types.Params, *, tokenizer: str) -> None:
+    """Saves parameters that no run has trained, as step 0; waits for it."""
+    self._save(dict(params=params), {}, 0, {}, tokenizer)
+    self.wait()
+
+  def _save(self, state, streams, step: int, config, tokenizer: str) -> None:
     self.wait()
     if step in self._manager.all_steps():
       return
     self._saving = step
     # Forced: the schedule is the caller's, no policy of Orbax has a say.
     self._manager.save(step, force=True, args=ocp.args.Composite(
-        state=ocp.args.StandardSave(  # which stores no keys
-            state.replace(rng=jax.random.key_data(state.rng))),
-        data=_StreamsArgs(streams.get_state()),
+        state=ocp.args.StandardSave(state), data=_StreamsArgs(streams),
         config=ocp.args.JsonSave(config),
         tokenizer=ocp.args.JsonSave({'fingerprint': tokenizer})))
 

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Brings pretrained models in, and policies out.
+
+  python -m meta_cot.convert import --source=DIR|FILE.gguf
+      --output=POLICY_FOLDER [--style=prose] [--dtype=float32]
+  python -m meta_cot.convert export --policy=POLICY_FOLDER --output=DIR
+      [--dtype=...]
+
+DIR has config.json, tokenizer.json and safetensors, as Hugging Face has them:
+Llama 2 and 3, SmolLM2, Mistral, Qwen 2.5 and 3, Gemma 2 and 3 (text). A policy
+folder is what stages train; either may be in a bucket. `--dtype` is that of the
+parameters (float32, bfloat16); of an export by default the one that was
+imported, so that it gives back the same bits.
+"""
+
+from collections.abc import Mapping, Sequence
+import json
+import logging
+from typing import Any
+
+from etils import epath
+import jax
+
+from data_pipelines import tokenizers
+from data_pipelines.tokenizers import huggingface
+from meta_cot import sharding
+from meta_cot import types
+from meta_cot.model import config as model_config
+from meta_cot.model.pretrained import families
+from meta_cot.model.pretrained import gguf
+from meta_cot.model.pretrained import shards
+from meta_cot.runtime import files
+from meta_cot.settings import command_line
+from meta_cot.settings import config as config_lib
+from meta_cot.traces import format as format_lib
+from meta_cot.training import checkpoint
+from meta_cot.training import policy as policy_lib
+
+_DTYPES = ('float32', 'bfloat16')
+_EXECUTION = dict(
+    layer_loop='scan', remat='none', attention='auto', compute_dtype='auto')
+_CONFIG = 'config.json'
+# Of the source, kept beside the tokenizer and exported again.
+_BESIDE = ('generation_config.json', 'tokenizer_config.json',
+           'chat_template.jinja', 'special_tokens_map.json')
+_ORIGINAL = 'original'  # folder of these in a policy folder
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs one subcommand.
+
+  Raises:
+    UserError: wrong usage, or a checkpoint that cannot be expressed.
+  """
+  commands = dict(zip(('import', 'export'), (_import, _export), strict=True))
+  if not argv or argv[0] not in commands:
+    received = repr(argv[0]) if argv else 'nothing'
+    raise config_lib.UserError(
+        f'subcommand: got {received}; must be import or export, as in python '
+        '-m meta_cot.convert import --source=DIR --output=POLICY_FOLDER')
+  flags, _ = command_line.split(
+      argv[1:], ('source', 'policy', 'output', 'style', 'dtype'))
+  if flags.get('dtype', _DTYPES[0]) not in _DTYPES:
+    raise config_lib.UserError(
+        f'--dtype: got {flags["dtype"]!r}; must be {" or ".join(_DTYPES)}.')
+  with files.named_errors():
+    commands[argv[0]](flags)
+
+
+def _import(flags: Mapping[str, str]) -> None:
+  source = files.path(command_line.required(flags, 'source'))
+  output = files.path(command_line.required(flags, 'output'))
+  style = flags.get('style', 'prose')
+  if style not in format_lib.STYLES:
+    raise config_lib.UserError(
+        f'--style: got {style!r}; must be one of '
+        f'{", ".join(format_lib.STYLES)}.')
+  _check_free(output, policy_lib.NAME)
+  import_checkpoint(source, output, style, flags.get('dtype', _DTYPES[0]))
+
+
+def import_checkpoint(
+    source: epath.Path, output: epath.Path, style: str, dtype: str) -> None:
+  """Makes a policy folder of a checkpoint's folder, or of a GGUF file.
+
+  Raises:
+    UserError: the checkpoint cannot be expressed; names the field or file.
+  """
+  if source.suffix == gguf.SUFFIX:
+    _import_gguf(source, output, style, dtype)
+    return
+  if not (source / _CONFIG).is_file():
+    raise config_lib.UserError(
+        f'{source / _CONFIG}: no such file; --source must be the folder of a '
+        'checkpoint.')
+  raw = files.read_json(source / _CONFIG)
+  raw = raw.get('text_config', raw)
+  tokenizer = huggingface.of_checkpoint(source)
+  with shards.opened(source) as arrays:
+    model, params = _load(raw, arrays, dtype)
+  for name in _BESIDE:
+    if (source / name).is_file():
+      files.write_atomic(
+          output / _ORIGINAL / name, (source / name).read_bytes())
+  write(output, model, params, tokenizer, style, dict(
+      imported=raw.get('torch_dtype') or raw.get('dtype') or 'float32',
+      model_type=raw['model_type']))
+
+
+def _import_gguf(
+    source: epath.Path, output: epath.Path, style: str, dtype: str) -> None:
+  found = gguf.read(source)
+  ends, pad = (found.config[f'{name}_token_id'] for name in ('eos', 'pad'))
+  ends = tuple(ends) if isinstance(ends, list) else (ends,)
+  tokenizer = huggingface.Tokenizer(
+      found.tokenizer, ends[0] if pad is None else pad, ends)
+  model, params = _load(found.config, found.arrays, dtype)
+  if found.chat_template:
+    files.write_atomic(
+        output / _ORIGINAL / 'chat_template.jinja', found.chat_template)
+  write(output, model, params, tokenizer, style, dict(
+      imported='float32', model_type=found.config['model_type']))
+
+
+def _load(
+    raw: Mapping[str, Any], arrays: shards.Source, dtype: str
+) -> tuple[model_config.ModelConfig, types.Params]:
+  """Makes the model of a config, and its parameters."""
+  execution = model_config.ExecutionConfig(**_EXECUTION, param_dtype=dtype)
+  if not shards.is_tied(arrays):
+    raw = {**raw, 'tie_word_embeddings': False}
+  model = families.to_model(raw, execution)
+  mesh = sharding.make_mesh(sharding.MeshConfig(-1, 1, 1))
+  return model, shards.load(arrays, model, policy_lib.abstract(model, mesh))
+
+
+def write(
+    output: epath.Path, model: model_config.ModelConfig, params: Any,
+    tokenizer: tokenizers.Tokenizer, style: str, about: Mapping[str, Any],
+) -> None:
+  """Writes a policy folder; policy.json comes last."""
+  saved = checkpoint.Checkpoints(output / 'checkpoints', None)
+  saved.save_params(params, tokenizer=tokenizer.fingerprint)
+  saved.close()
+  policy_lib.write(output, model, tokenizer, style, about)
+  logging.info('%s: %s, %d parameters, %d tokens', output,
+               about['model_type'], model.num_params(), tokenizer.vocab_size)
+
+
+def _export(flags: Mapping[str, str]) -> None:
+  policy = policy_lib.read(files.path(command_line.required(flags, 'policy')))
+  output = files.path(command_line.required(flags, 'output'))
+  _check_free(output, _CONFIG)
+  raw = families.to_theirs(policy.model)
+  dtype = flags.get('dtype', policy.about.get('imported', 'float32'))
+  tokenizer = policy.tokenizer()
+  if not isinstance(tokenizer, huggingface.Tokenizer):
+    raise config_lib.UserError(
+        f'{policy.directory}: its tokenizer is not one of a checkpoint, and '
+        'cannot be exported.')
+  mesh = sharding.make_mesh(
+      sharding.MeshConfig(-1, 1, 1), jax.local_devices()[:1])
+  shards.write(output, shards.arrays(policy.model, policy.params(mesh), dtype))
+  for path in files.matching(policy.directory / _ORIGINAL, '*'):
+    files.write_atomic(output / path.name, path.read_bytes())
+  files.write_atomic(output / huggingface.FILE, tokenizer.data)
+  ends = list(tokenizer.eos_ids)
+  files.write_atomic(output / _CONFIG, json.dumps({
+      **raw, 'torch_dtype': dtype, 'pad_token_id': tokenizer.pad_id,
+      'eos_token_id': ends if len(ends) > 1 else ends[0]}, indent=1))
+  logging.info('%s: %s, %s', output, raw['model_type'], dtype)
+
+
+def _check_free(output: epath.Path, name: str) -> None:
+  if (output / name).exists():
+    raise config_lib.UserError(
+        f'--output: {output / name} is there already; use another folder, or '
+        'delete it.')
+
+
+if __name__ == '__main__':
+  logging.basicConfig(level=logging.INFO, format='%(message)s')
+  command_line.run(main, __doc__)
