@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of what stages left: points against rows by hand."""
 
+import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -184,6 +186,35 @@ def test_differences_by_depth():
   for point, part in zip(line, (slice(2, None), slice(2)), strict=True):
     assert point[1:4] == pytest.approx(
         _interval([g[part].mean() for g in gaps]))
+
+
+def _of_pairs(some):
+  """Success of the first and of the last two, by their values."""
+  return np.mean([
+      max(pair, key=lambda r: r['value'])['is_correct']
+      for pair in (some[:2], some[2:])])
+
+
+def _any_of_two(some):
+  """Whether one of two is right, over all pairs."""
+  return np.mean([
+      a['is_correct'] or b['is_correct']
+      for a, b in itertools.combinations(some, 2)])
+
+
+@pytest.mark.parametrize('guide, best', [
+    ('likelihood', _of_pairs), (None, _any_of_two)])
+def test_without_a_judge_the_rival_is_who_guided(guide, best):
+  rows = _searched(0)
+  for row in rows:
+    row['details'] = dict(difficulty=3)
+  runs = [dataclasses.replace(run, summary=dict(rivals=[dict(judge=guide)]))
+          for run in _group('x', rows).runs]
+  (point,) = figures.FIGURES['depth']([base.Group('x', runs)]).lines['x']
+  samples = np.array(rows[:_B * _N]).reshape(_B, _N).tolist()
+  assert point.y == pytest.approx(
+      np.mean([r['is_correct'] for r in rows[_B * _N:]])
+      - np.mean([best(some) for some in samples]))
 
 
 def test_differences_over_those_of_the_model():

@@ -70,15 +70,14 @@ def lookahead(groups: Sequence[base.Group]) -> base.Figure:
 
 def _differences(group: base.Group) -> Iterator[tuple]:
   """Searches, and their differences of every problem, of every run."""
-  for judged in values.judged(group).values():
-    for run, samples, reference in judged:
-      for solver in strategies.STRATEGIES:
-        other = run.tested(solver)
-        if other is not None and len(other.is_correct) == len(
-            samples.is_correct):
-          n = budgets.within(samples, other.mean_tokens, is_whole=False)
-          yield other, choosing.first(other, 1) - budgets.success(
-              samples, n, values.best(run, reference))
+  for run, samples, reference in values.rivals_of(group):
+    for solver in strategies.STRATEGIES:
+      other = run.tested(solver)
+      if other is not None and len(other.is_correct) == len(
+          samples.is_correct):
+        n = budgets.within(samples, other.mean_tokens, is_whole=False)
+        yield other, choosing.first(other, 1) - budgets.success(
+            samples, n, values.best(run, reference))
 
 
 def _point(x: float, gaps: Sequence[np.ndarray]) -> base.Point:

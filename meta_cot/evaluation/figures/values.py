@@ -5,9 +5,11 @@ from collections.abc import Iterator, Sequence
 
 from meta_cot.evaluation import budgets
 from meta_cot.evaluation import choices
+from meta_cot.evaluation import rivals
 from meta_cot.evaluation.figures import base
 from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import choosing
+from meta_cot.solvers import scoring
 from meta_cot.solvers import strategies
 from meta_cot.tasks import base as tasks
 
@@ -101,12 +103,32 @@ def judged(
   return found
 
 
+def rivals_of(
+    group: base.Group
+) -> list[tuple[base.Run, solvers_base.Outcomes, str]]:
+  """Finds samples and who judged the search beside them: whoever guided it.
+
+  Where no model judged samples it is the likelihood, or the verifier.
+  """
+  found = [x for some in judged(group).values() for x in some]
+  if found:
+    return found
+  for run, outcomes in _samples(group):
+    judges = {entry['judge'] for entry in run.summary.get('rivals', ())}
+    found.append((
+        run, outcomes, scoring.LIKELIHOOD if scoring.LIKELIHOOD in judges
+        else rivals.VERIFIER))
+  return found
+
+
 def best(run: base.Run, judge: str) -> str:
   """Names the chooser that goes best on validation; by value if none was."""
+  if judge == rivals.VERIFIER:
+    return 'oracle'
   for key, outcomes in run.outcomes.items():
     if (key.solver, key.split) == ('samples', tasks.VALIDATION):
       return choices.of_validation(outcomes)[judge]['best']
-  return f'value by {judge}'
+  return 'value' if judge == scoring.LIKELIHOOD else f'value by {judge}'
 
 
 def _over_n(
