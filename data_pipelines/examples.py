@@ -126,7 +126,8 @@ def tokenize(
     done = stop
   ids, weights = [], []
   for start, stop, weight in (*parts, (done, len(text), 0)):
-    part = tokenizer.encode(text[start:stop]) if start < stop else []
+    encode = tokenizer.encode if start else tokenizer.encode_prompt
+    part = encode(text[start:stop]) if start < stop else []
     ids += part
     weights += [weight] * len(part)
   ids.append(tokenizer.eos_id)
@@ -153,7 +154,7 @@ def tokenize_attempts(
     if config.trained_attempts == 'final' and number < len(attempts):
       weights[:] = 0
     start = 0 if number == 1 else len(
-        tokenizer.encode(format_lib.prompt(events, style)))
+        tokenizer.encode_prompt(format_lib.prompt(events, style)))
     parts.append((tokens[start:], weights[start:]))
   tokens, weights = zip(*parts)
   return np.concatenate(tokens), np.concatenate(weights)

@@ -58,7 +58,7 @@ class Values:
       return None
     if self.arm.is_permuted:
       problem = self.arm.task.vary(problem, rng)
-    question = self.tokenizer.encode(
+    question = self.tokenizer.encode_prompt(
         format_lib.prompt(problem, style=self.style))
     pieces = [question, *(nodes[i].tokens for i in way[1:])]
     tokens = [token for piece in pieces for token in piece]

@@ -63,7 +63,8 @@ class Verdicts:
     if target is None:
       return None
     asked = [
-        *self.tokenizer.encode(format_lib.prompt(problem, style=self.style)),
+        *self.tokenizer.encode_prompt(
+            format_lib.prompt(problem, style=self.style)),
         *(token for i in way[1:] for token in nodes[i].tokens),
         *self.tokenizer.encode(self.config.ask)]
     verdict = self.config.right if rng.random() < target else self.config.wrong

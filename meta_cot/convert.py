@@ -2,13 +2,15 @@
 """Brings pretrained models in, and policies out.
 
   python -m meta_cot.convert import --source=DIR|FILE.gguf
-      --output=POLICY_FOLDER [--style=prose] [--dtype=float32]
+      --output=POLICY_FOLDER [--style=prose] [--prompt=text] [--dtype=float32]
   python -m meta_cot.convert export --policy=POLICY_FOLDER --output=DIR
       [--dtype=...]
 
 DIR has config.json, tokenizer.json and safetensors, as Hugging Face has them:
 Llama 2 and 3, SmolLM2, Mistral, Qwen 2.5 and 3, Gemma 2 and 3 (text). A policy
-folder is what stages train; either may be in a bucket. `--dtype` is that of the
+folder is what stages train; either may be in a bucket. `--prompt` says how
+questions are put: text, or chat (as the checkpoint's chat template has what a
+user says). `--dtype` is that of the
 parameters (float32, bfloat16); of an export by default the one that was
 imported, so that it gives back the same bits.
 """
@@ -23,6 +25,7 @@ import jax
 
 from data_pipelines import tokenizers
 from data_pipelines.tokenizers import huggingface
+from data_pipelines.tokenizers import templates
 from meta_cot import sharding
 from meta_cot import types
 from meta_cot.model import config as model_config
@@ -42,7 +45,7 @@ _EXECUTION = dict(
 _CONFIG = 'config.json'
 # Of the source, kept beside the tokenizer and exported again.
 _BESIDE = ('generation_config.json', 'tokenizer_config.json',
-           'chat_template.jinja', 'special_tokens_map.json')
+           templates.FILE, 'special_tokens_map.json')
 _ORIGINAL = 'original'  # folder of these in a policy folder
 
 
@@ -59,7 +62,11 @@ def main(argv: Sequence[str]) -> None:
         f'subcommand: got {received}; must be import or export, as in python '
         '-m meta_cot.convert import --source=DIR --output=POLICY_FOLDER')
   flags, _ = command_line.split(
-      argv[1:], ('source', 'policy', 'output', 'style', 'dtype'))
+      argv[1:], ('source', 'policy', 'output', 'style', 'prompt', 'dtype'))
+  if flags.get('prompt', 'text') not in huggingface.PROMPTS:
+    raise config_lib.UserError(
+        f'--prompt: got {flags["prompt"]!r}; must be '
+        f'{" or ".join(huggingface.PROMPTS)}.')
   if flags.get('dtype', _DTYPES[0]) not in _DTYPES:
     raise config_lib.UserError(
         f'--dtype: got {flags["dtype"]!r}; must be {" or ".join(_DTYPES)}.')
@@ -76,18 +83,22 @@ def _import(flags: Mapping[str, str]) -> None:
         f'--style: got {style!r}; must be one of '
         f'{", ".join(format_lib.STYLES)}.')
   _check_free(output, policy_lib.NAME)
-  import_checkpoint(source, output, style, flags.get('dtype', _DTYPES[0]))
+  import_checkpoint(
+      source, output, style=style, prompt=flags.get('prompt', 'text'),
+      dtype=flags.get('dtype', _DTYPES[0]))
 
 
 def import_checkpoint(
-    source: epath.Path, output: epath.Path, style: str, dtype: str) -> None:
+    source: epath.Path, output: epath.Path, *, style: str, prompt: str,
+    dtype: str,
+) -> None:
   """Makes a policy folder of a checkpoint's folder, or of a GGUF file.
 
   Raises:
     UserError: the checkpoint cannot be expressed; names the field or file.
   """
   if source.suffix == gguf.SUFFIX:
-    _import_gguf(source, output, style, dtype)
+    _import_gguf(source, output, style, prompt, dtype)
     return
   if not (source / _CONFIG).is_file():
     raise config_lib.UserError(
@@ -95,7 +106,7 @@ def import_checkpoint(
         'checkpoint.')
   raw = files.read_json(source / _CONFIG)
   raw = raw.get('text_config', raw)
-  tokenizer = huggingface.of_checkpoint(source)
+  tokenizer = huggingface.of_checkpoint(source, prompt)
   with shards.opened(source) as arrays:
     model, params = _load(raw, arrays, dtype)
   for name in _BESIDE:
@@ -108,16 +119,23 @@ def import_checkpoint(
 
 
 def _import_gguf(
-    source: epath.Path, output: epath.Path, style: str, dtype: str) -> None:
+    source: epath.Path, output: epath.Path, style: str, prompt: str, dtype: str
+) -> None:
   found = gguf.read(source)
   ends, pad = (found.config[f'{name}_token_id'] for name in ('eos', 'pad'))
   ends = tuple(ends) if isinstance(ends, list) else (ends,)
-  tokenizer = huggingface.Tokenizer(
-      found.tokenizer, ends[0] if pad is None else pad, ends)
+  template = found.chat_template and templates.Template(
+      found.chat_template, found.special_tokens)
+  try:
+    tokenizer = huggingface.of_parts(
+        found.tokenizer, ends[0] if pad is None else pad, ends, prompt,
+        template)
+  except ValueError as e:
+    raise config_lib.UserError(f'{source}: {e}.') from e
   model, params = _load(found.config, found.arrays, dtype)
-  if found.chat_template:
+  if template:
     files.write_atomic(
-        output / _ORIGINAL / 'chat_template.jinja', found.chat_template)
+        output / _ORIGINAL / templates.FILE, template.text)
   write(output, model, params, tokenizer, style, dict(
       imported='float32', model_type=found.config['model_type']))
 

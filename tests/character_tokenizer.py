@@ -51,6 +51,9 @@ class Tokenizer:
     known = [c if c in self.characters else _UNKNOWN for c in text]
     return [len(CONTROL_TOKENS) + self.characters.index(c) for c in known]
 
+  def encode_prompt(self, text: str) -> list[int]:
+    return self.encode(text)
+
   def decode(self, ids: Sequence[int], *, show_control: bool = False) -> str:
     control = CONTROL_TOKENS if show_control else [''] * len(CONTROL_TOKENS)
     shown = [*control, *self.characters]

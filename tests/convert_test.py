@@ -178,6 +178,7 @@ def test_damaged_and_missing_files_are_named(tmp_path):
     (('bring',), "subcommand: got 'bring'"), (('import',), '--source'),
     (('import', '--source=x', '--output=y', '--dtype=int8'), '--dtype: got'),
     (('import', '--source=x', '--output=y', '--style=novel'), '--style: got'),
+    (('import', '--source=x', '--output=y', '--prompt=song'), '--prompt: got'),
     (('export', '--policy=/no', '--output=y'), 'policy.json: no such file')])
 def test_wrong_usage_is_one_line(argv, message):
   with pytest.raises(config_lib.UserError, match=message) as error:

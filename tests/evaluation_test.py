@@ -106,7 +106,7 @@ def test_symbolic_searches_and_their_tokens():
   class Characters:
     """One token a character."""
 
-    encode = staticmethod(list)
+    encode = encode_prompt = staticmethod(list)
 
   outcomes = symbolic.outcomes([RECORD], Characters(), 'compact')
   prompt = traces.prompt(PROBLEM, style='compact')

@@ -159,7 +159,7 @@ def test_costs_of_samples_and_their_judge():
 class Characters:
   """One token a character."""
 
-  encode = staticmethod(list)
+  encode = encode_prompt = staticmethod(list)
 
 
 @pytest.mark.parametrize('name, chain', [('beam', 4 + 5), ('mcts', 4 + 5 + 2)])

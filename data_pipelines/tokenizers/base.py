@@ -42,6 +42,12 @@ class Tokenizer(Protocol):
   def encode(self, text: str) -> list[int]:
     """Token ids of `text`; never a control id, whatever the text says."""
 
+  def encode_prompt(self, text: str) -> list[int]:
+    """Token ids of a question; control tokens that begin it may stand there.
+
+    What a model writes follows them, encoded on its own.
+    """
+
   def decode(self, ids: Sequence[int], *, show_control: bool = False) -> str:
     """Text of `ids`; never raises on what a model may sample.
 

@@ -17,11 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.tokenizers import templates
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 from meta_cot.tasks import faults
 
 FILE = 'tokenizer.json'
+PROMPTS = ('text', 'chat')
 _TOKENS = 'tokens.json'  # what the file does not say; with a hash of all
 REPLACEMENT = '\ufffd'
 _SPACE = '\u2581'  # of vocabularies that fall back to bytes
@@ -33,20 +35,23 @@ class Settings:
   """Which tokenizer is used; see `configs/base.py`."""
 
   path: str = config_lib.setting()  # a checkpoint's folder
+  # How questions are put: text (behind what begins a text) | chat (as the
+  # checkpoint's chat template has what a user says).
+  prompt: str = config_lib.setting(choices=PROMPTS)
   vocab_size: None = None  # its files say
 
   def make(self, texts: Iterable[str]) -> 'Tokenizer':
     """Reads the tokenizer; learns nothing."""
     del texts
-    return of_checkpoint(files.path(self.path))
+    return of_checkpoint(files.path(self.path), self.prompt)
 
   def check(self) -> int:
     """Makes sure that it is there; returns its tokens."""
-    return of_checkpoint(files.path(self.path)).vocab_size
+    return self.make(()).vocab_size
 
   def placeholder(self) -> 'Tokenizer':
     """Returns the tokenizer itself."""
-    return of_checkpoint(files.path(self.path))
+    return self.make(())
 
 
 def load(folder: files.Path) -> 'Tokenizer':
@@ -57,10 +62,12 @@ def load(folder: files.Path) -> 'Tokenizer':
   """
   folder = files.path(folder)
   told = files.read_json(
-      folder / _TOKENS, pad_id=int, eos_ids=list, fingerprint=str)
+      folder / _TOKENS, pad_id=int, eos_ids=list, before=list, after=list,
+      fingerprint=str)
   try:
     made = Tokenizer(
-        (folder / FILE).read_bytes(), told['pad_id'], tuple(told['eos_ids']))
+        (folder / FILE).read_bytes(), told['pad_id'],
+        *(tuple(told[name]) for name in ('eos_ids', 'before', 'after')))
   except ValueError as e:
     raise config_lib.UserError(f'{folder / FILE}: {e}') from e
   if made.fingerprint != told['fingerprint']:
@@ -70,14 +77,19 @@ def load(folder: files.Path) -> 'Tokenizer':
   return made
 
 
-def of_checkpoint(folder: files.Path) -> 'Tokenizer':
+def of_checkpoint(folder: files.Path, prompt: str = 'text') -> 'Tokenizer':
   """Reads the tokenizer of a checkpoint as it was published.
 
   All tokens that generation_config.json, config.json and tokenizer_config.json
   say end a text do; rows are filled with the padding token, or the first end.
 
+  Args:
+    folder: with tokenizer.json.
+    prompt: of PROMPTS.
+
   Raises:
-    UserError: no such file, or no end of texts; names what is missing.
+    UserError: no such file, no end of texts, or no chat template that one
+      question can be put into; names what is missing.
   """
   folder = files.path(folder)
   if not (folder / FILE).is_file():
@@ -96,22 +108,59 @@ def of_checkpoint(folder: files.Path) -> 'Tokenizer':
       raise ValueError('no file of the folder says what ends a text')
     pads = [i for some in told.values() for i in ids.all_of(
         some.get('pad_token_id'), some.get('pad_token'))]
-    return Tokenizer(data, (*pads, eos_ids[0])[0], tuple(eos_ids))
+    return of_parts(
+        data, (*pads, eos_ids[0])[0], eos_ids, prompt, templates.of_checkpoint(
+            folder, told['tokenizer_config.json']))
   except ValueError as e:
     raise config_lib.UserError(f'{folder / FILE}: {e}') from e
+
+
+def of_parts(
+    data: bytes, pad_id: int, eos_ids: Sequence[int], prompt: str,
+    template: templates.Template | None,
+) -> 'Tokenizer':
+  """Makes a tokenizer, and finds what stands around a question.
+
+  Raises:
+    ValueError: as of `Tokenizer` and of `templates.around`.
+  """
+  processor = _processor(data)
+  encode = lambda text, add: processor.encode(text, add_special_tokens=add).ids
+  if prompt == 'chat':
+    if template is None:
+      raise ValueError('the checkpoint has no chat template')
+    before, after = (
+        encode(text, False) for text in templates.around(template))
+  else:  # what the tokenizer itself writes before a text
+    plain, whole = encode('a', False), encode('a', True)
+    starts = [i for i in range(len(whole)) if whole[i:i + len(plain)] == plain]
+    before, after = whole[:starts[0]] if starts else [], []
+  return Tokenizer(
+      data, pad_id, tuple(eos_ids), tuple(before), tuple(after))
 
 
 class Tokenizer:
   """A `base.Tokenizer` around one of Hugging Face's."""
 
-  def __init__(self, data: bytes, pad_id: int, eos_ids: tuple[int, ...]):
-    """Reads tokenizer.json; a ValueError says why it is none for us."""
-    self._arguments, self.data = (data, pad_id, eos_ids), data
+  def __init__(
+      self, data: bytes, pad_id: int, eos_ids: tuple[int, ...],
+      before: tuple[int, ...] = (), after: tuple[int, ...] = ()):
+    """Reads tokenizer.json; a ValueError says why it is none for us.
+
+    Args:
+      data: of the file.
+      pad_id: fills rows.
+      eos_ids: end a text.
+      before: tokens that begin a question.
+      after: tokens between a question and what is written.
+    """
+    self._arguments = data, pad_id, eos_ids, before, after
+    self.data, self._before, self._after = data, before, after
     self._processor = _processor(data)
     self._processor.encode_special_tokens = True  # as text
     self.pad_id, self.eos_ids, self.eos_id = pad_id, eos_ids, eos_ids[0]
     self.fingerprint = hashlib.sha256(
-        data + json.dumps([pad_id, eos_ids]).encode()).hexdigest()
+        data + json.dumps(self._arguments[1:]).encode()).hexdigest()
     raw = json.loads(data)
     _check_prefix(raw)
     self._control = {  # id -> name
@@ -139,6 +188,10 @@ class Tokenizer:
     text = text.encode(errors='replace').decode()  # no surrogates
     return self._processor.encode(text, add_special_tokens=False).ids
 
+  def encode_prompt(self, text: str) -> list[int]:
+    """Token ids of a question, as the checkpoint wants it put."""
+    return [*self._before, *self.encode(text), *self._after]
+
   def decode(self, ids: Sequence[int], *, show_control: bool = False) -> str:
     """Text of `ids`; never raises on what a model may sample."""
     parts = []
@@ -160,11 +213,12 @@ class Tokenizer:
 
   def save(self, folder: files.Path) -> None:
     """Writes the files that `load` reads, atomically."""
-    data, pad_id, eos_ids = self._arguments
     folder = files.path(folder)
     files.write_json(folder / _TOKENS, dict(
-        pad_id=pad_id, eos_ids=list(eos_ids), fingerprint=self.fingerprint))
-    files.write_atomic(folder / FILE, data)
+        pad_id=self.pad_id, eos_ids=list(self.eos_ids),
+        before=list(self._before), after=list(self._after),
+        fingerprint=self.fingerprint))
+    files.write_atomic(folder / FILE, self.data)
 
 
 class _Ids:

@@ -206,6 +206,10 @@ class Tokenizer:
       ids += self._space_ids + self._processor.encode(part)
     return ids
 
+  def encode_prompt(self, text: str) -> list[int]:
+    """Token ids of a question, which nothing begins."""
+    return self.encode(text)
+
   def decode(self, ids: Sequence[int], *, show_control: bool = False) -> str:
     """Text of `ids`; never raises on what a model may sample."""
     parts, run = [], []
@@ -256,6 +260,10 @@ class _Placeholder:
   def encode(self, text: str) -> list[int]:
     """One token per number, per piece and per other character."""
     return [_TEXT_ID] * len(_pattern(self.settings).findall(text))
+
+  def encode_prompt(self, text: str) -> list[int]:
+    """As many tokens as `encode` makes."""
+    return self.encode(text)
 
   def ending_in(self, text: str) -> np.ndarray:
     """Finds the token of all text where `text` is one, bool [vocab_size]."""

@@ -79,7 +79,7 @@ class Player:
     """
     missing = self.num_questions - len(problems)
     encoded = [
-        self._tokenizer.encode(o + traces.prompt(p, style=self._style))
+        self._tokenizer.encode_prompt(o + traces.prompt(p, style=self._style))
         for o, p in zip(
             openings or [''] * len(problems), problems, strict=True)]
     prompts_QxP, lengths_Q = padded(
@@ -115,7 +115,8 @@ def prompt_width(
 ) -> int:
   """Finds P for these problems, any of the texts in front."""
   longest = max(
-      len(tokenizer.encode(traces.prompt(p, style=style))) for p in problems)
+      len(tokenizer.encode_prompt(traces.prompt(p, style=style)))
+      for p in problems)
   longest += max(len(tokenizer.encode(o)) for o in openings)
   return decode.prompt_width(longest)
 

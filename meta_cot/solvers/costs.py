@@ -73,7 +73,7 @@ def of_searches(
   models = [policy.model, *([judge] if judge and 'model' in sources else [])]
   return base.objects([
       [_of_tree(
-          models, name, len(policy.tokenizer.encode(
+          models, name, len(policy.tokenizer.encode_prompt(
               traces.prompt(problem, style=policy.style))), record, drawn)]
       for problem, (record,), (drawn,) in zip(
           problems, outcomes.records, outcomes.num_tokens, strict=True)])

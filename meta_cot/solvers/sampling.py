@@ -84,7 +84,7 @@ class Sampler:
     prompts = [
         traces.prompt(p, style=policy.style)
         for p in problems for _ in range(copies)]
-    longest = max(prompts, key=lambda p: len(policy.tokenizer.encode(p)))
+    longest = max(prompts, key=lambda p: len(policy.tokenizer.encode_prompt(p)))
     _, done = self.complete(policy, [longest], rng)  # compiles
     self._judged(policy, [longest], done, rng)  # likewise
     start = time.perf_counter()
@@ -122,8 +122,8 @@ class Sampler:
         seconds=seconds, occupancy=sum(lengths) / (num_steps * size),
         details=details, costs=grid([
             costs.of_text(
-                policy.model, len(policy.tokenizer.encode(prompt)), length,
-                {judge.label: judge.model for judge in self._judges})
+                policy.model, len(policy.tokenizer.encode_prompt(prompt)),
+                length, {judge.label: judge.model for judge in self._judges})
             for prompt, length in zip(prompts, lengths)], object))
 
   def _judged(
@@ -131,7 +131,7 @@ class Sampler:
       done: decode.Generation, rng: types.PRNGKey,
   ) -> dict[str, list[float | None]]:
     """What every judge says of texts; None of those that are not finished."""
-    questions = [policy.tokenizer.encode(prompt) for prompt in prompts]
+    questions = [policy.tokenizer.encode_prompt(prompt) for prompt in prompts]
     written = [
         tokens[:length].tolist()
         for tokens, length in zip(done.tokens, done.lengths)]
@@ -191,7 +191,7 @@ class Sampler:
     tokenizer, size = policy.tokenizer, self._batch_size
     generate = self._generate(
         policy.model, eos_ids=tokenizer.eos_ids, pad_id=tokenizer.pad_id)
-    encoded = [tokenizer.encode(prompt) for prompt in prompts]
+    encoded = [tokenizer.encode_prompt(prompt) for prompt in prompts]
     width = decode.prompt_width(max(map(len, encoded)))
     batches = []
     for start in range(0, len(prompts), size):

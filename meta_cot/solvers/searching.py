@@ -176,7 +176,7 @@ class Searcher:
     for mine in filter(None, (policy, self._judge)):
       strategies.check_room(mine.model, self._settings, width, depth)
     prompts = player_lib.padded(
-        [policy.tokenizer.encode(traces.prompt(p, style=policy.style))
+        [policy.tokenizer.encode_prompt(traces.prompt(p, style=policy.style))
          for p in problems], width, policy.tokenizer.pad_id)
     return [
         dict(prompt=prompt_P, length=length, problem=problem)

@@ -62,7 +62,7 @@ class Reader:
 
   def question(self, record: traces.TraceRecord) -> tuple[int, ...]:
     """The tokens of the question."""
-    return tuple(self.tokenizer.encode(
+    return tuple(self.tokenizer.encode_prompt(
         traces.prompt(record.problem, style=self.style)))
 
   def _attempts(

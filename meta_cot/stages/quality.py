@@ -150,8 +150,8 @@ def _texts(context, settings, tokenizer, style, records) -> _Texts:
         context.task, record)) if has_oracle else [None] * len(record.nodes)
     made.add(
         numbers.setdefault(record.problem.id, len(numbers)),
-        tokenizer.encode(traces.prompt(record.problem, style=style)), record,
-        reachable, settings.max_tokens)
+        tokenizer.encode_prompt(traces.prompt(record.problem, style=style)),
+        record, reachable, settings.max_tokens)
   if not made.rows:
     raise config_lib.UserError(
         f'{folder}: no state has a target and at most {settings.max_tokens} '

@@ -27,6 +27,7 @@ class Model(NamedTuple):
   arrays: shards.Arrays
   tokenizer: bytes  # tokenizer.json
   chat_template: str | None
+  special_tokens: dict[str, str]  # bos_token and so on
 
 
 def read(path: epath.Path) -> Model:
@@ -60,19 +61,22 @@ def read(path: epath.Path) -> Model:
     raise config_lib.UserError(
         f'{path}: no GGUF file that transformers reads '
         f'({" ".join(str(e).split())[:200]}).') from e
-  config = model.config.to_dict()
-  config.pop('quantization_config', None)  # it is not quantised any more
+  raw = model.config.to_dict()
+  raw.pop('quantization_config', None)  # it is not quantised any more
   for name in ('eos', 'pad'):
-    known = config.get(f'{name}_token_id')
-    config[f'{name}_token_id'] = known if known is not None else getattr(
+    known = raw.get(f'{name}_token_id')
+    raw[f'{name}_token_id'] = known if known is not None else getattr(
         tokenizer, f'{name}_token_id')
   field = reader.fields.get(_PRE)
   pre = field and field.contents()
   return Model(
-      config, shards.Arrays({
+      raw, shards.Arrays({
           name: x.numpy() for name, x in model.state_dict().items()}),
       _tokenizer(tokenizer.backend_tokenizer.to_str(), pre),
-      tokenizer.chat_template)
+      tokenizer.chat_template, {
+          name: str(token)
+          for name, token in tokenizer.special_tokens_map.items()
+          if isinstance(token, str)})
 
 
 def _tokenizer(text: str, pre: str | None) -> bytes:
