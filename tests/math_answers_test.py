@@ -70,6 +70,72 @@ def test_different(gold, answer):
   assert not found.is_correct and found.is_decided
 
 
+# Examples of math-verify (github.com/huggingface/Math-Verify), out of its
+# tests/test_all.py without the texts around them, and what it says of them.
+THEIRS = [
+    ('-5', '-5', 1), ('7425000', '7,425,000', 1), ('1000.0', '1,000.0', 1),
+    ('1000.99', '1,000.99€', 1), ('2', 'AZYUK2A', 0),
+    ('10/9', r'\frac{10}{9}', 1),
+    ('[0,1)', '[0,1)', 1), ('[0,9)', '[0,1)', 0), ('(0,9)', '[0,9)', 0),
+    ('1', '-[0,1)', 0), ('10', '(9+1)', 1), ('1', r'\frac3{3}', 1),
+    ('1/3', r'\left( \frac{1}{3} \right)', 1), ('1/3', r'k = \frac{1}{3}', 1),
+    ('1/3', r'\frac{1}{3} \textbf{meters}', 1), (r'28\%', '28 pct', 1),
+    ('0.28', '28', 0), ('28', '28/100', 0), (r'28*\frac{1}{100}', '28', 0),
+    (r'14{,}916', '14916', 1), ('12 and 13', r'12\text{ and }13', 1),
+    (r'15\mbox{ cm}^2', '15', 1), ('-2,1', '1,-2', 1), ('204_5', '204_5', 1),
+    (r'1 \pm \sqrt{19}', r'1 \pm \sqrt{19}', 1),
+    (r'\{1\pm\sqrt{5},-2\}', r'\{1\pm\sqrt{5},-2\}', 1),
+    (r'2 \sin b \cos a', r'2 \cos a \sin b', 1),
+    (r'\frac{9}{4}\pi', r'\frac94\pi', 1),
+    ('125 miles', r'125\textnormal{ miles}', 1),
+    (r'[-1, -\frac{1}{2}) \cup (0, 1)', r'(0, 1) \cup [-1, -\tfrac12)', 1),
+    ('x >= 5', r'x \geq 5', 1), ('x != 3', r'x \neq 3', 1),
+    ('x > 5', 'x < 5', 0),
+    (r'x \leq 5', r'5 \geq x', 1), ('x = 11', 'x = 5+5+1 = 7 = 11', 1),
+    ('7 = 11a+c', '11a+c', 0), ('11', r'x\approx11', 1),
+    ('x < 1', '-x > -1', 1),
+    ('x < 1', 'x > -1', 0), ('x <= 1', '-x >= -1', 1), ('a + 3z = 0', '0', 0),
+    ('k=1', '1', 1), ('z = 1 + 1 = 2', 'z = 3+3 = 2', 1),
+    ('2x + z = 1', '1', 0),
+    ('2x+4y-3=0', r'y=-\frac{1}{2}x+\frac{3}{4}', 1),
+    ('x^2/4 + y^2/3 = 1', 'x^2/16 + y^2/12 = 1/4', 1),
+    (r'\begin{pmatrix}1 & 2 \\ 3 & 4\end{pmatrix}',
+     r'\left[\begin{array}{cc}1 & 2 \\3 & 4\end{array}\right]', 1),
+    (r'\begin{pmatrix}1 & 2 \\ 3 & 4\end{pmatrix}',
+     r'\begin{pmatrix}1 & 2 \\ 3 & 5\end{pmatrix}', 0),
+    (r'\frac{1}{12}', '0.0833333333333333', 1),
+    (r'(1,\frac{9}{2})', '(1,4.5)', 1),
+    (r'\frac{x+2}{7}', r'\frac{x}{7}+\frac{2}{7}', 1),
+    (r'\tan^2(y)+1', r'\sec^2(y)', 1), ('(3,1)', '{1,3}', 0),
+    ('x-2y+z-1=0', 'x-2y+z-1=0', 1), (r'\text{C}', r'\text{(C)}', 1),
+    ('11111111100', r'11,\! 111,\! 111,\! 100', 1), ('32349', '32, 349', 0),
+    (r'\text{E}', 'E', 1), (r'-2 \le x \le 7', r'x \in [-2,7]', 1),
+    ('4.123105625617661', r'\sqrt{17}', 1), ('4', r'4\sqrt{2}', 0),
+    (r'\frac{1}{3}', r'\frac{1}{3}.', 1), (r'\sqrt{2}', r'\sqrt{2}.', 1),
+    ('(1,2)', '(1,2).', 1), ('5', r'5 \text{ cm}.', 1), ('42', '42.', 1),
+    ('2', '2^{10}.', 0), ('1', '1/3.', 0), ('1, 2, 3', '1, 2, 3, ...', 0)]
+OTHERWISE = [  # why
+    (r'\text{13}', '13', 0, 'a number is a number, however it is set'),
+    ('(1,3)', '{1,3}', 1, 'a pair is no set'),
+    ('1000', '1 000', 1, 'two numbers; a blank groups no digits'),
+    ('1000.99', '1000,99', 1, 'a list; a comma is no point'),
+    (r'\begin{pmatrix}6&8\end{pmatrix}', r'\begin{pmatrix}1&2\end{pmatrix}+'
+     r'\begin{pmatrix}5&6\end{pmatrix}', 1, 'matrices are not added here'),
+    (r'x \in [-2,7]', r'-2 \le x \le 7', 0, 'the same set, whoever says it'),
+    ('1/3', r'x=1/3\approx1.3', 1, 'what is said last counts'),
+]
+
+
+@pytest.mark.parametrize('gold, answer, wanted', THEIRS)
+def test_agrees_with_math_verify(gold, answer, wanted):
+  assert math.equal(gold, answer) == wanted
+
+
+@pytest.mark.parametrize('gold, answer, theirs, why', OTHERWISE)
+def test_differs_from_math_verify_for_a_reason(gold, answer, theirs, why):
+  assert why and math.equal(gold, answer) != theirs
+
+
 @pytest.mark.parametrize('text, answer', [
     (r'so \boxed{5}.', '5'), (r'\boxed{1} and then \boxed{2}', '2'),
     (r'\boxed{\frac{1}{\sqrt{2}}}', r'\frac{1}{\sqrt{2}}'),

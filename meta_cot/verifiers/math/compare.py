@@ -14,6 +14,7 @@ from meta_cot.verifiers.math import tree
 # Whether two expressions are equal; None: not known.
 Scalars = Callable[[tree.Tree, tree.Tree], bool | None]
 _FLIPPED = {'>': '<', '>=': '<='}
+_BRACKETS = {'<': '()', '<=': '[]'}
 _UNORDERED = ('list', 'set', 'union', 'all')
 _MIN_PLACES = 2  # of a decimal that stands for what rounds to it
 _MIN_DIGITS = 3  # of an answer that stands for a number without an end
@@ -71,6 +72,8 @@ def _plain(of: tree.Tree) -> tree.Tree:
     if isinstance(of.right, tree.Call) and of.right.name == 'pm':
       return _plain(tree.Several('list', tuple(
           tree.Relation(of.sign, of.left, x) for x in _plain(of.right).items)))
+  if isinstance(of, tree.Several) and of.kind == 'all':
+    return _chain(of)
   if isinstance(of, tree.Several) and of.kind in ('list', 'set', 'union'):
     items = []
     for item in map(_plain, of.items):
@@ -80,6 +83,19 @@ def _plain(of: tree.Tree) -> tree.Tree:
         {x.left for x in items}) == 1:
       items = [x.right for x in items]
     return tree.Several(of.kind, tuple(items))
+  return of
+
+
+def _chain(of: tree.Several) -> tree.Tree:
+  """Reads x = 5 + 6 = 11 as x = 11, and 2 <= x < 7 as [2, 7)."""
+  signs = [x.sign for x in of.items]
+  if set(signs) == {'='}:
+    return tree.Relation('=', of.items[0].left, of.items[-1].right)
+  if len(signs) == 2 and set(signs) <= _BRACKETS.keys() and isinstance(
+      of.items[0].right, tree.Symbol):
+    opening, closing = (_BRACKETS[sign] for sign in signs)
+    return tree.Several(opening[0] + closing[1], (
+        of.items[0].left, of.items[1].right))
   return of
 
 

@@ -80,4 +80,4 @@ def _algebra() -> Callable[[tree.Tree, tree.Tree], bool | None]:
 def _words(text: str) -> str:
   """What a text says, without how it is set."""
   text = _BLANKS.sub(' ', _DRESS.sub(' ', text)).strip().rstrip('.').lower()
-  return ' '.join(text.split())
+  return ' '.join(text.split()).strip('()')  # (B) is B

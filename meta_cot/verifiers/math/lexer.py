@@ -33,7 +33,8 @@ _UNICODE = str.maketrans({
     '’': "'", '\u00a0': ' ', '$': ' ', '€': ' ', '£': ' ',
     '¥': ' ', '~': ' '})
 # Commas between groups of three digits, as LaTeX writes them.
-_GROUPING = re.compile(r'(?<=\d)(?:\{,\}|,\\!|\\!,|\\,|\\!)(?=\d{3}(?!\d))')
+_GROUPING = re.compile(
+    r'(?<=\d)(?:\{,\}|,\\!|\\!,|\\,|\\!)\s*(?=\d{3}(?!\d))')
 
 _SIGNS = {  # commands -> operators
     'cdot': '*', 'times': '*', 'ast': '*', 'div': '/', 'le': '<=', 'leq': '<=',
@@ -52,8 +53,8 @@ _SILENT = frozenset((
 _FONTS = frozenset((
     'mathbf boldsymbol bm mathit mathbb mathcal mathsf bold boxed').split())
 _TEXTS = frozenset((
-    'text textbf textit textrm textsf texttt mathrm mbox hbox operatorname '
-    'mathop emph').split())
+    'text textnormal textbf textit textrm textsf texttt mathrm mbox hbox '
+    'operatorname mathop emph').split())
 
 _TOKEN = re.compile(r'''
     (?P<blank>\s+)

@@ -11,6 +11,7 @@
 """
 
 from fractions import Fraction
+import re
 
 from meta_cot.verifiers.math import lexer
 from meta_cot.verifiers.math import tree
@@ -19,6 +20,7 @@ from meta_cot.verifiers.math.lexer import Token
 MAX_LENGTH = 10_000  # characters
 _MAX_DEPTH = 40  # of what stands in each other
 _MAX_TERMS = 100  # of a sum or a product
+_STOP = re.compile(r'(?<!\.)\.[ $]*$')
 _RELATIONS = ('=', '<', '<=', '>', '>=', '!=', 'in')
 _CLOSING = {'(': (')', ']'), '[': (')', ']'), 'set': ('end set',), '{': ('}',)}
 _STARTS = ('(', '[', '{', 'set', 'frac', 'binom', 'begin', 'lfloor', 'lceil')
@@ -34,6 +36,8 @@ def read(text: str) -> tree.Tree:
   """
   if len(text) > MAX_LENGTH:
     raise tree.ReadingError(f'{len(text)} characters')
+  if _STOP.search(text):  # of a sentence
+    text = text.rstrip('. $')
   reader = _Reader(lexer.tokens(text))
   found = reader.answer()
   if reader.next.kind != 'end':
@@ -289,7 +293,8 @@ class _Reader:
       raise tree.ReadingError('too much stands in each other')
     inner = self._argument_or_group()
     terms = _Terms()
-    while not self._is('(') and self._starts_factor():
+    while not self._is('(') and self._starts_factor() and (
+        self.next.value not in lexer.FUNCTIONS):
       terms.count()
       inner = tree.Call('mul', (inner, self._power()))  # sin 2x
     self._depth -= 1
