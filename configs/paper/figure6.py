@@ -8,7 +8,7 @@ Policies of three amounts of training, and best of N by the exact verifier: what
 one saves in the one has to be spent in the other.
 
 Variants:
-  tiny  three-number Countdown, 0.5M, 1M and 2M tokens, three seeds.
+  tiny  three-number Countdown, 0.3M, 0.6M and 1.2M tokens, three seeds.
 """
 
 import ml_collections
@@ -20,7 +20,7 @@ from configs.paper import puzzles
 def _tiny() -> ml_collections.ConfigDict:
   c = puzzles.policy(3, num_tokens=1)
   del c.sft
-  amounts = {'0.5M': 500_000, '1M': 1_000_000, '2M': 2_000_000}
+  amounts = {'0.3M': 300_000, '0.6M': 600_000, '1.2M': 1_200_000}
   trained, asked = [], []
   for number in amounts.values():
     trained.append(f'sft_{number}_tokens')
