@@ -27,7 +27,7 @@ def _tiny() -> ml_collections.ConfigDict:
   numbers, trained, measured = (500, 3_000, 16_000), [], []
   for number in numbers:
     trained.append(f'value{number}')
-    c[trained[-1]] = v = puzzles.judge('value', num_tokens=1_000_000)
+    c[trained[-1]] = v = puzzles.judge('value', num_tokens=300_000)
     v.data.num_records = number
     measured.append(f'quality{number}')
     c[measured[-1]] = kinds.quality(

@@ -28,7 +28,7 @@ def _tiny() -> ml_collections.ConfigDict:
   stages = {}  # -> label
   for number in (500, 16_000):
     trained = f'value_of_{number}_questions'
-    c[trained] = v = puzzles.judge('value', num_tokens=500_000)
+    c[trained] = v = puzzles.judge('value', num_tokens=300_000)
     v.data.num_records = number
     c.stages += (trained,)
     for size, beam in _BEAMS.items():

@@ -21,8 +21,8 @@ from configs.paper import puzzles
 def _tiny() -> ml_collections.ConfigDict:
   c = puzzles.policy(4, num_tokens=2_000_000)
   puzzles.labels(c, num_questions=10_000)
-  c.verdict = puzzles.judge('verdict', num_tokens=500_000)
-  c.chain = puzzles.judge('verdict', num_tokens=500_000)
+  c.verdict = puzzles.judge('verdict', num_tokens=300_000)
+  c.chain = puzzles.judge('verdict', num_tokens=300_000)
   c.chain.data.verdict.chain = ';'
   numbers, stages = (1, 2, 4, 8), []
   for number in numbers:

@@ -23,9 +23,9 @@ def _tiny() -> ml_collections.ConfigDict:
   c = puzzles.policy(4, num_tokens=2_000_000)
   puzzles.labels(c, num_questions=10_000)
   judges = {
-      'value': puzzles.judge('value', num_tokens=500_000),
-      'verdict': puzzles.judge('verdict', num_tokens=500_000),
-      'chain': puzzles.judge('verdict', num_tokens=500_000)}
+      'value': puzzles.judge('value', num_tokens=300_000),
+      'verdict': puzzles.judge('verdict', num_tokens=300_000),
+      'chain': puzzles.judge('verdict', num_tokens=300_000)}
   judges['chain'].data.verdict.chain = ';'
   for name, judge in judges.items():
     c[name] = judge
