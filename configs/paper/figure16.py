@@ -8,7 +8,7 @@ Errors are to the share of 128 completions that are right, on validation
 problems; beside them the constant's.
 
 Variants:
-  tiny  four-number Countdown, one policy of 2M tokens, values of 500, 3000 and
+  tiny  24 out of four numbers, one policy of 1M tokens, values of 500, 3000 and
         16000 questions, three seeds of each.
 """
 
@@ -19,7 +19,7 @@ from configs.paper import puzzles
 
 
 def _tiny() -> ml_collections.ConfigDict:
-  c = puzzles.policy(4, num_tokens=2_000_000)
+  c = puzzles.policy(4, num_tokens=1_000_000)
   puzzles.labels(c, num_questions=16_000)
   c.truth = kinds.label(
       policy=puzzles.POLICY, records='answers', num_train=16,
@@ -27,7 +27,7 @@ def _tiny() -> ml_collections.ConfigDict:
   numbers, trained, measured = (500, 3_000, 16_000), [], []
   for number in numbers:
     trained.append(f'value{number}')
-    c[trained[-1]] = v = puzzles.judge('value', num_tokens=300_000)
+    c[trained[-1]] = v = puzzles.judge('value', num_tokens=600_000)
     v.data.num_records = number
     measured.append(f'quality{number}')
     c[measured[-1]] = kinds.quality(

@@ -8,7 +8,7 @@ A policy that stays as it is, values that learned from few or many questions,
 and the oracle that says which states lead to a solution.
 
 Variants:
-  tiny  four-number Countdown, one policy of 2M tokens, values of 500 and 16000
+  tiny  24 out of four numbers, one policy of 1M tokens, values of 500 and 16000
         questions, three seeds of each.
 """
 
@@ -23,12 +23,12 @@ _BEAMS = {
 
 
 def _tiny() -> ml_collections.ConfigDict:
-  c = puzzles.policy(4, num_tokens=2_000_000)
+  c = puzzles.policy(4, num_tokens=1_000_000)
   puzzles.labels(c, num_questions=16_000)
   stages = {}  # -> label
   for number in (500, 16_000):
     trained = f'value_of_{number}_questions'
-    c[trained] = v = puzzles.judge('value', num_tokens=300_000)
+    c[trained] = v = puzzles.judge('value', num_tokens=600_000)
     v.data.num_records = number
     c.stages += (trained,)
     for size, beam in _BEAMS.items():

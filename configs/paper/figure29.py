@@ -8,7 +8,7 @@ Best of 16 samples by verdicts in words: `verdict` says them at once, `chain`
 behind a verification of the steps.
 
 Variants:
-  tiny  four-number Countdown, one policy of 2M tokens, three seeds of both
+  tiny  24 out of four numbers, one policy of 1M tokens, three seeds of both
         judges, 1 to 8 verdicts.
 """
 
@@ -19,10 +19,10 @@ from configs.paper import puzzles
 
 
 def _tiny() -> ml_collections.ConfigDict:
-  c = puzzles.policy(4, num_tokens=2_000_000)
+  c = puzzles.policy(4, num_tokens=1_000_000)
   puzzles.labels(c, num_questions=10_000)
-  c.verdict = puzzles.judge('verdict', num_tokens=300_000)
-  c.chain = puzzles.judge('verdict', num_tokens=300_000)
+  c.verdict = puzzles.judge('verdict', num_tokens=600_000)
+  c.chain = puzzles.judge('verdict', num_tokens=600_000)
   c.chain.data.verdict.chain = ';'
   numbers, stages = (1, 2, 4, 8), []
   for number in numbers:

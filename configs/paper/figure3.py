@@ -9,7 +9,7 @@ verification of the steps; four verdicts are averaged. Beside them the majority
 and the exact verifier.
 
 Variants:
-  tiny  four-number Countdown, one policy of 2M tokens, three seeds of every
+  tiny  24 out of four numbers, one policy of 1M tokens, three seeds of every
         judge.
 """
 
@@ -20,12 +20,12 @@ from configs.paper import puzzles
 
 
 def _tiny() -> ml_collections.ConfigDict:
-  c = puzzles.policy(4, num_tokens=2_000_000)
+  c = puzzles.policy(4, num_tokens=1_000_000)
   puzzles.labels(c, num_questions=10_000)
   judges = {
-      'value': puzzles.judge('value', num_tokens=300_000),
-      'verdict': puzzles.judge('verdict', num_tokens=300_000),
-      'chain': puzzles.judge('verdict', num_tokens=300_000)}
+      'value': puzzles.judge('value', num_tokens=600_000),
+      'verdict': puzzles.judge('verdict', num_tokens=600_000),
+      'chain': puzzles.judge('verdict', num_tokens=600_000)}
   judges['chain'].data.verdict.chain = ';'
   for name, judge in judges.items():
     c[name] = judge

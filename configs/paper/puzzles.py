@@ -34,13 +34,20 @@ def chooser(
 def policy(
     num_numbers: int, num_tokens: int, seeds: Sequence[int] = ()
 ) -> ml_collections.ConfigDict:
-  """Makes Countdown and a policy of it, POLICY or one for every seed."""
+  """Makes a policy, POLICY or one for every seed.
+
+  Of Countdown with three numbers; of 24 out of four numbers of 1..30, where a
+  value learns quickly what a state is worth.
+  """
   c = base.get_config()
   c.model.vocab_size = 160
   c.task = tasks.countdown()
   c.task.update(dict(
-      num_numbers=num_numbers, max_target=60 if num_numbers == 3 else 99,
-      max_value=99, enumerate_all=num_numbers == 3, num_train=20_000))
+      num_numbers=num_numbers, max_target=60, max_value=99, num_train=20_000))
+  if num_numbers == 4:
+    c.task.update(dict(
+        max_number=30, min_target=24, max_target=24, enumerate_all=False,
+        heldout_target_fraction=0.0))
   c.problems = kinds.problems()
   c.traces = kinds.traces(num_processes=1)
   c.tokenizer = kinds.tokenizer()
