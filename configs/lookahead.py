@@ -19,7 +19,7 @@ Variants:
   sudoku          4 x 4, 3 to 12 empty cells: the difference by depth, judged in
                   four ways; one seed, an hour on a CPU core.
   make24          the Game of 24 with numbers of 1..30 instead of 1..13, so that
-                  there are enough puzzles; beams as for `countdown`.
+                  there are enough puzzles; beams as for `countdown`. As long.
 """
 
 from collections.abc import Mapping, Sequence
