@@ -100,6 +100,7 @@ def test_parquet(tmp_path):
     ('/no/such.jsonl', '/no/such.jsonl: cannot be read'),
     ('/no/*.jsonl', 'there are no such files'), ('x.csv', 'must end with one'),
     ('s3://b/x.jsonl', 'must be a local path'),
+    ('hf:a', 'must be hf:NAME:SPLIT'), ('tfds:', 'must be tfds:NAME:SPLIT'),
     ('hf:a:train', 'needs the package datasets; pip install'),
     ('tfds:a:train', 'needs the package tensorflow_datasets; pip install')])
 def test_sources_that_are_not_there(source, message, monkeypatch):

@@ -19,6 +19,7 @@ import numpy as np
 
 from meta_cot.problem import Problem, Verdict
 from meta_cot.settings import config as config_lib
+from meta_cot.tasks import solved
 from meta_cot.tasks import splits as splits_lib
 from meta_cot.tasks import stories
 from meta_cot.traces import record as record_lib
@@ -65,32 +66,20 @@ class Settings:
 class Teacher:
   """Tells the steps in order; there is nothing to search."""
 
-  strategies = ('solution',)
+  strategies = solved.STRATEGIES
 
   def search(
       self, problem: Problem, strategy: str, seed: int
   ) -> record_lib.TraceRecord:
     """Writes a sentence for every operation, in words drawn by the seed."""
-    if strategy not in self.strategies:
-      raise ValueError(
-          f'strategy: got {strategy!r}; must be one of '
-          f'{", ".join(self.strategies)}.')
     draws = random.Random(f'{seed}/{problem.id}')
-    nodes = [record_lib.Node(-1, '', STATES.first(problem), order=0)]
-    facts = problem.data['facts']
-    for i, (a, sign, b) in enumerate(facts, 1):
-      is_last = i == len(facts)
-      step = draws.choice(stories.EXPLANATIONS).format(
-          a=a, sign=sign, b=b, c=_RESULTS[sign](a, b),
-          things=problem.data['things'])
-      nodes.append(record_lib.Node(
-          parent=i - 1, step=step,
-          state=STATES.after(problem, nodes[-1].state, step),
-          order=-1 if is_last else i, is_terminal=is_last, is_correct=is_last))
-    return record_lib.TraceRecord(
-        problem=problem, strategy=strategy, arguments={}, seed=seed,
-        model='symbolic', solution=tuple(range(len(nodes))),
-        nodes=tuple(nodes), traversal='depth_first')
+    steps = [
+        draws.choice(stories.EXPLANATIONS).format(
+            a=a, sign=sign, b=b, c=_RESULTS[sign](a, b),
+            things=problem.data['things'])
+        for a, sign, b in problem.data['facts']]
+    return solved.record(
+        problem, steps, STATES, strategy=strategy, seed=seed, model='symbolic')
 
 
 class States:

@@ -42,7 +42,11 @@ def read(source: str) -> Iterator[Row]:
       installed; one line.
   """
   scheme, _, rest = source.partition(':')
-  if scheme in _DATASETS and rest:
+  if scheme in _DATASETS:
+    if not all(rest.rpartition(':')[::2]):
+      raise config_lib.UserError(
+          f'{source}: must be {scheme}:NAME:SPLIT, such as '
+          f'{scheme}:gsm8k:train.')
     return _DATASETS[scheme](rest)
   return _read_files(source)
 

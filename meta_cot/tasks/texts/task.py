@@ -17,6 +17,7 @@ import numpy as np
 
 from meta_cot.problem import Problem, Verdict
 from meta_cot.settings import config as config_lib
+from meta_cot.tasks import solved
 from meta_cot.tasks import splits as splits_lib
 from meta_cot.tasks.texts import rows
 from meta_cot.traces import record as record_lib
@@ -57,27 +58,15 @@ Format = Callable[[Mapping[str, Any]], Solved]
 class Teacher:
   """Tells the solutions of the files."""
 
-  strategies = ('solution',)
+  strategies = solved.STRATEGIES
 
   def search(
       self, problem: Problem, strategy: str, seed: int
   ) -> record_lib.TraceRecord:
     """Makes the record of the solution that is in the file."""
-    if strategy not in self.strategies:
-      raise ValueError(
-          f'strategy: got {strategy!r}; must be one of '
-          f'{", ".join(self.strategies)}.')
-    steps = problem.data['steps']
-    nodes = [record_lib.Node(-1, '', STATES.first(problem), order=0)]
-    for i, step in enumerate(steps, 1):
-      is_last = i == len(steps)
-      nodes.append(record_lib.Node(
-          parent=i - 1, step=step, state=str(i), order=-1 if is_last else i,
-          is_terminal=is_last, is_correct=is_last))
-    return record_lib.TraceRecord(
-        problem=problem, strategy=strategy, arguments={}, seed=seed,
-        model='dataset', solution=tuple(range(len(nodes))), nodes=tuple(nodes),
-        traversal='depth_first')
+    return solved.record(
+        problem, problem.data['steps'], STATES, strategy=strategy, seed=seed,
+        model='dataset')
 
 
 class States:
@@ -194,17 +183,17 @@ def _add(name, found, sources, read_row, settings) -> None:
     number += 1
     fault = row.fault
     try:
-      solved = None if fault else read_row(row.values)
+      found_row = None if fault else read_row(row.values)
     except ValueError as e:
       fault = str(e)
     if fault:
       faults.append(f'{row.place}: {fault}')
-    elif solved.question not in found:
-      digest = hashlib.sha256(solved.question.encode()).hexdigest()[:16]
-      found[solved.question] = Problem(
-          id=f'{name}-{digest}', question=solved.question,
-          answer=solved.answer,
-          data={**solved.details, 'steps': list(solved.steps)})
+    elif found_row.question not in found:
+      digest = hashlib.sha256(found_row.question.encode()).hexdigest()[:16]
+      found[found_row.question] = Problem(
+          id=f'{name}-{digest}', question=found_row.question,
+          answer=found_row.answer,
+          data={**found_row.details, 'steps': list(found_row.steps)})
   for fault in faults[:_MAX_TOLD]:
     logging.warning('task %s: %s; the row is left out', name, fault)
   if faults:
