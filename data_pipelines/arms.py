@@ -41,10 +41,14 @@ class Arm:
 
   @property
   def styles(self) -> tuple[str, ...]:
-    """Styles that can write it: each of several attempts begins with a mark."""
+    """Styles that can write it.
+
+    Each of several attempts begins with a mark; not all write searches.
+    """
     return tuple(
         name for name, style in format_lib.STYLES.items()
-        if style.OPENING or not self.is_revised)
+        if (style.OPENING or not self.is_revised)
+        and (style.EVENT_ENDS or self.is_solution))
 
   def __call__(
       self, record: record_lib.TraceRecord, rng: np.random.Generator,

@@ -2,7 +2,8 @@
 """Brings pretrained models in, and policies out.
 
   python -m meta_cot.convert import --source=DIR|FILE.gguf
-      --output=POLICY_FOLDER [--style=prose] [--prompt=text] [--dtype=float32]
+      --output=POLICY_FOLDER [--style=free_text] [--prompt=text]
+      [--dtype=float32]
   python -m meta_cot.convert export --policy=POLICY_FOLDER --output=DIR
       [--dtype=...]
 
@@ -77,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
 def _import(flags: Mapping[str, str]) -> None:
   source = files.path(command_line.required(flags, 'source'))
   output = files.path(command_line.required(flags, 'output'))
-  style = flags.get('style', 'prose')
+  style = flags.get('style', 'free_text')
   if style not in format_lib.STYLES:
     raise config_lib.UserError(
         f'--style: got {style!r}; must be one of '

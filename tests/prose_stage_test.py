@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages of an experiment in style `prose`, judged on the host."""
+"""Stages of experiments in `prose` and `free_text`, judged on the host."""
 
 import json
 
@@ -15,10 +15,10 @@ from meta_cot.stages import base
 from meta_cot.stages import experiment as experiment_lib
 
 
-def _experiment():
+def _experiment(style='prose'):
   """The quickstart in few steps, with a beam search over its solutions."""
   config = countdown.get_config('tiny')
-  config.style = 'prose'
+  config.style = style
   config.task.update(dict(max_number=5, heldout_numbers_fraction=0.2))
   config.model.update(dict(num_layers=1, embed_dim=32, mlp_dim=64))
   config.tokenizer.vocabulary.number_tokens = None
@@ -37,8 +37,10 @@ def _experiment():
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
   """The folder of a run."""
-  folder = tmp_path_factory.mktemp('prose') / 'w'
-  experiment = _experiment()
+  return _run(tmp_path_factory.mktemp('prose') / 'w', _experiment())
+
+
+def _run(folder, experiment):
   mesh = sharding.make_mesh(experiment.shared.mesh, jax.devices()[:1])
   context = base.Context(
       experiment.shared, experiment.groups, mesh, files.path(folder))
@@ -63,6 +65,17 @@ def test_the_policy_answers_and_the_teacher_stands_beside(workdir):
   assert taught and all(row['num_tokens'] > 20 for row in taught)
   greedy = _rows(workdir, 'sft/solution_only/*/greedy/*/*.jsonl')
   assert any(row['answer'] for row in greedy)  # right or wrong
+
+
+def test_a_style_without_searches_has_answers_and_searches(tmp_path):
+  folder = _run(tmp_path / 'w', _experiment('free_text'))
+  rows = _rows(folder, 'sft/solution_only/*/beam/*/*.jsonl')
+  assert len(rows) == 8 and any(row['answer'] for row in rows)
+  for row in rows:
+    assert row['details']['nodes_left_out'] is None
+    text = row['details']['text']
+    assert (traces.extract_answer(text, 'free_text') if text else None) == row[
+        'answer']
 
 
 def test_searches_over_lines_are_told_with_values(workdir):

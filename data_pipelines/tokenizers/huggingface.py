@@ -189,7 +189,12 @@ class Tokenizer:
     return self._processor.encode(text, add_special_tokens=False).ids
 
   def encode_prompt(self, text: str) -> list[int]:
-    """Token ids of a question, as the checkpoint wants it put."""
+    """Token ids of a question, as the checkpoint wants it put.
+
+    Where something stands behind it, a line feed at its end is left out.
+    """
+    if self._after:
+      text = text.removesuffix('\n')
     return [*self._before, *self.encode(text), *self._after]
 
   def decode(self, ids: Sequence[int], *, show_control: bool = False) -> str:

@@ -38,6 +38,7 @@ from meta_cot.solvers import trees
 from meta_cot.solvers import valuing as valuing_lib
 from meta_cot.solvers import vocabulary as vocabulary_lib
 from meta_cot.tasks import base as base_task
+from meta_cot.traces import format as format_lib
 from meta_cot.types import Params, PRNGKey
 
 
@@ -98,7 +99,7 @@ class Searcher:
              int(f.result.output.solution_index))
         for problem, f in zip(problems, finished, strict=True)))
     told = [(text, None) for text in texts]
-    if kind == 'solution':
+    if kind == 'solution' and format_lib.STYLES[style].EVENT_ENDS:
       told = [trees.told(record, style) for record in records]
     column = lambda values: base.objects([[value] for value in values])
     outputs = [f.result.output for f in finished]

@@ -10,6 +10,9 @@ import dataclasses
 import functools
 from typing import Any
 
+import numpy as np
+
+from data_pipelines import arms
 from data_pipelines import store
 from data_pipelines import tokenizers
 from meta_cot import problem as problem_lib
@@ -156,10 +159,15 @@ def _texts(
   """The first records of a split; nothing is read before the first one."""
   records = store.read(context.folder(settings.records), split)
   style = settings.style or context.shared.style
+  arm = arms.ARMS[
+      'traces' if format_lib.STYLES[style].EVENT_ENDS else 'solution_only']
+  draws = np.random.default_rng(0)  # these arms do not draw
   for i in range(min(len(records), _NUM_TEXTS)):
     problem = records[i].problem
     try:
-      text = traces.render(traces.linearize(records[i]), style=style)
+      text = ''.join(
+          traces.render(events, style=style)
+          for events in arm(records[i], draws, 1) or ())
     except ValueError as e:
       raise context.unwritten('search', problem, f'in style {style!r}: {e}'
                               ) from e

@@ -8,7 +8,8 @@ A style is a module, or an object, with
   read(text) -> Reading         of any text, in time proportional to its length
   OPENING: str                  what begins a solution
   STEP_END: str                 what ends a step that is not the last one
-  EVENT_ENDS: tuple[str, ...]   what ends an event, or some, of a search
+  EVENT_ENDS: tuple[str, ...]   what ends an event, or some, of a search;
+                                () where it writes no searches
 """
 
 from collections.abc import Sequence
@@ -19,12 +20,14 @@ from typing import Any
 from meta_cot.problem import Problem
 from meta_cot.traces import arithmetic
 from meta_cot.traces import events as events_lib
+from meta_cot.traces import free_text
 from meta_cot.traces import grid
 from meta_cot.traces import prose
 from meta_cot.traces import sudoku
 
 STYLES = {
-    **arithmetic.STYLES, **grid.STYLES, **sudoku.STYLES, 'prose': prose}
+    **arithmetic.STYLES, **grid.STYLES, **sudoku.STYLES, 'prose': prose,
+    'free_text': free_text}
 
 
 def spans(

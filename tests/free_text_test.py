@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Style `free_text`: what pretrained models write behind a question."""
+
+import hypothesis
+from hypothesis import strategies as st
+import pytest
+
+from data_pipelines import arms
+from meta_cot import traces
+from meta_cot.problem import Problem
+from meta_cot.rollouts import judge
+from meta_cot.tasks import word_problems
+from meta_cot.traces import format as format_lib
+
+STYLE = 'free_text'
+_TASK = word_problems.make(None, 0)
+_PROBLEM = Problem(
+    'p', 'Ann has 3 pens and buys 4. How many has she?', '7',
+    dict(facts=[[3, '+', 4]], things='pens', names=['Ann', 'Bob']))
+
+
+@hypothesis.given(st.text(max_size=30), st.text(max_size=60))
+def test_any_text_is_read_and_written_again(question, answer):
+  question = question.replace('\n', ' ')
+  text = f'{question}\n{answer}'
+  reading = format_lib.read(text, STYLE)
+  assert not any(fault.is_grammar for fault in reading.faults)
+  assert reading.answer == (answer if answer.strip() else None)
+  if answer.strip():
+    assert traces.parse(text, STYLE) == reading.events
+    assert traces.render(reading.events, STYLE) == text
+
+
+def test_what_it_cannot_write_is_named():
+  start = traces.Start('q')
+  with pytest.raises(ValueError, match='writes no searches'):
+    traces.render((start, traces.Step(1, 0, 'a', 'b', '')), STYLE)
+  with pytest.raises(ValueError, match='must be one line'):
+    traces.prompt((traces.Start('q\nr'),), STYLE)
+  assert traces.extract_answer('no line feed', STYLE) is None
+
+
+def test_arms_that_write_searches_are_refused():
+  able = {name for name, arm in arms.ARMS.items() if STYLE in arm.styles}
+  assert able == {'solution_only', 'solution_only_permuted'}
+
+
+@pytest.mark.parametrize('said, is_right', [
+    ('She has 3 + 4 = 7 pens.\nThe answer is 7.', True),
+    ('3 + 4 = 7', True),
+    ('\n\nLet me see.\n\n3 + 4 = 8, so \\boxed{7}', True),
+    ('The answer is 8.', False),
+    (' \n', False)])
+def test_the_final_answer_counts(said, is_right):
+  text = traces.prompt(_PROBLEM, STYLE) + said
+  claim = judge.of_text(_TASK, _PROBLEM, text, STYLE)
+  assert claim.verdict.is_correct == is_right
