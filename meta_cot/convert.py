@@ -47,7 +47,6 @@ _CONFIG = 'config.json'
 # Of the source, kept beside the tokenizer and exported again.
 _BESIDE = ('generation_config.json', 'tokenizer_config.json',
            templates.FILE, 'special_tokens_map.json')
-_ORIGINAL = 'original'  # folder of these in a policy folder
 
 
 def main(argv: Sequence[str]) -> None:
@@ -113,7 +112,7 @@ def import_checkpoint(
   for name in _BESIDE:
     if (source / name).is_file():
       files.write_atomic(
-          output / _ORIGINAL / name, (source / name).read_bytes())
+          output / policy_lib.ORIGINAL / name, (source / name).read_bytes())
   write(output, model, params, tokenizer, style, dict(
       imported=raw.get('torch_dtype') or raw.get('dtype') or 'float32',
       model_type=raw['model_type']))
@@ -136,7 +135,7 @@ def _import_gguf(
   model, params = _load(found.config, found.arrays, dtype)
   if template:
     files.write_atomic(
-        output / _ORIGINAL / templates.FILE, template.text)
+        output / policy_lib.ORIGINAL / templates.FILE, template.text)
   write(output, model, params, tokenizer, style, dict(
       imported='float32', model_type=found.config['model_type']))
 
@@ -180,7 +179,7 @@ def _export(flags: Mapping[str, str]) -> None:
   mesh = sharding.make_mesh(
       sharding.MeshConfig(-1, 1, 1), jax.local_devices()[:1])
   shards.write(output, shards.arrays(policy.model, policy.params(mesh), dtype))
-  for path in files.matching(policy.directory / _ORIGINAL, '*'):
+  for path in files.matching(policy.directory / policy_lib.ORIGINAL, '*'):
     files.write_atomic(output / path.name, path.read_bytes())
   files.write_atomic(output / huggingface.FILE, tokenizer.data)
   ends = list(tokenizer.eos_ids)

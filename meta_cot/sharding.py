@@ -37,6 +37,7 @@ RULES = {  # logical axis -> mesh axes that split it
     'vocab': 'model',
     'norm': None,
     'value': None,
+    'lora': None,
 }
 
 

@@ -130,7 +130,7 @@ def setup(
   return _Setup(
       made, PROBLEMS, PROBLEMS[:4], jax.device_put(
           parameters(model), jax.tree.map(
-              lambda x: x.sharding, made.state.params)), context.seed)
+              lambda x: x.sharding, made.start)), context.seed)
 
 
 def context_of(
@@ -236,6 +236,6 @@ class Run:
     self.calls.append((jax.tree.map(jnp.copy, args[0]), *args[1:]))
     return self._made.prepare(*args)
 
-  def _update(self, state, batch, minibatch, kl_coefficient):
+  def _update(self, state, batch, *rest):
     self.batches.append(batch)
-    return self._made.update(state, batch, minibatch, kl_coefficient)
+    return self._made.update(state, batch, *rest)

@@ -23,6 +23,7 @@ from meta_cot.model import transformer
 from meta_cot.objectives import value
 from meta_cot.settings import config as config_lib
 from meta_cot.training import optimizer
+from meta_cot.training import part as part_lib
 from meta_cot.training import valued
 from tests import small_arms
 from tests import small_labels
@@ -168,7 +169,7 @@ def test_batches_have_the_fields_of_values():
       made.segment_ids > 0)).sum()
 
 
-@pytest.mark.parametrize('trained', ['all', 'value_head'])
+@pytest.mark.parametrize('trained', part_lib.PARTS)
 def test_the_loss_falls(trained):
   """With the trunk as far as it can: to the entropy of the targets."""
   data = dataclasses.replace(small_arms.CONFIG, sequence_length=64)
@@ -180,9 +181,12 @@ def test_the_loss_falls(trained):
       vocab_size=40, num_layers=1, embed_dim=32, num_heads=2, num_kv_heads=2,
       head_dim=16, mlp_dim=32, max_length=64))
   made = optimizer.make(optimizer.OptimizerConfig(
-      0.02, 0.1, 0, 0.9, 0.98, 1e-8, 0.0, 1.0, trained), 120)
+      0.02, 0.1, 0, 0.9, 0.98, 1e-8, 0.0, 1.0), 120)
+  part = part_lib.Part(trained, 4, 8.0)
+  start = meta.unbox(transformer.init(model, jax.random.key(0)))
+  base = part.base(start)
   mean = lambda params: valued.loss(
-      model, params, batch, num_chunks=1).loss / batch.weight
+      model, part.whole(base, params), batch, num_chunks=1).loss / batch.weight
 
   @jax.jit
   def fit(params):
@@ -195,7 +199,8 @@ def test_the_loss_falls(trained):
     start = params, made.init(params)
     return jax.lax.scan(step, start, length=120)[1]
 
-  losses = fit(meta.unbox(transformer.init(model, jax.random.key(0))))
+  losses = fit(part.begin(
+      meta.unbox(part.init(model, jax.random.key(1))), start))
   p = np.clip(np.float64(batch.value_targets), 1e-9, 1 - 1e-9)
   entropy = np.average(
       -p * np.log(p) - (1 - p) * np.log(1 - p), weights=batch.value_weights)
@@ -215,21 +220,3 @@ def test_records_without_targets_are_refused():
   with pytest.raises(
       config_lib.UserError, match='has no targets; this objective'):
     _example()(small_labels.ANSWERED, np.random.default_rng(0))
-
-
-@pytest.mark.parametrize('trained', ['all', 'value_head'])
-def test_a_frozen_trunk_does_not_move(trained):
-  config = optimizer.OptimizerConfig(
-      0.1, 0.1, 0, 0.9, 0.98, 1e-8, 0.5, 1.0, trained)
-  params = dict(
-      embedder=jnp.ones(3), layers=dict(w=jnp.ones((2, 2))),
-      value_head=dict(kernel=jnp.ones(2)))
-  made = optimizer.make(config, 10)
-  state = made.init(params)
-  updates, _ = jax.jit(made.update)(params, state, params)
-  moved = jax.tree.map(
-      lambda a, b: bool(jnp.any(a != b)), params,
-      optax.apply_updates(params, updates))
-  is_all = trained == 'all'
-  assert moved == dict(
-      embedder=is_all, layers=dict(w=is_all), value_head=dict(kernel=True))

@@ -77,6 +77,11 @@ class Projection(nn.Module):
         self, 'kernel', init, self.axes, self.in_shape + self.out_shape)
     kernel_IxO = kernel.reshape(math.prod(self.in_shape), -1)
     y_BxLxO = jnp.matmul(x_BxLxI, kernel_IxO.astype(config.dtype))
+    if self.has_variable('params', 'lora_a'):  # see `model.lora`
+      a, b = (self.get_variable('params', f'lora_{name}') for name in 'ab')
+      a_IxR = a.reshape(-1, a.shape[-1]).astype(config.dtype)
+      b_RxO = b.reshape(len(b), -1).astype(config.dtype)
+      y_BxLxO += jnp.matmul(jnp.matmul(x_BxLxI, a_IxR), b_RxO)
     if self.use_bias:
       bias = _param(
           self, 'bias', nn.initializers.zeros, self.axes[num_in:],

@@ -67,10 +67,19 @@ class Learner:
       iteration: int,
   ) -> tuple[state_lib.TrainState, dict[str, float]]:
     """Runs iteration number `iteration`, from 0 on; see `learn`."""
-    experience = self.collect(state.params, memory, iteration)
+    experience = self.collect(self.whole(state), memory, iteration)
     state, row = self.learn(state, experience)
     self.remember(memory, experience, row)
     return state, row
+
+  def whole(self, state: state_lib.TrainState) -> types.Params:
+    """Returns all parameters of the policy in training."""
+    return self.config.trained.whole(self.base, state.params)
+
+  @functools.cached_property
+  def base(self) -> types.Params:
+    """What is not trained; of the reference, whose arrays it shares."""
+    return self.config.trained.base(self.reference)
 
   def collect(
       self, params: types.Params, memory: questions_lib.Memory, iteration: int
@@ -124,7 +133,7 @@ class Learner:
     for number in range(updates.per_iteration):
       state, row = self.update(
           state, experience.batch, jnp.int32(number % updates.num_minibatches),
-          jnp.float32(experience.kl_coefficient))
+          jnp.float32(experience.kl_coefficient), self.base)
       metrics.append(row)
     metrics = jax.tree.map(float, jax.device_get(metrics))
     seconds = time.perf_counter() - start

@@ -27,8 +27,8 @@ import optax
 from data_pipelines import tokenizers
 from meta_cot import program as program_lib
 from meta_cot import sharding
+from meta_cot import types
 from meta_cot.model import config as model_config
-from meta_cot.model import transformer
 from meta_cot.program import Program
 from meta_cot.rl import credit
 from meta_cot.rl import exploration
@@ -46,6 +46,7 @@ from meta_cot.solvers import vocabulary as vocabulary_lib
 from meta_cot.tasks import base
 from meta_cot.training import flops
 from meta_cot.training import optimizer
+from meta_cot.training import policy as policy_lib
 from meta_cot.training import state as state_lib
 
 
@@ -146,8 +147,8 @@ class Programs:
 
   @functools.cached_property
   def init(self) -> Callable:
-    """rng -> boxed parameters."""
-    return functools.partial(transformer.init, self.model)
+    """rng -> boxed parameters of what is trained."""
+    return functools.partial(self.settings.trained.init, self.model)
 
   @functools.cached_property
   def optimizer(self) -> optax.GradientTransformation:
@@ -157,6 +158,18 @@ class Programs:
   def state(self) -> state_lib.TrainState:
     """Shapes and shardings of a run's state."""
     return state_lib.shardings(self.init, self.optimizer, self.mesh)[0]
+
+  @functools.cached_property
+  def start(self) -> types.Params:
+    """The same of all parameters that training starts from."""
+    return policy_lib.abstract(self.model, self.mesh)
+
+  @functools.cached_property
+  def params(self) -> types.Params:
+    """The same of all that the policy has in training."""
+    trained = self.settings.trained
+    return trained.whole(
+        trained.base(self.start), self.state.params, is_shape=True)
 
   @property
   def parts(self) -> tuple[str, ...]:
@@ -212,7 +225,7 @@ class Programs:
         self.steps))
 
   def update(self) -> Callable[..., tuple[state_lib.TrainState, dict]]:
-    """(state, batch, minibatch, beta) -> (state, metrics); state is donated."""
+    """As `update.make` has it; the state is donated."""
     settings = self.settings
     step = update_lib.make(
         self.model, settings, self.objective, self.optimizer,
@@ -234,7 +247,7 @@ class Programs:
   def play(self, name: str, num_samples: int) -> Program:
     """Makes the program of trajectories of one batch of questions."""
     return playing.rollout(
-        name, self.model, self.rules, self.mesh, params=self.state.params,
+        name, self.model, self.rules, self.mesh, params=self.params,
         width=self.width,
         num_questions=self.settings.questions.num_questions,
         num_samples=num_samples, num_slots=self.num_slots)
@@ -243,7 +256,7 @@ class Programs:
 def _explore(of: Programs, name: str) -> Program:
   """All searches of an iteration."""
   return playing.explore(
-      name, of.search, of.mesh, params=of.state.params, width=of.question_width,
+      name, of.search, of.mesh, params=of.params, width=of.question_width,
       num_questions=of.settings.questions.num_questions)
 
 
@@ -264,7 +277,7 @@ def _prepare(of: Programs, name: str) -> Program:
   values = of.steps and shape(
       (num, num_episodes * of.steps.number), jnp.float32)
   scalar = shape((), jnp.float32)
-  arguments = (params, params, prompts, lengths, _given(of, played)) + (
+  arguments = (params, of.start, prompts, lengths, _given(of, played)) + (
       program_lib.split((verdicts, scalar, scalar, values), of.mesh))
   jitted = of.prepare()
   rows, width = jax.eval_shape(jitted, *arguments)[0].rows.tokens.shape
@@ -278,12 +291,14 @@ def _update(of: Programs, name: str) -> Program:
   batch, _ = _given(of, _prepare(of, name))
   rows, width = batch.rows.tokens.shape
   tokens = rows * width // of.settings.updates.num_minibatches
+  trained = of.settings.trained
   scalar = lambda dtype: program_lib.placed(
       jax.ShapeDtypeStruct((), dtype), of.mesh)
   return Program(
       name, of.update(),
-      (of.state, batch, scalar(jnp.int32), scalar(jnp.float32)), {},
-      tokens * flops.training_flops_per_token(of.model, width), tokens)
+      (of.state, batch, scalar(jnp.int32), scalar(jnp.float32),
+       trained.base(of.start)), {}, tokens * flops.training_flops_per_token(
+           of.model, width, trained.num_passes), tokens)
 
 
 def _values(of: Programs, name: str) -> Program:

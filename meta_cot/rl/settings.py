@@ -9,6 +9,7 @@ from meta_cot.settings import config as config_lib
 from meta_cot.solvers import revising
 from meta_cot.solvers import strategies
 from meta_cot.training import optimizer
+from meta_cot.training import part as part_lib
 
 _POLICY = 'policy'  # writes all attempts; else a search of this name the first
 
@@ -97,6 +98,7 @@ class RlConfig:
   credit: credit.CreditConfig
   loss: objective_lib.LossConfig
   updates: UpdatesConfig
+  trained: part_lib.Part
   optimizer: optimizer.OptimizerConfig
 
   def __post_init__(self):
@@ -118,6 +120,9 @@ class RlConfig:
     if self.loss.kl_target is not None and rows > self.loss.kl_horizon:
       yield (f'loss.kl_horizon: got {self.loss.kl_horizon}; must be at least '
              f'the {rows} trajectories of an iteration.')
+    if self.trained.part == 'value_head':
+      yield ("trained.part: got 'value_head', which leaves the policy as it "
+             'is; must be all or lora.')
     if self.num_updates > optimizer.MAX_STEPS:
       yield (f'num_iterations: got {self.num_iterations}; its updates must be '
              f'at most {optimizer.MAX_STEPS}.')

@@ -72,11 +72,12 @@ class Setup:
         mesh=programs.mesh)
 
   def state(self, seed: int) -> state_lib.TrainState:
-    """Makes a run's first state, with a copy of the start's parameters."""
+    """Makes a run's first state, with copies of the start's parameters."""
     programs = self.programs
     made = state_lib.jit_create(
         programs.init, programs.optimizer, programs.mesh)(jax.random.key(seed))
-    return made.replace(params=jax.tree.map(jnp.copy, self.start))
+    return made.replace(params=jax.tree.map(
+        jnp.copy, programs.settings.trained.begin(made.params, self.start)))
 
 
 class Evaluation:

@@ -71,8 +71,8 @@ def make_batch(
   """Makes the pure function of an iteration's batch; once for all updates.
 
   Called with (params, reference, prompts, lengths, rollouts, verdicts,
-  progress, kl_coefficient, values_NxJ or None); `steps` are those of the
-  values. It gives the batch and `Credit.is_flat`.
+  progress, kl_coefficient, values_NxJ or None), all parameters of both;
+  `steps` are those of the values. It gives the batch and `Credit.is_flat`.
   """
   updates, needs = settings.updates, objective.needs
   shares = updates.num_minibatches * updates.num_accumulation
@@ -122,15 +122,17 @@ def make(
     optimizer: optax.GradientTransformation, schedule: optax.Schedule, *,
     row_constant: float,
 ) -> Callable[..., tuple[state_lib.TrainState, dict[str, jax.Array]]]:
-  """Makes the pure update (state, batch, minibatch, beta) -> (state, metrics).
+  """Makes the pure update.
 
-  `minibatch` says which share of the rows is used; rows are dealt out like
-  cards, so each has samples of most questions. The metrics have the learning
-  rate, by `schedule`; `row_constant` is that of `token_weights`.
+  It is (state, batch, minibatch, beta, base) -> (state, metrics); the state has
+  the part `settings.trained`, `base` the rest. `minibatch` says which share of
+  the rows is used; rows are dealt out like cards, so each has samples of most
+  questions. The metrics have the learning rate, by `schedule`; `row_constant`
+  is that of `token_weights`.
   """
-  updates = settings.updates
+  updates, whole = settings.updates, settings.trained.whole
 
-  def update(state, batch, minibatch, kl_coefficient):
+  def update(state, batch, minibatch, kl_coefficient, base):
     prompts, batch = batch.prompts, batch.replace(prompts=None)
     if updates.num_minibatches > 1:
       batch = jax.tree.map(
@@ -142,7 +144,7 @@ def make(
     num_rows = weights_RxX.shape[0]
     grad_fn = jax.grad(
         lambda params, batch, *rest: loss(
-            config, settings, objective, params,
+            config, settings, objective, whole(base, params),
             batch.replace(prompts=prompts), *rest, kl_coefficient,
             num_rows=num_rows), has_aux=True)
     grads, totals = step_lib.accumulate(

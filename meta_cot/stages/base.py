@@ -25,6 +25,7 @@ from meta_cot.problem import Problem
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import vocabulary
+from meta_cot.training import part as part_lib
 from meta_cot.training import policy as policy_lib
 
 _NUM_FIRST = 64  # problems
@@ -167,6 +168,23 @@ class Context:
     if reference.startswith('/') or files.is_remote(reference):
       return files.path(reference)
     return self.workdir / reference
+
+  def base(
+      self, directory: epath.Path, start: str | None, part: part_lib.Part
+  ) -> policy_lib.Base | None:
+    """Says where a policy of the workdir has what is not trained of it.
+
+    Raises:
+      UserError: the start has no checkpoint.
+    """
+    if not part.has_base:
+      return None
+    policy = self.policy(start)
+    if not policy.steps():
+      policy.params(self.mesh)  # says what is missing
+    if not (start.startswith('/') or files.is_remote(start)):
+      start = '../' * len(directory.relative_to(self.workdir).parts) + start
+    return policy_lib.Base(start, policy.steps()[-1], part)
 
   def policy(self, reference: str) -> policy_lib.Policy:
     """Reads what the policy folder behind a reference says of itself.

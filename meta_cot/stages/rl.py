@@ -88,7 +88,9 @@ def _run(context, settings, directory) -> None:
   for part in _missing(settings, directory):
     setup = setup or _make_setup(context, settings)
     objective, _, seed = part.partition('/seed')
-    train(settings, setup, objective, int(seed), directory / part)
+    train(settings, setup, objective, int(seed), directory / part,
+          context.base(directory / part, settings.start, settings.trained),
+          context.policy(settings.start))
 
 
 def _plan(context, settings) -> dict[str, programs_lib.Programs]:
@@ -129,8 +131,12 @@ def _make_setup(context, settings) -> setup_lib.Setup:
 
 def train(
     settings: Settings, setup: setup_lib.Setup, objective: str, seed: int,
-    directory: epath.Path) -> None:
+    directory: epath.Path, base: policy_lib.Base | None = None,
+    start: policy_lib.Policy | None = None) -> None:
   """Trains one policy, from its newest checkpoint if there is one.
+
+  `base` says where the start is, if only a part is trained; `start` is what it
+  says of itself.
 
   Raises:
     UserError: it is of more iterations than are asked for.
@@ -145,7 +151,7 @@ def train(
         directory, programs.model, programs.tokenizer, programs.style, dict(
             objective=objective, seed=seed, num_episodes=programs.num_episodes,
             episodes=dataclasses.asdict(settings.episodes),
-            search=dataclasses.asdict(settings.search)))
+            search=dataclasses.asdict(settings.search)), base, start)
   asked = settings.questions
   memory = questions_lib.Memory(
       questions_lib.Questions(
@@ -154,7 +160,7 @@ def train(
       settings.loss.kl_coefficient)
   saves = progress.Progress(
       directory, settings.max_to_keep, memory,
-      settings=config_lib.bound(settings),
+      settings=config_lib.bound(settings) | policy_lib.bound(base),
       tokenizer=programs.tokenizer.fingerprint)
   state, writer = _open(setup, learner, saves, directory, seed, clock)
   first = int(state.step) // settings.updates.per_iteration
@@ -207,7 +213,7 @@ def _loop(learner, evaluate, state, memory, saves, writer, clock, first,
     is_last = done == config.num_iterations
     if is_last or done % config.eval_every == 0:
       with clock.measure('evaluation'):
-        row |= evaluate(state.params)
+        row |= evaluate(learner.whole(state))
       _keep_best(best, state, memory, row, done, saves)
     row |= clock.lap() | dict(programs_compiled=compilation.num_programs())
     writer.write(done, row)

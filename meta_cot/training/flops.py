@@ -21,10 +21,13 @@ from meta_cot.runtime import hardware
 
 
 def training_flops_per_token(
-    model: model_config.ModelConfig, row_length: int
+    model: model_config.ModelConfig, row_length: int, num_passes: float = 3.0
 ) -> float:
-  """FLOPs of one trained token in rows of `row_length`; see the formula."""
-  return 3 * model.flops_per_token(row_length / 2)
+  """FLOPs of one trained token in rows of `row_length`; see the formula.
+
+  `num_passes` is what it costs in forward passes, `part.Part.num_passes`.
+  """
+  return num_passes * model.flops_per_token(row_length / 2)
 
 
 def prefill_flops(

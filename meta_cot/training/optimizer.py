@@ -2,13 +2,12 @@
 """AdamW with global-norm clipping and a warm-up/cosine learning rate."""
 
 import dataclasses
-import functools
 import re
-from typing import Any
 
 import jax
 import optax
 
+from meta_cot import types
 from meta_cot.settings import config as config_lib
 
 MAX_STEPS = 2**30  # they are counted in 32 bits
@@ -26,7 +25,6 @@ class OptimizerConfig:
   epsilon: float = config_lib.setting(above=0.0)
   weight_decay: float = config_lib.setting(low=0.0)
   clip_norm: float = config_lib.setting(above=0.0)
-  trained: str = config_lib.setting(choices=('all', 'value_head'))
 
 
 def schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
@@ -55,15 +53,6 @@ def make(
     config: OptimizerConfig, num_steps: int
 ) -> optax.GradientTransformation:
   """The optimiser of a run of `num_steps` updates."""
-  updates = _make(config, num_steps)
-  if config.trained == 'all':
-    return updates
-  frozen = optax.masked(optax.set_to_zero(), functools.partial(
-      _is_frozen, config.trained))
-  return optax.chain(frozen, updates, frozen)  # decay moves them otherwise
-
-
-def _make(config, num_steps) -> optax.GradientTransformation:
   return optax.chain(
       optax.clip_by_global_norm(config.clip_norm),
       optax.adamw(
@@ -75,14 +64,7 @@ def _make(config, num_steps) -> optax.GradientTransformation:
           mask=_is_decayed))
 
 
-def _is_frozen(trained: str, params: Any) -> Any:
-  """All is frozen that does not stand below the name `trained`."""
-  return {
-      name: jax.tree.map(lambda _, name=name: name != trained, branch)
-      for name, branch in params.items()}
-
-
-def _is_decayed(params: Any) -> Any:
+def _is_decayed(params: types.Params) -> types.Params:
   """Matrices decay; norms and biases, named so in the tree, do not."""
   return jax.tree_util.tree_map_with_path(
       lambda path, _: not re.search(

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from meta_cot import types
 from meta_cot.objectives import sft
 from meta_cot.training import state as state_lib
 
-LossFn = Callable[[types.Params, types.Batch], sft.Sums]
+LossFn = Callable[..., sft.Sums]  # of (params, batch, *base)
 Metrics = dict[str, jax.Array]
 
 
@@ -21,9 +20,10 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     num_accumulation: int,
-) -> Callable[
-    [state_lib.TrainState, types.Batch], tuple[state_lib.TrainState, Metrics]]:
-  """Returns the pure update `(state, batch) -> (state, metrics)`.
+) -> Callable[..., tuple[state_lib.TrainState, Metrics]]:
+  """Returns the pure update `(state, batch, *base) -> (state, metrics)`.
+
+  `base` is what the loss needs besides and no update changes.
 
   The batch is cut into `num_accumulation` micro-batches whose gradients add
   up; the loss is the mean over all that is trained in the whole batch, so
@@ -36,15 +36,15 @@ def make_train_step(
     num_accumulation: micro-batches; must divide the rows of every device.
   """
 
-  def micro_loss(params, batch, total_weight):
-    sums = loss_fn(params, batch)
+  def micro_loss(params, batch, total_weight, base):
+    sums = loss_fn(params, batch, *base)
     return sums.loss / total_weight, sums
 
-  def train_step(state, batch):
+  def train_step(state, batch, *base):
     total = jnp.maximum(batch.weight, 1e-9)
     grad_fn = jax.grad(micro_loss, has_aux=True)
     grads, sums = accumulate(
-        lambda micro: grad_fn(state.params, micro, total), batch,
+        lambda micro: grad_fn(state.params, micro, total, base), batch,
         num_accumulation)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     metrics = dict(

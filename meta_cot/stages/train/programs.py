@@ -16,13 +16,14 @@ from meta_cot import program
 from meta_cot import sharding
 from meta_cot import types
 from meta_cot.model import config as model_config
-from meta_cot.model import transformer
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import base
 from meta_cot.traces import format as format_lib
 from meta_cot.training import flops
 from meta_cot.training import objective as objective_lib
 from meta_cot.training import optimizer
+from meta_cot.training import part as part_lib
+from meta_cot.training import policy as policy_lib
 from meta_cot.training import state as state_lib
 from meta_cot.training import step as step_lib
 
@@ -53,6 +54,7 @@ class Settings:
   max_to_keep: int | None = _setting(low=1, is_free=True)
   profile_steps: tuple[int, ...] = _setting(low=1, is_free=True)
   data: examples.DataConfig
+  trained: part_lib.Part
   optimizer: optimizer.OptimizerConfig
 
   def __post_init__(self):
@@ -65,6 +67,10 @@ class Settings:
       raise config_lib.ConfigError(
           f'style: got {self.style!r} with start {self.start!r}; must be None, '
           'as a policy keeps its style.')
+    if self.start is None and self.trained.has_base:
+      raise config_lib.ConfigError(
+          f'trained.part: got {self.trained.part!r} with start None; name in '
+          'start the policy of which the rest is.')
     if not self.arms:
       raise config_lib.ConfigError('arms: got nothing; name at least one arm.')
     if (self.num_tokens is None) == (self.num_examples is None):
@@ -161,8 +167,10 @@ def check_devices(
 def num_bytes(shared: base.Shared, settings: Settings) -> int:
   """Estimates parameters and two moments in float32, for every run.
 
-  Where all checkpoints are kept, two of each count.
+  Where all checkpoints are kept, two of each count. What has a base is small.
   """
+  if settings.trained.has_base:
+    return 0
   kept = settings.max_to_keep or 2
   return 12 * shared.model.num_params() * len(settings.runs) * kept
 
@@ -181,7 +189,7 @@ class Programs:
       Callable, optax.GradientTransformation, jax.sharding.Mesh]:
     """What functions of `training.state` want."""
     return (
-        functools.partial(transformer.init, self.model),
+        functools.partial(self.settings.trained.init, self.model),
         optimizer.make(self.settings.optimizer, self.num_steps), self.mesh)
 
   @functools.cached_property
@@ -189,28 +197,38 @@ class Programs:
     """Shapes and shardings."""
     return state_lib.shardings(*self.start)[0]
 
+  @functools.cached_property
+  def base(self) -> types.Params:
+    """The same of the parameters that are not trained."""
+    return self.settings.trained.base(
+        policy_lib.abstract(self.model, self.mesh))
+
   def jit_train_step(self) -> Callable[..., tuple[state_lib.TrainState, dict]]:
-    """Jits (state, batch) -> (state, metrics); the state is donated."""
+    """Jits (state, batch, base) -> (state, metrics); the state is donated."""
     step = step_lib.make_train_step(
         self._loss(), self.start[1],
         optimizer.schedule(self.settings.optimizer, self.num_steps),
         self.settings.num_accumulation)
     placed = _shardings(self.state)
     return jax.jit(
-        step, in_shardings=(placed, sharding.batch(self.mesh)),
+        step, in_shardings=(
+            placed, sharding.batch(self.mesh), _shardings(self.base)),
         out_shardings=(placed, sharding.replicated(self.mesh)),
         donate_argnames=('state',))
 
   def jit_loss_sums(self) -> Callable:
-    """Jits (params, batch) -> totals of the objective."""
+    """Jits (params, batch, base) -> totals of the objective."""
     return jax.jit(
         self._loss(), in_shardings=(
-            _shardings(self.state.params), sharding.batch(self.mesh)),
+            _shardings(self.state.params), sharding.batch(self.mesh),
+            _shardings(self.base)),
         out_shardings=sharding.replicated(self.mesh))
 
   def _loss(self) -> Callable:
-    return functools.partial(
-        objective_lib.OBJECTIVES[self.settings.objective].loss, self.model,
+    loss = objective_lib.OBJECTIVES[self.settings.objective].loss
+    whole = self.settings.trained.whole
+    return lambda params, batch, base: loss(
+        self.model, whole(base, params), batch,
         num_chunks=self.settings.num_loss_chunks)
 
   # What they are called with.
@@ -227,7 +245,8 @@ class Programs:
     return self._program(
         'train_step', self.jit_train_step(), self.state,
         flops.training_flops_per_token(
-            self.model, self.settings.data.sequence_length))
+            self.model, self.settings.data.sequence_length,
+            self.settings.trained.num_passes))
 
   def eval_loss(self) -> program.Program:
     """The loss on a batch of validation."""
@@ -249,8 +268,8 @@ class Programs:
       batch = batch.replace(
           value_targets=floats, value_weights=floats, value_offsets=floats)
     return program.Program(
-        name, jitted, (first, batch), {}, flops_per_token * ints.size,
-        ints.size)
+        name, jitted, (first, batch, self.base), {},
+        flops_per_token * ints.size, ints.size)
 
 
 def programs(context: base.Context, settings: Settings) -> base.Programs:

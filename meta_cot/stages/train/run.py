@@ -53,6 +53,7 @@ class Run:
     self.start = settings.start and context.policy(settings.start)
     origin = self.start or context.shared
     self.model, style = origin.model, settings.style or origin.style
+    self.base = context.base(directory, settings.start, settings.trained)
     self.tokenizer = self.start.tokenizer() if self.start else (
         tokenizers.load(context.folder(settings.tokenizer)))
     if self.tokenizer.vocab_size > self.model.vocab_size:
@@ -78,7 +79,7 @@ class Run:
           longest=pipelines.longest(
               self.source[tasks.VALIDATION], self.examples[tasks.VALIDATION],
               self.tokenizer.eos_id), **objective.about(settings.data),
-          **({} if seed is None else dict(seed=seed))))
+          **({} if seed is None else dict(seed=seed))), self.base, self.start)
 
   @functools.cached_property
   def num_steps(self) -> int:
@@ -110,17 +111,23 @@ class Run:
     batches = self._batches(pipelines.train_batches, tasks.TRAIN)
     saves = progress.Progress(
         directory, settings.max_to_keep, batches,
-        settings=config_lib.bound(settings),
+        settings=config_lib.bound(settings) | policy_lib.bound(self.base),
         tokenizer=self.tokenizer.fingerprint)
-    state, writer, pending = self._open(saves, programs, clock)
+    start = functools.cache(lambda: self.start.params(self.mesh))
+    state, writer, pending = self._open(saves, programs, start, clock)
+    base = settings.trained.base(start()) if settings.trained.has_base else {}
+    start.cache_clear()  # what is trained of it is donated
+    train_step = programs.jit_train_step()
     with interruption.deferred():
       state = loop.run(
           state, (_to_device(batch, self.mesh) for batch in batches),
-          programs.jit_train_step(), num_steps=num_steps,
+          lambda state, batch: train_step(state, batch, base),
+          num_steps=num_steps,
           log_every_steps=settings.log_every_steps,
-          hooks=self._hooks(programs, saves), rates=loop.Rates(
+          hooks=self._hooks(programs, base, saves), rates=loop.Rates(
               flops.training_flops_per_token(
-                  self.model, settings.data.sequence_length),
+                  self.model, settings.data.sequence_length,
+                  settings.trained.num_passes),
               flops.peak_per_device() * jax.device_count()),
           writer=writer, clock=clock, pending=pending.rows,
           profile=self._profile(int(state.step)), name=self.name)
@@ -145,14 +152,15 @@ class Run:
     return loop.Profile(
         max(first, done + 1), last, str(self.directory / 'profile'))
 
-  def _open(self, saves, programs, clock):
+  def _open(self, saves, programs, start, clock):
     """The state to go on from, the writer, and metrics that wait for it."""
     state, pending = saves.restore(programs.state)
     if state is None:
       state = state_lib.jit_create(*programs.start)(
           jax.random.key(self.seed))
       if self.start is not None:
-        state = state.replace(params=self.start.params(self.mesh))
+        state = state.replace(
+            params=self.settings.trained.begin(state.params, start()))
     done, num_steps = int(state.step), programs.num_steps
     if done > num_steps:
       raise config_lib.UserError(
@@ -194,20 +202,20 @@ class Run:
     stream.close()
     return total / _PROBE_BATCHES * num_streams
 
-  def _hooks(self, programs, saves) -> loop.Hooks:
+  def _hooks(self, programs, base, saves) -> loop.Hooks:
     settings = self.settings
     is_due = lambda step, every: (
         step == programs.num_steps or step % every == 0)
     return loop.Hooks(
         save=saves.save,
         is_save_due=lambda step: is_due(step, settings.save_every_steps),
-        evaluate=self._evaluation(programs.jit_loss_sums()),
+        evaluate=self._evaluation(programs.jit_loss_sums(), base),
         is_eval_due=lambda step: is_due(step, settings.eval_every_steps),
         is_stopped=interruption.Stop(self.mesh).is_agreed,
         interrupt=lambda state, step, rows, lap: saves.interrupt(
             state, step, progress.Pending(rows, lap)))
 
-  def _evaluation(self, sums_of):
+  def _evaluation(self, sums_of, base):
     """Makes state -> mean loss and accuracy on the first of validation."""
     batches = [
         _to_device(batch, self.mesh) for _, batch in zip(
@@ -215,7 +223,8 @@ class Run:
             self._batches(pipelines.eval_batches, tasks.VALIDATION))]
 
     def evaluate(state) -> dict[str, float]:
-      sums = jax.device_get([sums_of(state.params, b) for b in batches])
+      sums = jax.device_get([
+          sums_of(state.params, batch, base) for batch in batches])
       total = lambda name: float(sum(getattr(s, name) for s in sums))
       weight = max(total('weight'), 1e-9)
       return dict(
@@ -245,7 +254,8 @@ class Run:
             if kind != 'goodput') + f'; goodput {time_spent["goodput"]:.0%}')
     files.write_json(self.directory / 'summary.json', dict(
         arm=self.arm, seed=self.seed, asked=dict([self.settings.amount]),
-        num_parameters=sum(x.size for x in jax.tree.leaves(state.params)),
+        num_parameters=self.model.num_params(),
+        num_trained=sum(x.size for x in jax.tree.leaves(state.params)),
         num_steps=last['step'], tokens=sum(row['tokens'] for row in rows),
         loss=last['loss'], eval_loss=last['eval_loss'],
         eval_accuracy=last['eval_accuracy'], seconds=time_spent))
