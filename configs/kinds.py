@@ -86,7 +86,6 @@ def train(**changes: Any) -> ml_collections.ConfigDict:
   t.save_every_steps = 250
   t.max_to_keep = placeholder(int)  # None: all (the learning curve reads them)
   t.data = _data()
-  t.trained = _trained()
   t.optimizer = _optimizer()
   t.update(changes)
   return t
@@ -132,16 +131,6 @@ def _verdict():
   return v
 
 
-def _trained():
-  t = ml_collections.ConfigDict()
-  # all | value_head | lora (adapters of all projections, and the value head).
-  # Of the last two the rest stays as it is in `start`, and is not saved again.
-  t.part = 'all'
-  t.rank = 8  # of lora
-  t.alpha = 16.0  # of lora: what it adds counts alpha / rank
-  return t
-
-
 def _optimizer():
   o = ml_collections.ConfigDict()
   o.learning_rate = 3e-3  # peak
@@ -152,7 +141,18 @@ def _optimizer():
   o.epsilon = 1e-8
   o.weight_decay = 0.05
   o.clip_norm = 1.0
+  o.trained = _trained()
   return o
+
+
+def _trained():
+  t = ml_collections.ConfigDict()
+  # all | value_head | lora (adapters of all projections, and the value head).
+  # Of the last two the rest stays as it is in `start`, and is not saved again.
+  t.part = 'all'
+  t.rank = 8  # of lora
+  t.alpha = 16.0  # of lora: what it adds counts alpha / rank
+  return t
 
 
 def _samples(**changes):
@@ -389,7 +389,6 @@ def rl(**changes: Any) -> ml_collections.ConfigDict:
   r.credit = rl_groups.credit()
   r.loss = rl_groups.loss()
   r.updates = rl_groups.updates()
-  r.trained = _trained()
   r.optimizer = _optimizer()
   r.optimizer.update(dict(
       learning_rate=1e-4, final_fraction=0.1, warmup_steps=5, weight_decay=0.0))

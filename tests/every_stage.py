@@ -34,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
       batch_size=16)
   c.tokenizer.vocabulary.pieces = ('?',)  # asks for a verdict
   c.words = c.value.copy_and_resolve_references()
-  c.words.objective, c.words.trained.part = 'verdict', 'lora'
+  c.words.objective, c.words.optimizer.trained.part = 'verdict', 'lora'
   c.judged = kinds.evaluate(
       policies=(START,), solvers=('samples',), num_problems=4,
       num_curve_problems=0, num_choice_problems=4)

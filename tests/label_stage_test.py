@@ -49,7 +49,7 @@ def _experiment(**changes):
       objective='value', records='exact', start='sft/solution_only', **train)
   config.value.data.sequence_length = 96
   config.value.data.value.balance = 0.5
-  config.value.trained.part = 'value_head'
+  config.value.optimizer.trained.part = 'value_head'
   config.update_from_flattened_dict(changes)
   return experiment_lib.parse(config)
 

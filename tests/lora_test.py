@@ -138,7 +138,7 @@ def _experiment(**changes):
       ('first', 'sft/solution_only'), ('second', 'first/solution_only')):
     config[name] = kinds.train(start=start, **train)
     config[name].data.sequence_length = 96
-    config[name].trained.part = 'lora'
+    config[name].optimizer.trained.part = 'lora'
   config.stages = (*config.stages[:4], 'first', 'second')
   config.update_from_flattened_dict(changes)
   return experiment_lib.parse(config)
@@ -182,9 +182,10 @@ def test_a_missing_base_is_named(trained, tmp_path):
 
 @pytest.mark.parametrize('changes, words', [
     ({'first.start': None, 'first.tokenizer': 'tokenizer'},
-     'first.trained.part: got .lora. with start None'),
-    ({'first.trained.part': 'some'}, 'trained.part: .*must be one of'),
-    ({'first.trained.rank': 0}, 'trained.rank: got 0')])
+     'first.optimizer.trained.part: got .lora. with start None'),
+    ({'first.optimizer.trained.part': 'some'},
+     'trained.part: .*must be one of'),
+    ({'first.optimizer.trained.rank': 0}, 'trained.rank: got 0')])
 def test_what_cannot_be_trained_is_refused(changes, words):
   with pytest.raises(config_lib.ConfigError, match=words):
     _experiment(**changes)

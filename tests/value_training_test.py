@@ -181,7 +181,8 @@ def test_the_loss_falls(trained):
       vocab_size=40, num_layers=1, embed_dim=32, num_heads=2, num_kv_heads=2,
       head_dim=16, mlp_dim=32, max_length=64))
   made = optimizer.make(optimizer.OptimizerConfig(
-      0.02, 0.1, 0, 0.9, 0.98, 1e-8, 0.0, 1.0), 120)
+      0.02, 0.1, 0, 0.9, 0.98, 1e-8, 0.0, 1.0,
+      part_lib.ALL), 120)
   part = part_lib.Part(trained, 4, 8.0)
   start = meta.unbox(transformer.init(model, jax.random.key(0)))
   base = part.base(start)

@@ -98,7 +98,6 @@ class RlConfig:
   credit: credit.CreditConfig
   loss: objective_lib.LossConfig
   updates: UpdatesConfig
-  trained: part_lib.Part
   optimizer: optimizer.OptimizerConfig
 
   def __post_init__(self):
@@ -121,8 +120,8 @@ class RlConfig:
       yield (f'loss.kl_horizon: got {self.loss.kl_horizon}; must be at least '
              f'the {rows} trajectories of an iteration.')
     if self.trained.part == 'value_head':
-      yield ("trained.part: got 'value_head', which leaves the policy as it "
-             'is; must be all or lora.')
+      yield ("optimizer.trained.part: got 'value_head', which leaves the "
+             'policy as it is; must be all or lora.')
     if self.num_updates > optimizer.MAX_STEPS:
       yield (f'num_iterations: got {self.num_iterations}; its updates must be '
              f'at most {optimizer.MAX_STEPS}.')
@@ -147,6 +146,11 @@ class RlConfig:
   def objective(self, name: str) -> objective_lib.Objective:
     """Makes the objective `name` of `objective.OBJECTIVES`."""
     return objective_lib.OBJECTIVES[name](self.credit, self.loss)
+
+  @property
+  def trained(self) -> part_lib.Part:
+    """What of the policy is trained."""
+    return self.optimizer.trained
 
   @property
   def num_updates(self) -> int:

@@ -9,6 +9,7 @@ import optax
 
 from meta_cot import types
 from meta_cot.settings import config as config_lib
+from meta_cot.training import part as part_lib
 
 MAX_STEPS = 2**30  # they are counted in 32 bits
 
@@ -25,6 +26,7 @@ class OptimizerConfig:
   epsilon: float = config_lib.setting(above=0.0)
   weight_decay: float = config_lib.setting(low=0.0)
   clip_norm: float = config_lib.setting(above=0.0)
+  trained: part_lib.Part  # of the policy; the rest stays
 
 
 def schedule(config: OptimizerConfig, num_steps: int) -> optax.Schedule:

@@ -54,7 +54,6 @@ class Settings:
   max_to_keep: int | None = _setting(low=1, is_free=True)
   profile_steps: tuple[int, ...] = _setting(low=1, is_free=True)
   data: examples.DataConfig
-  trained: part_lib.Part
   optimizer: optimizer.OptimizerConfig
 
   def __post_init__(self):
@@ -69,8 +68,8 @@ class Settings:
           'as a policy keeps its style.')
     if self.start is None and self.trained.has_base:
       raise config_lib.ConfigError(
-          f'trained.part: got {self.trained.part!r} with start None; name in '
-          'start the policy of which the rest is.')
+          f'optimizer.trained.part: got {self.trained.part!r} with start None; '
+          'name in start the policy that the rest is of.')
     if not self.arms:
       raise config_lib.ConfigError('arms: got nothing; name at least one arm.')
     if (self.num_tokens is None) == (self.num_examples is None):
@@ -91,6 +90,11 @@ class Settings:
         raise config_lib.ConfigError(
             f'{field}: got {self._value(field)}; {divisor}, {part}, must '
             f'divide {whole}, {number}.')
+
+  @property
+  def trained(self) -> part_lib.Part:
+    """What of the policy is trained."""
+    return self.optimizer.trained
 
   @property
   def amount(self) -> tuple[str, int]:

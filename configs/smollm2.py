@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pretrained model learns to solve word problems, to judge, and to search.
+
+  python -m meta_cot.convert import --source=SmolLM2-135M-Instruct \
+      --prompt=chat --output=models/smollm2
+  python -m meta_cot.main --config=configs/smollm2.py:tiny \
+      --workdir=runs/smollm2
+
+`models/smollm2` of the current folder is the policy that docs/models.md
+imports. Stages: what it can do as it is (`before`); low-rank adapters tuned on
+solutions (`tuned`) and what that gives (`after`); a value head on the trunk
+that stays, of its own answers (`value`), best of N and best-first search with
+it (`searched`); reinforcement learning over episodes, by adapters again (`rl`,
+`episodes`).
+
+Variants:
+  tiny    SmolLM2-135M on problems of one and two steps: an hour on two CPU
+          cores.
+  laptop  the same, with more of everything: a night.
+  gpu     Qwen 2.5 0.5B (`models/qwen25`) on GSM8K (`data/gsm8k/train.jsonl` and
+          `test.jsonl`), steps of up to 64 tokens.
+"""
+
+import os
+
+import ml_collections
+
+from configs import base
+from configs import kinds
+from configs import tasks
+
+_ARM = 'solution_only'
+_TUNED, _VALUE = f'tuned/{_ARM}', f'value/{_ARM}'
+
+
+def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
+  """Makes the experiment of one variant.
+
+  Raises:
+    ValueError: no such variant; lists them.
+  """
+  return base.choose(VARIANTS, variant)()
+
+
+def _experiment(
+    model: str, length: int, step: int) -> ml_collections.ConfigDict:
+  """Makes the stages, of answers and steps of so many tokens at most."""
+  model = os.path.abspath(model)
+  c = base.get_config()
+  c.style = 'free_text'
+  c.task = tasks.word_problems()
+  c.problems = kinds.problems()
+  c.traces = kinds.traces(strategies='solution', num_processes=1)
+  c.before = _asked(model, length)
+  c.tuned = _trained('sft', 'traces', model)
+  c.tuned.optimizer.trained.part = 'lora'
+  c.after = _asked(_TUNED, length)
+  c.answers = kinds.search(policy=_TUNED)
+  c.answers.samples.max_new_tokens = length
+  c.labels = kinds.label(policy=_TUNED, records='answers', source='outcome')
+  c.value = _trained('value', 'labels', _TUNED)
+  c.value.optimizer.trained.part = 'value_head'
+  c.quality = kinds.quality(
+      judges=(_VALUE,), records='labels', policy=_TUNED, max_tokens=length,
+      batch_size=16)
+  c.searched = _asked(_VALUE, length)
+  c.searched.solvers = ('samples', 'best_first')
+  c.searched.samples.judges = (_VALUE,)
+  c.searched.search.update(dict(
+      value='head', step_length=step, num_slots=16, num_expansions=8,
+      temperature=0.8))
+  c.rl, c.episodes = _rl(length)
+  c.stages = (
+      'problems', 'traces', 'before', 'tuned', 'after', 'answers', 'labels',
+      'value', 'quality', 'searched', 'rl', 'episodes')
+  return c
+
+
+def _asked(policy: str, length: int) -> ml_collections.ConfigDict:
+  e = kinds.evaluate(
+      policies=(policy,), splits=('test',), num_curve_problems=0)
+  e.samples.update(dict(
+      batch_size=64, max_new_tokens=length, temperature=0.8))
+  return e
+
+
+def _trained(objective: str, records: str, start: str):
+  t = kinds.train(
+      objective=objective, records=records, start=start, arms=(_ARM,),
+      num_tokens=None, batch_size=8, log_every_steps=5, eval_every_steps=50,
+      num_eval_batches=2, save_every_steps=50)
+  t.data.sequence_length = 256
+  t.data.value.balance = 0.5
+  t.optimizer.update(dict(
+      learning_rate=1e-3, warmup_steps=5, weight_decay=0.0))
+  return t
+
+
+def _rl(length: int):
+  """Makes the stage, and one that reports it."""
+  r = kinds.rl(start=_TUNED, objectives=('erl2',))
+  r.optimizer.trained.part = 'lora'
+  r.episodes.update(dict(
+      num_episodes=2, episode_length=length, reset='Again: ',
+      temperature=0.8))
+  r.optimizer.learning_rate = 3e-4
+  e = kinds.evaluate(
+      policies=(_TUNED, 'rl'), start=_TUNED, solvers=('revisions',),
+      splits=('test',), num_curve_problems=0)
+  for key in ('num_episodes', 'episode_length', 'reset', 'temperature'):
+    e.episodes[key] = r.episodes.get_ref(key)
+  return r, e
+
+
+def _tiny() -> ml_collections.ConfigDict:
+  c = _experiment('models/smollm2', length=48, step=24)
+  c.task.update(dict(max_steps=2, num_train=2_000, num_test=300))
+  c.before.samples.num_samples = c.after.samples.num_samples = 4
+  c.tuned.num_examples = 1_000
+  c.answers.update(dict(num_train=300, num_validation=60))
+  c.answers.samples.batch_size = 64
+  c.value.num_examples = 2_400
+  c.value.data.value.policy_weight = 0.0
+  c.searched.num_problems = 100
+  c.searched.samples.num_samples = 8
+  c.rl.update(dict(
+      num_iterations=8, eval_every=8, save_every=8, num_eval_problems=32,
+      num_eval_samples=1))
+  c.rl.questions.update(dict(num_questions=16, num_samples=4, num_slots=64))
+  c.episodes.update(dict(num_problems=100))
+  c.episodes.episodes.update(dict(
+      num_questions=16, num_samples=1, num_slots=16))
+  return c
+
+
+def _laptop() -> ml_collections.ConfigDict:
+  c = _tiny()
+  c.task.update(dict(max_steps=3, num_train=10_000))
+  c.before.samples.num_samples = c.after.samples.num_samples = 8
+  c.tuned.num_examples = 8_000
+  c.answers.update(dict(num_train=3_000, num_validation=200))
+  c.value.num_examples = 20_000
+  c.searched.num_problems = 300
+  c.rl.update(dict(
+      num_iterations=60, eval_every=20, save_every=20, num_eval_problems=100))
+  c.episodes.num_problems = 300
+  return c
+
+
+def _gpu() -> ml_collections.ConfigDict:
+  c = _experiment('models/qwen25', length=256, step=64)
+  c.task = tasks.gsm8k()
+  c.task.train = (os.path.abspath('data/gsm8k/train.jsonl'),)
+  c.task.test = (os.path.abspath('data/gsm8k/test.jsonl'),)
+  for name in ('before', 'after', 'searched'):
+    c[name].samples.update(dict(batch_size=512, num_samples=8))
+  c.tuned.update(dict(num_examples=14_000, batch_size=32))
+  c.value.update(dict(num_examples=40_000, batch_size=32))
+  for name in ('tuned', 'value'):
+    c[name].data.sequence_length = 1024
+  c.answers.update(dict(num_train=4_000, num_validation=300))
+  c.answers.samples.batch_size = 512
+  c.quality.update(dict(max_tokens=256, batch_size=128))
+  c.searched.search.num_slots = 64
+  c.rl.questions.update(dict(num_questions=64, num_samples=8, num_slots=512))
+  return c
+
+
+VARIANTS = {'tiny': _tiny, 'laptop': _laptop, 'gpu': _gpu}
