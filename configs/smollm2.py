@@ -14,6 +14,8 @@ it (`searched`); reinforcement learning over episodes, by adapters again (`rl`,
 `episodes`).
 
 Variants:
+  search  no training: best-first search over the lines of the model as it is,
+          on eight problems; some minutes.
   tiny    SmolLM2-135M on problems of one and two steps: an hour on two CPU
           cores.
   laptop  the same, with more of everything: a night.
@@ -133,6 +135,17 @@ def _tiny() -> ml_collections.ConfigDict:
   return c
 
 
+def _search() -> ml_collections.ConfigDict:
+  c = _tiny()
+  c.searched.update(dict(
+      policies=(os.path.abspath('models/smollm2'),), num_problems=8,
+      solvers=('greedy', 'best_first')))
+  c.searched.samples.judges = ()
+  c.searched.search.value = 'likelihood'
+  c.stages = ('problems', 'searched')
+  return c
+
+
 def _laptop() -> ml_collections.ConfigDict:
   c = _tiny()
   c.task.update(dict(max_steps=3, num_train=10_000))
@@ -166,4 +179,5 @@ def _gpu() -> ml_collections.ConfigDict:
   return c
 
 
-VARIANTS = {'tiny': _tiny, 'laptop': _laptop, 'gpu': _gpu}
+VARIANTS = {
+    'search': _search, 'tiny': _tiny, 'laptop': _laptop, 'gpu': _gpu}
