@@ -75,8 +75,8 @@ class _State:
 def generate(
     config: model_config.ModelConfig,
     params: Params,
-    prompts_BxP: jax.Array,
-    prompt_lengths_B: jax.Array,
+    prompts_RxP: jax.Array,
+    prompt_lengths_R: jax.Array,
     rng: PRNGKey,
     *,
     max_new_tokens: int,
@@ -89,26 +89,32 @@ def generate(
 
   Pure; jit it with `config` and the keyword settings but `row_ids_B` static.
   Ends early once every row has ended. The cache grows in a few stages, as
-  attention costs as much as there are slots.
+  attention costs as much as there are slots. A prompt is read once, however
+  many rows continue it: they share its keys and values.
 
   Args:
-    prompts_BxP: int32, padded on the right with anything.
-    prompt_lengths_B: int32, at least 1.
+    prompts_RxP: int32, padded on the right with anything. R divides B: row b
+      continues prompt b // (B / R).
+    prompt_lengths_R: int32, at least 1.
     rng: consumed. Row b draws the token of position t with the key folded
       first with `row_ids_B[b]`, then with t.
     max_new_tokens: T.
     eos_ids: tokens that end a row; () for none.
     pad_id: fills a row behind its end.
-    row_ids_B: int32, distinct; 0 .. B-1 by default.
+    row_ids_B: int32, distinct; 0 .. R-1 by default.
 
   Raises:
-    ValueError: T < 1, P + T exceeds `config.max_length`, or an id is not of
-      the model's vocabulary.
+    ValueError: T < 1, P + T exceeds `config.max_length`, R does not divide B,
+      or an id is not of the model's vocabulary.
   """
-  batch_size, num_prompt = prompts_BxP.shape
-  _check(config, num_prompt, max_new_tokens, eos_ids, pad_id)
+  num_prompts = len(prompts_RxP)
   if row_ids_B is None:
-    row_ids_B = jnp.arange(batch_size)
+    row_ids_B = jnp.arange(num_prompts)
+  _check(
+      config, prompts_RxP.shape, len(row_ids_B), max_new_tokens, eos_ids,
+      pad_id)
+  repeat = lambda x: jnp.repeat(x, len(row_ids_B) // num_prompts, axis=0)
+  prompt_lengths_B = repeat(prompt_lengths_R)
   keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, row_ids_B)
   params = transformer.slice_layers(config, params)
 
@@ -119,24 +125,26 @@ def generate(
     return _record(state, tokens_B, log_probs_B, eos_ids, pad_id)
 
   def advance(state):
-    output = transformer.decode(
+    hidden_Bx1xD, cache = transformer.decode_hidden(
         config, params, state.last[:, None], state.cache,
-        positions_BxL=(prompt_lengths_B + state.step - 1)[:, None])
-    return draw(output.logits[:, 0], state.replace(cache=output.cache))
+        positions_BxL=(prompt_lengths_B + state.step - 1)[:, None],
+        shared=shared)
+    logits_Bx1xV = transformer.read_out(config, params, hidden_Bx1xD).logits
+    return draw(logits_Bx1xV[:, 0], state.replace(cache=cache))
 
-  prefilled = prefill(config, params, prompts_BxP, prompt_lengths_B)
-  state = _State(
-      step=jnp.zeros((), jnp.int32), last=prompts_BxP[:, 0],
-      cache=prefilled.cache,
-      generation=Generation(
-          tokens=jnp.full((batch_size, max_new_tokens), pad_id, jnp.int32),
-          log_probs=jnp.zeros((batch_size, max_new_tokens), jnp.float32),
-          lengths=jnp.zeros(batch_size, jnp.int32),
-          is_finished=jnp.zeros(batch_size, bool)))
-  state = draw(prefilled.logits[:, 0], state)
+  prefilled = prefill(config, params, prompts_RxP, prompt_lengths_R)
+  cache, shared = prefilled.cache, ()
+  if len(row_ids_B) > num_prompts:
+    shared = (cache_lib.turn(cache),)
+    cache = cache_lib.create(config, len(row_ids_B), 1)
+  num_slots = cache.num_slots
+  state = draw(repeat(prefilled.logits[:, 0]), _State(
+      step=jnp.zeros((), jnp.int32), last=repeat(prompts_RxP[:, 0]),
+      cache=cache,
+      generation=_nothing((len(row_ids_B), max_new_tokens), pad_id)))
   for stage_end in stages(max_new_tokens):
     state = state.replace(
-        cache=cache_lib.grow(state.cache, num_prompt + stage_end - 1))
+        cache=cache_lib.grow(state.cache, num_slots + stage_end - 1))
     state = jax.lax.while_loop(
         lambda s, end=stage_end: (s.step < end) & ~jnp.all(
             s.generation.is_finished),
@@ -302,6 +310,15 @@ def check_ids(
             f'{config.vocab_size - 1}.')
 
 
+def _nothing(shape, pad_id):
+  """The generation of B rows before their first token."""
+  return Generation(
+      tokens=jnp.full(shape, pad_id, jnp.int32),
+      log_probs=jnp.zeros(shape, jnp.float32),
+      lengths=jnp.zeros(shape[0], jnp.int32),
+      is_finished=jnp.zeros(shape[0], bool))
+
+
 def _record(state, tokens_B, log_probs_B, eos_ids, pad_id):
   """The state with one more token in every row that has not ended."""
   done = state.generation
@@ -327,7 +344,12 @@ def stages(max_new_tokens: int) -> list[int]:
   return [*range(quarter, max_new_tokens, quarter), max_new_tokens]
 
 
-def _check(config, num_prompt, max_new_tokens, eos_ids, pad_id):
+def _check(config, prompts, num_rows, max_new_tokens, eos_ids, pad_id):
+  num_prompts, num_prompt = prompts
+  if num_rows % num_prompts:
+    raise ValueError(
+        f'row_ids_B: got {num_rows} for {num_prompts} prompts; must be a '
+        'multiple.')
   check_ids(config, eos_ids=eos_ids, pad_id=(pad_id,))
   if max_new_tokens < 1:
     raise ValueError(

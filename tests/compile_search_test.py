@@ -213,6 +213,23 @@ def test_names():
           for part in ('', *PARTS))]
 
 
+def test_samples_share_prompts_in_the_program_that_is_listed():
+  """Eight devices with two rows each; greedy texts have a prompt a row."""
+  config = _config('beam')
+  config.search.samples.update(dict(batch_size=16, num_samples=3))
+  for solvers, num_prompts in ((('samples', 'greedy'), 8), (('greedy',), 16)):
+    config.search.solvers = solvers
+    experiment = experiment_lib.parse(config)
+    builders = experiment_lib.programs(experiment, compile_lib.mesh_of(
+        experiment, compile_lib.find_topology('v5e:2x4')))
+    generate = builders['search/generate']()
+    assert generate.arguments[1].shape[0] == num_prompts
+    assert generate.keywords['row_ids_B'].shape == (16,)
+    assert builders['search/prefill']().arguments[2].shape == (num_prompts,)
+  result = _compile(experiment_lib.parse(config), 'v5e:2x4', 'search/generate')
+  assert result.tokens == generate.tokens
+
+
 def test_other_models_have_their_programs(tmp_path):
   config = _config('beam')
   model = dataclasses.replace(

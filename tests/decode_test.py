@@ -219,6 +219,29 @@ def test_a_row_draws_the_same_alone_and_in_any_order():
   assert np.any(other.tokens != together.tokens)
 
 
+@pytest.mark.parametrize('loop, num_new', [
+    ('scan', 1), ('scan', 58), ('unroll', 20)])
+def test_rows_that_share_a_prompt_draw_what_they_draw_apart(loop, num_new):
+  config, params = make_model(loop)
+  prompts_RxP, lengths_R = make_prompts()
+  run = functools.partial(
+      generate, max_new_tokens=num_new, sampling=decode.Sampling(1.0),
+      eos_ids=(_EOS,), row_ids_B=jnp.arange(7, 22))
+  rng = jax.random.key(8)
+  shared = run(config, params, prompts_RxP, lengths_R, rng)
+  apart = run(
+      config, params, jnp.repeat(prompts_RxP, 3, 0), jnp.repeat(lengths_R, 3),
+      rng)
+  for name in ('tokens', 'lengths', 'is_finished'):
+    np.testing.assert_array_equal(getattr(shared, name), getattr(apart, name))
+  np.testing.assert_allclose(shared.log_probs, apart.log_probs, atol=1e-4)
+  assert len(np.unique(shared.tokens[:3], axis=0)) == 3 or num_new == 1
+  with pytest.raises(ValueError, match='row_ids_B: got 7 for 5 prompts'):
+    generate(
+        config, params, prompts_RxP, lengths_R, rng, max_new_tokens=1,
+        sampling=_GREEDY, eos_ids=(), row_ids_B=jnp.arange(7))
+
+
 def test_growing_in_stages_changes_nothing():
   config, params = make_model()
   prompts_BxP, lengths_B = make_prompts()

@@ -141,19 +141,22 @@ def _model():
   return tokenizer, config, params
 
 
-def _complete(prompts, batch_size, num_devices, temperature):
+def _complete(
+    prompts, batch_size, num_devices, temperature, num_samples=1, model=1,
+    first=0):
   tokenizer, config, params = _model()
   settings = sampling_lib.Settings(
-      batch_size, max_new_tokens=12, num_samples=1, temperature=temperature,
+      batch_size, max_new_tokens=12, num_samples=num_samples,
+      temperature=temperature,
       top_k=None, top_p=None, judges=(), judge_reading='last',
           num_verdicts=1)
   mesh = sharding.make_mesh(
-      sharding.MeshConfig(-1, 1, 1), jax.devices()[:num_devices])
+      sharding.MeshConfig(-1, 1, model), jax.devices()[:num_devices])
   with sharding.use_mesh(mesh):
     sampler = sampling_lib.Sampler(settings, tasks.make('countdown'), mesh)
     return sampler.complete(
         base.Policy('', config, params, tokenizer, 'compact'), prompts,
-        jax.random.key(0))
+        jax.random.key(0), first)
 
 
 @pytest.mark.parametrize('temperature', [0.0, 1.0])
@@ -171,3 +174,38 @@ def test_completions_do_not_depend_on_batches_or_devices(temperature):
   for prompt, text, length in zip(prompts, expected[0], expected[1].lengths):
     assert text.startswith(prompt)
     assert 1 <= length <= 12
+
+
+def test_samples_do_not_depend_on_who_shares_a_prompt():
+  """Alone in their rows, or on eight devices, two of which share matrices."""
+  prompts, copies = ['5,17,1>23:', '1>2:', '20,1,9>28:'], 5
+  repeated = [prompt for prompt in prompts for _ in range(copies)]
+  texts, expected = _complete(repeated, 15, 1, 1.0, first=2 * copies)
+  assert len(set(texts)) > copies
+  for batch_size, num_devices, model in ((7, 1, 1), (48, 8, 1), (8, 8, 2)):
+    got, found = _complete(
+        prompts, batch_size, num_devices, 1.0, copies, model, first=2)
+    assert got == texts
+    for name in ('tokens', 'lengths', 'is_finished'):
+      np.testing.assert_array_equal(
+          getattr(found, name), getattr(expected, name))
+    np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-4)
+
+
+@pytest.mark.parametrize('num_samples', [1, 4, 5, 16])
+@pytest.mark.parametrize('batch_size', [1, 6, 8, 24, 64])
+def test_layout(batch_size, num_samples):
+  for num_parts in (1, 8):
+    mesh = sharding.make_mesh(
+        sharding.MeshConfig(num_parts, 1, 1), jax.devices()[:num_parts])
+    layout = sampling_lib.Layout.of(batch_size, num_samples, mesh)
+    assert layout.num_rows <= sharding.up_to_parts(batch_size, mesh)
+    assert layout.num_prompts % num_parts == 0
+    texts_NxB = layout.texts(3)
+    assert set(texts_NxB.flat) == set(range(3 * num_samples))
+    asked = texts_NxB.reshape(-1, layout.num_prompts, (
+        layout.num_rows // layout.num_prompts)) // num_samples
+    np.testing.assert_array_equal(asked, asked[..., :1] + 0 * asked)
+    # Where a device holds all of a prompt's texts, it is in one group.
+    if layout.num_rows // num_parts >= num_samples:
+      assert layout.num_rows == layout.num_prompts * num_samples

@@ -36,7 +36,7 @@ from meta_cot.traces import analysis
 class Settings(base.Drawing):
   """How texts are drawn."""
 
-  batch_size: int = config_lib.setting(low=1)  # texts written together
+  batch_size: int = config_lib.setting(low=1)  # texts together, at most
   max_new_tokens: int = config_lib.setting(low=1)
   num_samples: int = config_lib.setting(low=1)  # of every problem
   temperature: float = config_lib.setting(low=0.0)  # 0: greedy
@@ -51,6 +51,46 @@ class Settings(base.Drawing):
     return dataclasses.replace(
         self, num_samples=1, temperature=0.0, top_k=None, top_p=None,
         judges=(), judge_reading='last', num_verdicts=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """How N texts of every prompt lie in batches of one shape.
+
+  Rows of a batch that continue one prompt follow each other and are on one
+  device, which reads the prompt once for them. Texts of a prompt that are too
+  many for a device are spread evenly over several groups.
+  """
+
+  num_samples: int  # N
+  num_prompts: int  # R, of a batch; a prompt may be there more than once
+  num_rows: int  # B of a batch; R divides it
+
+  @classmethod
+  def of(
+      cls, batch_size: int, num_samples: int, mesh: jax.sharding.Mesh
+  ) -> 'Layout':
+    """Finds the largest of at most so many rows, at least one a device."""
+    parts = sharding.data_parallelism(mesh)
+    of_part = sharding.up_to_parts(batch_size, mesh) // parts
+    group = -(-num_samples // -(-num_samples // of_part))
+    num_prompts = of_part // group * parts
+    return cls(num_samples, num_prompts, num_prompts * group)
+
+  def texts(self, num_prompts: int) -> np.ndarray:
+    """Numbers what every row of every batch writes, [batches, B] int32.
+
+    Text i is sample i % N of prompt i // N. What is left of a group repeats its
+    last text, and of a batch the first group: they end with them.
+    """
+    group = self.num_rows // self.num_prompts
+    samples = np.arange(-(-self.num_samples // group) * group)
+    texts = np.arange(num_prompts)[:, None] * self.num_samples + (
+        np.minimum(samples, self.num_samples - 1)[None])
+    texts = texts.reshape(-1, group)
+    extra = -len(texts) % self.num_prompts
+    return np.concatenate([texts, *[texts[:1]] * extra]).reshape(
+        -1, self.num_rows).astype(np.int32)
 
 
 class Sampler:
@@ -70,6 +110,7 @@ class Sampler:
     self._mesh = mesh
     self._judges = judges
     self._batch_size = sharding.up_to_parts(settings.batch_size, mesh)
+    self._layout = Layout.of(settings.batch_size, settings.num_samples, mesh)
     self._words = functools.cache(vocabulary.of)
     self._generate = functools.cache(functools.partial(
         jit_generate, mesh=mesh, max_new_tokens=settings.max_new_tokens,
@@ -81,14 +122,14 @@ class Sampler:
   ) -> base.Outcomes:
     """See `base.Solver`."""
     copies = self._settings.num_samples
-    prompts = [
-        traces.prompt(p, style=policy.style)
-        for p in problems for _ in range(copies)]
-    longest = max(prompts, key=lambda p: len(policy.tokenizer.encode_prompt(p)))
+    asked = [traces.prompt(p, style=policy.style) for p in problems]
+    longest = max(asked, key=lambda p: len(policy.tokenizer.encode_prompt(p)))
     _, done = self.complete(policy, [longest], rng)  # compiles
-    self._judged(policy, [longest], done, rng)  # likewise
+    one = jax.tree.map(lambda x: x[:1], done)
+    self._judged(policy, [longest], one, rng)  # likewise
     start = time.perf_counter()
-    texts, done = self.complete(policy, prompts, rng, first * copies)
+    texts, done = self.complete(policy, asked, rng, first)
+    prompts = [prompt for prompt in asked for _ in range(copies)]
     judged = self._judged(policy, prompts, done, rng)
     seconds = time.perf_counter() - start
     claims = [
@@ -96,9 +137,8 @@ class Sampler:
             self._task, problems[i // copies], text, policy.style,
             is_finished=done.is_finished[i])
         for i, text in enumerate(texts)]
-    lengths, size = done.lengths.tolist(), self._batch_size
-    num_steps = sum(
-        max(lengths[i:i + size]) for i in range(0, len(texts), size))
+    lengths = done.lengths.tolist()
+    steps_NxB = done.lengths[self._layout.texts(len(problems))]
     grid = lambda values, dtype: np.array(values, dtype).reshape(-1, copies)
     log_probs = [
         float(each[:length].sum())
@@ -119,7 +159,8 @@ class Sampler:
         num_tokens=grid(lengths, np.float64),
         answers=grid([c.answer for c in claims], object),
         values=grid(likelihoods, np.float64),
-        seconds=seconds, occupancy=sum(lengths) / (num_steps * size),
+        seconds=seconds, occupancy=sum(lengths) / float(
+            steps_NxB.max(axis=1).sum() * self._layout.num_rows),
         details=details, costs=grid([
             costs.of_text(
                 policy.model, len(policy.tokenizer.encode_prompt(prompt)),
@@ -179,36 +220,38 @@ class Sampler:
       self, policy: base.Policy, prompts: Sequence[str], rng: types.PRNGKey,
       first: int = 0,
   ) -> tuple[list[str], decode.Generation]:
-    """Completes all prompts; i samples with its own key, `first` + i of rng.
+    """Writes N texts of every prompt; `num_samples` of the settings.
 
-    Short batches are filled up with copies of their first row. Calls with the
-    same widths use the same program.
+    Text i is sample i % N of prompt i // N, and is drawn with its own key, that
+    of `first` N + i. Calls with the same widths use the same program.
 
     Returns:
       Prompts and continuations, what ends them cut off; and what was
       generated, NumPy.
     """
-    tokenizer, size = policy.tokenizer, self._batch_size
+    tokenizer, layout = policy.tokenizer, self._layout
     generate = self._generate(
         policy.model, eos_ids=tokenizer.eos_ids, pad_id=tokenizer.pad_id)
     encoded = [tokenizer.encode_prompt(prompt) for prompt in prompts]
     width = decode.prompt_width(max(map(len, encoded)))
-    batches = []
-    for start in range(0, len(prompts), size):
-      rows = encoded[start:start + size]
-      tokens_BxP, lengths_B = player_lib.padded(
-          rows + rows[:1] * (size - len(rows)), width, tokenizer.pad_id)
-      ids_B = np.arange(first + start, first + start + size, dtype=np.int32)
+    texts_NxB, batches = layout.texts(len(prompts)), []
+    for texts_B in texts_NxB:
+      asked_R = texts_B.reshape(layout.num_prompts, -1)[:, 0] // (
+          layout.num_samples)
+      tokens_RxP, lengths_R = player_lib.padded(
+          [encoded[i] for i in asked_R], width, tokenizer.pad_id)
       *asked, ids_B = sharding.split_batch(
-          (tokens_BxP, lengths_B, ids_B), self._mesh)
+          (tokens_RxP, lengths_R, texts_B + first * layout.num_samples),
+          self._mesh)
       batches.append(jax.device_get(
           generate(policy.params, *asked, rng, row_ids_B=ids_B)))
-    done = jax.tree.map(
-        lambda *x: np.concatenate(x)[:len(prompts)], *batches)
+    _, places = np.unique(texts_NxB, return_index=True)
+    done = jax.tree.map(lambda *x: np.concatenate(x)[places], *batches)
     return [
-        prompt + tokenizer.decode(tokens[:length - is_finished].tolist())
-        for prompt, tokens, length, is_finished in zip(
-            prompts, done.tokens, done.lengths, done.is_finished)], done
+        prompts[i // layout.num_samples] + tokenizer.decode(
+            tokens[:length - is_finished].tolist())
+        for i, (tokens, length, is_finished) in enumerate(
+            zip(done.tokens, done.lengths, done.is_finished))], done
 
   def _details(self, policy, problems, texts, done, claims) -> dict:
     if self._settings.temperature > 0:
@@ -241,7 +284,7 @@ def jit_generate(
 ) -> Callable[..., decode.Generation]:
   """Jits `decode.generate` for a mesh; every device gets the whole result.
 
-  Call it as (params, prompts_BxP, prompt_lengths_B, rng, row_ids_B=...).
+  Call it as (params, prompts_RxP, prompt_lengths_R, rng, row_ids_B=...).
   """
   return jax.jit(
       functools.partial(

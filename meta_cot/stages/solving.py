@@ -285,28 +285,39 @@ class _Planned:
   def prefill(self, name: str) -> program.Program:
     """The first part of `generate` by itself, to see what it takes."""
     model, width = self.there.model, self.width
-    rows = self._up(self.settings.samples.batch_size)
+    rows = self._texts[1].num_prompts
     return program.Program(
         name, jax.jit(functools.partial(decode.prefill, model)),
         (self.params, self._ints(rows, width), self._ints(rows)), {},
         flops.prefill_flops(model, rows, width, num_readouts=rows),
         rows * width)
 
+  @property
+  def _texts(self) -> tuple[sampling.Settings, sampling.Layout]:
+    """How `samples` writes; or `greedy`, where it is alone."""
+    samples = self.settings.samples
+    if 'samples' not in self.settings.solvers:
+      samples = samples.greedy()
+    return samples, sampling.Layout.of(
+        samples.batch_size, samples.num_samples, self.context.mesh)
+
   def generate(self, name: str) -> program.Program:
     model, width = self.there.model, self.width
-    rows = self._up(self.settings.samples.batch_size)
-    samples, tokenizer = self.settings.samples, self.there.tokenizer
+    samples, layout = self._texts
+    num_prompts, rows = layout.num_prompts, layout.num_rows
+    tokenizer = self.there.tokenizer
     num_new = min(samples.max_new_tokens, model.max_length - width)
     generate = sampling.jit_generate(
         model, self.context.mesh, max_new_tokens=num_new,
         eos_ids=tokenizer.eos_ids, pad_id=tokenizer.pad_id,
         sampling=samples.sampling())
-    work = flops.prefill_flops(model, rows, width, num_readouts=rows)
+    work = flops.prefill_flops(
+        model, num_prompts, width, num_readouts=num_prompts)
     work += rows * (num_new - 1) * model.flops_per_token(width + num_new / 2)
     return program.Program(
         name, generate,
-        (self.params, self._ints(rows, width), self._ints(rows), self.rng),
-        dict(row_ids_B=self._ints(rows)), work, rows * num_new)
+        (self.params, self._ints(num_prompts, width), self._ints(num_prompts),
+         self.rng), dict(row_ids_B=self._ints(rows)), work, rows * num_new)
 
   @functools.cached_property
   def explorer(self) -> exploration.Search | None:
