@@ -176,8 +176,9 @@ def _samples(**changes):
 
 def _search(**changes):
   s = ml_collections.ConfigDict()
-  # What a step is: solution (an operation of a solution) | event (of a trace,
-  # for policies that write whole searches; needs max_depth).
+  # What a step is: solution (an operation of a solution) | sentence (of a
+  # solution, or a line) | event (of a trace, for policies that write whole
+  # searches) | episode (an attempt). All but solution need max_depth.
   s.step = 'solution'
   s.num_slots = 32  # problems searched together
   s.chunk_steps = 2  # steps between two looks at what is finished

@@ -48,7 +48,7 @@ def credit() -> ml_collections.ConfigDict:
   c.whiten = False  # advantages to mean 0 and deviation 1
   c.num_rollouts = 4  # of vineppo, for every value
   c.num_steps = 2  # of an episode, that have values of their own in vineppo
-  c.step_end = ','  # a token whose text ends so ends a step
+  c.step_end = ','  # a token that has this in it ends a step
   c.gae_gamma = 1.0
   c.gae_lambda = 0.95
   return c

@@ -60,7 +60,7 @@ class Tokenizer:
     return ''.join(
         shown[i] if 0 <= i < len(shown) else _UNKNOWN for i in map(int, ids))
 
-  def ending_in(self, text: str) -> np.ndarray:
+  def containing(self, text: str) -> np.ndarray:
     return np.array([False] * len(CONTROL_TOKENS) + [
         c == text for c in self.characters])
 

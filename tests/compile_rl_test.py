@@ -380,7 +380,7 @@ def test_every_variant_has_its_programs():
      '--config.rl.credit.advantage=vineppo',
      'config.rl.episodes.episode_length: got 90; twice 270 tokens of a '),
     ('--config.rl.credit.advantage=vineppo --config.rl.credit.step_end=no',
-     "config.rl.credit.step_end: got 'no'; must be what a token of the "),
+     "config.rl.credit.step_end: got 'no'; must be in a token of the "),
     ('--config.rl.episodes.give_up=no',
      "config.rl.episodes.give_up: 'no' is 2 tokens; must be one token"),
     ('--programs=erl2/update --config.rl.questions.num_questions=30',

@@ -12,8 +12,8 @@ A kind is a module, and one line of `factory.KINDS`. It has
     check()        that what `make` reads is there; how many tokens it has, None
                    where they are learned
     placeholder()  what programs are built with before there is one: `pad_id`,
-                   `eos_ids`, `ending_in` and `encode`, which makes of a text as
-                   many tokens as the one to come at most
+                   `eos_ids`, `containing`, `decode` and `encode`, which makes
+                   of a text as many tokens as the one to come at most
 
 `make`, `check` and `load` raise a UserError of one line that names the file.
 """
@@ -56,8 +56,8 @@ class Tokenizer(Protocol):
       show_control: write control tokens by name instead of dropping them.
     """
 
-  def ending_in(self, text: str) -> np.ndarray:
-    """Finds the tokens whose own text ends in `text`, at least a character.
+  def containing(self, text: str) -> np.ndarray:
+    """Finds the tokens whose own text has `text` in it, at least a character.
 
     Returns:
       Bool [vocab_size]; False for control tokens.

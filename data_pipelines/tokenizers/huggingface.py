@@ -209,11 +209,11 @@ class Tokenizer:
         parts.append(self._bytes[i])
     return b''.join(parts).decode(errors='replace')
 
-  def ending_in(self, text: str) -> np.ndarray:
-    """Finds the tokens whose own text ends in `text`, bool [vocab_size]."""
-    end = text.encode()
+  def containing(self, text: str) -> np.ndarray:
+    """Finds the tokens that have `text` in them, bool [vocab_size]."""
+    part = text.encode()
     return np.array([
-        i not in self._control and piece.endswith(end)
+        i not in self._control and part in piece
         for i, piece in enumerate(self._bytes)])
 
   def save(self, folder: files.Path) -> None:

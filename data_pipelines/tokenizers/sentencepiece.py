@@ -226,10 +226,10 @@ class Tokenizer:
         run = []
     return ''.join([*parts, self._processor.decode(run)])
 
-  def ending_in(self, text: str) -> np.ndarray:
-    """Finds the pieces that end in `text`, bool [vocab_size]."""
+  def containing(self, text: str) -> np.ndarray:
+    """Finds the pieces that have `text` in them, bool [vocab_size]."""
     return np.array([
-        i >= _TEXT_ID and self.decode([i]).endswith(text)
+        i >= _TEXT_ID and text in self.decode([i])
         for i in range(self.vocab_size)])
 
   def save(self, folder: files.Path) -> None:
@@ -265,11 +265,15 @@ class _Placeholder:
     """As many tokens as `encode` makes."""
     return self.encode(text)
 
-  def ending_in(self, text: str) -> np.ndarray:
-    """Finds the token of all text where `text` is one, bool [vocab_size]."""
-    is_end = len(text) == 1 or any(
-        word.endswith(text) for word in _words(self.settings))
-    return is_end & (np.arange(self.settings.vocab_size) == _TEXT_ID)
+  def decode(self, ids: Sequence[int]) -> str:
+    """Text of which nothing is known, a character for every token."""
+    return REPLACEMENT * len(ids)
+
+  def containing(self, text: str) -> np.ndarray:
+    """Finds the token of all text where one has `text`, bool [vocab_size]."""
+    is_there = len(text) == 1 or any(
+        text in word for word in _words(self.settings))
+    return is_there & (np.arange(self.settings.vocab_size) == _TEXT_ID)
 
 
 def _numbers(largest: int | None) -> tuple[str, ...]:

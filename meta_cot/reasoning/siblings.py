@@ -38,6 +38,7 @@ class Writing:
   step: jax.Array  # [] int32, tokens drawn so far
   is_live: jax.Array  # [C] bool
   is_terminal: jax.Array  # [C] bool
+  has_text: jax.Array  # [C] bool, a token that is not blank
   tokens: jax.Array  # [C, T] int32
   length: jax.Array  # [C] int32
   log_prob: jax.Array  # [C] float32

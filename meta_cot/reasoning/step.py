@@ -32,11 +32,12 @@ from meta_cot.types import Params, PRNGKey
 class LanguageStep:
   """A `search.base.StepFn`; its `params` are made by `start`.
 
-  A step ends with a delimiter, with one of `eos_ids` (the child is terminal),
-  or after `step_length` tokens. Token t of branch a is drawn with the leaf's
-  own key (`Path.keys`) folded with a, then with t. `log_prob` is the sum over
-  the tokens of a step of those of the distribution that was sampled, as in
-  `decode.Generation`; `num_tokens` is the length of the step.
+  A step ends with a delimiter, unless all of it is blank, with one of `eos_ids`
+  (the child is terminal), or after `step_length` tokens. Token t of branch a is
+  drawn with the leaf's own key (`Path.keys`) folded with a, then with t.
+  `log_prob` is the sum over the tokens of a step of those of the distribution
+  that was sampled, as in `decode.Generation`; `num_tokens` is the length of the
+  step.
 
   With `siblings='without_replacement'` the children of a leaf are different
   steps, in the order of their scores (`Node.score`); see `siblings` for their
@@ -71,6 +72,7 @@ class LanguageStep:
   # The first token of a text opens it: it ends no step, though it is one of
   # `delimiter_ids`.
   has_opening: bool = False
+  blank_ids: tuple[int, ...] = ()  # tokens that write blanks, or nothing
   # A text is one attempt: behind its end another one may follow, unless its
   # outcome is positive or the path is at its longest.
   has_attempts: bool = False
@@ -80,7 +82,7 @@ class LanguageStep:
         branching=self.branching, step_length=self.step_length)
     decode.check_ids(
         self.config, eos_ids=self.eos_ids, pad_id=(self.pad_id,),
-        delimiter_ids=self.delimiter_ids)
+        delimiter_ids=self.delimiter_ids, blank_ids=self.blank_ids)
     prompts_lib.check_value(self.config, self.value)
     base.check_choice('siblings', self.siblings, siblings_lib.KINDS)
     if self.siblings != 'independent' and self.sampling.temperature == 0:
@@ -181,6 +183,7 @@ class LanguageStep:
     state = siblings_lib.Writing(
         step=jnp.zeros((), jnp.int32), is_live=is_live_C, score=score_C,
         is_terminal=jnp.zeros(num_children, bool),
+        has_text=jnp.zeros(num_children, bool),
         tokens=jnp.full(
             (num_children, self.step_length), self.pad_id, jnp.int32),
         length=jnp.zeros(num_children, jnp.int32),
@@ -196,13 +199,15 @@ class LanguageStep:
     """The state with one more token in every child that has not ended."""
     is_live_C = state.is_live
     is_eos_C = decode.is_one_of(tokens_C, self.eos_ids)
-    is_end_C = decode.is_one_of(tokens_C, self.delimiter_ids)
+    has_text_C = state.has_text | ~decode.is_one_of(tokens_C, self.blank_ids)
+    is_end_C = has_text_C & decode.is_one_of(tokens_C, self.delimiter_ids)
     if self.has_opening:
       is_end_C &= ~is_opening_C
     is_end_C |= is_eos_C
     return state.replace(
         step=state.step + 1, is_live=is_live_C & ~is_end_C,
         is_terminal=state.is_terminal | (is_live_C & is_eos_C),
+        has_text=has_text_C,
         tokens=jax.lax.dynamic_update_slice(
             state.tokens, tokens_C[:, None], (0, state.step)),
         length=state.length + is_live_C,

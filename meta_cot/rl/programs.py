@@ -122,13 +122,15 @@ class Programs:
     if self.objective is None or 'continuations' not in self.objective.needs:
       return None
     config = self.settings.credit
-    end_ids = tuple(
-        np.flatnonzero(self.tokenizer.ending_in(config.step_end)).tolist())
-    if not end_ids:
+    is_end_V = self.tokenizer.containing(config.step_end)
+    if not is_end_V.any():
       raise config_lib.ConfigError(
-          f'config.rl.credit.step_end: got {config.step_end!r}; must be what a '
-          'token of the tokenizer ends in.')
-    return continuations.Steps(end_ids, config.num_steps)
+          f'config.rl.credit.step_end: got {config.step_end!r}; must be in a '
+          'token of the tokenizer.')
+    return continuations.Steps(
+        tuple(np.flatnonzero(is_end_V).tolist()), config.num_steps,
+        vocabulary_lib.blank_ids(
+            [self.tokenizer.decode([i]) for i in range(len(is_end_V))]))
 
   @property
   def width(self) -> int:

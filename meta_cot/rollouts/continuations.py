@@ -35,8 +35,10 @@ from meta_cot.types import Params, PRNGKey
 class Steps:
   """How an episode is cut."""
 
-  end_ids: tuple[int, ...]  # each ends a step, and belongs to it
+  # Each ends a step that is not blank, and belongs to it.
+  end_ids: tuple[int, ...]
   number: int  # S; what is left of an episode is its last step
+  blank_ids: tuple[int, ...] = ()  # write blanks, or nothing
 
   def of_tokens(self, rows: rows_lib.Rows, num_episodes: int) -> jax.Array:
     """Numbers the step of every token of trajectories in one row each.
@@ -44,8 +46,7 @@ class Steps:
     Returns:
       j of J, [R, X] int32; -1: was not drawn.
     """
-    is_end_RxX = rows.is_sampled & decode.is_one_of(
-        rows.targets, self.end_ids)
+    is_end_RxX = self._is_end(rows)
     before_RxX = jnp.cumsum(is_end_RxX, axis=1, dtype=jnp.int32) - is_end_RxX
     episode_E = jnp.arange(num_episodes)[None, None]
     earlier_RxE = jnp.sum(
@@ -56,6 +57,23 @@ class Steps:
     number_RxX = jnp.minimum(number_RxX, self.number - 1)
     return jnp.where(
         rows.is_sampled, rows.episode * self.number + number_RxX, -1)
+
+  def _is_end(self, rows: rows_lib.Rows) -> jax.Array:
+    """Which tokens end a step that has a token that is not blank, [R, X]."""
+    is_end_RxX = rows.is_sampled & decode.is_one_of(
+        rows.targets, self.end_ids)
+    num_texts_RxX = jnp.cumsum(
+        rows.is_sampled & ~decode.is_one_of(rows.targets, self.blank_ids),
+        axis=1, dtype=jnp.int32)
+    # A step begins behind such a token too where it is in no step's end: then
+    # all of its step is blank. And it begins with an episode.
+    newest_RxX = jax.lax.cummax(rows.episode, axis=1)
+    is_last_RxX = jnp.pad(
+        newest_RxX[:, 1:] != newest_RxX[:, :-1], ((0, 0), (0, 1)))
+    passed_RxX = jax.lax.cummax(
+        jnp.where(is_end_RxX | is_last_RxX, num_texts_RxX, 0), axis=1)
+    passed_RxX = jnp.pad(passed_RxX, ((0, 0), (1, 0)))[:, :-1]
+    return is_end_RxX & (num_texts_RxX > passed_RxX)
 
 
 @struct.dataclass

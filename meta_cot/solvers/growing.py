@@ -87,7 +87,8 @@ class Tree:
 
 def check(tree: Tree, step: str, task: base.Task, style: str) -> None:
   """Raises a ConfigError where no program reads the steps of such texts."""
-  is_read = step == 'solution' and vocabulary_lib.is_in_graph(task, style)
+  is_read = step in vocabulary_lib.SOLUTIONS and (
+      vocabulary_lib.is_in_graph(task, style))
   for name, value, part, instead in (
       ('step_check', 'task', 'is_legal', 'none'),
       ('merging', 'states', 'state', 'steps')):

@@ -99,7 +99,8 @@ class Searcher:
              int(f.result.output.solution_index))
         for problem, f in zip(problems, finished, strict=True)))
     told = [(text, None) for text in texts]
-    if kind == 'solution' and format_lib.STYLES[style].EVENT_ENDS:
+    if kind in vocabulary_lib.SOLUTIONS and self._task.states is not None and (
+        format_lib.STYLES[style].EVENT_ENDS):
       told = [trees.told(record, style) for record in records]
     column = lambda values: base.objects([[value] for value in values])
     outputs = [f.result.output for f in finished]
@@ -273,7 +274,7 @@ def make_steps(
       pad_id=vocabulary.pad_id, sampling=settings.sampling(),
       value=valuing_lib.own_value(settings.sources),
       outcome=verdict if is_judged else None,
-      has_opening=vocabulary.has_opening,
+      has_opening=vocabulary.has_opening, blank_ids=vocabulary.blank_ids,
       has_attempts=settings.step == 'episode', siblings=settings.siblings,
       **settings.tree.functions(task, vocabulary))
   step_fn, start = valuing_lib.valued(settings.value, valuing_lib.Parts(

@@ -42,7 +42,8 @@ def read(
     Its record, and prompt and steps of the attempt that is the answer, or ''.
   """
   task, tokenizer, first = judge.task, judge.tokenizer, None
-  if kind == 'solution' and task.states is not None:
+  is_read = kind in vocabulary.SOLUTIONS and task.states is not None
+  if is_read:
     first = task.states.first(problem)
   last = lambda tokens: vocabulary.last_text(tokens, tokenizer.eos_ids)
   texts = {0: from_tree.NodeText('', first or '', False, ())}
@@ -52,8 +53,9 @@ def read(
     tokens = tuple(tokens_NxT[slot, :lengths_N[slot]].tolist())
     paths[slot] = paths[parent] + tokens
     text = tokenizer.decode(tokens)
-    step = _said(text, judge.style, is_first=parent == 0) if (
-        kind == 'solution') else None
+    step = None
+    if is_read:
+      step = _said(text, judge.style, is_first=parent == 0)
     is_legal = step is not None and states[parent] is not None
     states[slot] = task.states.after(
         problem, states[parent], step) if is_legal else None

@@ -15,6 +15,7 @@ from meta_cot.reasoning import sources as sources_lib
 from meta_cot.search import base as search_base
 from meta_cot.search import values
 from meta_cot.settings import config as config_lib
+from meta_cot.solvers import vocabulary as vocabulary_lib
 from meta_cot.tasks import base as base_task
 
 # Makes the source called so, of `Parts`.
@@ -170,7 +171,8 @@ def check(
   if 'head' in names:
     check_head(value, model)
   if 'oracle' in names and (
-      None in (task.oracle, task.states) or step != 'solution'):
+      None in (task.oracle, task.states)
+      or step not in vocabulary_lib.SOLUTIONS):
     raise config_lib.ConfigError(
         f'search.value: got {value!r}; must be without an oracle: this task '
         f'does not say which states of steps {step!r} lead to a solution '

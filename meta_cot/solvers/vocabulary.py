@@ -15,10 +15,13 @@ from meta_cot.settings import config as config_lib
 from meta_cot.tasks import base
 from meta_cot.traces import format as format_lib
 
-# Kinds of steps. `solution`: of a model that writes solutions only; `event`: of
-# one that writes whole traces; `episode`: a whole attempt, behind which another
-# one may follow.
-KINDS = ('solution', 'event', 'episode')
+# Kinds of steps. `solution`: of a model that writes solutions only; `sentence`:
+# of the same, but they end with lines and sentences, whatever the style;
+# `event`: of one that writes whole traces; `episode`: a whole attempt, behind
+# which another one may follow.
+KINDS = ('solution', 'sentence', 'event', 'episode')
+SOLUTIONS = KINDS[:2]  # the steps of solutions
+_STOPS = ('.', '!', '?')  # end a sentence, if no more than blanks follow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,18 +30,22 @@ class Vocabulary:
 
   pad_id: int
   eos_ids: tuple[int, ...]  # end a text
-  delimiter_ids: tuple[int, ...]  # end a step, and belong to it
+  # End a step that is not blank, and belong to it.
+  delimiter_ids: tuple[int, ...]
   texts: tuple[str, ...]  # of every id that the model can write
   has_opening: bool = False  # what opens a text would end a step
+  blank_ids: tuple[int, ...] = ()  # write blanks, or nothing
 
   def cut(self, tokens: Sequence[int]) -> list[tuple[int, ...]]:
     """Cuts a text behind what ends a step; the last may have no end."""
-    pieces, start = [], 0
+    pieces, start, has_text = [], 0, False
     for i, token in enumerate(tokens, 1):
-      is_opening = self.has_opening and i == 1
-      if i == len(tokens) or (token in self.delimiter_ids and not is_opening):
+      has_text |= token not in self.blank_ids
+      is_end = has_text and token in self.delimiter_ids and not (
+          self.has_opening and i == 1)
+      if is_end or i == len(tokens):
         pieces.append(tuple(tokens[start:i]))
-        start = i
+        start, has_text = i, False
     return pieces
 
 
@@ -51,31 +58,39 @@ def of(
   Raises:
     ValueError: no token ends a step.
   """
-  ends = _ends(style, kind)
-  delimiter_ids = sorted({
-      int(i) for end in ends for i in np.flatnonzero(tokenizer.ending_in(end))})
+  ends, stops = _ends(style, kind), _STOPS if kind == 'sentence' else ()
+  texts = tuple(tokenizer.decode([i]) for i in range(vocab_size))
+  is_end_V = [any(end) for end in zip(*map(tokenizer.containing, ends))]
+  delimiter_ids = {i for i, is_end in enumerate(is_end_V) if is_end} | {
+      i for i, text in enumerate(texts) if text.rstrip().endswith(stops)}
   if ends and not delimiter_ids:
     raise ValueError(
-        f'tokenizer: no token ends with {" or ".join(map(repr, ends))}, which '
-        f'ends a step; train it on traces of style {style!r}.')
+        'tokenizer: no token has '
+        f'{" or ".join(map(repr, (*ends, *stops)))} in it, which ends a step; '
+        f'train it on traces of style {style!r}.')
   return Vocabulary(
       pad_id=tokenizer.pad_id, eos_ids=tokenizer.eos_ids,
-      delimiter_ids=tuple(delimiter_ids),
-      texts=tuple(tokenizer.decode([i]) for i in range(vocab_size)),
-      has_opening=has_opening(style, kind))
+      delimiter_ids=tuple(sorted(delimiter_ids)), texts=texts,
+      has_opening=has_opening(style, kind), blank_ids=blank_ids(texts))
 
 
 def _ends(style: str, kind: str) -> tuple[str, ...]:
-  """What ends a step."""
+  """A token that has one of these in it ends a step."""
   module = format_lib.STYLES[style]
   return dict(
-      solution=(module.STEP_END,), event=module.EVENT_ENDS, episode=())[kind]
+      solution=(module.STEP_END,), sentence=('\n',), event=module.EVENT_ENDS,
+      episode=())[kind]
 
 
 def has_opening(style: str, kind: str) -> bool:
   """Tells whether a style opens its texts with what ends its steps."""
   opening = format_lib.STYLES[style].OPENING
   return any(opening.endswith(end) for end in _ends(style, kind))
+
+
+def blank_ids(texts: Sequence[str]) -> tuple[int, ...]:
+  """Finds the tokens, by their texts, that write blanks or nothing."""
+  return tuple(i for i, text in enumerate(texts) if not text.strip())
 
 
 def is_in_graph(task: base.Task, style: str) -> bool:
