@@ -32,6 +32,14 @@ _LLAMA3 = _LLAMA | _LARGE | {
     'rope.low_freq_factor': 1.0, 'rope.high_freq_factor': 4.0,
     'rope.original_max_length': 8192,
 }
+_GEMMA3 = _LLAMA | _LARGE | {
+    'vocab_size': 262_144, 'max_length': 32_768, 'embed_scale': True,
+    'rope.theta': 1_000_000.0, 'rope.local_theta': 10_000.0,
+    'block.activation': 'gelu_tanh', 'block.norm_epsilon': 1e-6,
+    'block.norm_plus_one': True, 'block.use_post_norms': True,
+    'block.use_qk_norm': True, 'block.query_scale': 256 ** -0.5,
+    'block.sliding_window': 512, 'block.sliding_window_pattern': 6,
+}
 
 MODELS = {
     # 0.45 M with 75 tokens: learns three-number Countdown on a laptop.
@@ -58,16 +66,25 @@ MODELS = {
     ) | {
         'rope.theta': 1_000_000.0, 'block.norm_epsilon': 1e-6,
         'block.use_qk_norm': True},
-    'gemma3_270m': _LLAMA | _LARGE | dict(
-        vocab_size=262_144, num_layers=18, embed_dim=640, num_heads=4,
-        num_kv_heads=1, head_dim=256, mlp_dim=2048, max_length=32_768,
-        embed_scale=True,
+    'qwen25_0_5b': _LLAMA | _LARGE | dict(
+        vocab_size=151_936, num_layers=24, embed_dim=896, num_heads=14,
+        num_kv_heads=2, head_dim=64, mlp_dim=4864, max_length=32_768,
     ) | {
-        'rope.theta': 1_000_000.0, 'rope.local_theta': 10_000.0,
-        'block.activation': 'gelu_tanh', 'block.norm_epsilon': 1e-6,
-        'block.norm_plus_one': True, 'block.use_post_norms': True,
-        'block.use_qk_norm': True, 'block.query_scale': 256 ** -0.5,
-        'block.sliding_window': 512, 'block.sliding_window_pattern': 6},
+        'rope.theta': 1_000_000.0, 'block.norm_epsilon': 1e-6,
+        'block.use_qkv_bias': True},
+    'gemma3_270m': _GEMMA3 | dict(
+        num_layers=18, embed_dim=640, num_heads=4, num_kv_heads=1,
+        head_dim=256, mlp_dim=2048),
+    'gemma3_1b': _GEMMA3 | dict(
+        num_layers=26, embed_dim=1152, num_heads=4, num_kv_heads=1,
+        head_dim=256, mlp_dim=6912),
+    # Without its images; 64 rows of the table are theirs.
+    'gemma3_27b': _GEMMA3 | dict(
+        vocab_size=262_208, num_layers=62, embed_dim=5376, num_heads=32,
+        num_kv_heads=16, head_dim=128, mlp_dim=21_504, max_length=131_072,
+    ) | {
+        'rope.scaling_factor': 8.0, 'block.query_scale': 168 ** -0.5,
+        'block.sliding_window': 1024},
     'llama32_1b': _LLAMA3 | dict(
         num_layers=16, embed_dim=2048, num_heads=32, num_kv_heads=8,
         head_dim=64, mlp_dim=8192) | {'rope.scaling_factor': 32.0},

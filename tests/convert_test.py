@@ -13,8 +13,10 @@ import safetensors
 import torch
 import transformers
 
+from configs import models
 from meta_cot import convert
 from meta_cot import sharding
+from meta_cot.model import config as model_config
 from meta_cot.model import transformer
 from meta_cot.model.pretrained import families
 from meta_cot.model.pretrained import shards
@@ -206,3 +208,26 @@ def test_configs_are_those_of_hand(name):
   assert made.block == wanted.block
   back = families.to_theirs(made)
   assert families.to_model(back, wanted.execution, 'none') == made
+
+
+_QWEN25 = dict(
+    hidden_size=896, intermediate_size=4864, max_position_embeddings=32_768,
+    max_window_layers=24, num_attention_heads=14, num_hidden_layers=24,
+    num_key_value_heads=2, rms_norm_eps=1e-6, rope_theta=1_000_000.0,
+    sliding_window=32_768, tie_word_embeddings=True, vocab_size=151_936)
+_GEMMA3_27B = dict(  # the rest is what the format of the file takes
+    head_dim=128, hidden_size=5376, intermediate_size=21_504,
+    num_attention_heads=32, num_hidden_layers=62, num_key_value_heads=16,
+    query_pre_attn_scalar=168, sliding_window=1024,
+    rope_scaling=dict(factor=8.0, rope_type='linear'))
+
+
+@pytest.mark.parametrize('name, config_type, published', [
+    ('qwen25_0_5b', transformers.Qwen2Config, _QWEN25),
+    ('gemma3_27b', transformers.Gemma3TextConfig, _GEMMA3_27B)])
+def test_published_configs_are_the_named_models(name, config_type, published):
+  wanted = config_lib.parse(model_config.ModelConfig, models.get(name))
+  raw = config_type(**published).to_dict()
+  assert families.to_model(raw, wanted.execution) == wanted
+  back = families.to_theirs(wanted)
+  assert families.to_model(back, wanted.execution) == wanted

@@ -72,8 +72,11 @@ def test_models_parse_and_count_their_parameters(name):
 
 @pytest.mark.parametrize('name, published', [
     ('smollm2_135m', 134_515_008), ('qwen3_0_6b', 596_049_920),
-    ('gemma3_270m', 268_098_176), ('llama32_1b', 1_235_814_400),
-    ('llama31_8b', 8_030_261_248), ('llama31_70b', 70_553_706_496)])
+    ('qwen25_0_5b', 494_032_768), ('gemma3_270m', 268_098_176),
+    ('gemma3_1b', 999_885_952), ('llama32_1b', 1_235_814_400),
+    ('llama31_8b', 8_030_261_248), ('llama31_70b', 70_553_706_496),
+    # All of its 27,432,406,640 but the images' encoder and its projection.
+    ('gemma3_27b', 27_432_406_640 - 416_866_032 - 6_194_304)])
 def test_models_have_the_published_size(name, published):
   config = config_lib.parse(
       model_config.ModelConfig, models.get(name) | {'value_head': 'none'})
