@@ -35,6 +35,7 @@ EXTRAS_REQUIRE = {
         'gcsfs>=2026.1',
         'hypothesis>=6.100',
         'libtpu>=0.0.30',  # compiles for TPU topologies; needs no TPU
+        'math-verify>=0.8',  # judges the same answers, for comparison
         'mctx>=0.0.71',  # reference of MCTS; brings chex
         'pyarrow>=17',  # writes the Parquet that is read
         'pytest>=8',

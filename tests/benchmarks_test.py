@@ -5,6 +5,7 @@ Nothing here asserts a speed.
 """
 
 import json
+import random
 import sys
 
 from flax.linen import meta
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import answers
 from benchmarks import decode
 from benchmarks import models
 from benchmarks import plain
@@ -93,6 +95,24 @@ def test_torch_is_timed_in_the_same_run(capsys):
   assert [x.get('contestant', 'ratio') for x in lines] == [
       'ours', 'torch', 'ratio']
   assert lines[1]['torch'] and lines[1]['seconds']['min'] > 0
+
+
+def test_drawn_answers_are_equal_or_not_as_they_say():
+  rng = random.Random(0)
+  pairs = [answers.draw(rng) for _ in range(300)]
+  is_equal = [x for *_, x in pairs]
+  assert 100 < sum(is_equal) < 200
+  assert answers.ours(pairs) == answers.math_verify(pairs) == is_equal
+
+
+def test_answers_are_judged_by_both_in_two_processes(capsys):
+  answers.main(['--answers=20', '--cores=2', '--repeats=1'])
+  ours, theirs, ratio = map(json.loads, capsys.readouterr().out.splitlines())
+  assert (ours['contestant'], theirs['contestant']) == ('ours', 'math_verify')
+  assert ours['right'] == theirs['right'] == ratio['agreement'] == 1
+  assert ours['answers_per_second'] == pytest.approx(
+      20 / ours['seconds']['median'])
+  assert ratio['ratio_to'] == 'math_verify'
 
 
 def test_contestants_take_turns_and_the_order_turns_too():

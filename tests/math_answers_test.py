@@ -7,6 +7,7 @@ import hypothesis
 from hypothesis import strategies as st
 import pytest
 
+from meta_cot import verifiers
 from meta_cot.verifiers import math
 from meta_cot.verifiers.math import exact
 from meta_cot.verifiers.math import reader
@@ -62,6 +63,13 @@ DIFFERENT = [
 @pytest.mark.parametrize('gold, answer', EQUAL)
 def test_equal(gold, answer):
   assert math.verdict(gold, answer).is_correct
+
+
+def test_the_public_name_judges_within_its_time():
+  assert verifiers.math_equal('(x+1)^2', 'x^2+2x+1')
+  assert not verifiers.math_equal('5', '6', timeout_s=1.0)
+  # Time for algebra runs out: not equal, and nothing is raised.
+  assert not verifiers.math_equal('(x+1)^2', 'x^2+2x+1', timeout_s=1e-6)
 
 
 @pytest.mark.parametrize('gold, answer', DIFFERENT)
