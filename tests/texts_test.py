@@ -75,15 +75,11 @@ def test_every_source_has_the_same_rows(tmp_path, monkeypatch):
   asked = []
   monkeypatch.setitem(sys.modules, 'datasets', types.SimpleNamespace(
       load_dataset=lambda *args, split: asked.append((args, split)) or some))
-  monkeypatch.setitem(
-      sys.modules, 'tensorflow_datasets', types.SimpleNamespace(
-          data_source=lambda name, split: asked.append((name, split)) or [
-              {k: v.encode() for k, v in row.items()} for row in some]))
   for source in (
       str(tmp_path / 'a?.jsonl'), str(tmp_path / 'a.array_record'),
-      'hf:openai/gsm8k:main:test', 'tfds:gsm8k:train'):
+      'hf:openai/gsm8k:main:test'):
     assert [row.values for row in rows.read(source)] == [*some], source
-  assert asked == [(('openai/gsm8k', 'main'), 'test'), ('gsm8k', 'train')]
+  assert asked == [(('openai/gsm8k', 'main'), 'test')]
 
 
 def test_parquet(tmp_path):

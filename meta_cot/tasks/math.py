@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""MATH (arXiv 2103.03874) and its like: competition problems, from files.
 
-Rows have `problem` and `solution`, whose last `\boxed{...}` is the answer;
-`answer`, where a row has it, comes first. `level` and `type` are kept. A step
-is a line of the solution, or a sentence of it where it is one line.
+Rows have `problem` (or `question`) and `solution`, whose last `\boxed{...}` is
+the answer; `answer`, where a row has it, comes first. `level` and `type` are
+kept. A step is a line of the solution, or a sentence of it where it is one
+line.
 """
 
 from collections.abc import Mapping
@@ -30,7 +31,8 @@ def read_row(values: Mapping[str, Any]) -> task.Solved:
   Raises:
     ValueError: it has no problem, no solution, or its solution no answer.
   """
-  question = ' '.join(task.text_of(values, 'problem').split())
+  key = 'question' if 'problem' not in values else 'problem'
+  question = ' '.join(task.text_of(values, key).split())
   solution = task.text_of(values, 'solution')
   answer = values.get('answer')
   if answer is None:
