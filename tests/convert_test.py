@@ -231,3 +231,22 @@ def test_published_configs_are_the_named_models(name, config_type, published):
   assert families.to_model(raw, wanted.execution) == wanted
   back = families.to_theirs(wanted)
   assert families.to_model(back, wanted.execution) == wanted
+
+
+def test_checkpoints_and_policies_of_a_bucket(bucket, tmp_path):
+  theirs = _save(tmp_path / 'in', 'llama3')
+  there = f'{bucket}/converted'
+  _run('import', f'--source={tmp_path / "in"}', f'--output={there}/p')
+  policy = policy_lib.read(files.path(f'{there}/p'))
+  params = policy.params(_mesh())
+  output = jax.jit(transformer.forward, static_argnums=0)(
+      policy.model, params, jnp.asarray(TOKENS))
+  np.testing.assert_allclose(output.logits, _logits(theirs), atol=1e-4)
+  _run('export', f'--policy={there}/p', f'--output={there}/out')
+  _run('import', f'--source={there}/out', f'--output={tmp_path / "again"}')
+  again = policy_lib.read(files.path(tmp_path / 'again'))
+  assert again.model == policy.model
+  jax.tree.map(np.testing.assert_array_equal, again.params(_mesh()), params)
+  # What was copied to be read is gone.
+  assert not [*files.cache_folder().glob('*.safetensors*')]
+  assert not [*files.cache_folder().glob('.*.safetensors*')]

@@ -65,7 +65,9 @@ class _Files:
 
 @contextlib.contextmanager
 def opened(folder: epath.Path) -> Iterator[Source]:
-  """Opens the files of a checkpoint's folder.
+  """Opens the files of a checkpoint's folder; of a bucket's, copies of them.
+
+  Copies lie on this host's disk until they are closed.
 
   Raises:
     UserError: files are missing or damaged; names them.
@@ -88,13 +90,23 @@ def opened(folder: epath.Path) -> Iterator[Source]:
             f'{folder / name}: no such file; the folder must have {SINGLE}, or '
             f'{INDEX} and the files that it names.')
       try:
-        handles.append(stack.enter_context(
-            safetensors.safe_open(folder / name, 'numpy')))
+        handles.append(stack.enter_context(safetensors.safe_open(
+            _local(folder / name, stack), 'numpy')))
       except (safetensors.SafetensorError, OSError) as e:
         raise config_lib.UserError(
             f'{folder / name}: no safetensors ({" ".join(str(e).split())}); '
             'download the file again.') from e
     yield _Files(handles)
+
+
+def _local(path: epath.Path, stack: contextlib.ExitStack) -> files.Path:
+  """A local file: itself, or a copy of one in a bucket for as long as needed."""
+  if not files.is_remote(path):
+    return path
+  copy = files.scratch(path)
+  stack.callback(copy.unlink, missing_ok=True)
+  path.copy(copy, overwrite=True)
+  return copy
 
 
 def is_tied(source: Source) -> bool:
