@@ -132,13 +132,10 @@ def generate(
     logits_Bx1xV = transformer.read_out(config, params, hidden_Bx1xD).logits
     return draw(logits_Bx1xV[:, 0], state.replace(cache=cache))
 
-  prefilled = prefill(config, params, prompts_RxP, prompt_lengths_R)
-  cache, shared = prefilled.cache, ()
-  if len(row_ids_B) > num_prompts:
-    shared = (cache_lib.turn(cache),)
-    cache = cache_lib.create(config, len(row_ids_B), 1)
+  logits_RxV, cache, shared = _read(
+      config, params, prompts_RxP, prompt_lengths_R, len(row_ids_B))
   num_slots = cache.num_slots
-  state = draw(repeat(prefilled.logits[:, 0]), _State(
+  state = draw(repeat(logits_RxV), _State(
       step=jnp.zeros((), jnp.int32), last=repeat(prompts_RxP[:, 0]),
       cache=cache,
       generation=_nothing((len(row_ids_B), max_new_tokens), pad_id)))
@@ -150,6 +147,16 @@ def generate(
             s.generation.is_finished),
         advance, state)
   return state.generation
+
+
+def _read(config, params, prompts_RxP, lengths_R, num_rows):
+  """Logits [R, V] behind prompts, the cache of B rows, what they share."""
+  prefilled = prefill(config, params, prompts_RxP, lengths_R)
+  cache, shared = prefilled.cache, ()
+  if num_rows > len(prompts_RxP):
+    shared = (cache_lib.turn(cache),)
+    cache = cache_lib.create(config, num_rows, 1)
+  return prefilled.logits[:, 0], cache, shared
 
 
 def prompt_width(num_tokens: int) -> int:

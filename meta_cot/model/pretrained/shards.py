@@ -100,7 +100,7 @@ def opened(folder: epath.Path) -> Iterator[Source]:
 
 
 def _local(path: epath.Path, stack: contextlib.ExitStack) -> files.Path:
-  """A local file: itself, or a copy of one in a bucket for as long as needed."""
+  """A local file: itself, or a copy of one in a bucket while it is needed."""
   if not files.is_remote(path):
     return path
   copy = files.scratch(path)
