@@ -6,6 +6,7 @@ its id and on the position of the token only.
 """
 
 import dataclasses
+import functools
 import math
 
 from flax import struct
@@ -107,13 +108,12 @@ def generate(
     ValueError: T < 1, P + T exceeds `config.max_length`, R does not divide B,
       or an id is not of the model's vocabulary.
   """
-  num_prompts = len(prompts_RxP)
   if row_ids_B is None:
-    row_ids_B = jnp.arange(num_prompts)
+    row_ids_B = jnp.arange(len(prompts_RxP))
   _check(
       config, prompts_RxP.shape, len(row_ids_B), max_new_tokens, eos_ids,
       pad_id)
-  repeat = lambda x: jnp.repeat(x, len(row_ids_B) // num_prompts, axis=0)
+  repeat = lambda x: jnp.repeat(x, len(row_ids_B) // len(prompts_RxP), axis=0)
   prompt_lengths_B = repeat(prompt_lengths_R)
   keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, row_ids_B)
   params = transformer.slice_layers(config, params)
@@ -143,10 +143,13 @@ def generate(
     state = state.replace(
         cache=cache_lib.grow(state.cache, num_slots + stage_end - 1))
     state = jax.lax.while_loop(
-        lambda s, end=stage_end: (s.step < end) & ~jnp.all(
-            s.generation.is_finished),
-        advance, state)
+        functools.partial(_goes_on, stage_end), advance, state)
   return state.generation
+
+
+def _goes_on(end: int, state: _State) -> jax.Array:
+  """Whether some row has not ended, before step `end`; [] bool."""
+  return (state.step < end) & ~jnp.all(state.generation.is_finished)
 
 
 def _read(config, params, prompts_RxP, lengths_R, num_rows):
