@@ -41,7 +41,7 @@ def _plain_sgd(settings):
   def gradient(params, batch, minibatch=0):
     state = _run().state().replace(
         params=params, opt_state=optax.sgd(_RATE).init(params))
-    new, metrics = step(state, batch, minibatch, jnp.float32(0.1))
+    new, metrics = step(state, batch, minibatch, jnp.float32(0.1), {})
     return jax.tree.map(
         lambda old, new: (old - new) / _RATE, params, new.params), metrics
 
