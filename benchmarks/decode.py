@@ -40,14 +40,17 @@ def ours(
   with sharding.use_mesh(mesh):
     params = jax.device_put(
         models.init(model, 0), sharding.replicated(mesh))
+    prompts_RxP = models.prompts(model, size)[::size.samples]
     placed = sharding.put_batch(dict(
-        prompts=models.prompts(model, size),
-        lengths=np.full(size.rows, size.prompt, np.int32)), mesh)
+        prompts=prompts_RxP,
+        lengths=np.full(len(prompts_RxP), size.prompt, np.int32),
+        ids=np.arange(size.rows, dtype=np.int32)), mesh)
 
   def call():
     with sharding.use_mesh(mesh):
       generation = generate(
-          params, placed['prompts'], placed['lengths'], jax.random.key(1))
+          params, placed['prompts'], placed['lengths'], jax.random.key(1),
+          row_ids_B=placed['ids'])
     return np.asarray(generation.tokens)
 
   return call
@@ -74,10 +77,18 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument('--prompt', type=int, default=models.Decoding.prompt)
   parser.add_argument(
       '--new-tokens', type=int, default=models.Decoding.new_tokens)
+  parser.add_argument(
+      '--samples', type=int, default=models.Decoding.samples,
+      help='rows that share a prompt, which ours reads once')
   arguments = parser.parse_args(argv)
+  if arguments.samples < 1 or arguments.rows % arguments.samples:
+    parser.error(
+        f'--samples: got {arguments.samples}; must divide --rows, '
+        f'{arguments.rows}.')
   model = contest.model(arguments)
   size = models.Decoding(
-      arguments.rows, arguments.prompt, arguments.new_tokens)
+      arguments.rows, arguments.prompt, arguments.new_tokens,
+      arguments.samples)
   contest.run(
       'decode', arguments, model, size, ours=ours, by_hand=by_hand,
       flops_per_token=model.flops_per_token(

@@ -31,6 +31,10 @@ MODELS = {
     'M': _SMALL | dict(
         num_layers=8, embed_dim=512, head_dim=64, mlp_dim=1536,
         vocab_size=4096),
+    # 134.5 M: the shapes of SmolLM2.
+    '135M': named.get('smollm2_135m') | {
+        'max_length': 1024, 'execution.layer_loop': 'scan',
+        'execution.remat': 'none'},
     # 100 M, for an accelerator.
     '100M': _SMALL | dict(
         num_layers=12, embed_dim=768, num_heads=12, num_kv_heads=4,
@@ -63,6 +67,7 @@ class Decoding:
   rows: int = 64
   prompt: int = 32
   new_tokens: int = 128
+  samples: int = 1  # of every prompt; divides rows
 
   @property
   def tokens(self) -> int:
@@ -109,6 +114,7 @@ def training_batch(
 
 
 def prompts(model: model_config.ModelConfig, size: Decoding) -> np.ndarray:
-  """[B, P] int32 on the host."""
+  """[B, P] int32 on the host; rows of one prompt follow each other."""
+  shape = size.rows // size.samples, size.prompt
   return np.random.default_rng(0).integers(
-      0, model.vocab_size, (size.rows, size.prompt)).astype(np.int32)
+      0, model.vocab_size, shape).astype(np.int32).repeat(size.samples, axis=0)

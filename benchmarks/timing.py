@@ -43,7 +43,7 @@ class Contestant:
 
   name: str
   call: Callable[[], Cost]  # runs the workload once
-  facts: dict[str, str]  # versions and the like, for its line
+  facts: dict[str, str | float]  # versions and the like, for its line
 
 
 def of_function(name: str, run: Callable[[], None]) -> Contestant:
@@ -111,8 +111,9 @@ def measure(
 ) -> dict[str, list[Cost]]:
   """Costs of every contestant in every round; a round before is not counted.
 
-  That one compiles and touches memory for the first time. With `is_warm` there
-  is none: the contestants have seen to it.
+  That one compiles and touches memory for the first time: its CPU seconds are
+  `first_cpu_seconds` of a contestant's facts. With `is_warm` there is none: the
+  contestants have seen to it.
   """
   costs = {c.name: [] for c in contestants}
   for i in range(is_warm, repeats + 1):
@@ -120,6 +121,8 @@ def measure(
       cost = c.call()
       if i:
         costs[c.name].append(cost)
+      else:
+        c.facts['first_cpu_seconds'] = cost.cpu_seconds
   return costs
 
 

@@ -60,17 +60,20 @@ def train(settings: dict):
 def decode(settings: dict):
   """One call of the sampler; no row ends early."""
   model = make_model(settings).to(getattr(torch, settings['dtype'])).eval()
+  new_tokens, samples = settings['new_tokens'], settings['samples']
   prompts = torch.randint(
-      0, settings['vocab_size'], (settings['rows'], settings['prompt']))
-  new_tokens = settings['new_tokens']
+      0, settings['vocab_size'],
+      (settings['rows'] // samples, settings['prompt']))
 
   def call():
     with torch.inference_mode():
       tokens = model.generate(
           prompts, attention_mask=torch.ones_like(prompts), do_sample=True,
           top_k=0, top_p=1.0, temperature=1.0, max_new_tokens=new_tokens,
-          min_new_tokens=new_tokens, pad_token_id=0)
-    assert tokens.shape[1] == settings['prompt'] + new_tokens
+          min_new_tokens=new_tokens, num_return_sequences=samples,
+          pad_token_id=0)
+    assert tokens.shape == (
+        settings['rows'], settings['prompt'] + new_tokens)
 
   return call
 

@@ -157,7 +157,7 @@ def _trained():
 
 def _samples(**changes):
   s = ml_collections.ConfigDict()
-  s.batch_size = 256  # texts written together
+  s.batch_size = 256  # texts written together, at most
   s.max_new_tokens = 192  # at most; and twice the longest text it was taught
   s.num_samples = 64  # of every problem, in a round
   s.temperature = 1.0  # of samples; greedy texts are another solver

@@ -62,6 +62,19 @@ def test_sampling_by_hand_gives_the_tokens_of_the_library():
   np.testing.assert_array_equal(ours, by_hand)
 
 
+def test_samples_of_a_prompt_are_those_of_its_copies():
+  """Sampled by the library, which reads the prompt once, and greedily."""
+  shared = models.Decoding(rows=6, prompt=5, new_tokens=6, samples=3)
+  prompts_BxP = models.prompts(toy(), shared)
+  assert len(np.unique(prompts_BxP, axis=0)) == 2
+  tokens_BxT = decode.ours(toy(), shared)()
+  assert len(np.unique(tokens_BxT, axis=0)) == 6
+  np.testing.assert_array_equal(*(
+      make(toy(), shared, 0.0)() for make in (decode.ours, decode.by_hand)))
+  with pytest.raises(SystemExit):
+    decode.main(['--model=toy', '--rows=6', '--samples=4'])
+
+
 def test_sampled_tokens_vary_and_fill_every_row():
   tokens_BxT = decode.by_hand(toy(), DECODING)()
   assert tokens_BxT.shape == (3, 6)
@@ -79,6 +92,7 @@ def test_prints_json(benchmark_main, flags, tokens, dtype, capsys):
   ours, by_hand, ratio = map(json.loads, capsys.readouterr().out.splitlines())
   assert (ours['contestant'], by_hand['contestant']) == ('ours', 'plain')
   assert MACHINE <= set(ours) and ours['dtype'] == dtype
+  assert ours['first_cpu_seconds'] > ours['cpu_seconds']['median']
   assert ours['logits_difference'] < (1e-5 if dtype == 'float32' else 0.05)
   assert ours['tokens_per_second'] == pytest.approx(
       tokens / ours['seconds']['median'])
