@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines import tokenizers as tokenizers_lib
 from meta_cot import convert
 from meta_cot import decode
 from meta_cot import sharding
@@ -47,34 +48,40 @@ _LIMIT = 5e-4  # of differences of logits
 
 
 class Reference(NamedTuple):
-  """What transformers makes of a checkpoint."""
+  """The tokenizer that transformers makes of a checkpoint."""
 
-  model: Any  # float32
   tokenizer: Any  # of the package tokenizers
   is_cut: bool  # digits are to be cut off first: GGUF has lost it
 
 
-def read(path: pathlib.Path, is_tied: bool) -> Reference:
-  """Reads a checkpoint's folder or GGUF file with transformers alone."""
-  import tokenizers
-  import torch
-  import transformers
-  auto = transformers.AutoModelForCausalLM.from_pretrained
-  made = dict(dtype=torch.float32, attn_implementation='eager')
+def read_tokenizer(path: pathlib.Path) -> Reference:
+  """Reads that of a checkpoint's folder, or of a GGUF file."""
   if path.suffix != gguf_lib.SUFFIX:
+    import tokenizers
     return Reference(
-        auto(path, **made).eval(),
         tokenizers.Tokenizer.from_file(str(path / 'tokenizer.json')), False)
   import gguf
-  place = dict(
-      pretrained_model_name_or_path=str(path.parent), gguf_file=path.name)
-  settings = transformers.AutoConfig.from_pretrained(**place)
-  settings.tie_word_embeddings = is_tied
+  import transformers
   pre = gguf.GGUFReader(path).fields.get('tokenizer.ggml.pre')
   return Reference(
-      auto(**place, config=settings, **made).eval(),
-      transformers.AutoTokenizer.from_pretrained(**place).backend_tokenizer,
+      transformers.AutoTokenizer.from_pretrained(
+          str(path.parent), gguf_file=path.name).backend_tokenizer,
       pre is not None and pre.contents() == 'smollm')
+
+
+def read_model(path: pathlib.Path, is_tied: bool) -> Any:
+  """Reads the model with transformers alone, float32."""
+  import torch
+  import transformers
+  place = dict(pretrained_model_name_or_path=str(path))
+  if path.suffix == gguf_lib.SUFFIX:
+    place = dict(
+        pretrained_model_name_or_path=str(path.parent), gguf_file=path.name)
+  settings = transformers.AutoConfig.from_pretrained(**place)
+  settings.tie_word_embeddings = is_tied
+  return transformers.AutoModelForCausalLM.from_pretrained(
+      **place, config=settings, dtype=torch.float32,
+      attn_implementation='eager').eval()
 
 
 def ours(policy: policy_lib.Policy) -> base.Policy:
@@ -86,22 +93,26 @@ def ours(policy: policy_lib.Policy) -> base.Policy:
 
 def logits_of(
     mine: base.Policy, tokens_L: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Logits [L, V] of a text read at once, and of one read with a cache."""
+) -> Iterator[tuple[int, int, np.ndarray]]:
+  """Reads a text at once, then with a cache.
+
+  Yields:
+    0 or 1 (the cache), where the piece begins, and its logits [any, V]. All of
+    them at once would take much memory.
+  """
   model, length = mine.model, len(tokens_L)
   tokens_1xL = jnp.asarray(tokens_L, jnp.int32)[None]
+  yield 0, 0, np.asarray(_forward(model, mine.params, tokens_1xL).logits[0])
   ends = [0, length // 2, length - _SINGLE, *range(
       length - _SINGLE + 1, length + 1)]
-  cache, pieces = cache_lib.create(model, 1, length), []
+  cache = cache_lib.create(model, 1, length)
   for start, stop in zip(ends, ends[1:]):
     output = _decode(
         model, mine.params, tokens_1xL[:, start:stop], cache,
         positions_BxL=jnp.arange(start, stop, dtype=jnp.int32)[None],
         is_prefill=not start)
     cache = output.cache
-    pieces.append(np.asarray(output.logits[0]))
-  whole = _forward(model, mine.params, tokens_1xL).logits[0]
-  return np.asarray(whole), np.concatenate(pieces)
+    yield 1, start, np.asarray(output.logits[0])
 
 
 _forward = jax.jit(transformer.forward, static_argnums=0)
@@ -110,7 +121,7 @@ _decode = jax.jit(
 
 
 def logits_rows(
-    mine: base.Policy, theirs: Reference, texts: Sequence[Sequence[int]],
+    mine: base.Policy, theirs: Any, texts: Sequence[Sequence[int]],
     names: tuple[str, str],
 ) -> Iterator[dict[str, Any]]:
   """Compares all logits of texts of one length, at once and cached."""
@@ -118,10 +129,11 @@ def logits_rows(
   largest, unequal = np.zeros(2), np.zeros(2, int)
   for text in texts:
     with torch.no_grad():
-      want_LxV = theirs.model(torch.tensor([text])).logits[0].numpy()
-    for i, got_LxV in enumerate(logits_of(mine, np.array(text))):
-      largest[i] = max(largest[i], np.abs(got_LxV - want_LxV).max())
-      unequal[i] += np.sum(got_LxV.argmax(-1) != want_LxV.argmax(-1))
+      want_LxV = theirs(torch.tensor([text])).logits[0].numpy()
+    for i, start, got in logits_of(mine, np.array(text)):
+      want = want_LxV[start:start + len(got)]
+      largest[i] = np.maximum(largest[i], np.abs(got - want).max())  # or NaN
+      unequal[i] += np.sum(got.argmax(-1) != want.argmax(-1))
   for name, difference, wrong in zip(names, largest, unequal):
     yield dict(
         law=name, texts=len(texts), tokens=len(texts[0]), limit=_LIMIT,
@@ -130,7 +142,7 @@ def logits_rows(
 
 
 def greedy_row(
-    mine: base.Policy, theirs: Reference, prompts: Sequence[Sequence[int]],
+    mine: base.Policy, theirs: Any, prompts: Sequence[Sequence[int]],
     num_new: int,
 ) -> dict[str, Any]:
   """Compares what both write behind prompts of different lengths."""
@@ -149,7 +161,7 @@ def greedy_row(
   mask = np.array([
       [0] * (width - len(p)) + [1] * len(p) for p in prompts])
   with torch.no_grad():
-    found = theirs.model.generate(
+    found = theirs.generate(
         torch.tensor(padded(True), dtype=torch.long),
         attention_mask=torch.tensor(mask), do_sample=False,
         max_new_tokens=num_new, eos_token_id=list(tokenizer.eos_ids),
@@ -165,10 +177,10 @@ def greedy_row(
 
 
 def tokenizer_rows(
-    mine: base.Policy, theirs: Reference, texts: Sequence[str]
+    tokenizer: tokenizers_lib.Tokenizer, theirs: Reference,
+    texts: Sequence[str],
 ) -> Iterator[dict[str, Any]]:
   """Checks the laws of the tokenizer on texts."""
-  tokenizer = mine.tokenizer
   ids = [tokenizer.encode(text) for text in texts]
   wrong = sum(
       found != _reference_ids(theirs, text) for found, text in zip(ids, texts))
@@ -212,19 +224,20 @@ def run(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
   Raises:
     UserError: the checkpoint cannot be read, or texts are too few.
   """
-  with tempfile.TemporaryDirectory() as folder:
-    place = arguments.policy or folder
-    if not arguments.policy:
-      convert.import_checkpoint(
-          files.path(arguments.model), files.path(folder), style='prose',
-          prompt='text', dtype='float32')
-    mine = ours(policy_lib.read(files.path(place)))
-  theirs = read(pathlib.Path(arguments.model), mine.model.tie_embeddings)
+  path = pathlib.Path(arguments.model)
   with open(arguments.texts, encoding='utf-8') as file:
     lines = [json.loads(line) for line in file]
-  yield from tokenizer_rows(
-      mine, theirs, [line[name] for line in lines
-                     for name in ('question', 'answer')])
+  with tempfile.TemporaryDirectory() as folder:
+    if not arguments.policy:
+      convert.import_checkpoint(
+          files.path(path), files.path(folder), style='prose', prompt='text',
+          dtype='float32')
+    policy = policy_lib.read(files.path(arguments.policy or folder))
+    yield from tokenizer_rows(
+        policy.tokenizer(), read_tokenizer(path), [
+            line[name] for line in lines for name in ('question', 'answer')])
+    mine = ours(policy)
+  theirs = read_model(path, mine.model.tie_embeddings)
   encode = mine.tokenizer.encode_prompt
   number, tokens = arguments.num_texts, [
       encode(f'{line["question"]}\n{line["answer"]}\n\n') for line in lines]

@@ -6,7 +6,6 @@ its id and on the position of the token only.
 """
 
 import dataclasses
-import functools
 import math
 
 from flax import struct
@@ -108,12 +107,11 @@ def generate(
     ValueError: T < 1, P + T exceeds `config.max_length`, R does not divide B,
       or an id is not of the model's vocabulary.
   """
+  num_prompts = len(prompts_RxP)
   if row_ids_B is None:
-    row_ids_B = jnp.arange(len(prompts_RxP))
-  _check(
-      config, prompts_RxP.shape, len(row_ids_B), max_new_tokens, eos_ids,
-      pad_id)
-  repeat = lambda x: jnp.repeat(x, len(row_ids_B) // len(prompts_RxP), axis=0)
+    row_ids_B = jnp.arange(num_prompts)
+  _check(config, prompts_RxP, row_ids_B, max_new_tokens, eos_ids, pad_id)
+  repeat = lambda x: jnp.repeat(x, len(row_ids_B) // num_prompts, axis=0)
   prompt_lengths_B = repeat(prompt_lengths_R)
   keys_B = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, row_ids_B)
   params = transformer.slice_layers(config, params)
@@ -132,34 +130,20 @@ def generate(
     logits_Bx1xV = transformer.read_out(config, params, hidden_Bx1xD).logits
     return draw(logits_Bx1xV[:, 0], state.replace(cache=cache))
 
-  logits_RxV, cache, shared = _read(
-      config, params, prompts_RxP, prompt_lengths_R, len(row_ids_B))
-  num_slots = cache.num_slots
-  state = draw(repeat(logits_RxV), _State(
-      step=jnp.zeros((), jnp.int32), last=repeat(prompts_RxP[:, 0]),
-      cache=cache,
-      generation=_nothing((len(row_ids_B), max_new_tokens), pad_id)))
+  prefilled = prefill(config, params, prompts_RxP, prompt_lengths_R)
+  state, shared = _start(
+      config, prefilled.cache, repeat(prompts_RxP[:, 0]), max_new_tokens,
+      pad_id)
+  num_slots = state.cache.num_slots
+  state = draw(repeat(prefilled.logits[:, 0]), state)
   for stage_end in stages(max_new_tokens):
     state = state.replace(
         cache=cache_lib.grow(state.cache, num_slots + stage_end - 1))
     state = jax.lax.while_loop(
-        functools.partial(_goes_on, stage_end), advance, state)
+        lambda s, end=stage_end: (s.step < end) & ~jnp.all(
+            s.generation.is_finished),
+        advance, state)
   return state.generation
-
-
-def _goes_on(end: int, state: _State) -> jax.Array:
-  """Whether some row has not ended, before step `end`; [] bool."""
-  return (state.step < end) & ~jnp.all(state.generation.is_finished)
-
-
-def _read(config, params, prompts_RxP, lengths_R, num_rows):
-  """Logits [R, V] behind prompts, the cache of B rows, what they share."""
-  prefilled = prefill(config, params, prompts_RxP, lengths_R)
-  cache, shared = prefilled.cache, ()
-  if num_rows > len(prompts_RxP):
-    shared = (cache_lib.turn(cache),)
-    cache = cache_lib.create(config, num_rows, 1)
-  return prefilled.logits[:, 0], cache, shared
 
 
 def prompt_width(num_tokens: int) -> int:
@@ -320,13 +304,19 @@ def check_ids(
             f'{config.vocab_size - 1}.')
 
 
-def _nothing(shape, pad_id):
-  """The generation of B rows before their first token."""
-  return Generation(
-      tokens=jnp.full(shape, pad_id, jnp.int32),
-      log_probs=jnp.zeros(shape, jnp.float32),
-      lengths=jnp.zeros(shape[0], jnp.int32),
-      is_finished=jnp.zeros(shape[0], bool))
+def _start(config, cache, last_B, num_new, pad_id):
+  """The state of B rows behind a cache of prompts, and what they share."""
+  shape, shared = (len(last_B), num_new), ()
+  if len(last_B) > len(cache.positions):
+    shared = (cache_lib.turn(cache),)
+    cache = cache_lib.create(config, len(last_B), 1)
+  return _State(
+      step=jnp.zeros((), jnp.int32), last=last_B, cache=cache,
+      generation=Generation(
+          tokens=jnp.full(shape, pad_id, jnp.int32),
+          log_probs=jnp.zeros(shape, jnp.float32),
+          lengths=jnp.zeros(len(last_B), jnp.int32),
+          is_finished=jnp.zeros(len(last_B), bool))), shared
 
 
 def _record(state, tokens_B, log_probs_B, eos_ids, pad_id):
@@ -354,8 +344,8 @@ def stages(max_new_tokens: int) -> list[int]:
   return [*range(quarter, max_new_tokens, quarter), max_new_tokens]
 
 
-def _check(config, prompts, num_rows, max_new_tokens, eos_ids, pad_id):
-  num_prompts, num_prompt = prompts
+def _check(config, prompts_RxP, rows_B, max_new_tokens, eos_ids, pad_id):
+  (num_prompts, num_prompt), num_rows = prompts_RxP.shape, len(rows_B)
   if num_rows % num_prompts:
     raise ValueError(
         f'row_ids_B: got {num_rows} for {num_prompts} prompts; must be a '
