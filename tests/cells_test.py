@@ -264,6 +264,6 @@ def test_tokens():
 
 def test_it_is_read_in_the_graph_in_this_style_alone():
   assert [style for style in format_lib.STYLES if vocabulary.is_in_graph(
-      tasks.make('sudoku4'), style)] == [STYLE]
+      tasks.make('sudoku4'), style, 128)] == [STYLE]
   assert np.array_equal(
       TASK.in_graph.inputs(SMALL)['givens'], SMALL.data['givens'])

@@ -204,6 +204,20 @@ def _finish(advance, params, rows, rng, state):
   return state
 
 
+@pytest.mark.parametrize('vocab_size', [128, 2**17])
+def test_large_vocabularies_are_judged_on_the_host(vocab_size):
+  config = _config('beam')
+  config.model.vocab_size = vocab_size
+  experiment = experiment_lib.parse(config)
+  mesh = sharding.make_mesh(experiment.shared.mesh)
+  with sharding.use_mesh(mesh):
+    text = experiment_lib.programs(experiment, mesh)[
+        'search/beam']().lower().as_text()
+  # A table of the tokens' characters would be megabytes of this text.
+  assert len(text) < 2**20
+  assert ('callback' in text) == (vocab_size > 2**14)
+
+
 def test_names():
   assert _names(experiment_lib.parse(countdown.get_config('tiny'))) == []
   assert _names(experiment_lib.parse(search_config.get_config())) == [

@@ -103,16 +103,17 @@ def test_values_that_are_none_are_named(field, words):
   assert str(error.value) == f'config.search.tree.{field}: got {words}.'
 
 
-@pytest.mark.parametrize('changes, step, style, words', [
-    (dict(step_check='task'), 'event', 'compact', "of this task, 'event'"),
-    (dict(step_check='task'), 'solution', 'stream_of_search', 'is_legal'),
-    (dict(merging='states'), 'episode', 'compact', "must be 'steps'")])
-def test_steps_that_no_program_reads(changes, step, style, words):
+@pytest.mark.parametrize('changes, step, style, size, words', [
+    (dict(step_check='task'), 'event', 'compact', 128, "of this task, 'event'"),
+    (dict(step_check='task'), 'solution', 'stream_of_search', 128, 'is_legal'),
+    (dict(step_check='task'), 'solution', 'compact', 2**17, '131072 tokens'),
+    (dict(merging='states'), 'episode', 'compact', 128, "must be 'steps'")])
+def test_steps_that_no_program_reads(changes, step, style, size, words):
   tree = dataclasses.replace(searching_test.SETTINGS.tree, **changes)
   task = tasks.make('countdown')
-  growing.check(tree, 'solution', task, 'compact')
+  growing.check(tree, 'solution', task, 'compact', 128)
   with pytest.raises(config_lib.ConfigError, match=words) as error:
-    growing.check(tree, step, task, style)
+    growing.check(tree, step, task, style, size)
   assert '\n' not in str(error.value)
 
 

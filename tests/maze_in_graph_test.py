@@ -181,7 +181,7 @@ def test_known_texts(text, is_right):
 
 def test_it_reads_the_style_of_mazes_alone():
   assert [style for style in format_lib.STYLES if vocabulary.is_in_graph(
-      tasks.make('maze'), style)] == ['searchformer']
+      tasks.make('maze'), style, 128)] == ['searchformer']
 
 
 def test_a_maze_is_put_among_walls():

@@ -85,10 +85,12 @@ class Tree:
     return found
 
 
-def check(tree: Tree, step: str, task: base.Task, style: str) -> None:
+def check(
+    tree: Tree, step: str, task: base.Task, style: str, vocab_size: int
+) -> None:
   """Raises a ConfigError where no program reads the steps of such texts."""
-  is_read = step in vocabulary_lib.SOLUTIONS and (
-      vocabulary_lib.is_in_graph(task, style))
+  is_read = step in vocabulary_lib.SOLUTIONS and vocabulary_lib.is_in_graph(
+      task, style, vocab_size)
   for name, value, part, instead in (
       ('step_check', 'task', 'is_legal', 'none'),
       ('merging', 'states', 'state', 'steps')):
@@ -97,7 +99,7 @@ def check(tree: Tree, step: str, task: base.Task, style: str) -> None:
       raise config_lib.ConfigError(
           f'search.tree.{name}: got {value!r}; must be {instead!r}: no '
           f'compiled program reads steps of this task, {step!r}, in style '
-          f'{style!r} (task.in_graph.{part}).')
+          f'{style!r}, with {vocab_size} tokens (task.in_graph.{part}).')
 
 
 def _key(state: Callable[..., Any]) -> node_lib.OfText:

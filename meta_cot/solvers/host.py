@@ -42,7 +42,8 @@ class Host:
   @property
   def is_verifier(self) -> bool:
     """Whether no compiled program judges such texts."""
-    return not vocabulary_lib.is_in_graph(self.judge.task, self.judge.style)
+    return not vocabulary_lib.is_in_graph(
+        self.judge.task, self.judge.style, len(self.words.texts))
 
   def ask_about(self, problems: Mapping[int, Problem]) -> None:
     """Sets the problems; forgets all that was said of others."""

@@ -171,7 +171,8 @@ class Searcher:
       raise ValueError('problems: got none; must be at least one.')
     self._check(policy)
     judged = judge_inputs(
-        self._task, self._settings, problems, policy.style, first)
+        self._task, self._settings, problems, policy.style,
+        policy.model.vocab_size, first)
     depth = self._settings.depth(self._task, problems)
     strategy = strategies.make(self._settings, self._name, depth)
     width = player_lib.prompt_width(policy.tokenizer, problems, policy.style)
@@ -186,7 +187,9 @@ class Searcher:
 
   def _check(self, policy) -> None:
     settings, judge = self._settings, self._judge
-    growing.check(settings.tree, settings.step, self._task, policy.style)
+    growing.check(
+        settings.tree, settings.step, self._task, policy.style,
+        policy.model.vocab_size)
     valuing_lib.check(
         settings.valuing, settings.value, settings.step, self._task,
         policy.model)
@@ -201,7 +204,7 @@ class Searcher:
 
 def judge_inputs(
     task: base_task.Task, settings: strategies.Settings,
-    problems: Sequence[Problem], style: str, first: int = 0,
+    problems: Sequence[Problem], style: str, vocab_size: int, first: int = 0,
 ) -> list[dict[str, np.ndarray]]:
   """Collects what is needed to judge a text of every problem, or its steps.
 
@@ -213,7 +216,7 @@ def judge_inputs(
   is_judged = (
       settings.outcome == 'verifier' or settings.tree.reads_steps
       or 'rollouts' in settings.sources)
-  is_in_graph = vocabulary_lib.is_in_graph(task, style)
+  is_in_graph = vocabulary_lib.is_in_graph(task, style, vocab_size)
   found = [{} for _ in problems]
   if is_judged and is_in_graph:
     found = vocabulary_lib.graph_inputs(task, problems)

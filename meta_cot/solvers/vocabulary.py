@@ -22,6 +22,10 @@ from meta_cot.traces import format as format_lib
 KINDS = ('solution', 'sentence', 'event', 'episode')
 SOLUTIONS = KINDS[:2]  # the steps of solutions
 _STOPS = ('.', '!', '?')  # end a sentence, if no more than blanks follow
+# Tokens of which programs read texts. They hold every token's characters, and
+# read at every position as many as the longest token has: those of released
+# vocabularies would be tens of megabytes, and thousands of steps a verdict.
+MAX_IN_GRAPH = 2**14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +97,13 @@ def blank_ids(texts: Sequence[str]) -> tuple[int, ...]:
   return tuple(i for i, text in enumerate(texts) if not text.strip())
 
 
-def is_in_graph(task: base.Task, style: str) -> bool:
-  """Tells whether texts of a style are judged in compiled programs."""
+def is_in_graph(task: base.Task, style: str, vocab_size: int) -> bool:
+  """Tells whether texts of a style are judged in compiled programs.
+
+  Those of larger vocabularies than MAX_IN_GRAPH are judged on the host.
+  """
   module = format_lib.STYLES[style]
-  return task.in_graph is not None and (
+  return task.in_graph is not None and vocab_size <= MAX_IN_GRAPH and (
       module.OPENING, module.STEP_END) == task.in_graph.marks
 
 

@@ -105,7 +105,8 @@ class _Planned:
 
   @property
   def is_in_graph(self) -> bool:
-    return vocabulary.is_in_graph(self.context.task, self.there.style)
+    return vocabulary.is_in_graph(
+        self.context.task, self.there.style, self.there.model.vocab_size)
 
   @property
   def num_states(self) -> int:

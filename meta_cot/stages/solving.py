@@ -203,7 +203,8 @@ class _Planned:
               "search.step: got 'solution'; this task has no states, so its "
               'solutions have no steps.')
         growing.check(
-            settings.tree, settings.step, task, self.there.style)
+            settings.tree, settings.step, task, self.there.style,
+            self.there.model.vocab_size)
         valuing.check(
             settings.valuing, settings.value, settings.step, task,
             self.there.model)

@@ -93,7 +93,7 @@ class Programs:
   def _inputs(self, num_slots: int) -> dict:
     (judged,) = searching.judge_inputs(
         self.context.task, self.settings, self.context.first_problems[:1],
-        self.there.style)
+        self.there.style, self.there.model.vocab_size)
     rows = lambda *shape, dtype=jnp.int32: program.rows(
         (num_slots, *shape), dtype, self.context.mesh)
     return dict(
