@@ -157,7 +157,12 @@ def write(
     tokenizer: tokenizers.Tokenizer, style: str, about: Mapping[str, Any],
 ) -> None:
   """Writes a policy folder; policy.json comes last."""
-  saved = checkpoint.Checkpoints(output / 'checkpoints', None)
+  # One array after the other: nothing goes on meanwhile.
+  largest = max(
+      shard.data.nbytes for x in jax.tree.leaves(params)
+      for shard in x.addressable_shards)
+  saved = checkpoint.Checkpoints(
+      output / 'checkpoints', None, host_bytes=largest + 1)
   saved.save_params(params, tokenizer=tokenizer.fingerprint)
   saved.close()
   policy_lib.write(output, model, tokenizer, style, about)

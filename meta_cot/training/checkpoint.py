@@ -51,9 +51,20 @@ class Checkpoints:
   With several processes, all of them make the same calls in the same order.
   """
 
-  def __init__(self, directory: files.Path, max_to_keep: int | None):
-    """Opens a directory, and clears what interrupted saves left in it."""
+  def __init__(
+      self, directory: files.Path, max_to_keep: int | None, *,
+      host_bytes: int | None = None):
+    """Opens a directory, and clears what interrupted saves left in it.
+
+    Args:
+      directory: of the run's checkpoints.
+      max_to_keep: steps; None: all.
+      host_bytes: copied from devices to this host at a time, for `save_params`;
+        more than the largest shard. None: all, so that training goes on while
+        they are written.
+    """
     self._max_to_keep = max_to_keep
+    self._host_bytes = host_bytes
     self._directory = files.path(directory)
     self._saving = None  # the step whose files are being written
     if distributed.is_primary():
@@ -65,7 +76,7 @@ class Checkpoints:
     return ocp.CheckpointManager(
         self._directory,
         item_handlers=dict(
-            state=ocp.StandardCheckpointHandler(), data=_StreamsHandler(),
+            state=self._state_handler(), data=_StreamsHandler(),
             config=ocp.JsonCheckpointHandler(),
             tokenizer=ocp.JsonCheckpointHandler()),
         options=ocp.CheckpointManagerOptions(
@@ -79,6 +90,16 @@ class Checkpoints:
                 # and before the step gets its final name.
                 post_finalization_callback=lambda: integrity.seal(
                     self._directory, self._saving))))
+
+  def _state_handler(self) -> ocp.CheckpointHandler:
+    """Orbax's; both write the same files."""
+    if self._host_bytes is None:
+      return ocp.StandardCheckpointHandler()
+    return ocp.PyTreeCheckpointHandler(
+        save_concurrent_gb=self._host_bytes / 10**9,
+        save_device_host_concurrent_gb=self._host_bytes / 10**9,
+        # Else the bound is for none of them.
+        is_prioritized_key_fn=lambda key: False)
 
   def steps(self) -> list[int]:
     """Saved steps, oldest first."""
@@ -111,9 +132,11 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     self._saving = step
+    save = (ocp.args.StandardSave if self._host_bytes is None
+            else ocp.args.PyTreeSave)
     # Forced: the schedule is the caller's, no policy of Orbax has a say.
     self._manager.save(step, force=True, args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state), data=_StreamsArgs(streams),
+        state=save(state), data=_StreamsArgs(streams),
         config=ocp.args.JsonSave(config),
         tokenizer=ocp.args.JsonSave({'fingerprint': tokenizer})))
 
