@@ -44,10 +44,18 @@ class Page:
 def empty(
     config: model_config.ModelConfig, num_slots: int, position_B: jax.Array
 ) -> Page:
-  """Pages of T = `num_slots` slots without a token, at these positions."""
+  """Pages of T = `num_slots` slots without a token, at these positions.
+
+  Compilers know positions as little as any argument. Of pages that were plain
+  zeros they would compute the arrays of a search tree, while they compile.
+  """
   shape = (
       *position_B.shape, config.num_kv_heads, num_slots * config.head_dim)
-  empty = lambda: cache_lib.zeros(config, shape, axis=-2)
+  zero_B = (position_B < 0).astype(config.dtype)
+  empty = lambda: jax.tree.map(
+      lambda x: x + zero_B.reshape(
+          *zero_B.shape, *[1] * (x.ndim - zero_B.ndim)),
+      cache_lib.zeros(config, shape, axis=-2))
   return Page(
       keys=empty(), values=empty(), length=jnp.zeros_like(position_B),
       position=position_B, num_slots=num_slots)

@@ -41,6 +41,7 @@ class Writing:
   has_text: jax.Array  # [C] bool, a token that is not blank
   tokens: jax.Array  # [C, T] int32
   length: jax.Array  # [C] int32
+  num_passes: jax.Array  # [C] int32, over the model, dead or alive
   log_prob: jax.Array  # [C] float32
   # [C] float32, perturbed log-probability; -inf: no step. None: independent.
   score: jax.Array | None

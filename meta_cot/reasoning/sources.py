@@ -129,8 +129,7 @@ class OfVerdicts:
         (asked.length > 0)[:, None]))
     return values.Worth(
         jnp.mean(verdicts.reward, axis=1).reshape(shape), kept=node,
-        num_tokens=jnp.sum(
-            verdicts.num_tokens, axis=1, dtype=jnp.int32).reshape(shape))
+        **_cost(verdicts, shape))
 
   def _asking(self, params, prompts, path) -> node_lib.Node:
     """The token that asks behind every path, as a step [C, 1]."""
@@ -226,9 +225,16 @@ class OfCompletions:
     return values.Worth(
         jnp.where(
             expansion.is_terminal, texts.each(self.outcome, jnp.float32),
-            jnp.mean(right_RxAxK, axis=2)),
-        num_tokens=jnp.sum(
-            completed.num_tokens.reshape(*shape, -1), axis=2, dtype=jnp.int32))
+            jnp.mean(right_RxAxK, axis=2)), **_cost(completed, shape))
+
+
+def _cost(written: base.Expansion, shape: tuple[int, int]) -> dict[str, Any]:
+  """What was written behind the children of leaves, for each child."""
+  of_child = lambda x_CxK: jnp.sum(
+      x_CxK, axis=1, dtype=jnp.int32).reshape(shape)
+  return dict(
+      num_tokens=of_child(written.num_tokens),
+      num_passes=of_child(written.num_passes))
 
 
 def _go_on(

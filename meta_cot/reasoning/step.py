@@ -11,6 +11,7 @@ Axes besides those of `search.base`: C = R * A children that are written
 together, T slots of a step, U = D - 1 steps of a path (the root has none).
 """
 
+from collections.abc import Callable
 import dataclasses
 
 import jax
@@ -21,6 +22,7 @@ from meta_cot.model import cache as cache_lib
 from meta_cot.model import config as model_config
 from meta_cot.model import pages
 from meta_cot.model import transformer
+from meta_cot.reasoning import compaction
 from meta_cot.reasoning import node as node_lib
 from meta_cot.reasoning import prompts as prompts_lib
 from meta_cot.reasoning import siblings as siblings_lib
@@ -73,6 +75,9 @@ class LanguageStep:
   # `delimiter_ids`.
   has_opening: bool = False
   blank_ids: tuple[int, ...] = ()  # tokens that write blanks, or nothing
+  # Half of the rows go on alone when no more are live. Not of siblings that are
+  # drawn without replacement, which are chosen together.
+  is_compacted: bool = False
   # A text is one attempt: behind its end another one may follow, unless its
   # outcome is positive or the path is at its longest.
   has_attempts: bool = False
@@ -133,6 +138,7 @@ class LanguageStep:
         value=value_RxA, reward=jnp.where(is_terminal_RxA, reward_RxA, 0.0),
         is_terminal=is_terminal_RxA,
         is_valid=is_child_RxA & is_legal_RxA, num_tokens=length_RxA,
+        num_passes=of_children(written.num_passes),
         step_key=node_lib.hash_tokens(node.tokens, length_RxA),
         state_key=state_key)
 
@@ -153,30 +159,11 @@ class LanguageStep:
         path.embeddings.replace(tokens=None, page=path.embeddings.page.replace(
             keys=None, values=None)))
     repeat = lambda x: jnp.repeat(x, self.branching, axis=0)
-    start_C = repeat(leaf.page.end)
-    is_first_C = repeat(path.length == 1)
-    fold = jax.vmap(jax.random.fold_in, (0, None))
-    keys_C = jax.vmap(fold, (None, 0), 1)(
-        path.keys, jnp.arange(self.branching)).reshape(-1)
-
-    def body(state: siblings_lib.Writing) -> siblings_lib.Writing:
-      logits_CxV = transformer.read_out(
-          self.config, params, state.hidden[:, None]).logits[:, 0]
-      keys = fold(keys_C, state.step)
-      if state.score is None:
-        tokens_C, log_probs_C = decode.sample(logits_CxV, keys, self.sampling)
-      else:
-        state, tokens_C, log_probs_C = siblings_lib.choose(
-            state, logits_CxV, keys, self.sampling, is_child_RxA)
-      tokens_C = jnp.where(state.is_live, tokens_C, self.pad_id)
-      hidden_Cx1xD, cache = transformer.decode_hidden(
-          self.config, params, tokens_C[:, None], state.cache,
-          positions_BxL=(start_C + state.step)[:, None], shared=shared)
-      return self._record(
-          state, tokens_C, log_probs_C, hidden_Cx1xD[:, 0], cache,
-          is_opening_C=is_first_C & (state.step == 0))
-
-    num_children = start_C.shape[0]
+    places = compaction.Places(
+        start=repeat(leaf.page.end), is_first=repeat(path.length == 1),
+        keys=jax.vmap(_fold, (None, 0), 1)(
+            path.keys, jnp.arange(self.branching)).reshape(-1), shared=shared)
+    num_children = len(places.start)
     is_live_C, score_C = is_child_RxA.reshape(-1), None
     if self.siblings == 'without_replacement':
       is_live_C, score_C = siblings_lib.begin(is_child_RxA, path.keys)
@@ -187,12 +174,52 @@ class LanguageStep:
         tokens=jnp.full(
             (num_children, self.step_length), self.pad_id, jnp.int32),
         length=jnp.zeros(num_children, jnp.int32),
+        num_passes=jnp.zeros(num_children, jnp.int32),
         log_prob=jnp.zeros(num_children, jnp.float32),
         hidden=repeat(leaf.hidden),
         cache=cache_lib.create(self.config, num_children, self.step_length))
-    return leaf.page.end, jax.lax.while_loop(
-        lambda s: (s.step < self.step_length) & jnp.any(s.is_live), body,
-        state)
+    have_ended = lambda is_live_C: ~jnp.any(is_live_C)
+    if not self.is_compacted or score_C is not None:
+      return leaf.page.end, self._write_until(
+          have_ended, params, places, state, is_child_RxA)
+    state = self._write_until(
+        compaction.fits, params, places, state, is_child_RxA)
+    rows_PxH = compaction.choose(state.is_live)
+    some = self._write_until(
+        have_ended, params, *compaction.take(places, state, rows_PxH),
+        is_child_RxA)
+    return leaf.page.end, compaction.put(state, rows_PxH, some)
+
+  def _write_until(
+      self, is_over: Callable[[jax.Array], jax.Array], params,
+      places: compaction.Places, state: siblings_lib.Writing, is_child_RxA,
+  ) -> siblings_lib.Writing:
+    """More tokens in all rows, until it is over for those that are live."""
+    return jax.lax.while_loop(
+        lambda s: (s.step < self.step_length) & ~is_over(s.is_live),
+        lambda s: self._write_token(params, places, s, is_child_RxA), state)
+
+  def _write_token(
+      self, params, places: compaction.Places, state: siblings_lib.Writing,
+      is_child_RxA,
+  ) -> siblings_lib.Writing:
+    """One more token in every row."""
+    logits_CxV = transformer.read_out(
+        self.config, params, state.hidden[:, None]).logits[:, 0]
+    keys_C = _fold(places.keys, state.step)
+    if state.score is None:
+      tokens_C, log_probs_C = decode.sample(logits_CxV, keys_C, self.sampling)
+    else:
+      state, tokens_C, log_probs_C = siblings_lib.choose(
+          state, logits_CxV, keys_C, self.sampling, is_child_RxA)
+    tokens_C = jnp.where(state.is_live, tokens_C, self.pad_id)
+    hidden_Cx1xD, cache = transformer.decode_hidden(
+        self.config, params, tokens_C[:, None], state.cache,
+        positions_BxL=(places.start + state.step)[:, None],
+        shared=places.shared)
+    return self._record(
+        state, tokens_C, log_probs_C, hidden_Cx1xD[:, 0], cache,
+        is_opening_C=places.is_first & (state.step == 0))
 
   def _record(self, state, tokens_C, log_probs_C, hidden_CxD, cache, *,
               is_opening_C):
@@ -210,7 +237,7 @@ class LanguageStep:
         has_text=has_text_C,
         tokens=jax.lax.dynamic_update_slice(
             state.tokens, tokens_C[:, None], (0, state.step)),
-        length=state.length + is_live_C,
+        length=state.length + is_live_C, num_passes=state.num_passes + 1,
         log_prob=state.log_prob + jnp.where(is_live_C, log_probs_C, 0.0),
         hidden=jnp.where(is_live_C[:, None], hidden_CxD, state.hidden),
         cache=cache)
@@ -233,3 +260,6 @@ class LanguageStep:
     if self.is_legal is not None:
       is_legal_RxA = texts.each(self.is_legal, bool)
     return value_RxA, reward_RxA, state_key, is_legal_RxA
+
+
+_fold = jax.vmap(jax.random.fold_in, (0, None))

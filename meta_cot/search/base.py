@@ -61,6 +61,9 @@ class Expansion:
   is_terminal: jax.Array  # [R, A] bool
   is_valid: jax.Array  # [R, A] bool; False: there is no such child
   num_tokens: jax.Array | None = None  # [R, A] int32, what the child cost
+  # [R, A] int32, rows that models read token by token for it; those that only
+  # waited for others too.
+  num_passes: jax.Array | None = None
   cost: jax.Array | None = None  # [R, A] float32, length of the step (A*)
   step_key: jax.Array | None = None  # [R, A, 2] uint32; equal steps, equal keys
   state_key: jax.Array | None = None  # [R, A, 2] uint32; NO_KEY twice: none

@@ -48,11 +48,18 @@ class Usage:
 
   live_steps: int = 0  # slots that worked on a live problem, over all steps
   slot_steps: int = 0  # slots there were, over all steps
+  tokens: int = 0  # drawn in all rows
+  passes: int = 0  # of rows over models, token by token
 
   @property
   def occupancy(self) -> float:
     """Share of slot-steps that worked on a live problem; 1 without steps."""
     return self.live_steps / self.slot_steps if self.slot_steps else 1.0
+
+  @property
+  def live_passes(self) -> float:
+    """Share of row-passes that drew a token; 1 without passes."""
+    return self.tokens / self.passes if self.passes else 1.0
 
 
 def without_embeddings(state: engine.State) -> engine.SearchOutput:
@@ -124,10 +131,12 @@ class Slots:
       state, status = _advance(self, params, rows, rng, state)
       state = jax.device_put(state, placed[1])
       yield from finished  # while the device is busy
-      is_done_B, new_steps_B = jax.device_get(status)
+      is_done_B, new_steps_B, work_Bx2 = jax.device_get(status)
       # Every step of the loop has at least one live problem.
       usage.live_steps += int((new_steps_B - steps_B).sum())
       usage.slot_steps += int((new_steps_B - steps_B).max()) * self.num_slots
+      usage.tokens += int(work_Bx2[:, 0].sum())
+      usage.passes += int(work_Bx2[:, 1].sum())
       steps_B = np.array(new_steps_B)
       done = [b for b, p in enumerate(at) if p is not None and is_done_B[b]]
       finished = self._take(state, at, done, steps_B)
@@ -251,11 +260,12 @@ def _refill(slots: Slots, rows, state, new_rows, root: base.Root, is_new_B):
 
 @functools.partial(_jit, donate_argnames=('state',))
 def _advance(slots: Slots, params, rows, rng, state):
-  """One chunk; also (is_done, num_steps), which all processes have in full."""
+  """One chunk; also (is_done, num_steps, work), which all processes have."""
   state = engine.advance(
       slots.strategy, (params, rows), rng, state, slots.step_fn,
       num_steps=slots.chunk_steps)
-  return _split(slots, state), _whole((state.is_done, state.num_steps))
+  return _split(slots, state), _whole(
+      (state.is_done, state.num_steps, state.work))
 
 
 @_jit

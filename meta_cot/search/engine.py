@@ -35,6 +35,9 @@ class State:
   # follow from the search's rng and the problem's id. Zeros before `advance`.
   seeds: jax.Array
   num_steps: jax.Array  # [B] int32, steps while not done
+  # [B, 2] int32, of the last `advance`: tokens that a problem's rows drew, and
+  # passes over models that they took part in, waiting or done.
+  work: jax.Array
   extra: Any  # the strategy's own arrays, [B, ...]
 
 
@@ -131,7 +134,8 @@ def start(strategy: Strategy, root: base.Root) -> State:
       solution=jnp.where(is_terminal, 0, tree_lib.NONE).astype(jnp.int32),
       problem_id=problem_id.astype(jnp.int32),
       seeds=jnp.zeros((batch_size, 2), jnp.uint32),
-      num_steps=jnp.zeros(batch_size, jnp.int32), extra=strategy.start(tree))
+      num_steps=jnp.zeros(batch_size, jnp.int32),
+      work=jnp.zeros((batch_size, 2), jnp.int32), extra=strategy.start(tree))
 
 
 def advance(
@@ -147,7 +151,8 @@ def advance(
     step, state = carry
     return step + 1, _step(strategy, params, rng, state, step_fn)
 
-  state = state.replace(seeds=_seeds(rng, state.problem_id))
+  state = state.replace(
+      seeds=_seeds(rng, state.problem_id), work=jnp.zeros_like(state.work))
   return jax.lax.while_loop(
       lambda carry: (carry[0] < num_steps) & ~jnp.all(carry[1].is_done),
       body, (jnp.zeros((), jnp.int32), state))[1]
@@ -194,6 +199,7 @@ def _step(strategy, params, rng, state: State, step_fn) -> State:
   expansion = step_fn(params, call_rng, path)
   base.check_expansion(
       expansion, state.tree.embeddings, leaves_BxK.size, strategy.widest)
+  work_Bx2 = _work(expansion, len(leaves_BxK))
   is_child_RxA = jnp.arange(strategy.widest)[None] < path.num_children[:, None]
   expansion = expansion.replace(
       is_terminal=expansion.is_terminal.astype(bool),
@@ -215,7 +221,17 @@ def _step(strategy, params, rng, state: State, step_fn) -> State:
   # by itself: no leaf of it was expanded. To compare it would cost more than
   # all the rest of a step on large trees.
   old, new = (s.replace(tree=None) for s in (before, state))
-  return tree_lib.select_rows(before.is_done, old, new).replace(tree=state.tree)
+  return tree_lib.select_rows(before.is_done, old, new).replace(
+      tree=state.tree, work=before.work + work_Bx2)
+
+
+def _work(expansion: base.Expansion, num_problems: int) -> jax.Array:
+  """As `State.work`, of one call of the step function."""
+  if expansion.num_passes is None:
+    return jnp.zeros((num_problems, 2), jnp.int32)
+  return jnp.stack([
+      jnp.sum(x_RxA.reshape(num_problems, -1), axis=1, dtype=jnp.int32)
+      for x_RxA in (expansion.num_tokens, expansion.num_passes)], axis=1)
 
 
 def _path(

@@ -36,6 +36,7 @@ class Worth:
   kept: Any = ()  # pytree [R, A, ...], for what is below them
   # [R, A] int32, tokens drawn to know it; 0: none.
   num_tokens: jax.Array | int = 0
+  num_passes: jax.Array | int = 0  # as of `Expansion`, for these tokens
 
 
 @struct.dataclass
@@ -90,6 +91,8 @@ def valued(
     return expansion.replace(
         embedding=Valued(expansion.embedding, worth.kept), value=worth.value,
         num_tokens=expansion.num_tokens + worth.num_tokens,
+        num_passes=None if expansion.num_passes is None else (
+            expansion.num_passes + worth.num_passes),
         reward=jnp.where(expansion.is_terminal, worth.value, 0.0) if is_reward
         else expansion.reward)
 
@@ -208,7 +211,8 @@ class Mixture:
         for source, mine, of_path in zip(self.sources, rows, kept)]
     return Worth(
         self._mix(found), kept=tuple(x.kept for x in found),
-        num_tokens=sum(x.num_tokens for x in found))
+        num_tokens=sum(x.num_tokens for x in found),
+        num_passes=sum(x.num_passes for x in found))
 
   def _mix(self, found: Sequence[Worth | Beginning]) -> jax.Array:
     return MIXINGS[self.mixing]([x.value for x in found], self.weights)

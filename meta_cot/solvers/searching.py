@@ -118,7 +118,8 @@ class Searcher:
                             for r in records),
             nodes=column(len(r.nodes) - 1 for r in records),
             nodes_left_out=column(left_out for _, left_out in told),
-            expansions=column(int(o.tree.num_expansions) for o in outputs)),
+            expansions=column(int(o.tree.num_expansions) for o in outputs),
+            live_passes=column(usage.live_passes for _ in outputs)),
         records=column(records))
     return dataclasses.replace(outcomes, costs=costs.of_searches(
         policy, self._name, self._settings.sources, problems, outcomes,
@@ -279,6 +280,7 @@ def make_steps(
       outcome=verdict if is_judged else None,
       has_opening=vocabulary.has_opening, blank_ids=vocabulary.blank_ids,
       has_attempts=settings.step == 'episode', siblings=settings.siblings,
+      is_compacted=settings.compaction,
       **settings.tree.functions(task, vocabulary))
   step_fn, start = valuing_lib.valued(settings.value, valuing_lib.Parts(
       step, settings.valuing, judge, verdict, host and host.oracle,
