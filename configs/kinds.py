@@ -182,9 +182,6 @@ def _search(**changes):
   s.step = 'solution'
   s.num_slots = 32  # problems searched together
   s.chunk_steps = 2  # steps between two looks at what is finished
-  # Half of the rows go on alone once the others have ended their step
-  # (docs/search.md).
-  s.compaction = False
   # What guides a search (docs/values.md): likelihood (of the path, per token) |
   # head (of the policy) | model (another one's head) | verdicts (another one's
   # words) | rollouts (completions) | oracle (the task itself) | mixture.
@@ -244,6 +241,8 @@ def _tree():
   # is less by widening_scale * m^alpha. None: every node is expanded once.
   t.widening = placeholder(float)
   t.widening_scale = 1.0
+  # Half of the rows go on alone once the others have ended their step.
+  t.compaction = False
   return t
 
 

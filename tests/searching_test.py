@@ -31,14 +31,15 @@ PROBLEMS = (countdown.make_problem([5, 17, 1], 23),
             countdown.make_problem([1, 1, 1], 60))
 LONG = countdown.make_problem([5, 17, 1] * 2, 23)
 SETTINGS = strategies.Settings(
-    step='solution', num_slots=2, chunk_steps=2, compaction=False,
-    value='likelihood', outcome='verifier', branching=3, max_depth=None,
-    step_length=4, max_tokens=None, beam_width=2,
+    step='solution', num_slots=2, chunk_steps=2, value='likelihood',
+    outcome='verifier', branching=3, max_depth=None, step_length=4,
+    max_tokens=None, beam_width=2,
     num_expansions=4, num_simulations=6, rule='uct', exploration=1.0,
     temperature=1.0, top_k=None, top_p=None, siblings='independent',
     tree=growing.Tree(
         step_check='none', merging='steps', goal_test='push', backup='leaf',
-        early_stop=None, stop_value=0.5, widening=None, widening_scale=1.0),
+        early_stop=None, stop_value=0.5, widening=None, widening_scale=1.0,
+        compaction=False),
     valuing=valuing.Settings(
         model=None, num_rollouts=3, rollout_length=5, sources=(), weights=(),
         mixing='product'))

@@ -33,6 +33,7 @@ class Tree:
   stop_value: float = config_lib.setting()
   widening: float | None = config_lib.setting(above=0.0, high=1.0)
   widening_scale: float = config_lib.setting(above=0.0)
+  compaction: bool = config_lib.setting(is_free=True)
 
   @property
   def reads_steps(self) -> bool:

@@ -280,7 +280,7 @@ def make_steps(
       outcome=verdict if is_judged else None,
       has_opening=vocabulary.has_opening, blank_ids=vocabulary.blank_ids,
       has_attempts=settings.step == 'episode', siblings=settings.siblings,
-      is_compacted=settings.compaction,
+      is_compacted=settings.tree.compaction,
       **settings.tree.functions(task, vocabulary))
   step_fn, start = valuing_lib.valued(settings.value, valuing_lib.Parts(
       step, settings.valuing, judge, verdict, host and host.oracle,

@@ -47,7 +47,6 @@ class Settings(base.Drawing):
   step: str = config_lib.setting(choices=vocabulary_lib.KINDS)
   num_slots: int = config_lib.setting(is_free=True, low=1)
   chunk_steps: int = config_lib.setting(is_free=True, low=1)
-  compaction: bool = config_lib.setting(is_free=True)
   value: str = config_lib.setting(choices=valuing_lib.NAMES)
   outcome: str = config_lib.setting(choices=('verifier', 'value'))
   branching: int | tuple[int, ...] = config_lib.setting(low=1, min_items=1)
