@@ -192,5 +192,7 @@ def test_ids_of_a_search_are_kept(kind, has_states):
     assert bool(record.nodes[0].state) == has_states
     assert not any(n.state for n in record.nodes[1:])  # it writes junk
   assert num_other > 20
+  share = outcomes.details['live_passes']
+  assert 0 < share[0, 0] <= 1 and (share == share[0, 0]).all()
   for left_out in outcomes.details['nodes_left_out'][:, 0]:
     assert (left_out is not None) == has_states  # a search that is told
