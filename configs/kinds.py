@@ -10,6 +10,7 @@ from typing import Any
 
 import ml_collections
 
+from configs import evaluate_groups
 from configs import rl_groups
 
 placeholder = ml_collections.config_dict.placeholder
@@ -311,7 +312,9 @@ def evaluate(**changes: Any) -> ml_collections.ConfigDict:
   # Test splits, or validation to compare settings; (): all test splits.
   e.splits = ()
   # greedy | samples | revisions | beam | dvts | breadth_first | best_first |
-  # depth_first | mcts; all but greedy see the first split only.
+  # depth_first | mcts, and for pretrained models, who are told how to answer,
+  # baseline | cot | think | think_3_shot | think_verify; all but greedy see the
+  # first split only.
   e.solvers = ('greedy', 'samples')
   e.reference = placeholder(str)  # the policy that others are compared with
   e.start = placeholder(str)  # where reinforcement learning started
@@ -333,7 +336,8 @@ def evaluate(**changes: Any) -> ml_collections.ConfigDict:
   e.exploration = 'policy'
   e.samples = _samples()
   e.search = _search()
-  e.episodes = _revisions()
+  e.episodes = evaluate_groups.revisions()
+  e.prompting = evaluate_groups.prompting()
   e.update(changes)
   return e
 
@@ -352,23 +356,6 @@ def figure(**changes: Any) -> ml_collections.ConfigDict:
   f.title = ''
   f.update(changes)
   return f
-
-
-def _revisions():
-  r = ml_collections.ConfigDict()
-  r.num_questions = 32  # played together
-  r.num_samples = 4  # trajectories of a question
-  r.num_slots = 256  # trajectories written together
-  r.num_episodes = 3  # attempts of a trajectory, at most those it was tuned on
-  r.episode_length = 24  # tokens of an attempt, at most
-  r.max_tokens = placeholder(int)  # of a trajectory; None: any
-  r.window = placeholder(int)  # earlier attempts in sight; None: all
-  r.reset = ''  # text between two attempts
-  r.give_up = placeholder(str)  # a token that ends an attempt; None: none
-  r.temperature = 1.0
-  r.top_k = placeholder(int)  # None: off
-  r.top_p = placeholder(float)  # None: off
-  return r
 
 
 def rl(**changes: Any) -> ml_collections.ConfigDict:

@@ -42,15 +42,20 @@ def make(
 
 
 def graded(
-    procedure: Procedure, difficulty: Callable[[Problem], float]) -> Procedure:
-  """Adds to the details of every attempt how difficult its problem is."""
+    procedure: Procedure, difficulty: Callable[[Problem], float | None]
+) -> Procedure:
+  """Adds to the details of every attempt how difficult its problem is.
+
+  Where that is known of none, nothing is added.
+  """
 
   def solve(policy, problems, rng, *, first=0) -> base.Outcomes:
     outcomes = procedure.solver(policy, problems, rng, first=first)
     copies = outcomes.is_correct.shape[1]
-    return dataclasses.replace(outcomes, details=dict(
-        outcomes.details, difficulty=base.objects(
-            [[difficulty(problem)] * copies for problem in problems])))
+    said = [difficulty(problem) for problem in problems]
+    return outcomes if {*said} == {None} else dataclasses.replace(
+        outcomes, details=dict(outcomes.details, difficulty=base.objects(
+            [[value] * copies for value in said])))
 
   return procedure._replace(solver=solve)
 

@@ -22,6 +22,17 @@ def rate(values_B: np.ndarray, low: float = 0.0) -> dict:
       ci95=statistics.normal_interval(values_B, low=low))
 
 
+def first_rate(is_correct_BxN: np.ndarray) -> dict:
+  """Computes the success of an attempt; of one at each problem, by Wilson."""
+  num_problems, num_attempts = is_correct_BxN.shape
+  if num_attempts > 1:
+    return rate(is_correct_BxN.mean(axis=1))
+  solved = int(is_correct_BxN.sum())
+  return dict(
+      success=solved / num_problems,
+      ci95=list(statistics.wilson(solved, num_problems)))
+
+
 def at(outcomes: base.Outcomes, n: float, choosers: Sequence[str]) -> dict:
   """Computes the rate of every chooser with n attempts, and their tokens.
 

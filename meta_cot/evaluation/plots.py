@@ -25,6 +25,7 @@ _COLORS = (BLUE, RED, GREEN, '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 _STYLES = tuple(  # of the first line, the second, ...
     dict(color=color, marker=m) for color, m in zip(_COLORS, 'osD^vPX'))
 
+_PANELS = 3  # in a row
 _MOST_TICKS = 8  # one for every point, where there are no more
 
 Point = tuple[float, float, float, float]  # tokens, success, low, high
@@ -138,6 +139,32 @@ def lines(
   if is_rate:
     _rate_axis(axes)
   _save(path, axes)
+
+
+def panels(
+    path: files.Path,
+    curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    x_label: str,
+) -> None:
+  """Draws panel -> line -> points (x, y), three panels in a row."""
+  num_rows = -(-len(curves) // _PANELS)
+  figure = figure_lib.Figure((9.6, 3.0 * num_rows), layout='constrained')
+  grid = figure.subplots(num_rows, _PANELS, squeeze=False).flat
+  for axes, (title, some) in zip(grid, curves.items()):
+    for (name, points), style in _styled(some):
+      axes.plot(*zip(*points), markersize=5, label=name, **style)
+    axes.set_title(title, fontsize=11, loc='left')
+    axes.set(xlabel=x_label, axisbelow=True)
+    axes.set_ylim(bottom=0)
+    axes.grid(color='#dddddd', linewidth=0.6)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+  for axes in grid:  # that have no panel
+    axes.set_visible(False)
+  figure.legend(
+      *figure.axes[0].get_legend_handles_labels(), loc='outside lower center',
+      ncols=_PANELS, frameon=False, fontsize=9)
+  save(path, figure)
 
 
 def save(path: files.Path, figure: figure_lib.Figure) -> None:

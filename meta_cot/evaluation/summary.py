@@ -10,6 +10,7 @@ import numpy as np
 from meta_cot.evaluation import budgets
 from meta_cot.evaluation import choices
 from meta_cot.evaluation import episodes
+from meta_cot.evaluation import reasoning
 from meta_cot.evaluation import rows as rows_lib
 from meta_cot.evaluation import runs as runs_lib
 from meta_cot.evaluation import samples
@@ -47,7 +48,8 @@ def of_rows(
     `reference`, `success` of every procedure, `samples` by chooser,
     `equal_tokens` of samples beside procedures, `curve` by step; `episodes`,
     or None. Besides: `costs`; `choices`, made with samples of validation
-    problems by policy; `rivals` of procedures by judge; `discounted` samples.
+    problems by policy; `rivals` of procedures by judge; `discounted` samples;
+    `reasoning` by difficulty.
   """
   newest = {}
   for row in rows:
@@ -69,7 +71,7 @@ def of_rows(
       reference=reference and list(reference), success=[
           _success(runs, key, reference) for key in runs],
       curve=_curve(rows), episodes=_episodes(newest, found, start),
-      choices=chosen, **bought)
+      choices=chosen, reasoning=reasoning.summarise(found), **bought)
 
 
 def _success(runs: Mapping[Key, Runs], key: Key, reference) -> dict:
@@ -109,13 +111,7 @@ def _success_rate(each: Sequence[base.Outcomes]) -> dict:
   if len(each) > 1:
     return runs_lib.rate(_per_problem(each))
   (outcomes,) = each
-  num_problems, num_attempts = outcomes.is_correct.shape
-  if num_attempts > 1:
-    return budgets.rate(outcomes.is_correct.mean(axis=1))
-  solved = int(outcomes.is_correct.sum())
-  return dict(
-      success=solved / num_problems,
-      ci95=list(statistics.wilson(solved, num_problems)))
+  return budgets.first_rate(outcomes.is_correct)
 
 
 def _minus(group: Runs, other: Runs) -> dict | None:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,6 +31,7 @@ from meta_cot.solvers import verdicts
 from meta_cot.solvers import vocabulary
 from meta_cot.tasks import base as tasks_base
 from meta_cot.traces import analysis
+from meta_cot.traces import behaviours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +148,9 @@ class Sampler:
     likelihoods = [
         math.exp(total / length) for total, length in zip(log_probs, lengths)]
     details = self._details(policy, problems, texts, done, claims)
+    details |= _counted(policy.style, prompts, texts, grid)
     if judged:
-      details = dict(
+      details |= dict(
           values=grid([
               {scoring.LIKELIHOOD: likelihood} | {
                   label: said[i] for label, said in judged.items()}
@@ -218,12 +221,21 @@ class Sampler:
 
   def complete(
       self, policy: base.Policy, prompts: Sequence[str], rng: types.PRNGKey,
-      first: int = 0,
+      first: int = 0, *, ids: Sequence[int] | None = None,
+      width: int | None = None,
   ) -> tuple[list[str], decode.Generation]:
     """Writes N texts of every prompt; `num_samples` of the settings.
 
     Text i is sample i % N of prompt i // N, and is drawn with its own key, that
     of `first` N + i. Calls with the same widths use the same program.
+
+    Args:
+      policy: who writes.
+      prompts: at least one.
+      rng: of all draws.
+      first: number of the first prompt.
+      ids: numbers of all prompts in its place.
+      width: slots for a prompt; None: those that the longest one needs.
 
     Returns:
       Prompts and continuations, what ends them cut off; and what was
@@ -233,16 +245,18 @@ class Sampler:
     generate = self._generate(
         policy.model, eos_ids=tokenizer.eos_ids, pad_id=tokenizer.pad_id)
     encoded = [tokenizer.encode_prompt(prompt) for prompt in prompts]
-    width = decode.prompt_width(max(map(len, encoded)))
-    texts_NxB, batches = layout.texts(len(prompts)), []
+    width = width or decode.prompt_width(max(map(len, encoded)))
+    ids = range(first, first + len(prompts)) if ids is None else ids
+    numbers, batches = np.asarray(ids, np.int32) * layout.num_samples, []
+    texts_NxB = layout.texts(len(prompts))
     for texts_B in texts_NxB:
-      asked_R = texts_B.reshape(layout.num_prompts, -1)[:, 0] // (
-          layout.num_samples)
+      asked_B = texts_B // layout.num_samples
       tokens_RxP, lengths_R = player_lib.padded(
-          [encoded[i] for i in asked_R], width, tokenizer.pad_id)
+          [encoded[i] for i in asked_B.reshape(layout.num_prompts, -1)[:, 0]],
+          width, tokenizer.pad_id)
       *asked, ids_B = sharding.split_batch(
-          (tokens_RxP, lengths_R, texts_B + first * layout.num_samples),
-          self._mesh)
+          (tokens_RxP, lengths_R,
+           numbers[asked_B] + texts_B % layout.num_samples), self._mesh)
       batches.append(jax.device_get(
           generate(policy.params, *asked, rng, row_ids_B=ids_B)))
     _, places = np.unique(texts_NxB, return_index=True)
@@ -257,15 +271,18 @@ class Sampler:
     if self._settings.temperature > 0:
       return {}
     told = [
-        self._detail(policy.style, problem, text, bool(is_finished), claim)
+        self.detail(policy.style, problem, text, bool(is_finished), claim)
         for problem, text, is_finished, claim in zip(
             problems, texts, done.is_finished, claims, strict=True)]
     return {
         name: base.objects([[row.get(name)] for row in told])
         for name in dict.fromkeys(name for row in told for name in row)}
 
-  def _detail(self, style, problem, text, is_finished, claim) -> dict:
-    """What the row of a greedy text says besides."""
+  def detail(
+      self, style: str, problem: Problem, text: str, is_finished: bool,
+      claim: judge_lib.Claim,
+  ) -> dict[str, Any]:
+    """Returns what the row of a text says besides."""
     answer, verdict = claim
     more = {} if self._task.measure is None else dict(
         self._task.measure(problem, text, answer, verdict))
@@ -275,6 +292,15 @@ class Sampler:
     return dict(
         text=text, reason=verdict.reason, error=told.primary_error,
         nodes=told.nodes, backtracks=told.backtracks, **more)
+
+
+def _counted(style, prompts, texts, grid) -> dict[str, np.ndarray]:
+  """How texts behind prompts reason, where that can be counted."""
+  if style not in behaviours.STYLES:
+    return {}
+  return dict(behaviours=grid([
+      dataclasses.asdict(behaviours.of_text(text[len(prompt):]))
+      for prompt, text in zip(prompts, texts, strict=True)], object))
 
 
 def jit_generate(

@@ -6,6 +6,7 @@ import functools
 import types
 
 from meta_cot.solvers import base
+from meta_cot.solvers import prompting
 from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
 from meta_cot.solvers import searching
@@ -16,6 +17,9 @@ SOLVERS: Mapping[str, Callable[..., base.Solver]] = types.MappingProxyType({
     'greedy': sampling.Sampler,  # of settings that are `Settings.greedy()`
     'samples': sampling.Sampler,
     'revisions': revising.Reviser,
+} | {
+    name: functools.partial(prompting.Prompter, name)
+    for name in prompting.STRATEGIES
 } | {
     name: functools.partial(searching.Searcher, name)
     for name in strategies.STRATEGIES})

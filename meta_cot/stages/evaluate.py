@@ -25,6 +25,7 @@ from meta_cot.runtime import distributed
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base as solvers_base
+from meta_cot.solvers import prompting
 from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
 from meta_cot.solvers import scoring
@@ -32,6 +33,7 @@ from meta_cot.solvers import strategies
 from meta_cot.solvers import table
 from meta_cot.stages import base
 from meta_cot.stages import data
+from meta_cot.stages import prompted
 from meta_cot.stages import solving
 from meta_cot.tasks import base as tasks
 from meta_cot.training import metrics as metrics_lib
@@ -63,6 +65,7 @@ class Settings:
   samples: sampling.Settings = _setting()
   search: strategies.Settings = _setting()
   episodes: revising.Settings = _setting()
+  prompting: prompting.Settings = _setting()
 
 
 def _check(context, settings, name) -> None:
@@ -107,6 +110,7 @@ def _run(context, settings, directory) -> None:
     labels[reference] = asked.label
     for some in (*problems.values(), *validation.values()):
       context.check_prompts(asked.folder, some)
+      prompted.check_prompts(context, settings, asked.folder, some)
     rows += asked.rows(directory / 'rows', problems, validation)
     training |= asked.training()
   if distributed.is_primary():
@@ -167,9 +171,9 @@ class _Asked(solving.Asked):
     policies = (
         self.newest if step == self.folder.steps()[-1] else self._at(step)
         for step in steps)
-    procedure, states = self.procedure(name, tokens), self.context.task.states
-    if states is not None:  # the more steps a solution has
-      procedure = bench.graded(procedure, states.max_steps)
+    procedure = bench.graded(
+        self.procedure(name, tokens),
+        functools.partial(tasks.difficulty, self.context.task))
     return bench.run(
         policies, {name: procedure}, problems, directory,
         rng=jax.random.key(self.context.seed),

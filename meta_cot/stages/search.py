@@ -14,6 +14,7 @@ from meta_cot.evaluation import bench
 from meta_cot.evaluation import rows as rows_lib
 from meta_cot.runtime import distributed
 from meta_cot.settings import config as config_lib
+from meta_cot.solvers import prompting
 from meta_cot.solvers import sampling
 from meta_cot.solvers import strategies
 from meta_cot.solvers import table
@@ -31,7 +32,8 @@ class Settings:
   policy: str = config_lib.setting()
   problems: str = config_lib.setting()
   solver: str = config_lib.setting(choices=tuple(
-      name for name in table.SOLVERS if name != 'revisions'))
+      name for name in table.SOLVERS
+      if name not in ('revisions', *prompting.STRATEGIES)))
   num_train: int = config_lib.setting(low=1)
   num_validation: int = config_lib.setting(low=1)
   samples: sampling.Settings

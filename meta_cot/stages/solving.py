@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policies and solvers of a stage that asks questions, and their programs.
 
-The settings of such a stage have the groups `samples`, `search` and `episodes`,
-one for each module of solvers, and `exploration`.
+The settings of such a stage have the groups `samples`, `search`, `episodes` and
+`prompting`, one for each module of solvers, and `exploration`; those without
+which its solvers do may be missing.
 """
 
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from meta_cot.rollouts import player
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import growing
+from meta_cot.solvers import prompting
 from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
 from meta_cot.solvers import scoring
@@ -32,6 +34,7 @@ from meta_cot.solvers import strategies
 from meta_cot.solvers import valuing
 from meta_cot.stages import base
 from meta_cot.stages import judging
+from meta_cot.stages import prompted
 from meta_cot.stages import trees
 from meta_cot.training import flops
 from meta_cot.training import policy as policy_lib
@@ -90,6 +93,8 @@ class Asked:
         return make(samples.greedy())
       return judging.procedure(self.context, samples, self.folder) if (
           samples.judges) else make(samples)
+    if name in prompting.STRATEGIES:
+      return make(self.settings.prompting)
     if name != _EPISODES:
       return self._search(name) if self.judge else make(self.settings.search)
     mine, about = self.settings.episodes, self.folder.about
@@ -221,6 +226,7 @@ class _Planned:
               self.judge.model, settings, self.width, self.depth)
     if _EPISODES in self.settings.solvers:
       self._check_episodes()
+    prompted.check(self.context, self.settings, self.there)
     judging.check(
         self.context, self.settings, self.there.style, self.judged_width)
 
@@ -239,7 +245,12 @@ class _Planned:
     """What is compiled by name; a builder is told the name again."""
     solvers, found = self.settings.solvers, {}
     if set(_PLAIN) & set(solvers):
-      found |= dict(prefill=self.prefill, generate=self.generate)
+      plain = self._plain
+      found |= dict(prefill=self.prefill, generate=functools.partial(
+          self.generate, width=self.width, samples=plain,
+          num_samples=plain.num_samples))
+    found |= prompted.builders(
+        self.context, self.settings, self.there, self.generate)
     found |= judging.builders(self.context, self.settings, self.judged_width)
     if _EPISODES in solvers:
       found |= dict(explore=self.explore) if self.explorer else {}
@@ -286,7 +297,9 @@ class _Planned:
   def prefill(self, name: str) -> program.Program:
     """The first part of `generate` by itself, to see what it takes."""
     model, width = self.there.model, self.width
-    rows = self._texts[1].num_prompts
+    plain = self._plain
+    rows = sampling.Layout.of(
+        plain.batch_size, plain.num_samples, self.context.mesh).num_prompts
     return program.Program(
         name, jax.jit(functools.partial(decode.prefill, model)),
         (self.params, self._ints(rows, width), self._ints(rows)), {},
@@ -294,19 +307,22 @@ class _Planned:
         rows * width)
 
   @property
-  def _texts(self) -> tuple[sampling.Settings, sampling.Layout]:
+  def _plain(self) -> sampling.Settings:
     """How `samples` writes; or `greedy`, where it is alone."""
     samples = self.settings.samples
     if 'samples' not in self.settings.solvers:
       samples = samples.greedy()
-    return samples, sampling.Layout.of(
-        samples.batch_size, samples.num_samples, self.context.mesh)
+    return samples
 
-  def generate(self, name: str) -> program.Program:
-    model, width = self.there.model, self.width
-    samples, layout = self._texts
+  def generate(
+      self, name: str, width: int,
+      samples: sampling.Settings | prompting.Settings, num_samples: int = 1,
+  ) -> program.Program:
+    """Texts behind prompts of `width` tokens, so many of each."""
+    model, tokenizer = self.there.model, self.there.tokenizer
+    layout = sampling.Layout.of(
+        samples.batch_size, num_samples, self.context.mesh)
     num_prompts, rows = layout.num_prompts, layout.num_rows
-    tokenizer = self.there.tokenizer
     num_new = min(samples.max_new_tokens, model.max_length - width)
     generate = sampling.jit_generate(
         model, self.context.mesh, max_new_tokens=num_new,

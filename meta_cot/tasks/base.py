@@ -126,3 +126,15 @@ class Task(Protocol):
 def test_splits(task: Task) -> tuple[str, ...]:
   """Returns the splits that are only reported."""
   return tuple(s for s in task.splits if s not in (TRAIN, VALIDATION))
+
+
+def difficulty(task: Task, problem: Problem) -> float | None:
+  """Says how difficult a problem is.
+
+  That is the number `difficulty` of its data, else how many steps its solution
+  has at most; None where neither is known.
+  """
+  said = problem.data.get('difficulty')
+  if isinstance(said, int | float):
+    return said
+  return None if task.states is None else task.states.max_steps(problem)

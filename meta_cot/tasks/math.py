@@ -3,8 +3,8 @@ r"""MATH (arXiv 2103.03874) and its like: competition problems, from files.
 
 Rows have `problem` (or `question`) and `solution`, whose last `\boxed{...}` is
 the answer; `answer`, where a row has it, comes first. `level` and `type` are
-kept. A step is a line of the solution, or a sentence of it where it is one
-line.
+kept; the number in a level is the `difficulty`. A step is a line of the
+solution, or a sentence of it where it is one line.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from meta_cot.verifiers import math
 NAME = 'math'
 Settings = task.Settings
 
+_LEVEL = re.compile('[0-9]{1,4}')
 _SENTENCE_END = re.compile(r'(?<=[.!?])\s+(?=[A-Z$\\])')
 
 
@@ -45,5 +46,7 @@ def read_row(values: Mapping[str, Any]) -> task.Solved:
     steps = _SENTENCE_END.split(steps[0])
   if math.final_answer(solution) is None:
     steps.append(rf'The answer is \boxed{{{answer.strip()}}}.')
-  return task.Solved(question, answer.strip(), tuple(steps), {
-      key: values[key] for key in ('level', 'type') if key in values})
+  details = {key: values[key] for key in ('level', 'type') if key in values}
+  if level := _LEVEL.search(str(values.get('level'))):
+    details['difficulty'] = int(level[0])
+  return task.Solved(question, answer.strip(), tuple(steps), details)

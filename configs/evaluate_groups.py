@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Groups of a stage that asks policies, every setting with its meaning."""
+
+import ml_collections
+
+placeholder = ml_collections.config_dict.placeholder
+
+
+def revisions() -> ml_collections.ConfigDict:
+  """Makes the settings of trajectories of attempts."""
+  r = ml_collections.ConfigDict()
+  r.num_questions = 32  # played together
+  r.num_samples = 4  # trajectories of a question
+  r.num_slots = 256  # trajectories written together
+  r.num_episodes = 3  # attempts of a trajectory, at most those it was tuned on
+  r.episode_length = 24  # tokens of an attempt, at most
+  r.max_tokens = placeholder(int)  # of a trajectory; None: any
+  r.window = placeholder(int)  # earlier attempts in sight; None: all
+  r.reset = ''  # text between two attempts
+  r.give_up = placeholder(str)  # a token that ends an attempt; None: none
+  r.temperature = 1.0
+  r.top_k = placeholder(int)  # None: off
+  r.top_p = placeholder(float)  # None: off
+  return r
+
+
+def prompting() -> ml_collections.ConfigDict:
+  """Makes the settings of models that are told how to answer."""
+  p = ml_collections.ConfigDict()
+  p.batch_size = 64  # texts written together
+  p.max_new_tokens = 512  # of an attempt, and of a check, at most
+  p.num_samples = 1  # attempts at a problem, or dialogues about it
+  p.temperature = 0.7  # 0: greedy
+  p.top_k = placeholder(int)  # None: off
+  p.top_p = placeholder(float)  # None: off
+  p.num_shots = 3  # examples of think_3_shot, the first training problems
+  p.max_attempts = 6  # of think_verify, the last of which counts
+  return p
