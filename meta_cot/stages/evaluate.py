@@ -25,7 +25,7 @@ from meta_cot.runtime import distributed
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base as solvers_base
-from meta_cot.solvers import prompting
+from meta_cot.solvers import prompting as prompting_lib
 from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
 from meta_cot.solvers import scoring
@@ -65,7 +65,7 @@ class Settings:
   samples: sampling.Settings = _setting()
   search: strategies.Settings = _setting()
   episodes: revising.Settings = _setting()
-  prompting: prompting.Settings = _setting()
+  prompting: prompting_lib.Settings = _setting()
 
 
 def _check(context, settings, name) -> None:

@@ -25,27 +25,22 @@ def check(
           f'solvers: got {asker.name!r}; a policy of style {there.style!r} '
           f'cannot be told how to answer, one of style {prompting.STYLE!r} '
           'can.')
-    longest = max(asker.widths(
-        there.tokenizer, context.first_problems).values())
-    number = settings.prompting.max_new_tokens
-    if longest + number > there.model.max_length:
-      raise config_lib.ConfigError(
-          f'prompting.max_new_tokens: got {number}; prompts of {asker.name} '
-          f'need up to {longest} tokens, and with a reply behind them they '
-          f'must be at most {there.model.max_length}, the max_length of the '
-          'policy.')
+    _check_room(
+        asker, there.tokenizer, there.model.max_length,
+        context.first_problems)
 
 
 def check_prompts(
     context: base.Context, settings: Any, policy: policy_lib.Policy,
     problems: Sequence[Problem],
 ) -> None:
-  """Raises a UserError where a policy has no tokens for what it is told."""
-  for asker in _askers(context, settings):
-    for problem in problems[:1]:  # of the others the questions differ
-      context.check_encoded(
-          policy.tokenizer(), f'prompt of {asker.name}', problem,
-          asker.first(problem))
+  """Raises a UserError where a policy cannot be told so, or not so much."""
+  for asker in _askers(context, settings) if problems else ():
+    _check_room(
+        asker, policy.tokenizer(), policy.model.max_length, problems)
+    context.check_encoded(  # in the others only the question differs
+        policy.tokenizer(), f'prompt of {asker.name}', problems[0],
+        asker.first(problems[0]))
 
 
 def builders(
@@ -65,6 +60,16 @@ def builders(
       found[name] = functools.partial(
           generate, width=width, samples=settings.prompting)
   return found
+
+
+def _check_room(asker, tokenizer, max_length, problems) -> None:
+  longest = max(asker.widths(tokenizer, problems).values())
+  number = asker.settings.max_new_tokens
+  if longest + number > max_length:
+    raise config_lib.ConfigError(
+        f'prompting.max_new_tokens: got {number}; prompts of {asker.name} '
+        f'need up to {longest} tokens, and with a reply behind them they must '
+        f'be at most {max_length}, the max_length of the policy.')
 
 
 def _askers(context, settings) -> list[prompting.Asker]:
