@@ -15,6 +15,7 @@ import pytest
 from configs import tasks as tasks_config
 from meta_cot import tasks
 from meta_cot.settings import config as config_lib
+from meta_cot.tasks import base
 from meta_cot.tasks import gsm8k
 from meta_cot.tasks import math
 from meta_cot.tasks.texts import rows
@@ -127,11 +128,23 @@ def test_rows_of_math():
   assert solved.answer == r'\frac{1}{2}'
   assert solved.steps == (
       'First $x=1$.', r'Then $\frac{1}{2}$ holds.', r'So \boxed{\frac{1}{2}}.')
-  assert solved.details == dict(level='Level 5', type='Algebra')
+  assert solved.details == dict(
+      level='Level 5', type='Algebra', difficulty=5)
   solved = math.read_row({**row, 'solution': 'a\nb', 'answer': '7'})
   assert solved.steps == ('a', 'b', r'The answer is \boxed{7}.')
   with pytest.raises(ValueError, match='has no .boxed'):
     math.read_row({**row, 'solution': 'no answer'})
+
+
+@pytest.mark.parametrize('level, difficulty', [
+    ('Level 4', 4), (3, 3), ('Level ?', 2), (None, 2)])
+def test_difficulty_is_the_level_or_the_steps(tmp_path, level, difficulty):
+  path = tmp_path / 'x.jsonl'
+  path.write_text(json.dumps(dict(
+      problem='1 + 1?', solution='1 + 1 = 2.\nSo \\boxed{2}.', level=level)))
+  task = _make('math', (str(path),))
+  (problem,) = (p for some in _all(task).values() for p in some)
+  assert base.difficulty(task, problem) == difficulty
 
 
 @pytest.mark.parametrize('kind', small_texts.ROWS)
