@@ -107,10 +107,12 @@ def _rl(length: int):
       temperature=0.8))
   r.optimizer.learning_rate = 3e-4
   e = kinds.evaluate(
-      policies=(_TUNED, 'rl'), start=_TUNED, solvers=('revisions',),
+      policies=(_TUNED, 'rl'), start=_TUNED, solvers=('samples', 'revisions'),
       splits=('test',), num_curve_problems=0)
   for key in ('num_episodes', 'episode_length', 'reset', 'temperature'):
     e.episodes[key] = r.episodes.get_ref(key)
+  e.samples.update(dict(  # as many tokens as the episodes have
+      batch_size=64, max_new_tokens=length, num_samples=2, temperature=0.8))
   return r, e
 
 

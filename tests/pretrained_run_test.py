@@ -2,6 +2,7 @@
 """`configs/smollm2.py` with a random model: import, tune, judge, search, RL."""
 
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -80,7 +81,7 @@ def done(tmp_path_factory):
 def _rows(context, stage, solver):
   return [
       json.loads(line)
-      for path in (context.workdir / stage / 'rows').rglob('*.jsonl')
+      for path in pathlib.Path(context.workdir / stage / 'rows').rglob('*.jsonl')
       if f'/{solver}/' in str(path)
       for line in path.read_text().splitlines()]
 

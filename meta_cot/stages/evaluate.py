@@ -76,6 +76,11 @@ def _check(context, settings, name) -> None:
       raise base.wrong(
           name, field, f'got {value!r}; '
           f'{config_lib.nearest(value, policies)}, the policies.')
+  if settings.start is not None and 'revisions' in settings.solvers and (
+      'samples' not in settings.solvers):
+    raise base.wrong(
+        name, 'start', f'got {settings.start!r}; episodes are compared with '
+        'its samples: add samples to solvers, or set it to None.')
   allowed = (*tasks.test_splits(context.task), tasks.VALIDATION)
   for i, split in enumerate(settings.splits):
     if split not in allowed:
