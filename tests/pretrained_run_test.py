@@ -79,9 +79,9 @@ def done(tmp_path_factory):
 
 
 def _rows(context, stage, solver):
+  folder = pathlib.Path(context.workdir / stage / 'rows')
   return [
-      json.loads(line)
-      for path in pathlib.Path(context.workdir / stage / 'rows').rglob('*.jsonl')
+      json.loads(line) for path in folder.rglob('*.jsonl')
       if f'/{solver}/' in str(path)
       for line in path.read_text().splitlines()]
 
