@@ -185,13 +185,22 @@ def test_a_search_may_write_the_first_attempts(copy):
     ({'episodes.episode_length': 400},
      'config.rl.episodes.episode_length: got 400; 1200 tokens of a trajectory'),
     ({'credit.advantage': 'gae', 'loss.kl_in': 'reward',
-      'loss.kl_estimator': 'k1'}, 'config.rl.loss.kl_in: got reward')])
+      'loss.kl_estimator': 'k1'}, 'config.rl.loss.kl_in: got reward'),
+    ({'optimizer.trained.part': 'value_head'},
+     "config.rl.optimizer.trained.part: got 'value_head', which leaves")])
 def test_wrong_settings_are_named_before_any_work(changes, words):
   config = erl2_config.get_config('tiny')
   config.rl.update_from_flattened_dict(changes)
   with pytest.raises(config_lib.ConfigError, match=words) as error:
     experiment_lib.parse(config)
   assert '\n' not in str(error.value)
+
+
+def test_episodes_are_reported_beside_the_samples_of_their_start():
+  config = erl2_config.get_config('tiny')
+  config.episodes.solvers = ('revisions',)
+  with pytest.raises(config_lib.ConfigError, match='add samples to solvers'):
+    experiment_lib.parse(config)
 
 
 @pytest.mark.parametrize('change, words', [
