@@ -240,7 +240,8 @@ def test_the_programs_run_one_after_the_other(data, model):
         whole(jnp.float32(0)), whole(jnp.float32(0.1)), None)
     for minibatch in range(2):
       state, metrics = compiled['update'](
-          state, batch, whole(jnp.int32(minibatch)), whole(jnp.float32(0.1)))
+          state, batch, whole(jnp.int32(minibatch)), whole(jnp.float32(0.1)),
+          {})
   # Two trajectories a slot, three episodes of 6 tokens each at most.
   assert 18 < int(rollouts.num_steps) <= 36
   assert int(rollouts.num_live) == int(jnp.sum(rollouts.lengths))
