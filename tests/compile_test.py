@@ -194,8 +194,8 @@ def test_every_program_of_tiny(capsys):
   model = experiment_lib.parse(config).shared.model
   assert step['collectives']['all-reduce']['num_bytes'] == (
       pytest.approx(2 * model.num_params(), rel=0.15))  # in bfloat16
-  # 255 tokens, one after the other, after the prompts; their attention to the 16
-  # slots of a prompt that rows share is a product, else element-wise arithmetic.
+  # 255 tokens, one after the other, after the prompts; their attention to the
+  # 16 slots of a prompt that rows share is a product, else element-wise.
   prefill, generate = report['programs'][-2:]
   assert generate['flops'] - prefill['flops'] == pytest.approx(
       64 * 255 * model.flops_per_token(16), rel=0.02)
