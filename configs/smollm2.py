@@ -121,17 +121,17 @@ def _tiny() -> ml_collections.ConfigDict:
   c.task.update(dict(max_steps=2, num_train=2_000, num_test=300))
   c.before.samples.num_samples = c.after.samples.num_samples = 4
   c.tuned.num_examples = 1_000
-  c.answers.update(dict(num_train=300, num_validation=60))
+  c.answers.update(dict(num_train=150, num_validation=40))
   c.answers.samples.batch_size = 64
-  c.value.num_examples = 2_400
+  c.value.num_examples = 1_200
   c.value.data.value.policy_weight = 0.0
-  c.searched.num_problems = 100
+  c.searched.num_problems = 60
   c.searched.samples.num_samples = 8
   c.rl.update(dict(
-      num_iterations=8, eval_every=8, save_every=8, num_eval_problems=32,
+      num_iterations=6, eval_every=6, save_every=6, num_eval_problems=32,
       num_eval_samples=1))
   c.rl.questions.update(dict(num_questions=16, num_samples=4, num_slots=64))
-  c.episodes.update(dict(num_problems=100))
+  c.episodes.num_problems = 60
   c.episodes.episodes.update(dict(
       num_questions=16, num_samples=1, num_slots=16))
   return c
