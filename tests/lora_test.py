@@ -192,7 +192,8 @@ def test_what_cannot_be_trained_is_refused(changes, words):
 
 
 def test_reinforcement_learning_moves_the_adapter_alone():
-  run = small_rl.Run(part='lora', num_iterations=2)
+  run = small_rl.Run(
+      trained=dict(part='lora', rank=2, alpha=4.0), num_iterations=2)
   before = jax.tree.map(np.asarray, run.setup.start)
   state, rows = run.iterate(2)
   assert len(rows) == 2 and np.isfinite([r['loss'] for r in rows]).all()
