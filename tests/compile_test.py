@@ -244,6 +244,7 @@ def check_train_step(capsys, config, topology, peak_gib, utilisation):
 
 
 # The numbers of docs/pods.md.
+@pytest.mark.slow
 def test_8b_on_v5p(capsys):
   step = check_train_step(
       capsys, 'configs/llama31.py:8b_v5p_32', 'v5p-32', 60.0, 0.937)

@@ -103,6 +103,7 @@ def _workdirs(tmp_path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
   return tmp_path / 'a' / 'w', tmp_path / 'b' / 'w'
 
 
+@pytest.mark.slow
 def test_a_tree_search_of_the_second_round_killed(tmp_path):
   unbroken, workdir = _workdirs(tmp_path)
   variant = dict(variant='ts_llm_tiny')

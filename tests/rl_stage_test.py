@@ -143,6 +143,7 @@ def test_other_settings_train_again_and_nothing_before(copy):
   assert not (copy / 'rl' / 'single').exists()
 
 
+@pytest.mark.slow
 def test_another_seed_is_trained_alone(copy):
   log = _run(copy, '--config.rl.seeds=0,1', '--config.rl.objectives=erl2')
   assert 'erl2, seed 1 iteration 4/4' in log

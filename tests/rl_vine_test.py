@@ -106,7 +106,8 @@ def test_contexts_end_where_steps_begin(number):
   assert {j % number for place in places for j in place} == set(range(number))
 
 
-@pytest.mark.parametrize('axes', [(1, 1, 1), (4, 1, 2)])
+@pytest.mark.parametrize('axes', [
+    pytest.param((1, 1, 1), marks=pytest.mark.slow), (4, 1, 2)])
 def test_a_greedy_continuation_is_what_came_next(axes):
   """Every text is read once, whatever number of contexts it has."""
   run = small_rl.Run(

@@ -214,7 +214,8 @@ def test_completions_are_those_of_whole_texts(merge_steps):
   np.testing.assert_array_equal(tree.num_tokens, own + spent)
 
 
-@pytest.mark.parametrize('merge_steps', [False, True])
+@pytest.mark.parametrize('merge_steps', [
+    pytest.param(False, marks=pytest.mark.slow), True])
 def test_verdicts_are_those_on_whole_texts(merge_steps):
   """Of what has ended too, and what they cost."""
   source = dataclasses.replace(SOURCES['verdicts'], is_merged=merge_steps)
