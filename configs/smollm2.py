@@ -131,6 +131,7 @@ def _tiny() -> ml_collections.ConfigDict:
       num_iterations=6, eval_every=6, save_every=6, num_eval_problems=32,
       num_eval_samples=1))
   c.rl.questions.update(dict(num_questions=16, num_samples=4, num_slots=64))
+  c.rl.updates.num_accumulation = 16  # logits of 49k tokens take room
   c.episodes.num_problems = 60
   c.episodes.episodes.update(dict(
       num_questions=16, num_samples=1, num_slots=16))

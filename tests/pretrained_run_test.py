@@ -70,6 +70,7 @@ def done(tmp_path_factory):
   c.rl.update(dict(
       num_iterations=2, eval_every=2, save_every=2, num_eval_problems=2))
   c.rl.questions.update(dict(num_questions=2, num_samples=2, num_slots=4))
+  c.rl.updates.num_accumulation = 1
   c.rl.episodes.episode_length = 6
   c.episodes.num_problems = 2
   c.episodes.episodes.update(dict(num_questions=2, num_slots=2))
