@@ -10,7 +10,8 @@
 imports. Stages: what it can do as it is (`before`); low-rank adapters tuned on
 solutions (`tuned`) and what that gives (`after`); a value head on the trunk
 that stays, of its own answers (`value`), best of N and best-first search with
-it (`searched`); reinforcement learning over episodes, by adapters again (`rl`,
+it (`searched`); second attempts behind its own first ones, right or wrong
+(`revised`); reinforcement learning over two attempts, by adapters again (`rl`,
 `episodes`).
 
 Variants:
@@ -33,6 +34,7 @@ from configs import tasks
 
 _ARM = 'solution_only'
 _TUNED, _VALUE = f'tuned/{_ARM}', f'value/{_ARM}'
+_REVISIONS = 'revisions_kept'
 
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
@@ -71,10 +73,13 @@ def _experiment(
   c.searched.search.update(dict(
       value='head', step_length=step, num_slots=16, num_expansions=8,
       temperature=0.8))
-  c.rl, c.episodes = _rl(length)
+  c.revised = _trained('sft', 'answers', _TUNED, _REVISIONS)
+  c.revised.data.update(dict(max_attempts=2, trained_attempts='final'))
+  c.revised.optimizer.trained.part = 'lora'
+  c.rl, c.episodes = _rl(f'revised/{_REVISIONS}', length)
   c.stages = (
       'problems', 'traces', 'before', 'tuned', 'after', 'answers', 'labels',
-      'value', 'quality', 'searched', 'rl', 'episodes')
+      'value', 'quality', 'searched', 'revised', 'rl', 'episodes')
   return c
 
 
@@ -86,9 +91,9 @@ def _asked(policy: str, length: int) -> ml_collections.ConfigDict:
   return e
 
 
-def _trained(objective: str, records: str, start: str):
+def _trained(objective: str, records: str, start: str, arm: str = _ARM):
   t = kinds.train(
-      objective=objective, records=records, start=start, arms=(_ARM,),
+      objective=objective, records=records, start=start, arms=(arm,),
       num_tokens=None, batch_size=8, log_every_steps=5, eval_every_steps=50,
       num_eval_batches=2, save_every_steps=50)
   t.data.sequence_length = 256
@@ -98,18 +103,17 @@ def _trained(objective: str, records: str, start: str):
   return t
 
 
-def _rl(length: int):
+def _rl(start: str, length: int):
   """Makes the stage, and one that reports it."""
-  r = kinds.rl(start=_TUNED, objectives=('erl2',))
+  r = kinds.rl(start=start, objectives=('erl2',))
   r.optimizer.trained.part = 'lora'
   r.episodes.update(dict(
-      num_episodes=2, episode_length=length, reset='Again: ',
-      temperature=0.8))
+      num_episodes=2, episode_length=length, temperature=0.8))
   r.optimizer.learning_rate = 3e-4
   e = kinds.evaluate(
-      policies=(_TUNED, 'rl'), start=_TUNED, solvers=('samples', 'revisions'),
+      policies=(start, 'rl'), start=start, solvers=('samples', 'revisions'),
       splits=('test',), num_curve_problems=0)
-  for key in ('num_episodes', 'episode_length', 'reset', 'temperature'):
+  for key in ('num_episodes', 'episode_length', 'temperature'):
     e.episodes[key] = r.episodes.get_ref(key)
   e.samples.update(dict(  # as many tokens as the episodes have
       batch_size=64, max_new_tokens=length, num_samples=2, temperature=0.8))
@@ -120,10 +124,11 @@ def _tiny() -> ml_collections.ConfigDict:
   c = _experiment('models/smollm2', length=48, step=24)
   c.task.update(dict(max_steps=2, num_train=2_000, num_test=300))
   c.before.samples.num_samples = c.after.samples.num_samples = 4
-  c.tuned.num_examples = 1_000
-  c.answers.update(dict(num_train=150, num_validation=40))
+  c.tuned.num_examples, c.revised.num_examples = 1_000, 400
+  c.answers.update(dict(num_train=400, num_validation=40))
   c.answers.samples.batch_size = 64
-  c.value.num_examples = 1_200
+  c.value.num_examples = 1_600
+  c.value.optimizer.learning_rate = 3e-3
   c.value.data.value.policy_weight = 0.0
   c.searched.num_problems = 60
   c.searched.samples.num_samples = 8
@@ -153,7 +158,7 @@ def _laptop() -> ml_collections.ConfigDict:
   c = _tiny()
   c.task.update(dict(max_steps=3, num_train=10_000))
   c.before.samples.num_samples = c.after.samples.num_samples = 8
-  c.tuned.num_examples = 8_000
+  c.tuned.num_examples, c.revised.num_examples = 8_000, 3_000
   c.answers.update(dict(num_train=3_000, num_validation=200))
   c.value.num_examples = 20_000
   c.searched.num_problems = 300
@@ -171,8 +176,9 @@ def _gpu() -> ml_collections.ConfigDict:
   for name in ('before', 'after', 'searched'):
     c[name].samples.update(dict(batch_size=512, num_samples=8))
   c.tuned.update(dict(num_examples=14_000, batch_size=32))
+  c.revised.update(dict(num_examples=4_000, batch_size=32))
   c.value.update(dict(num_examples=40_000, batch_size=32))
-  for name in ('tuned', 'value'):
+  for name in ('tuned', 'value', 'revised'):
     c[name].data.sequence_length = 1024
   c.answers.update(dict(num_train=4_000, num_validation=300))
   c.answers.samples.batch_size = 512

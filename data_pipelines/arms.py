@@ -28,6 +28,7 @@ class Arm:
   is_revised: bool = False  # behind wrong attempts, see `failures`
   is_kept: bool = False  # the last attempt fills up what is left of the limit
   task: base.Task | None = None  # of the records, see `make`
+  is_free: bool = False  # its wrong attempts need no legal steps
 
   @property
   def is_random(self) -> bool:
@@ -41,14 +42,10 @@ class Arm:
 
   @property
   def styles(self) -> tuple[str, ...]:
-    """Styles that can write it.
-
-    Each of several attempts begins with a mark; not all write searches.
-    """
+    """Styles that can write it; not all write searches."""
     return tuple(
         name for name, style in format_lib.STYLES.items()
-        if (style.OPENING or not self.is_revised)
-        and (style.EVENT_ENDS or self.is_solution))
+        if style.EVENT_ENDS or self.is_solution)
 
   def __call__(
       self, record: record_lib.TraceRecord, rng: np.random.Generator,
@@ -63,7 +60,7 @@ class Arm:
     if self.is_permuted:
       problem = self.task.vary(problem, rng)
     attempts = () if not self.is_revised else failures(
-        self.task, record, rng, max_attempts - 1)
+        self.task, record, rng, max_attempts - 1, is_free=self.is_free)
     attempts += (_attempt(problem, record, record.solution),)
     if self.is_kept:
       attempts += attempts[-1:] * (max_attempts - len(attempts))
@@ -72,7 +69,7 @@ class Arm:
 
 def failures(
     task: base.Task, record: record_lib.TraceRecord, rng: np.random.Generator,
-    limit: int,
+    limit: int, *, is_free: bool = False,
 ) -> Attempts:
   """Dead ends of the search as wrong solutions (arXiv 2501.04682, Eq. 4-7).
 
@@ -85,7 +82,10 @@ def failures(
     record: of one of its problems.
     rng: drawn from twice.
     limit: at least 0.
+    is_free: whether any answer is wrong that the verifier decides is; else it
+      must have legal steps, as many as a solution has.
   """
+  is_wrong = _is_judged_wrong if is_free else _is_wrong
   count = rng.integers(limit + 1)
   ends = [
       i for i, node in enumerate(record.nodes)
@@ -95,7 +95,7 @@ def failures(
     if len(found) == count:
       break
     path = from_tree.path(record.nodes, end)
-    if _is_wrong(
+    if is_wrong(
         task, record.problem, [record.nodes[i].step for i in path[1:]]):
       found[_attempt(record.problem, record, path)] = None
   return tuple(found)
@@ -124,8 +124,18 @@ def _is_wrong(
       not task.verify(problem, '\n'.join(steps)).is_correct)
 
 
-def make(name: str, task: base.Task) -> Arm:
+def _is_judged_wrong(
+    task: base.Task, problem: Problem, steps: Sequence[str]) -> bool:
+  """Whether the verifier can say that a text of such lines is wrong."""
+  verdict = task.verify(problem, '\n'.join(steps))
+  return verdict.is_decided and not verdict.is_correct
+
+
+def make(name: str, task: base.Task, style: str | None = None) -> Arm:
   """The arm `name` of `ARMS` for records of a task.
+
+  Attempts in a style that writes no searches are any text: there a wrong one
+  is what the verifier finds wrong.
 
   Raises:
     ConfigError: the arm needs states, which the task does not have.
@@ -135,7 +145,9 @@ def make(name: str, task: base.Task) -> Arm:
     raise config_lib.ConfigError(
         f'arms: got {name!r}; this task has no states, so it has no '
         'wrong ends to revise.')
-  return dataclasses.replace(arm, task=task)
+  return dataclasses.replace(
+      arm, task=task,
+      is_free=style is not None and not format_lib.STYLES[style].EVENT_ENDS)
 
 
 ARMS: Mapping[str, Arm] = types.MappingProxyType({

@@ -3,12 +3,14 @@
 
 import hypothesis
 from hypothesis import strategies as st
+import numpy as np
 import pytest
 
 from data_pipelines import arms
 from meta_cot import traces
-from meta_cot.problem import Problem
+from meta_cot.problem import Problem, Verdict
 from meta_cot.rollouts import judge
+from meta_cot.solvers import trees
 from meta_cot.tasks import word_problems
 from meta_cot.traces import format as format_lib
 
@@ -42,7 +44,38 @@ def test_what_it_cannot_write_is_named():
 
 def test_arms_that_write_searches_are_refused():
   able = {name for name, arm in arms.ARMS.items() if STYLE in arm.styles}
-  assert able == {'solution_only', 'solution_only_permuted'}
+  assert able == {name for name in arms.ARMS if name != 'traces'}
+
+
+def test_wrong_attempts_are_what_the_verifier_finds_wrong():
+  said = ('3 + 4 = 8.', 'Well.\nSo it is 12.', '3 + 4 = 7.', '3 + 4 = 8.')
+  record = trees.of_answers(
+      _TASK, _PROBLEM, said, [text == said[2] for text in said],
+      strategy='samples', arguments={}, seed=0, model='m')
+  draw = lambda name, style, seed: [
+      answer.text for _, answer in arms.make(name, _TASK, style)(
+          record, np.random.default_rng(seed), 3)]
+  seen = {tuple(draw('revisions', STYLE, seed)) for seed in range(60)}
+  assert seen == {
+      said[2:3], (said[0], said[2]), (said[1], said[2]),
+      (said[0], said[1], said[2]), (said[1], said[0], said[2])}
+  # Elsewhere a wrong attempt has legal steps, as many as a solution.
+  assert all(
+      draw('revisions', 'prose', seed) == [said[2]] for seed in range(9))
+
+
+def test_what_cannot_be_judged_is_no_wrong_attempt(monkeypatch):
+  record = trees.of_answers(
+      _TASK, _PROBLEM, ['3 + 4 = 8.', '3 + 4 = 7.'], [False, True],
+      strategy='samples', arguments={}, seed=0, model='m')
+  arm = arms.make('revisions', _TASK, STYLE)
+  draws = lambda: {
+      len(arm(record, np.random.default_rng(seed), 2)) for seed in range(20)}
+  assert draws() == {1, 2}
+  monkeypatch.setattr(
+      word_problems.WordProblems, 'verify',
+      lambda *_: Verdict(False, 'out of time', is_decided=False))
+  assert draws() == {1}
 
 
 @pytest.mark.parametrize('said, is_right', [

@@ -60,8 +60,10 @@ def done(tmp_path_factory):
     c[name].num_problems = 4
     c[name].samples.update(dict(
         batch_size=8, num_samples=2, max_new_tokens=12))
-  c.tuned.num_examples = c.value.num_examples = 24
+  for name in ('tuned', 'value', 'revised'):
+    c[name].num_examples = 24
   c.answers.update(dict(num_train=12, num_validation=24))
+  c.revised.records = 'traces'  # a random model solves nothing
   c.answers.samples.update(dict(
       batch_size=8, num_samples=2, max_new_tokens=12))
   c.quality.max_tokens = 12
@@ -91,6 +93,8 @@ def test_every_stage_leaves_its_policy_with_the_trunk_as_it_was(done):
   start = policy_lib.read(files.path(done.workdir.parent / 'models/smollm2'))
   tuned, value = (
       done.policy(f'{name}/solution_only') for name in ('tuned', 'value'))
+  assert done.policy('revised/revisions_kept').base.folder == (
+      '../../tuned/solution_only')
   assert tuned.base.folder == str(start.directory)
   trunks = [p.params(done.mesh) for p in (start, tuned, value)]
   heads = [params.pop('value_head') for params in trunks]

@@ -71,8 +71,9 @@ class Run:
           f'training records in {records}.')
     self.examples = {
         split: objective.example(
-            arms.make(self.arm, context.task), settings.data, self.tokenizer,
-            style, is_training=split == tasks.TRAIN) for split in data.LEARNED}
+            arms.make(self.arm, context.task, style), settings.data,
+            self.tokenizer, style, is_training=split == tasks.TRAIN)
+        for split in data.LEARNED}
     if jax.process_index() == 0:
       policy_lib.write(directory, self.model, self.tokenizer, style, dict(
           arm=self.arm, objective=settings.objective,
