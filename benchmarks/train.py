@@ -6,6 +6,7 @@
   python -m benchmarks.train --model=M --against=plain,torch,tunix \\
       --tunix-python=ENVIRONMENT/bin/python
   python -m benchmarks.train --model=1B --dtype=bfloat16 --against=none
+  python -m benchmarks.train --model=135M --part=lora --against=none
 
 Prints JSON lines: one a contestant, then one a ratio (above 1: ours is faster).
 docs/benchmarks.md says what is measured and how to read it.
@@ -25,6 +26,7 @@ from meta_cot.model import config as model_config
 from meta_cot.model import transformer
 from meta_cot.objectives import sft
 from meta_cot.training import optimizer
+from meta_cot.training import part as part_lib
 from meta_cot.training import state as state_lib
 from meta_cot.training import step as step_lib
 
@@ -32,18 +34,19 @@ _NUM_STEPS = 1000  # of the schedule; the learning rate is constant
 
 
 def ours(
-    model: model_config.ModelConfig, size: models.Training
+    model: model_config.ModelConfig, size: models.Training,
+    part: part_lib.Part = part_lib.ALL,
 ) -> Callable[[], float]:
   """The library's update as stages/train jits it; a call returns the loss."""
   mesh = sharding.make_mesh(sharding.MeshConfig(1, 1, 1), jax.devices()[:1])
   config = models.adamw()
   update = optimizer.make(config, _NUM_STEPS)
-  init = functools.partial(transformer.init, model)
+  init = functools.partial(part.init, model)
 
-  def loss(params, batch):
+  def loss(trained, batch, base):
     output = transformer.forward(
-        model, params, batch.tokens, positions_BxL=batch.positions,
-        segment_ids_BxL=batch.segment_ids)
+        model, part.whole(base, trained), batch.tokens,
+        positions_BxL=batch.positions, segment_ids_BxL=batch.segment_ids)
     return sft.loss_sums(output.logits, batch)
 
   with sharding.use_mesh(mesh):
@@ -51,17 +54,20 @@ def ours(
     step = jax.jit(
         step_lib.make_train_step(
             loss, update, optimizer.schedule(config, _NUM_STEPS), 1),
-        in_shardings=(placed, sharding.batch(mesh)),
+        in_shardings=(
+            placed, sharding.batch(mesh), sharding.replicated(mesh)),
         out_shardings=(placed, sharding.replicated(mesh)),
         donate_argnames=('state',))
     batch = types.Batch(**sharding.put_batch(
         models.training_batch(model, size), mesh))
     state = state_lib.jit_create(init, update, mesh)(jax.random.key(0))
+    base = {} if not part.has_base else jax.device_put(
+        part.base(models.init(model, 1)), sharding.replicated(mesh))
 
   def call():
     nonlocal state
     with sharding.use_mesh(mesh):
-      state, metrics = step(state, batch)
+      state, metrics = step(state, batch, base)
     return float(jax.block_until_ready(metrics)['loss'])
 
   return call
@@ -92,12 +98,21 @@ def main(argv: list[str] | None = None) -> None:
   parser = contest.parser(__doc__)
   parser.add_argument('--rows', type=int, default=models.Training.rows)
   parser.add_argument('--length', type=int, default=models.Training.length)
+  parser.add_argument(
+      '--part', choices=part_lib.PARTS, default='all',
+      help='what is trained; adapters have rank 8')
   arguments = parser.parse_args(argv)
+  if arguments.part != 'all' and arguments.against:
+    parser.error(
+        f'--part={arguments.part}: no rival trains a part; use '
+        '--against=none.')
+  part = part_lib.Part(arguments.part, 8, 16.0)
   model = contest.model(arguments)
   size = models.Training(arguments.rows, arguments.length)
   contest.run(
-      'train', arguments, model, size, ours=ours, by_hand=by_hand,
-      flops_per_token=3 * model.flops_per_token(size.length / 2))
+      'train', arguments, model, size,
+      ours=functools.partial(ours, part=part), by_hand=by_hand,
+      flops_per_token=part.num_passes * model.flops_per_token(size.length / 2))
 
 
 if __name__ == '__main__':

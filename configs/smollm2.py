@@ -20,8 +20,9 @@ Variants:
   tiny    SmolLM2-135M on problems of one and two steps: an hour on two CPU
           cores.
   laptop  the same, with more of everything: a night.
-  gpu     Qwen 2.5 0.5B (`models/qwen25`) on GSM8K (`data/gsm8k/train.jsonl` and
-          `test.jsonl`), steps of up to 64 tokens.
+  control no training: the model as it is on 60 problems of GSM8K
+          (`data/gsm8k/train.jsonl` and `test.jsonl`), which are beyond it.
+  gpu     Qwen 2.5 0.5B (`models/qwen25`) on GSM8K, steps of up to 64 tokens.
 """
 
 import os
@@ -168,11 +169,25 @@ def _laptop() -> ml_collections.ConfigDict:
   return c
 
 
+def _control() -> ml_collections.ConfigDict:
+  c = _experiment('models/smollm2', length=256, step=64)
+  c.task = _gsm8k()
+  c.before.num_problems = 60
+  c.before.samples.num_samples = 4
+  c.stages = ('problems', 'before')
+  return c
+
+
+def _gsm8k() -> ml_collections.ConfigDict:
+  task = tasks.gsm8k()
+  for split in ('train', 'test'):
+    task[split] = (os.path.abspath(f'data/gsm8k/{split}.jsonl'),)
+  return task
+
+
 def _gpu() -> ml_collections.ConfigDict:
   c = _experiment('models/qwen25', length=256, step=64)
-  c.task = tasks.gsm8k()
-  c.task.train = (os.path.abspath('data/gsm8k/train.jsonl'),)
-  c.task.test = (os.path.abspath('data/gsm8k/test.jsonl'),)
+  c.task = _gsm8k()
   for name in ('before', 'after', 'searched'):
     c[name].samples.update(dict(batch_size=512, num_samples=8))
   c.tuned.update(dict(num_examples=14_000, batch_size=32))
@@ -189,4 +204,5 @@ def _gpu() -> ml_collections.ConfigDict:
 
 
 VARIANTS = {
-    'search': _search, 'tiny': _tiny, 'laptop': _laptop, 'gpu': _gpu}
+    'search': _search, 'tiny': _tiny, 'laptop': _laptop, 'control': _control,
+    'gpu': _gpu}
