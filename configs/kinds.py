@@ -195,7 +195,7 @@ def _search(**changes):
   s.max_depth = placeholder(int)  # steps; None: those of a solution
   s.step_length = 16  # tokens of a step, at most
   s.max_tokens = placeholder(int)  # generated per problem; None: any
-  s.beam_width = 4  # beam and breadth_first; subtrees of dvts
+  s.beam_width = 4  # beam and breadth_first; subtrees of dvts; particles
   s.num_expansions = 16  # best_first, depth_first
   s.num_simulations = 16  # mcts
   s.rule = 'uct'  # of mcts: uct | uct_paper | puct | gumbel
@@ -233,7 +233,7 @@ def _tree():
   t.backup = 'leaf'  # of mcts: leaf | max_child | mean_child
   # When a search is over before its budget: never | verdict (a right answer) |
   # value (a finished text worth more than stop_value). None: as it is usual:
-  # beam and dvts never, mcts by verdict, others by whichever the outcome is.
+  # beam, dvts and particles never, mcts by verdict, others as the outcome is.
   t.early_stop = placeholder(str)
   t.stop_value = 0.5
   # Of mcts and best_first, alpha: nodes are expanded again. In mcts those of n
@@ -242,6 +242,8 @@ def _tree():
   # is less by widening_scale * m^alpha. None: every node is expanded once.
   t.widening = placeholder(float)
   t.widening_scale = 1.0
+  # Particles are drawn anew when their weights are worth fewer than this share.
+  t.resample_below = 1.0
   # Half of the rows go on alone once the others have ended their step.
   t.compaction = False
   return t
@@ -254,7 +256,7 @@ def search(**changes: Any) -> ml_collections.ConfigDict:
   s.policy = 'sft/solution_only'
   s.problems = 'problems'
   # greedy | samples | beam | dvts | breadth_first | best_first | depth_first |
-  # mcts.
+  # mcts | particles.
   s.solver = 'samples'
   s.num_train = 1_000  # problems of the split train
   s.num_validation = 200
@@ -312,9 +314,9 @@ def evaluate(**changes: Any) -> ml_collections.ConfigDict:
   # Test splits, or validation to compare settings; (): all test splits.
   e.splits = ()
   # greedy | samples | revisions | beam | dvts | breadth_first | best_first |
-  # depth_first | mcts, and for pretrained models, who are told how to answer,
-  # baseline | cot | think | think_3_shot | think_verify; all but greedy see the
-  # first split only.
+  # depth_first | mcts | particles, and for pretrained models, who are told how
+  # to answer, baseline | cot | think | think_3_shot | think_verify; all but
+  # greedy see the first split only.
   e.solvers = ('greedy', 'samples')
   e.reference = placeholder(str)  # the policy that others are compared with
   e.start = placeholder(str)  # where reinforcement learning started

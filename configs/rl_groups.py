@@ -24,7 +24,7 @@ def episodes() -> ml_collections.ConfigDict:
   e = ml_collections.ConfigDict()
   e.num_episodes = 3  # attempts of a trajectory; `single` has one
   # Who writes all but the last: policy, or a search (beam | dvts |
-  # breadth_first | best_first | depth_first | mcts).
+  # breadth_first | best_first | depth_first | mcts | particles).
   e.exploration = 'policy'
   e.episode_length = 24  # tokens of an attempt, at most
   e.max_tokens = placeholder(int)  # of a trajectory; None: any

@@ -87,8 +87,9 @@ def _walk(found: searching.Found, node: int) -> list[int]:
   return before + found.tokens[node, :found.lengths[node]].tolist()
 
 
-def test_attempts_are_the_first_finished_steps_of_the_tree():
-  run = _run()
+@pytest.mark.parametrize('exploration', ['mcts', 'particles'])
+def test_attempts_are_the_first_finished_steps_of_the_tree(exploration):
+  run = _run(exploration=exploration)
   asked, explored = _explored(run.setup, small_rl.PROBLEMS[:4], _IDS)
   reset_ids = small_rl.tokenizer().encode(small_rl.RESET)
   numbers = []
@@ -107,7 +108,7 @@ def test_attempts_are_the_first_finished_steps_of_the_tree():
   assert explored.prompts.shape[1] == (
       run.programs.question_width + 2 * (3 * 4 + 1)) == run.programs.width
   np.testing.assert_array_equal(explored.ids, _IDS)
-  assert set(numbers) == {0, 1, 2}
+  assert {0, 1} <= set(numbers) <= {0, 1, 2}
 
 
 def test_a_question_is_explored_alike_alone_and_on_many_devices():

@@ -39,7 +39,7 @@ SETTINGS = strategies.Settings(
     tree=growing.Tree(
         step_check='none', merging='steps', goal_test='push', backup='leaf',
         early_stop=None, stop_value=0.5, widening=None, widening_scale=1.0,
-        compaction=False),
+        resample_below=1.0, compaction=False),
     valuing=valuing.Settings(
         model=None, num_rollouts=3, rollout_length=5, sources=(), weights=(),
         mixing='product'))
@@ -86,7 +86,7 @@ def search(name, problems=PROBLEMS, **changes):
       for problem, f in zip(problems, finished, strict=True)]
 
 
-@pytest.mark.parametrize('name', ['best_first', 'mcts'])
+@pytest.mark.parametrize('name', ['best_first', 'mcts', 'particles'])
 def test_a_problem_without_solution_ends_without_one(name):
   problems = PROBLEMS[::-1] * 2
   found = search(name, problems)

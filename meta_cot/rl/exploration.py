@@ -96,7 +96,8 @@ def jit_explore(
   def run(params, asked, rng):
     params = transformer.slice_layers(search.model, params)
     step_fn, start = searching.make_steps(
-        search.task, search.model, search.settings, search.vocabulary)
+        search.task, search.model, search.settings, search.vocabulary,
+        search.strategy.widest)
     rows, root = start(params, dict(
         prompt=asked.prompts, length=asked.lengths, problem=None))
     rows, root = _split(rows), _split(root.replace(problem_id=asked.ids))

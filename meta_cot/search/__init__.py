@@ -12,9 +12,10 @@ from meta_cot.search.frontier import best_first
 from meta_cot.search.frontier import depth_first
 from meta_cot.search.mcts import best_child
 from meta_cot.search.mcts import mcts
+from meta_cot.search.particles import particles
 from meta_cot.search.subtree import reroot
 from meta_cot.search.tree import SearchTree
 
 __all__ = ('Expansion', 'Path', 'Root', 'SearchOutput', 'SearchTree', 'beam',
            'best_child', 'best_first', 'breadth_first', 'depth_first', 'dvts',
-           'mcts', 'reroot')
+           'mcts', 'particles', 'reroot')

@@ -75,6 +75,7 @@ class Strategy(abc.ABC):
 
   num_leaves = 1  # K, leaves expanded per step and problem
   widening = None  # alpha; nodes are expanded again where it is a number
+  repeats = False  # a leaf may be expanded several times in one step
   num_nodes: ClassVar[int]  # N, slots of a tree
   max_steps: ClassVar[int]  # no problem needs more steps
 
@@ -106,7 +107,8 @@ class Strategy(abc.ABC):
   def select(self, state: State) -> tuple[State, jax.Array]:
     """Leaves to expand now, [B, K]: distinct, or NONE.
 
-    They have no children, unless the strategy has `widening`.
+    They have no children, unless the strategy has `widening`; and they may be
+    equal where it has `repeats`.
 
     A problem that has none left must be marked as done; `backup` runs for it
     in the same step.
@@ -208,7 +210,8 @@ def _step(strategy, params, rng, state: State, step_fn) -> State:
       state.tree, leaves_BxK, expansion, steps=strategy.merge_steps,
       states=strategy.merge_states)
   tree, children = tree_lib.insert(
-      state.tree, leaves_BxK, expansion, num_children_BxK)
+      state.tree, leaves_BxK, expansion, num_children_BxK,
+      tree_lib.ranks(leaves_BxK) if strategy.repeats else None)
   state = strategy.backup(state.replace(tree=tree), leaves_BxK, children)
   is_spent = jnp.zeros_like(state.is_done)
   if strategy.max_tokens is not None:
@@ -249,6 +252,8 @@ def _path(
   if strategy.widening is not None:
     keys_BxK = widening_lib.keys(keys_BxK, tree_lib.at(
         widening_lib.num_children(state.tree), leaves_BxK))
+  if strategy.repeats:
+    keys_BxK = widening_lib.keys(keys_BxK, tree_lib.ranks(leaves_BxK))
   return base.Path(
       embeddings=embeddings, length=of_leaf(depths_BxK + 1),
       nodes=nodes_BxKxD.reshape(rows, -1),

@@ -140,18 +140,27 @@ def select_rows(is_new_B: jax.Array, new: Any, old: Any) -> Any:
           is_new_B.reshape(-1, *[1] * (x.ndim - 1)), x, y), new, old)
 
 
+def ranks(leaves_BxK: jax.Array) -> jax.Array:
+  """Counts the equal leaves before every leaf, [B, K] int32."""
+  is_equal_BxKxK = leaves_BxK[:, :, None] == leaves_BxK[:, None]
+  is_before_KxK = jnp.tri(leaves_BxK.shape[1], k=-1, dtype=bool)
+  return jnp.sum(is_equal_BxKxK & is_before_KxK[None], axis=2, dtype=jnp.int32)
+
+
 def insert(
     tree: SearchTree, leaves_BxK: jax.Array, expansion: base.Expansion,
     num_children_BxK: jax.Array | None = None,
+    ranks_BxK: jax.Array | None = None,
 ) -> tuple[SearchTree, Children]:
   """Adds the children of the leaves, in the order of the leaves.
 
   Args:
     tree: has free slots for the children of every leaf that is not NONE.
-    leaves_BxK: distinct nodes, or NONE.
+    leaves_BxK: nodes, or NONE; distinct ones without `ranks_BxK`.
     expansion: rows R = B * K.
     num_children_BxK: int32, of each leaf, the first ones; all A by default.
       The others get no slot and cost nothing.
+    ranks_BxK: see `ranks`.
   """
   num_slots, branching = tree.shape[1], expansion.value.shape[1]
   is_leaf_BxK = leaves_BxK != NONE
@@ -172,6 +181,8 @@ def insert(
 
   num_leaves_B = jnp.sum(is_leaf_BxK, axis=1, dtype=jnp.int32)
   is_first_BxK = is_leaf_BxK & ~at(tree.is_expanded, leaves_BxK)
+  if ranks_BxK is not None:
+    is_first_BxK &= ranks_BxK == 0
   of_leaf = lambda array, rows: put(
       array, jnp.where(is_first_BxK, leaves_BxK, num_slots), rows)
   tree = _put_children(tree, leaves_BxK, children, expansion)

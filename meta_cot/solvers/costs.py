@@ -29,7 +29,8 @@ from meta_cot.training import flops
 
 # Of searches; those of others are read by models that are not counted here.
 _KNOWN_VALUES = ('likelihood', 'head', 'model', 'oracle')
-_LEVELS = ('beam', 'dvts', 'breadth_first')  # expand all of a level at once
+# Expand all of a level at once.
+_LEVELS = ('beam', 'dvts', 'breadth_first', 'particles')
 
 
 def of_text(

@@ -17,7 +17,7 @@ from meta_cot.solvers import vocabulary as vocabulary_lib
 from meta_cot.tasks import base
 
 # Strategies that finish their levels whatever they find, unless told otherwise.
-_FINISHERS = ('beam', 'dvts')
+_FINISHERS = ('beam', 'dvts', 'particles')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Tree:
   stop_value: float = config_lib.setting()
   widening: float | None = config_lib.setting(above=0.0, high=1.0)
   widening_scale: float = config_lib.setting(above=0.0)
+  resample_below: float = config_lib.setting(low=0.0, high=1.0)
   compaction: bool = config_lib.setting(is_free=True)
 
   @property

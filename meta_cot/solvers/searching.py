@@ -25,7 +25,6 @@ from meta_cot.rollouts import judge as judge_lib
 from meta_cot.rollouts import player as player_lib
 from meta_cot.search import base as search_base
 from meta_cot.search import batching
-from meta_cot.search import branching as branching_lib
 from meta_cot.search import engine
 from meta_cot.search import values
 from meta_cot.solvers import base
@@ -239,7 +238,8 @@ def make_slots(
   problem, a dict as of `judge_inputs`.
   """
   step_fn, start = make_steps(
-      task, model, settings, vocabulary, host=host, judge=judge)
+      task, model, settings, vocabulary, strategy.widest, host=host,
+      judge=judge)
   return batching.Slots(
       strategy, step_fn, start,
       num_slots=sharding.up_to_parts(settings.num_slots, mesh),
@@ -250,14 +250,15 @@ def make_slots(
 
 def make_steps(
     task: base_task.Task, model: model_config.ModelConfig,
-    settings: strategies.Settings, vocabulary: vocabulary_lib.Vocabulary, *,
-    host: host_lib.Host | None = None,
+    settings: strategies.Settings, vocabulary: vocabulary_lib.Vocabulary,
+    branching: int, *, host: host_lib.Host | None = None,
     judge: valuing_lib.Judge | None = None,
 ) -> tuple[search_base.StepFn, Callable[..., tuple[Any, search_base.Root]]]:
   """Makes a model's steps, valued as the settings say, and their beginning.
 
-  `host` is for what no compiled program judges, and for an oracle; `judge` is
-  the one that `settings.judge` names.
+  `branching` is the number of children that the strategy wants at most; `host`
+  is for what no compiled program judges, and for an oracle; `judge` is the one
+  that `settings.judge` names.
 
   Returns:
     The step function, and (params, inputs) -> (rows, roots), as `slots.Slots`
@@ -272,7 +273,7 @@ def make_steps(
     if settings.step == 'episode':
       verdict = vocabulary_lib.of_last_text(verdict, vocabulary.eos_ids)
   step = reasoning.LanguageStep(
-      model, branching=branching_lib.widest(settings.branching),
+      model, branching=branching,
       step_length=settings.step_length,
       delimiter_ids=vocabulary.delimiter_ids, eos_ids=vocabulary.eos_ids,
       pad_id=vocabulary.pad_id, sampling=settings.sampling(),

@@ -13,6 +13,7 @@ from meta_cot.search.beam import Beam
 from meta_cot.search.frontier import BestFirst
 from meta_cot.search.frontier import DepthFirst
 from meta_cot.search.mcts import Mcts
+from meta_cot.search.particles import Particles
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
 from meta_cot.solvers import growing
@@ -37,6 +38,9 @@ STRATEGIES: Mapping[str, Callable[..., engine.Strategy]] = (
             num_simulations=c.num_simulations, rule=c.rule,
             exploration=c.exploration, backup_value=c.tree.backup,
             **c.tree.widened, **tree),
+        'particles': lambda c, **tree: Particles(
+            num_particles=c.beam_width, resample_below=c.tree.resample_below,
+            **tree | dict(branching=1)),
     }))
 
 
