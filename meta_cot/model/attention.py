@@ -53,6 +53,7 @@ def make_context(
     segment_ids_BxL: jax.Array | None = None,
     key_positions_BxM: jax.Array | None = None,
     is_valid_BxM: jax.Array | None = None,
+    num_seen_BxL: jax.Array | None = None,
 ) -> Context:
   """The context of a global or a windowed layer.
 
@@ -70,6 +71,8 @@ def make_context(
     segment_ids_BxL: a token sees its own segment only; one segment if None.
     key_positions_BxM: those of the queries by default; only for 'dense'.
     is_valid_BxM: False: nobody sees the key; only for 'dense'.
+    num_seen_BxL: int32, tokens at the beginning of the row that a query sees
+      besides its segment; only for 'dense'.
   """
   cos, sin = _rotation(config, positions_BxL, is_global)
   window = None if is_global else config.block.sliding_window
@@ -84,7 +87,11 @@ def make_context(
   if window is not None:
     mask_BxLxM &= distance_BxLxM < window
   if segment_ids_BxL is not None:
-    mask_BxLxM &= segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :]
+    is_seen_BxLxM = segment_ids_BxL[:, :, None] == segment_ids_BxL[:, None, :]
+    if num_seen_BxL is not None:
+      index_M = jnp.arange(mask_BxLxM.shape[2])
+      is_seen_BxLxM |= index_M[None, None] < num_seen_BxL[:, :, None]
+    mask_BxLxM &= is_seen_BxLxM
   if is_valid_BxM is not None:
     mask_BxLxM &= is_valid_BxM[:, None, :]
   return Context(cos=cos, sin=sin, mask=mask_BxLxM[:, None, None])

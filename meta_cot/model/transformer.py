@@ -173,8 +173,13 @@ def hidden(
     config: ModelConfig, params: Params, tokens_BxL: jax.Array, *,
     positions_BxL: jax.Array | None = None,
     segment_ids_BxL: jax.Array | None = None,
+    num_seen_BxL: jax.Array | None = None,
 ) -> jax.Array:
-  """The trunk's normalised output [B, L, D]; arguments as in `forward`."""
+  """The trunk's normalised output [B, L, D]; arguments as in `forward`.
+
+  With `num_seen_BxL` a position also sees as many tokens at the beginning of
+  its row, in another segment; attention is dense then.
+  """
   length = tokens_BxL.shape[1]
   if length > config.max_length:
     raise ValueError(
@@ -182,9 +187,12 @@ def hidden(
         f'config.model.max_length, {config.max_length}.')
   if positions_BxL is None:
     positions_BxL = jnp.arange(length, dtype=jnp.int32)[None]
+  implementation, beside = 'dense', dict(num_seen_BxL=num_seen_BxL)
+  if num_seen_BxL is None:
+    implementation, beside = attention.choose(config, *tokens_BxL.shape), {}
   contexts = _contexts(
-      config, positions_BxL, attention.choose(config, *tokens_BxL.shape),
-      segment_ids_BxL=segment_ids_BxL)
+      config, positions_BxL, implementation, segment_ids_BxL=segment_ids_BxL,
+      **beside)
   x_BxLxD = _forward_layers(
       config, params['layers'], _embed(config, params, tokens_BxL), contexts)
   return _apply(layers_lib.RMSNorm, config, params['final_norm'], x_BxLxD)

@@ -126,13 +126,36 @@ def token_weights(
     constant: tokens, such as the longest row's budget; read by 'constant'.
   """
   mask_RxL = is_sampled_RxL.astype(jnp.float32)
-  num_Rx1 = jnp.sum(mask_RxL, axis=1, keepdims=True)
-  rows = jnp.maximum(jnp.sum((num_Rx1 > 0).astype(jnp.float32)), 1.0)
+  return mask_RxL / _share(
+      jnp.sum(mask_RxL, axis=1, keepdims=True), how, constant)
+
+
+def tree_weights(
+    leaves_RxXxF: jax.Array, how: str, *, constant: float = 1.0
+) -> jax.Array:
+  """Weighs the tokens of trees as those of their leaves one by one, [R, X].
+
+  A token that several leaves share has the sum of what `token_weights` gives it
+  in each of them.
+
+  Args:
+    leaves_RxXxF: bool, the leaves that the token is a part of and that count.
+    how: as of `token_weights`.
+    constant: the same.
+  """
+  mask_RxXxF = leaves_RxXxF.astype(jnp.float32)
+  return jnp.sum(mask_RxXxF / _share(
+      jnp.sum(mask_RxXxF, axis=1, keepdims=True), how, constant), axis=2)
+
+
+def _share(num: jax.Array, how: str, constant: float) -> jax.Array:
+  """What a token counts one over, in texts of so many sampled tokens."""
+  texts = jnp.maximum(jnp.sum((num > 0).astype(jnp.float32)), 1.0)
   if how == 'token':
-    return mask_RxL / jnp.maximum(jnp.sum(num_Rx1), 1.0)
+    return jnp.maximum(jnp.sum(num), 1.0)
   if how == 'sequence':
-    return mask_RxL / (rows * jnp.maximum(num_Rx1, 1.0))
-  return mask_RxL / (rows * constant)
+    return texts * jnp.maximum(num, 1.0)
+  return texts * constant
 
 
 def entropy(logits_RxLxV: jax.Array) -> jax.Array:

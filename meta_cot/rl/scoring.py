@@ -16,6 +16,7 @@ from meta_cot.model import cache as cache_lib
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
 from meta_cot.objectives import policy_gradient
+from meta_cot.rollouts import rows as rows_lib
 
 
 @struct.dataclass
@@ -54,7 +55,7 @@ def score(
     config: model_config.ModelConfig, params: types.Params,
     tokens_RxX: jax.Array, targets_RxX: jax.Array, *,
     sampling: decode.Sampling, num_chunks: int = 1,
-    prompts: Prompts | None = None,
+    prompts: Prompts | None = None, places: rows_lib.Places | None = None,
 ) -> Scores:
   """Reads rows and scores their next tokens; differentiable.
 
@@ -67,6 +68,7 @@ def score(
     num_chunks: pieces of a row whose logits exist one at a time; divides X.
     prompts: of the rows, to be read once each, all logits at once; scores of
       tokens in the prompts are 0 then.
+    places: of the tokens, where rows are trees.
 
   Raises:
     ValueError: rows are longer than the model's.
@@ -74,7 +76,8 @@ def score(
   if prompts is not None:
     return _score_shared(
         config, params, tokens_RxX, targets_RxX, prompts, sampling)
-  hidden_RxXxD = transformer.hidden(config, params, tokens_RxX)
+  hidden_RxXxD = transformer.hidden(
+      config, params, tokens_RxX, **places.arguments if places else {})
 
   def piece(hidden_RxCxD, targets_RxC) -> Scores:
     output = transformer.read_out(config, params, hidden_RxCxD)

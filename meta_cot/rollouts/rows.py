@@ -13,6 +13,22 @@ from meta_cot.rollouts import episodes
 
 
 @struct.dataclass
+class Places:
+  """Where the tokens of rows stand that are not one text each."""
+
+  positions: jax.Array  # [R, X] int32, in the text of the token
+  segments: jax.Array  # [R, X] int32; a token sees those before in its segment
+  num_seen: jax.Array  # [R, X] int32, and as many at the beginning of the row
+
+  @property
+  def arguments(self) -> dict[str, jax.Array]:
+    """Names the arrays as `transformer.hidden` does."""
+    return dict(
+        positions_BxL=self.positions, segment_ids_BxL=self.segments,
+        num_seen_BxL=self.num_seen)
+
+
+@struct.dataclass
 class Rows:
   """R training rows; padding behind each."""
 
@@ -22,6 +38,7 @@ class Rows:
   behaviour: jax.Array  # [R, X] float32, log-probs of the targets when drawn
   episode: jax.Array  # [R, X] int32, of the targets; -1 where not sampled
   trajectory: jax.Array  # [R] int32
+  places: Places | None = None  # None: a row is a text
 
 
 def assemble(
