@@ -46,7 +46,7 @@ class Steps:
     Returns:
       j of J, [R, X] int32; -1: was not drawn.
     """
-    is_end_RxX = self._is_end(rows)
+    is_end_RxX = self.is_end(rows)
     before_RxX = jnp.cumsum(is_end_RxX, axis=1, dtype=jnp.int32) - is_end_RxX
     episode_E = jnp.arange(num_episodes)[None, None]
     earlier_RxE = jnp.sum(
@@ -58,8 +58,8 @@ class Steps:
     return jnp.where(
         rows.is_sampled, rows.episode * self.number + number_RxX, -1)
 
-  def _is_end(self, rows: rows_lib.Rows) -> jax.Array:
-    """Which tokens end a step that has a token that is not blank, [R, X]."""
+  def is_end(self, rows: rows_lib.Rows) -> jax.Array:
+    """Tells which tokens end a step that is not blank, [R, X] bool."""
     is_end_RxX = rows.is_sampled & decode.is_one_of(
         rows.targets, self.end_ids)
     num_texts_RxX = jnp.cumsum(

@@ -2,19 +2,23 @@
 """Trajectories that begin alike: what they share is drawn and read once.
 
 A *trunk* is a trajectory. A *branch* keeps the first tokens of a trunk and goes
-on by itself. Both are trajectories of one episode, *leaves*; leaf 0 of a tree is
-its trunk. A row holds a whole tree: prompt and trunk, then every branch, each
-with the last token that it shares once more in front, so that every token is
+on by itself. Both are trajectories of one episode, *leaves*; leaf 0 of a tree
+is its trunk. A row holds a whole tree: prompt and trunk, then every branch,
+each with the last token that it shares once more in front, so that every token is
 predicted from the one before it. A branch sees of the trunk what it shares.
 
 Axes besides those of `rows`: R trees, F branches of each, L = 1 + F leaves, C
 tokens of a trajectory, at most.
 """
 
+from typing import NamedTuple
+
 from flax import struct
 import jax
 import jax.numpy as jnp
 
+from meta_cot import decode
+from meta_cot.rollouts import episodes
 from meta_cot.rollouts import rows as rows_lib
 
 
@@ -56,6 +60,29 @@ def chains(trees: Trees) -> tuple[jax.Array, jax.Array, jax.Array]:
   return blank(trees.tokens), blank(trees.log_probs), lengths_RxL
 
 
+def as_rollouts(
+    trees: Trees, rules: episodes.Episodes, trunks: episodes.Rollouts
+) -> episodes.Rollouts:
+  """Writes the leaves out as trajectories, those of a tree one after the other.
+
+  `trunks` are those that they grew on; steps of the loop are theirs.
+  """
+  tokens, log_probs, lengths = (
+      x.reshape(-1, *x.shape[2:]) for x in chains(trees))
+  is_drawn = jnp.arange(tokens.shape[1])[None] < lengths[:, None]
+  last_N = jnp.take_along_axis(
+      tokens, jnp.maximum(lengths - 1, 0)[:, None], axis=1)[:, 0]
+  ended_by = lambda ids: (
+      (lengths > 0) & decode.is_one_of(last_N, ids))[:, None]
+  given_up = () if rules.give_up_id is None else (rules.give_up_id,)
+  return episodes.Rollouts(
+      tokens=tokens, log_probs=log_probs, is_sampled=is_drawn,
+      episode=jnp.where(is_drawn, 0, -1).astype(jnp.int32), lengths=lengths,
+      starts=jnp.zeros_like(lengths)[:, None], ends=lengths[:, None],
+      is_finished=ended_by(rules.stop_ids), has_given_up=ended_by(given_up),
+      num_steps=trunks.num_steps, num_live=trunks.num_live)
+
+
 def assemble(
     prompts_RxP: jax.Array, prompt_lengths_R: jax.Array, trees: Trees, *,
     pad_id: int, width: int | None = None,
@@ -73,9 +100,60 @@ def assemble(
   num_rows, num_leaves, num_new = trees.tokens.shape
   if width is None:
     width = prompts_RxP.shape[1] - 1 + num_leaves * num_new
-  # A piece is what a leaf adds to the row: the prompt and the trunk less its
-  # last token, which predicts nothing; a shared token and a branch less its
-  # last.
+  targets = _targets(prompt_lengths_R, trees, width)
+  leaf_RxX, new_RxX = targets.leaf, targets.new
+
+  def take(x_RxLxC, leaf_RxX, at_RxX):
+    return jnp.take_along_axis(
+        x_RxLxC.reshape(num_rows, -1),
+        leaf_RxX * num_new + jnp.clip(at_RxX, 0, num_new - 1), axis=1)
+
+  def token(behind):  # of every place, so far behind the target in its text
+    text_RxX = targets.text + behind
+    new = text_RxX - prompt_lengths_R[:, None]
+    found = jnp.where(
+        new_RxX + behind >= 0, take(trees.tokens, leaf_RxX, new_RxX + behind),
+        take(trees.tokens, jnp.zeros_like(leaf_RxX), new))
+    found = jnp.where(new >= 0, found, jnp.take_along_axis(
+        prompts_RxP, jnp.clip(text_RxX, 0, prompts_RxP.shape[1] - 1), axis=1))
+    return jnp.where(targets.is_in, found, pad_id)
+
+  is_drawn_RxX = targets.is_in & (new_RxX >= 0)
+  is_own_RxXxL = leaf_RxX[..., None] == jnp.arange(num_leaves)[None, None]
+  is_shared_RxXxL = (leaf_RxX == 0)[..., None] & (
+      new_RxX[..., None] < trees.kept[:, None])
+  blank = lambda x_RxX, fill: jnp.where(targets.is_in, x_RxX, fill)
+  return TreeRows(
+      rows=rows_lib.Rows(
+          tokens=token(-1), targets=token(0), is_sampled=is_drawn_RxX,
+          behaviour=jnp.where(
+              is_drawn_RxX, take(trees.log_probs, leaf_RxX, new_RxX), 0.0),
+          episode=jnp.where(is_drawn_RxX, 0, -1).astype(jnp.int32),
+          trajectory=jnp.arange(num_rows, dtype=jnp.int32) * num_leaves,
+          places=rows_lib.Places(
+              positions=blank(targets.text - 1, 0),
+              segments=blank(leaf_RxX, num_leaves),
+              num_seen=blank(jnp.where(
+                  leaf_RxX > 0, targets.text - 1 - new_RxX, 0), 0))),
+      leaves=is_drawn_RxX[..., None] & (is_own_RxXxL | is_shared_RxXxL))
+
+
+class _Targets(NamedTuple):
+  """What every place of rows predicts."""
+
+  leaf: jax.Array  # [R, X] int32, whose piece of the row it is in
+  new: jax.Array  # [R, X] int32, of the leaf's own tokens; below 0: prompt
+  text: jax.Array  # [R, X] int32, place in the text of the leaf
+  is_in: jax.Array  # [R, X] bool; False: padding
+
+
+def _targets(prompt_lengths_R, trees: Trees, width: int) -> _Targets:
+  """Cuts rows into pieces, one a leaf.
+
+  They are the prompt and the trunk less its last token, which predicts nothing;
+  then of every branch a shared token, and its own less the last.
+  """
+  num_rows, num_leaves = trees.lengths.shape
   first_R = prompt_lengths_R - 1
   pieces_RxL = trees.lengths.at[:, 0].add(first_R)
   ends_RxL = jnp.cumsum(pieces_RxL, axis=1, dtype=jnp.int32)
@@ -86,49 +164,11 @@ def assemble(
   is_in_RxX = leaf_RxX < num_leaves
   leaf_RxX = jnp.minimum(leaf_RxX, num_leaves - 1)
   of_leaf = lambda x_RxL: jnp.take_along_axis(x_RxL, leaf_RxX, axis=1)
-
-  # The target of a place is the token `new` that its leaf drew itself; below 0
-  # it is in the prompt.
-  start_RxX = of_leaf(ends_RxL - pieces_RxL)
-  new_RxX = column_RxX - start_RxX - jnp.where(
+  new_RxX = column_RxX - of_leaf(ends_RxL - pieces_RxL) - jnp.where(
       leaf_RxX == 0, first_R[:, None], 0)
-  kept_RxX = of_leaf(trees.kept)
-  position_RxX = first_R[:, None] + kept_RxX + new_RxX
-  flat = lambda x_RxLxC: x_RxLxC.reshape(num_rows, -1)
-  take = lambda x_RxLxC, leaf, at: jnp.take_along_axis(
-      flat(x_RxLxC), leaf * num_new + jnp.clip(at, 0, num_new - 1), axis=1)
-  prompt_RxX = lambda at: jnp.take_along_axis(
-      prompts_RxP, jnp.clip(at, 0, prompts_RxP.shape[1] - 1), axis=1)
-
-  def token(at_RxX):  # `at` places behind that of the target, on its leaf
-    own = take(trees.tokens, leaf_RxX, new_RxX + at_RxX)
-    shared = take(
-        trees.tokens, jnp.zeros_like(leaf_RxX), kept_RxX + new_RxX + at_RxX)
-    behind_RxX = position_RxX + 1 + at_RxX - prompt_lengths_R[:, None]
-    found = jnp.where(new_RxX + at_RxX >= 0, own, shared)
-    found = jnp.where(behind_RxX < 0, prompt_RxX(position_RxX + 1 + at_RxX),
-                      found)
-    return jnp.where(is_in_RxX, found, pad_id)
-
-  is_drawn_RxX = is_in_RxX & (new_RxX >= 0)
-  leaf_L = jnp.arange(num_leaves)[None, None]
-  is_shared_RxXxL = (leaf_RxX == 0)[..., None] & (
-      new_RxX[..., None] < trees.kept[:, None])
-  return TreeRows(
-      rows=rows_lib.Rows(
-          tokens=token(-1), targets=token(0), is_sampled=is_drawn_RxX,
-          behaviour=jnp.where(
-              is_drawn_RxX, take(trees.log_probs, leaf_RxX, new_RxX), 0.0),
-          episode=jnp.where(is_drawn_RxX, 0, -1).astype(jnp.int32),
-          trajectory=jnp.arange(num_rows, dtype=jnp.int32) * num_leaves,
-          places=rows_lib.Places(
-              positions=jnp.where(is_in_RxX, position_RxX, 0),
-              segments=jnp.where(is_in_RxX, leaf_RxX, num_leaves),
-              num_seen=jnp.where(
-                  is_in_RxX & (leaf_RxX > 0), first_R[:, None] + kept_RxX,
-                  0))),
-      leaves=is_drawn_RxX[..., None] & (
-          (leaf_RxX[..., None] == leaf_L) | is_shared_RxXxL))
+  return _Targets(
+      leaf_RxX, new_RxX,
+      prompt_lengths_R[:, None] + of_leaf(trees.kept) + new_RxX, is_in_RxX)
 
 
 def num_places(prompt_lengths_R: jax.Array, trees: Trees) -> jax.Array:
