@@ -4,8 +4,8 @@
 A *trunk* is a trajectory. A *branch* keeps the first tokens of a trunk and goes
 on by itself. Both are trajectories of one episode, *leaves*; leaf 0 of a tree
 is its trunk. A row holds a whole tree: prompt and trunk, then every branch,
-each with the last token that it shares once more in front, so that every token is
-predicted from the one before it. A branch sees of the trunk what it shares.
+each with the last token that it shares once more in front, so that every token
+is predicted from the one before it. A branch sees of the trunk what it shares.
 
 Axes besides those of `rows`: R trees, F branches of each, L = 1 + F leaves, C
 tokens of a trajectory, at most.
