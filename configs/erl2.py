@@ -27,9 +27,9 @@ from configs import countdown
 from configs import kinds
 
 # What episodes of the report have in common with those that are trained.
-_PLAYED = (
+PLAYED = (
     'num_episodes', 'episode_length', 'max_tokens', 'window', 'reset',
-    'give_up', 'temperature', 'top_k', 'top_p')
+    'feedback', 'feedback_length', 'give_up', 'temperature', 'top_k', 'top_p')
 
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
@@ -47,7 +47,7 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
       policies=(c.rl.start, 'rl'), start=c.rl.start,
       solvers=('samples', 'revisions'), num_curve_problems=0,
       num_problems=c.rl.num_eval_problems)
-  for key in _PLAYED:  # they follow what is set on the command line
+  for key in PLAYED:  # they follow what is set on the command line
     c.episodes.episodes[key] = c.rl.episodes.get_ref(key)
   c.episodes.episodes.update(dict(
       num_samples=c.rl.num_eval_samples,

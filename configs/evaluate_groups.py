@@ -17,6 +17,10 @@ def revisions() -> ml_collections.ConfigDict:
   r.max_tokens = placeholder(int)  # of a trajectory; None: any
   r.window = placeholder(int)  # earlier attempts in sight; None: all
   r.reset = ''  # text between two attempts
+  # What answers an attempt (docs/rl.md): none | task | shuffled (the answer is
+  # that to another question: a control).
+  r.feedback = 'none'
+  r.feedback_length = 16  # tokens of an answer from the host, at most
   r.give_up = placeholder(str)  # a token that ends an attempt; None: none
   r.temperature = 1.0
   r.top_k = placeholder(int)  # None: off

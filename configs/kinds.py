@@ -71,7 +71,7 @@ def train(**changes: Any) -> ml_collections.ConfigDict:
   t.style = placeholder(str)  # of what is written; None: config.style
   t.start = placeholder(str)  # a policy to go on from; None: a new model
   # What a policy learns to write: traces | solution_only |
-  # solution_only_permuted | revisions | revisions_kept.
+  # solution_only_permuted | revisions | revisions_kept | episodes.
   t.arms = ('traces', 'solution_only')
   # Every arm is trained with each, as ARM/seedN; (): with config.seed, as ARM.
   t.seeds = ()
@@ -366,7 +366,8 @@ def rl(**changes: Any) -> ml_collections.ConfigDict:
   r.kind = 'rl'
   r.start = 'sft/revisions'  # the policy that is tuned
   r.problems = 'problems'
-  # erl2 (the last episode) | rl2 (all) | single (one) | score (erl2, then rl2).
+  # erl2 (the last episode) | rl2 (all) | weighted (between them) | myopic (each
+  # for itself) | single (one) | score (erl2, then rl2).
   r.objectives = ('erl2', 'rl2', 'single')  # each is trained
   r.seeds = (0,)  # and each with each of them
   r.num_iterations = 100

@@ -30,6 +30,10 @@ def episodes() -> ml_collections.ConfigDict:
   e.max_tokens = placeholder(int)  # of a trajectory; None: any
   e.window = placeholder(int)  # earlier attempts in sight; None: all
   e.reset = ''  # text between two attempts
+  # What answers an attempt (docs/rl.md): none | task | shuffled (the answer is
+  # that to another question: a control).
+  e.feedback = 'none'
+  e.feedback_length = 16  # tokens of an answer from the host, at most
   e.give_up = placeholder(str)  # a token that ends an attempt; None: none
   e.temperature = 1.0
   e.top_k = placeholder(int)  # None: off
@@ -40,6 +44,8 @@ def episodes() -> ml_collections.ConfigDict:
 def credit() -> ml_collections.ConfigDict:
   """Makes the group that says what trajectories are worth."""
   c = ml_collections.ConfigDict()
+  c.earlier_weight = 0.5  # of `weighted`, for the episodes before the last
+  c.episode_discount = 1.0  # of what an episode is worth to the one before it
   c.score_hold = 0.5  # share of the run before score turns to rl2
   c.discounts = (1.0,)  # gamma; every question is asked with one of them
   c.discount_prompts = ('',)  # what stands before the question then
@@ -67,7 +73,8 @@ def loss() -> ml_collections.ConfigDict:
   o.kl_coefficient = 0.001
   o.kl_target = placeholder(float)  # nats a token; None: fixed coefficient
   o.kl_horizon = 10_000  # trajectories over which the coefficient adapts
-  o.entropy_bonus = 0.0
+  o.entropy_bonus = 0.0  # nats of a token count as much
+  o.entropy_bonus_end = placeholder(float)  # linearly there; None: the same
   o.value_coefficient = 0.5  # of gae
   o.value_clip = placeholder(float)  # None: off
   return o

@@ -110,3 +110,44 @@ def math() -> ml_collections.ConfigDict:
   t = gsm8k()
   t.kind = 'math'
   return t
+
+
+def safe() -> ml_collections.ConfigDict:
+  """Makes codes to crack, of two letters in three attempts."""
+  t = _world('safe')
+  t.num_symbols = 6  # letters of a code
+  t.num_places = 2
+  t.default_probability = 0.3  # that the code is the one in the question
+  return t
+
+
+def harbour() -> ml_collections.ConfigDict:
+  """Makes ways to a harbour that only the lighthouse knows."""
+  t = _world('harbour', num_attempts=2)
+  t.home_probability = 0.6  # that the harbour is the one in the question
+  return t
+
+
+def hilo() -> ml_collections.ConfigDict:
+  """Makes numbers to find by what is too low or too high."""
+  t = _world('hilo')
+  t.largest = 7
+  t.first_probability = 0.5  # of the number 1; the others are all alike
+  return t
+
+
+def mastermind() -> ml_collections.ConfigDict:
+  """Makes rows of colours to find by how many places are right."""
+  t = _world('mastermind', num_attempts=4)
+  t.num_colours = 4
+  t.num_places = 2
+  return t
+
+
+def _world(kind: str, num_attempts: int = 3) -> ml_collections.ConfigDict:
+  t = ml_collections.ConfigDict()
+  t.kind = kind
+  t.num_attempts = num_attempts  # of a demonstration
+  t.num_train = 12_000
+  t.num_heldout = 1_000  # in validation and in test
+  return t

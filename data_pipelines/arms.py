@@ -27,6 +27,7 @@ class Arm:
   is_permuted: bool = False  # the question is put otherwise every time
   is_revised: bool = False  # behind wrong attempts, see `failures`
   is_kept: bool = False  # the last attempt fills up what is left of the limit
+  is_played: bool = False  # the record's first steps, each answered
   task: base.Task | None = None  # of the records, see `make`
   is_free: bool = False  # its wrong attempts need no legal steps
 
@@ -38,7 +39,7 @@ class Arm:
   @property
   def is_attempt(self) -> bool:
     """Whether it writes one attempt, and no search."""
-    return self.is_solution and not self.is_revised
+    return self.is_solution and not (self.is_revised or self.is_played)
 
   @property
   def styles(self) -> tuple[str, ...]:
@@ -54,6 +55,8 @@ class Arm:
     """Returns the attempts; None for a record that has no such sequence."""
     if not self.is_solution:
       return (events_lib.linearize(record),)
+    if self.is_played:
+      return played(record)
     if not record.solution:
       return None
     problem = record.problem
@@ -101,6 +104,18 @@ def failures(
   return tuple(found)
 
 
+def played(record: record_lib.TraceRecord) -> Attempts:
+  """Attempts at a question, with what the environment said of each.
+
+  A record of them has one child of the root for each, in their order: its step
+  is the attempt, its state what was said.
+  """
+  start = events_lib.Start(record.problem.question)
+  return tuple(
+      (start, events_lib.Answer(node.step), events_lib.Feedback(node.state))
+      for node in record.nodes[1:])
+
+
 def _attempt(
     problem: Problem, record: record_lib.TraceRecord, path: Sequence[int]
 ) -> Events:
@@ -138,13 +153,17 @@ def make(name: str, task: base.Task, style: str | None = None) -> Arm:
   is what the verifier finds wrong.
 
   Raises:
-    ConfigError: the arm needs states, which the task does not have.
+    ConfigError: the arm needs states or feedback, which the task does not
+      have.
   """
   arm = ARMS[name]
   if arm.is_revised and task.states is None:
     raise config_lib.ConfigError(
         f'arms: got {name!r}; this task has no states, so it has no '
         'wrong ends to revise.')
+  if arm.is_played and task.feedback is None:
+    raise config_lib.ConfigError(
+        f'arms: got {name!r}; this task gives no feedback between attempts.')
   return dataclasses.replace(
       arm, task=task,
       is_free=style is not None and not format_lib.STYLES[style].EVENT_ENDS)
@@ -156,4 +175,5 @@ ARMS: Mapping[str, Arm] = types.MappingProxyType({
     'solution_only_permuted': Arm(is_permuted=True),
     'revisions': Arm(is_revised=True),
     'revisions_kept': Arm(is_revised=True, is_kept=True),
+    'episodes': Arm(is_played=True),
 })

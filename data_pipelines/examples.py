@@ -8,6 +8,7 @@ import numpy as np
 from data_pipelines import arms
 from data_pipelines import tokenizers
 from meta_cot.settings import config as config_lib
+from meta_cot.traces import events as events_lib
 from meta_cot.traces import format as format_lib
 from meta_cot.traces import masks
 from meta_cot.traces import record as record_lib
@@ -142,7 +143,8 @@ def tokenize_attempts(
   """As `tokenize`: the question, then attempts, each with its end of sequence.
 
   Args:
-    attempts: at least one; the question of the first is the one written.
+    attempts: at least one; the question of the first is the one written. What
+      the environment said of one is read behind its end, and never trained.
     config: `trained_attempts` 'final' leaves only the last one's weights
       (arXiv 2501.04682, Eq. 5-6, and Eq. 7 for its end); 'all' keeps all.
     tokenizer: of the text.
@@ -150,11 +152,15 @@ def tokenize_attempts(
   """
   parts = []
   for number, events in enumerate(attempts, start=1):
+    said = [e for e in events if isinstance(e, events_lib.Feedback)]
+    events = tuple(e for e in events if e not in said)
     tokens, weights = tokenize(events, style, config.mask, tokenizer)
     if config.trained_attempts == 'final' and number < len(attempts):
       weights[:] = 0
     start = 0 if number == 1 else len(
         tokenizer.encode_prompt(format_lib.prompt(events, style)))
     parts.append((tokens[start:], weights[start:]))
+    ids = tokenizer.encode(''.join(e.text for e in said))
+    parts.append((np.asarray(ids, np.int32), np.zeros(len(ids), np.float32)))
   tokens, weights = zip(*parts)
   return np.concatenate(tokens), np.concatenate(weights)

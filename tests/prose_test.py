@@ -286,7 +286,8 @@ def test_a_long_text_is_read():  # quadratic time would be hours
   assert len(reading.events) == 100_001
 
 
-@pytest.mark.parametrize('name', arms.ARMS)
+@pytest.mark.parametrize('name', [
+    name for name, arm in arms.ARMS.items() if not arm.is_played])
 def test_every_arm_is_written(name):
   task = countdown.make(None, 0)
   arm = arms.make(name, task)

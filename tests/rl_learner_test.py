@@ -97,11 +97,20 @@ def test_in_a_window_every_row_begins_with_its_question():
     assert set(rows.episode[r].tolist()) <= {-1, r % 3}
 
 
-def _say(questions_S, tokens_SxT, lengths_S):
+@dataclasses.dataclass(frozen=True)
+class _Say:
   """As many 7s as the attempt had tokens, up to two."""
-  del questions_S
-  said = np.full((len(tokens_SxT), 2), _SEVEN, np.int32)
-  return said, np.minimum(lengths_S, 2).astype(np.int32)
+
+  length = 2
+
+  def hidden(self, problem):
+    del problem
+    return {}
+
+  def __call__(self, hidden, tokens_SxT, lengths_S):
+    del hidden
+    said = jnp.full((len(tokens_SxT), 2), _SEVEN, jnp.int32)
+    return said, jnp.minimum(lengths_S, 2), jnp.zeros(len(tokens_SxT))
 
 
 (_SEVEN,) = small_rl.tokenizer().encode('7')
@@ -111,7 +120,7 @@ def test_feedback_is_read_and_not_trained():
   run = small_rl.Run()
   learner = run.learner
   rules = dataclasses.replace(
-      learner.player.rules, feedback=_say, feedback_length=2)
+      learner.player.rules, feedback=_Say())
   config = run.settings.questions
   player = player_lib.Player(
       run.model, small_rl.tokenizer(), run.devices,

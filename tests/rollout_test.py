@@ -23,9 +23,27 @@ _PLAIN = episodes.Episodes(
     num_episodes=3, episode_length=5, sampling=_SAMPLING, stop_ids=(_STOP,))
 
 
-def _feedback(questions_S, tokens_SxT, lengths_S):
-  """The number of tokens and the question, as tokens; odd ones say less."""
-  said = np.stack([8 + lengths_S % 4, 12 + questions_S % 4], axis=1)
+@dataclasses.dataclass(frozen=True)
+class _Feedback:
+  """The number of tokens and what is hidden, as tokens; odd ones say less."""
+
+  is_on_host: bool
+  length = 2
+
+  def __call__(self, hidden_S, tokens_SxT, lengths_S):
+    shape = lambda *shape: jax.ShapeDtypeStruct(
+        (len(tokens_SxT), *shape), jnp.int32)
+    if self.is_on_host:
+      said_SxF, number_S = jax.pure_callback(
+          lambda *x: _say(np, *x), (shape(2), shape()), hidden_S, lengths_S,
+          vmap_method='sequential')
+    else:
+      said_SxF, number_S = _say(jnp, hidden_S, lengths_S)
+    return said_SxF, number_S, jnp.zeros(len(tokens_SxT))
+
+
+def _say(xp, hidden_S, lengths_S):
+  said = xp.stack([8 + lengths_S % 4, 12 + hidden_S % 4], axis=1)
   return said.astype(np.int32), (2 - lengths_S % 2).astype(np.int32)
 
 
@@ -41,7 +59,11 @@ RULES = {
         _PLAIN, num_episodes=4, window=2, reset_ids=_RESET),
     'no_window': dataclasses.replace(_PLAIN, window=0),
     'feedback': dataclasses.replace(
-        _PLAIN, feedback=_feedback, feedback_length=2, reset_ids=_RESET),
+        _PLAIN, feedback=_Feedback(False), reset_ids=_RESET),
+    'feedback_on_host': dataclasses.replace(
+        _PLAIN, feedback=_Feedback(True), reset_ids=_RESET),
+    'feedback_in_a_window': dataclasses.replace(
+        _PLAIN, num_episodes=4, window=2, feedback=_Feedback(False)),
 }
 
 
@@ -62,10 +84,13 @@ def _prompts(num_questions: int):
     'config', 'rules', 'num_samples', 'num_slots'))
 def _rollout(config, params, prompts, lengths, seed, ids=None, first=None, *,
              rules, num_samples, num_slots):
+  hidden_Q = None
+  if rules.feedback is not None:  # follows from the question
+    hidden_Q = jnp.arange(len(lengths)) if ids is None else ids
   return rollout_lib.rollout(
       config, params, prompts, lengths, jax.random.key(seed), rules=rules,
       num_samples=num_samples, num_slots=num_slots, question_ids_Q=ids,
-      beginning=first)
+      beginning=first, hidden=hidden_Q)
 
 
 @functools.cache
@@ -107,8 +132,8 @@ def _by_hand(rules, question, sample, prompt, seed):
           int(token) in (*rules.stop_ids, rules.give_up_id)):
         break
     if rules.feedback is not None:
-      tokens, length = rules.feedback(
-          np.array([question]), None, np.array([len(attempt)]))
+      tokens, length = _say(
+          np, np.array([question]), np.array([len(attempt)]))
       said += tokens[0, :length[0]].tolist()
     forced = [(t, 0.0, -1) for t in (*said, *rules.reset_ids)]
     attempts.append([(t, 0.0, -1) for t, *_ in attempt] + forced)
@@ -159,7 +184,8 @@ def test_trajectories_are_those_written_one_by_one(name):
   assert got.num_live == got.lengths.sum()
 
 
-@pytest.mark.parametrize('name', ('reset', 'window'))
+@pytest.mark.parametrize('name', (
+    'reset', 'window', 'feedback', 'feedback_on_host'))
 def test_slots_and_other_questions_change_nothing(name):
   rules, (config, params) = RULES[name], _model()
   prompts_QxP, lengths_Q = _prompts(4)
@@ -182,7 +208,8 @@ def test_slots_and_other_questions_change_nothing(name):
 
 @pytest.mark.parametrize('name, mesh, loop', [
     ('reset', (8, 1, 1), 'unroll'), ('window', (2, 2, 2), 'scan'),
-    ('feedback', (4, 1, 2), 'unroll')])
+    ('feedback', (8, 1, 1), 'unroll'),
+    ('feedback_on_host', (4, 1, 2), 'unroll')])
 def test_eight_devices_draw_what_one_draws(name, mesh, loop):
   rules, (config, params) = RULES[name], _model(loop)
   prompts_QxP, lengths_Q = _prompts(8)
@@ -250,11 +277,18 @@ def test_slots_are_used():
     (dict(episode_length=0), 'episode_length: got 0'),
     (dict(max_tokens=0), 'max_tokens: got 0'),
     (dict(window=-1), 'window: got -1'),
-    (dict(give_up_id=_STOP), 'give_up_id: got 2'),
-    (dict(feedback_length=3), 'feedback_length: got 3')])
+    (dict(give_up_id=_STOP), 'give_up_id: got 2')])
 def test_impossible_rules(changes, words):
   with pytest.raises(ValueError, match=words):
     dataclasses.replace(_PLAIN, **changes)
+
+
+def test_feedback_needs_what_is_hidden():
+  config, params = _model()
+  with pytest.raises(ValueError, match='hidden: got None'):
+    rollout_lib.rollout(
+        config, params, *_prompts(2), jax.random.key(0), num_samples=1,
+        num_slots=2, rules=RULES['feedback'])
 
 
 def test_too_long_for_the_model():

@@ -61,7 +61,8 @@ def discount(
 
 
 def returns_to_go(
-    rewards_NxK: jax.Array, weights_K: jax.Array) -> jax.Array:
+    rewards_NxK: jax.Array, weights_K: jax.Array, discount: float = 1.0
+) -> jax.Array:
   """Sums what follows the start of each episode: sum_{j >= k} w_j r_j, [N, K].
 
   Tokens of episode k cannot change earlier rewards, so this is the return
@@ -72,11 +73,18 @@ def returns_to_go(
   Args:
     rewards_NxK: float32; those of weight 0 are not looked at, NaNs included.
     weights_K: see `reward_weights`.
+    discount: of an episode that is one later, in [0, 1]; 0: every episode for
+      itself.
   """
   weights_1xK = weights_K.astype(jnp.float32)[None, :]
   worth_NxK = jnp.where(
       weights_1xK > 0, weights_1xK * rewards_NxK.astype(jnp.float32), 0.0)
-  return jnp.cumsum(worth_NxK[:, ::-1], axis=1)[:, ::-1]
+  if discount == 1:
+    return jnp.cumsum(worth_NxK[:, ::-1], axis=1)[:, ::-1]
+  returns = [worth_NxK[:, -1]]
+  for k in range(worth_NxK.shape[1] - 2, -1, -1):
+    returns.append(worth_NxK[:, k] + discount * returns[-1])
+  return jnp.stack(returns[::-1], axis=1)
 
 
 def of_tokens(values_NxK: jax.Array, episode_NxL: jax.Array) -> jax.Array:

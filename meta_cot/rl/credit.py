@@ -88,10 +88,11 @@ def _discounted(evidence: Evidence) -> jax.Array:
 def _by_comparison(config, evidence, weights_E, *, compare) -> Credit:
   """Credit by comparison of returns with those of other trajectories."""
   verdicts = evidence.verdicts
-  returns_NxE = erl2.returns_to_go(_discounted(evidence), weights_E)
+  discount = config.episode_discount
+  returns_NxE = erl2.returns_to_go(_discounted(evidence), weights_E, discount)
   if evidence.penalty is not None:
     returns_NxE -= erl2.returns_to_go(
-        evidence.penalty, jnp.ones_like(weights_E))
+        evidence.penalty, jnp.ones_like(weights_E), discount)
   group = lambda x: x.reshape(-1, evidence.num_samples, *x.shape[1:])
   gains = compare(
       group(returns_NxE), group(verdicts.is_judged)[..., None],
@@ -214,6 +215,8 @@ ADVANTAGES: dict[str, Advantage] = {
 class CreditConfig:
   """Returns and advantages; see `configs/base.py`."""
 
+  earlier_weight: float = config_lib.setting(low=0.0, high=1.0)
+  episode_discount: float = config_lib.setting(low=0.0, high=1.0)
   score_hold: float = config_lib.setting(low=0.0, high=1.0)
   discounts: tuple[float, ...] = config_lib.setting(above=0.0, high=1.0)
   discount_prompts: tuple[str, ...] = config_lib.setting()
@@ -233,6 +236,11 @@ class CreditConfig:
     if not self.discounts:
       raise config_lib.ConfigError(
           'discounts: got none; must be at least one, 1.0 for no discount.')
+    if self.episode_discount < 1 and ADVANTAGES[self.advantage].needs:
+      raise config_lib.ConfigError(
+          f'episode_discount: got {self.episode_discount} with advantage '
+          f'{self.advantage!r}, whose values are of whole trajectories; must '
+          'be 1.0.')
     if self.score_hold == 1:
       raise config_lib.ConfigError(
           'score_hold: got 1.0; must be less than 1.0.')

@@ -41,6 +41,7 @@ class LossConfig:
   kl_target: float | None = config_lib.setting(above=0.0)
   kl_horizon: int = config_lib.setting(low=1)
   entropy_bonus: float = config_lib.setting(low=0.0)
+  entropy_bonus_end: float | None = config_lib.setting(low=0.0)
   value_coefficient: float = config_lib.setting(low=0.0)
   value_clip: float | None = config_lib.setting(above=0.0)
 
@@ -54,6 +55,17 @@ class LossConfig:
       raise config_lib.ConfigError(
           f'kl_estimator: got {self.kl_estimator!r} in the reward; must be '
           f'{", ".join(kl.IN_REWARD)}.')
+
+  @property
+  def has_entropy(self) -> bool:
+    """Whether entropy is rewarded at any time."""
+    return max(self.entropy_bonus, self.entropy_bonus_end or 0.0) > 0
+
+  def bonus(self, progress: jax.Array | float) -> jax.Array | float:
+    """Returns what a nat of entropy counts at a share of the run."""
+    last = self.entropy_bonus_end
+    return self.entropy_bonus if last is None else erl2.annealed(
+        self.entropy_bonus, last, progress=progress, hold=0.0)
 
   @property
   def has_penalty(self) -> bool:
@@ -71,6 +83,8 @@ class Batch:
   reference: jax.Array | None  # [R, X] float32, log-probs at temperature 1
   targets: jax.Array | None  # [R, X] float32, of the value head
   old_values: jax.Array | None  # [R, X] float32
+  # [R] float32, what a nat of entropy counts; None: 0.
+  entropy_bonus: jax.Array | None = None
   # Of all rows; of every micro-batch too, which has equally many of each.
   prompts: scoring.Prompts | None = None
 
@@ -114,9 +128,10 @@ class Episodic:
 
   credit_settings: credit_lib.CreditConfig
   loss_settings: LossConfig
-  early: float  # weight of the episodes before the last
-  late: float  # the same at the end of the run
+  early: float | None  # weight of the episodes before the last; None: as set
+  late: float | None  # the same at the end of the run
   is_single: bool = False  # there is one episode
+  is_myopic: bool = False  # no episode earns anything by those behind it
 
   @property
   def needs(self) -> frozenset[str]:
@@ -129,7 +144,9 @@ class Episodic:
   def weights(
       self, num_episodes: int, progress: jax.Array | float) -> jax.Array:
     weight = self.early
-    if self.late != self.early:
+    if weight is None:
+      weight = self.credit_settings.earlier_weight
+    elif self.late != self.early:
       weight = erl2.annealed(
           self.early, self.late, progress=progress,
           hold=self.credit_settings.score_hold)
@@ -139,8 +156,11 @@ class Episodic:
     if self.loss_settings.has_penalty:
       evidence = evidence.replace(penalty=credit_lib.penalty(evidence))
     num_episodes = evidence.verdicts.rewards.shape[1]
+    settings = self.credit_settings
+    if self.is_myopic:
+      settings = dataclasses.replace(settings, episode_discount=0.0)
     return self._advantage.assign(
-        self.credit_settings, evidence,
+        settings, evidence,
         self.weights(num_episodes, evidence.progress))
 
   def loss(
@@ -154,8 +174,8 @@ class Episodic:
     if settings.kl_in == 'loss':
       losses_RxX += kl_coefficient * kl.penalty(
           scores.plain, batch.reference, mask, settings.kl_estimator)
-    if settings.entropy_bonus:
-      losses_RxX -= settings.entropy_bonus * jnp.where(
+    if batch.entropy_bonus is not None:
+      losses_RxX -= batch.entropy_bonus[:, None] * jnp.where(
           mask, scores.entropy, 0.0)
     if batch.targets is not None:
       errors_RxX, sums['value_error'] = value_lib.squared_error(
@@ -169,14 +189,19 @@ class Episodic:
     return credit_lib.ADVANTAGES[self.credit_settings.advantage]
 
 
-# J = E[r_K], the final episode only (Eq. 14); J = E[sum_k r_k] (Eq. 13);
-# standard reinforcement learning; E-RL^2 first, RL^2 after it, in the manner of
-# the two stages of SCoRe (arXiv 2409.12917, sec. 5).
+# J = E[r_K], the final episode only (Eq. 14); J = E[sum_k r_k] (Eq. 13); what
+# is between them, where earlier episodes count `earlier_weight`; every episode
+# by itself, whatever follows; standard reinforcement learning; E-RL^2 first,
+# RL^2 after it, in the manner of the two stages of SCoRe (arXiv 2409.12917,
+# sec. 5).
 OBJECTIVES: dict[
     str, Callable[[credit_lib.CreditConfig, LossConfig], Objective]
 ] = {
     'erl2': functools.partial(Episodic, early=0.0, late=0.0),
     'rl2': functools.partial(Episodic, early=1.0, late=1.0),
+    'weighted': functools.partial(Episodic, early=None, late=None),
+    'myopic': functools.partial(
+        Episodic, early=1.0, late=1.0, is_myopic=True),
     'single': functools.partial(
         Episodic, early=0.0, late=0.0, is_single=True),
     'score': functools.partial(Episodic, early=0.0, late=1.0),

@@ -26,10 +26,14 @@ def rollout(
   work = flops.prefill_flops(model, num_questions, width, num_readouts=0)
   work += tokens * model.flops_per_token(width + rules.row_length / 2)
   asked, rng = _given(num_questions, width, mesh)
+  hidden = () if rules.feedback is None else (jax.tree.map(
+      lambda x: program.rows((num_questions, *x.shape), x.dtype, mesh),
+      rules.feedback.shapes()),)
   return program.Program(
       name, player.jit_rollout(
           model, rules=rules, num_samples=num_samples, num_slots=num_slots),
-      (params, asked.prompts, asked.lengths, asked.ids, rng), {}, work, tokens)
+      (params, asked.prompts, asked.lengths, asked.ids, rng, *hidden), {}, work,
+      tokens)
 
 
 def explore(

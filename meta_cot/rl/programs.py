@@ -106,7 +106,8 @@ class Programs:
       ConfigError: no trajectory can follow the settings.
     """
     try:
-      rules = revising.rules(self.settings.episodes, self.tokenizer)
+      rules = revising.rules(
+          self.settings.episodes, self.tokenizer, self.task, self.style)
     except config_lib.ConfigError as e:
       raise config_lib.ConfigError(f'config.rl.{e}') from None
     return dataclasses.replace(

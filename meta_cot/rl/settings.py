@@ -5,6 +5,7 @@ import dataclasses
 
 from meta_cot.rl import credit
 from meta_cot.rl import objective as objective_lib
+from meta_cot.rollouts import feedback
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import revising
 from meta_cot.solvers import strategies
@@ -54,6 +55,11 @@ class EpisodesConfig(revising.Rules):
       raise config_lib.ConfigError(
           f'window: got {self.window} with exploration {self.exploration!r}, '
           'whose attempts are part of the prompt; must be None.')
+    if self.has_search and self.feedback != feedback.NONE:
+      raise config_lib.ConfigError(
+          f'feedback: got {self.feedback!r} with exploration '
+          f"{self.exploration!r}, whose attempts nobody answers; must be "
+          "'none'.")
 
   @property
   def has_search(self) -> bool:
@@ -113,6 +119,9 @@ class RlConfig:
       yield (f'questions.num_samples: got {questions.num_samples}; advantage '
              f'{name!r} compares at least {advantage.min_samples} samples of a '
              'question.')
+    if 'myopic' in self.objectives and advantage.needs:
+      yield (f"objectives: got 'myopic' with advantage {name!r}, whose values "
+             'are of whole trajectories; must be others.')
     if self.loss.has_penalty and advantage.needs:
       yield (f'loss.kl_in: got reward with advantage {name!r}, whose values '
              'are probabilities; must be loss or none.')
@@ -133,6 +142,9 @@ class RlConfig:
              'which needs whole contexts; must be None.')
     if 'continuations' not in advantage.needs:
       return
+    if episodes.feedback != feedback.NONE:
+      yield (f'episodes.feedback: got {episodes.feedback!r} with advantage '
+             f"{name!r}, whose continuations are not answered; must be 'none'.")
     if episodes.max_tokens is not None:
       yield (f'episodes.max_tokens: got {episodes.max_tokens} with advantage '
              f'{name!r}, which plays trajectories to their end; must be None.')

@@ -108,7 +108,10 @@ def make_batch(
         rows=rows, advantages=given.advantages,
         is_trained=credit.trained(rows, verdicts),
         reference=evidence.reference, targets=given.targets,
-        old_values=evidence.values, prompts=prompts)
+        old_values=evidence.values, prompts=prompts,
+        entropy_bonus=jnp.full(
+            num_rows, settings.loss.bonus(progress), jnp.float32)
+        if settings.loss.has_entropy else None)
     return jax.tree.map(
         lambda x: sharding.constrain(x, 'act_batch', *[None] * (x.ndim - 1)),
         (batch, given.is_flat))

@@ -11,24 +11,48 @@ trajectories (trajectory n is sample n % G of question n // G), E episodes, R
 rows of tokens, C tokens of a row behind its prompt.
 """
 
-from collections.abc import Callable
 import dataclasses
+from typing import Any, Protocol
 
 from flax import struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from meta_cot import decode
-
-# (question [S] int32, tokens [S, T] int32, length [S] int32) -> tokens [S, F]
-# and lengths [S], both int32: what the environment says after an episode. On
-# the host, with NumPy arrays; deterministic.
-Feedback = Callable[
-    [np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+from meta_cot.problem import Problem
 
 NUM_LINES = 3  # of a row of `Transcript.written`
 _NONE, _FORCED, _DRAWN = range(3)  # drawn in episode e: _DRAWN + e
+
+
+class Feedback(Protocol):
+  """What the environment says after an episode; pure, and hashable."""
+
+  length: int  # F, tokens at most
+
+  def hidden(self, problem: Problem) -> Any:
+    """Returns what it knows of a question, a tree of NumPy arrays.
+
+    Those of all questions have equal shapes.
+    """
+
+  def shapes(self) -> Any:
+    """Returns the same tree of jax.ShapeDtypeStruct."""
+
+  def __call__(
+      self, hidden: Any, tokens_SxT: jax.Array, length_S: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Answers episodes, inside the program that plays them.
+
+    Args:
+      hidden: of the slots' questions, a tree of arrays [S, ...].
+      tokens_SxT: int32, drawn in the episode, what ended it included.
+      length_S: int32, of them.
+
+    Returns:
+      Tokens [S, F] int32, their number [S] int32, and the reward [S] float32
+      of the episode.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +73,7 @@ class Episodes:
   # Earlier attempts in the context of an episode (Eq. 6); None: all. With a
   # window every episode is a row of its own, which starts at the prompt.
   window: int | None = None
-  feedback: Feedback | None = None
-  feedback_length: int = 0  # F, tokens of feedback, at most
+  feedback: Feedback | None = None  # None: silence
 
   def __post_init__(self):
     for name, low in dict(
@@ -62,10 +85,6 @@ class Episodes:
       raise ValueError(
           f'give_up_id: got {self.give_up_id}; must not be one of stop_ids, '
           f'{self.stop_ids}.')
-    if (self.feedback is None) != (self.feedback_length == 0):
-      raise ValueError(
-          f'feedback_length: got {self.feedback_length}; must be at least 1 '
-          'with feedback, and 0 without.')
 
   @property
   def is_windowed(self) -> bool:
@@ -79,7 +98,8 @@ class Episodes:
   @property
   def num_between(self) -> int:
     """Forced tokens between two episodes, at most."""
-    return self.feedback_length + len(self.reset_ids)
+    said = 0 if self.feedback is None else self.feedback.length
+    return said + len(self.reset_ids)
 
   @property
   def row_length(self) -> int:

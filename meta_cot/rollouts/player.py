@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Sequence
 import functools
+from typing import Any
 
 from flax import struct
 import jax
@@ -28,19 +29,24 @@ class Asked:
   ids: jax.Array  # [Q] int32
   # [Q] int32, tokens of the searches whose attempts are in the prompts.
   num_explored: jax.Array | None = None
+  hidden: Any = None  # a tree of [Q, ...], what feedback knows of them
 
 
 def jit_rollout(
     model: model_config.ModelConfig, *, rules: episodes.Episodes,
     num_samples: int, num_slots: int,
 ) -> Callable[..., episodes.Rollouts]:
-  """Makes (params, prompts, lengths, ids, rng) -> rollouts, jitted."""
+  """Makes (params, prompts, lengths, ids, rng) -> rollouts, jitted.
+
+  With feedback the last argument is what it knows of the questions.
+  """
 
   @jax.jit
-  def play(params, prompts_QxP, lengths_Q, ids_Q, rng):
+  def play(params, prompts_QxP, lengths_Q, ids_Q, rng, hidden=None):
     return rollout_lib.rollout(
         model, params, prompts_QxP, lengths_Q, rng, rules=rules,
-        num_samples=num_samples, num_slots=num_slots, question_ids_Q=ids_Q)
+        num_samples=num_samples, num_slots=num_slots, question_ids_Q=ids_Q,
+        hidden=hidden)
 
   return play
 
@@ -85,14 +91,22 @@ class Player:
     prompts_QxP, lengths_Q = padded(
         encoded + encoded[:1] * missing, self._width, self._tokenizer.pad_id)
     ids_Q = np.array([*ids, *ids[:1] * missing], np.int32)
-    return Asked(*sharding.split_batch(
-        (prompts_QxP, lengths_Q, ids_Q), self._mesh))
+    hidden, feedback = None, self.rules.feedback
+    if feedback is not None:
+      known = [feedback.hidden(problem) for problem in problems]
+      hidden = jax.tree.map(
+          lambda *x: np.stack(x), *known, *known[:1] * missing)
+    prompts_QxP, lengths_Q, ids_Q, hidden = sharding.split_batch(
+        (prompts_QxP, lengths_Q, ids_Q, hidden), self._mesh)
+    return Asked(prompts_QxP, lengths_Q, ids_Q, hidden=hidden)
 
   def __call__(
       self, params: types.Params, asked: Asked, rng: types.PRNGKey
   ) -> episodes.Rollouts:
     """Plays; the results are split over the devices."""
-    return self.play(params, asked.prompts, asked.lengths, asked.ids, rng)
+    hidden = () if asked.hidden is None else (asked.hidden,)
+    return self.play(
+        params, asked.prompts, asked.lengths, asked.ids, rng, *hidden)
 
   def fetch(self, rollouts: episodes.Rollouts) -> episodes.Rollouts:
     """Copies results to the host, in full in every process."""

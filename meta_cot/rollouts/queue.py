@@ -184,8 +184,13 @@ class Queue:
         num_live=transcript.num_live + jnp.sum(slots.is_live, dtype=jnp.int32))
 
   def advance(
-      self, slots: Slots, added: Added, beginning: Beginning) -> Slots:
-    """Goes on behind the tokens: next episodes, next trajectories."""
+      self, slots: Slots, added: Added, beginning: Beginning,
+      hidden: Any = None,
+  ) -> Slots:
+    """Goes on behind the tokens: next episodes, next trajectories.
+
+    `hidden` is what feedback knows of the questions, a tree of [Q, ...].
+    """
     rules = self.rules
     is_next_S = added.is_end & ~added.is_over
     slots = slots.replace(
@@ -201,7 +206,9 @@ class Queue:
           is_here_SxT, added.tokens[:, None], slots.attempt))
     if slots.forced.shape[1]:
       slots = jax.lax.cond(
-          jnp.any(is_next_S), self._speak, lambda x, _: x, slots, is_next_S)
+          jnp.any(is_next_S),
+          lambda slots, is_next_S: self._speak(slots, is_next_S, hidden),
+          lambda slots, _: slots, slots, is_next_S)
     slots = slots.replace(
         episode=slots.episode + is_next_S,
         in_episode=jnp.where(is_next_S, 0, slots.in_episode))
@@ -253,19 +260,16 @@ class Queue:
         lambda x, s: x.at[s].set(False, mode='drop'), is_new_S, slots_W)
     return cache, split(is_new_S)
 
-  def _speak(self, slots: Slots, is_next_S: jax.Array) -> Slots:
+  def _speak(
+      self, slots: Slots, is_next_S: jax.Array, hidden: Any) -> Slots:
     """What slots are to read before their next episode."""
     rules, pieces = self.rules, []
-    ints = lambda *shape: jax.ShapeDtypeStruct(
-        (self.num_slots, *shape), jnp.int32)
     if rules.feedback is not None:
-      part_S = jnp.repeat(
-          jnp.arange(self.num_parts), self.num_slots // self.num_parts)
-      questions_S = part_S * (self.num_questions // self.num_parts) + (
-          self.questions(slots))
-      pieces.append(jax.pure_callback(
-          rules.feedback, (ints(rules.feedback_length), ints()), questions_S,
-          slots.attempt, slots.in_episode, vmap_method='sequential'))
+      questions_S = self.questions(slots)
+      said_SxF, length_S, _ = rules.feedback(
+          jax.tree.map(lambda x: self.take(x, questions_S), hidden),
+          slots.attempt, jnp.where(is_next_S, slots.in_episode, 0))
+      pieces.append((said_SxF, length_S))
     number = len(rules.reset_ids)
     pieces.append((
         jnp.broadcast_to(

@@ -14,7 +14,7 @@ batch into, and no slot takes from another part.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import struct
 import jax
@@ -53,7 +53,7 @@ def rollout(
     config: model_config.ModelConfig, params: Params, texts_RxP: jax.Array,
     prompt_lengths_Q: jax.Array, rng: PRNGKey, *, rules: episodes.Episodes,
     num_samples: int, num_slots: int, question_ids_Q: jax.Array | None = None,
-    beginning: queue_lib.Beginning | None = None,
+    beginning: queue_lib.Beginning | None = None, hidden: Any = None,
 ) -> episodes.Rollouts:
   """Samples G trajectories for every question.
 
@@ -71,10 +71,12 @@ def rollout(
     num_slots: S, trajectories at a time.
     question_ids_Q: int32, name the questions; 0 .. Q-1 by default.
     beginning: where the prompts have episodes already; not by default.
+    hidden: what `rules.feedback` knows of the questions, a tree of [Q, ...].
 
   Raises:
     ValueError: a row does not fit the model; Q or S does not divide over the
-      devices; `beginning` with a window or feedback.
+      devices; `beginning` with a window or feedback; feedback without
+      `hidden`.
   """
   num_questions = len(prompt_lengths_Q)
   queue = queue_lib.Queue(
@@ -89,6 +91,8 @@ def rollout(
     raise ValueError(
         'beginning: given with a window or feedback; must be None there: they '
         'need the earlier attempts, which are in the prompt.')
+  if rules.feedback is not None and hidden is None:
+    raise ValueError('hidden: got None with feedback; must be given.')
   if question_ids_Q is None:
     question_ids_Q = jnp.arange(num_questions, dtype=jnp.int32)
   params = transformer.slice_layers(config, params)
@@ -97,7 +101,8 @@ def rollout(
       prompt_lengths_Q.astype(jnp.int32))
   step = functools.partial(
       _step, config, params, prompts, queue,
-      jax.vmap(jax.random.fold_in, (None, 0))(rng, question_ids_Q), beginning)
+      jax.vmap(jax.random.fold_in, (None, 0))(rng, question_ids_Q), beginning,
+      hidden)
   # On the CPU the ring grows, as attention costs as much as there are places.
   # Elsewhere memory is dearer, and to grow takes both rings.
   places = [rules.row_length]
@@ -125,7 +130,7 @@ def _start(config, prompts, queue, beginning, num_places) -> _State:
 
 
 def _step(
-    config, params, prompts, queue, keys_Q, beginning, state: _State
+    config, params, prompts, queue, keys_Q, beginning, hidden, state: _State
 ) -> _State:
   """One more token in every slot; ended trajectories make room."""
   slots, rules = state.slots, queue.rules
@@ -136,7 +141,7 @@ def _step(
       logits_SxV, queue.keys(keys_Q, slots), rules.sampling)
   added = queue_lib.add(rules, slots, drawn_S, log_probs_S)
   transcript = queue.record(state.transcript, slots, added)
-  slots = queue.advance(slots, added, beginning)
+  slots = queue.advance(slots, added, beginning, hidden)
 
   # The newest token is read behind the old ones. Rows that begin have none.
   is_new_S = slots.length == 0

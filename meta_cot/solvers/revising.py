@@ -12,6 +12,7 @@ import numpy as np
 from meta_cot import sharding
 from meta_cot.problem import Problem
 from meta_cot.rollouts import episodes
+from meta_cot.rollouts import feedback as feedback_lib
 from meta_cot.rollouts import judge as judge_lib
 from meta_cot.rollouts import player as player_lib
 from meta_cot.settings import config as config_lib
@@ -33,6 +34,8 @@ class Rules(base.Drawing):
   max_tokens: int | None = config_lib.setting(low=1)
   window: int | None = config_lib.setting(low=0)
   reset: str = config_lib.setting()
+  feedback: str = config_lib.setting(choices=feedback_lib.KINDS)
+  feedback_length: int = config_lib.setting(low=1)
   give_up: str | None = config_lib.setting()
   temperature: float = config_lib.setting(above=0.0)
   top_k: int | None = config_lib.setting(low=1)
@@ -91,20 +94,25 @@ class Reviser:
   def _make_player(self, model, tokenizer, style, width) -> player_lib.Player:
     up = lambda number: sharding.up_to_parts(number, self._mesh)
     return player_lib.Player(
-        model, tokenizer, self._mesh, rules=rules(self._settings, tokenizer),
-        style=style, width=width,
+        model, tokenizer, self._mesh, style=style, width=width,
+        rules=rules(self._settings, tokenizer, self._task, style),
         num_questions=up(self._settings.num_questions),
         num_samples=self._settings.num_samples,
         num_slots=up(self._settings.num_slots))
 
 
-def rules(settings: Rules, tokenizer) -> episodes.Episodes:
+def rules(
+    settings: Rules, tokenizer, task: base_task.Task, style: str
+) -> episodes.Episodes:
   """Makes the rules of a trajectory, in tokens.
 
   Raises:
-    ConfigError: `episodes.give_up` is not one token, or one that ends a text.
+    ConfigError: `episodes.give_up` is not one token, or one that ends a text;
+      the task cannot give `episodes.feedback`.
   """
   s, give_up_id = settings, None
+  feedback = feedback_lib.make(
+      s.feedback, s.feedback_length, task, tokenizer, style)
   try:
     if s.give_up is not None:
       give_up_id = player_lib.token_of(tokenizer, s.give_up)
@@ -112,7 +120,7 @@ def rules(settings: Rules, tokenizer) -> episodes.Episodes:
         num_episodes=s.num_episodes, episode_length=s.episode_length,
         sampling=s.sampling(), stop_ids=tokenizer.eos_ids,
         give_up_id=give_up_id, reset_ids=tuple(tokenizer.encode(s.reset)),
-        max_tokens=s.max_tokens, window=s.window)
+        max_tokens=s.max_tokens, window=s.window, feedback=feedback)
   except ValueError as e:
     raise config_lib.ConfigError(f'episodes.give_up: {e}') from e
 

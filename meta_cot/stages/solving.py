@@ -21,6 +21,7 @@ from meta_cot.evaluation import bench
 from meta_cot.rl import exploration
 from meta_cot.rl import playing
 from meta_cot.rollouts import episodes
+from meta_cot.rollouts import feedback
 from meta_cot.rollouts import player
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base as solvers_base
@@ -234,6 +235,11 @@ class _Planned:
     settings, model = self.settings, self.there.model
     if settings.exploration != 'policy':
       exploration.check(settings.search, settings.exploration, model)
+      if settings.episodes.feedback != feedback.NONE:
+        raise config_lib.ConfigError(
+            f'episodes.feedback: got {settings.episodes.feedback!r} with '
+            f'exploration {settings.exploration!r}, whose attempts nobody '
+            "answers; must be 'none'.")
     width, rules = self.width_behind, self.rules
     if width + rules.row_length > model.max_length:
       raise config_lib.ConfigError(
@@ -354,7 +360,8 @@ class _Planned:
     mine = self.settings.episodes
     if self.explorer:
       mine = dataclasses.replace(mine, num_episodes=1)
-    return revising.rules(mine, self.there.tokenizer)
+    return revising.rules(
+        mine, self.there.tokenizer, self.context.task, self.there.style)
 
   @property
   def judged_width(self) -> int:

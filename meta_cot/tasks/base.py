@@ -76,8 +76,44 @@ class InGraph(Protocol):
 # (problem, state) -> whether some solution goes on from the state.
 Oracle = Callable[[Problem, str], bool]
 
-# (problem, answer, verdict) -> what the policy reads after its answer.
+# (problem, answer, verdict) -> what the policy reads after its answer. The
+# answer is '' where the attempt claims none.
 Feedback = Callable[[Problem, str, Verdict], str]
+
+
+class InGraphFeedback(Protocol):
+  """Feedback that is also a function of arrays, for compiled programs.
+
+  An attempt is a row of symbols, each of them one token; the end is left out.
+  """
+
+  symbols: tuple[str, ...]  # of attempts and of feedback
+  length: int  # F, symbols said at most
+
+  def __call__(self, problem: Problem, answer: str, verdict: Verdict) -> str:
+    """Says the same on the host."""
+
+  def hidden(self, problem: Problem) -> dict[str, np.ndarray]:
+    """Returns what the function needs to know of a problem.
+
+    The arrays of all problems have equal shapes.
+    """
+
+  def respond(
+      self, hidden: Mapping[str, Any], symbols: Any, length: Any
+  ) -> tuple[Any, Any, Any]:
+    """Answers attempts; pure.
+
+    Args:
+      hidden: of the problems, [S, ...].
+      symbols: [S, T] int32, numbers of symbols; -1 for what is none, and
+        behind the attempt.
+      length: [S] int32, of the attempts; more than T for one without an end.
+
+    Returns:
+      Symbols said [S, F] int32, their number [S] int32, and rewards [S]
+      float32, 1 where `verify` says that the attempt is right, else 0.
+    """
 
 # (problem, text, answer, verdict) -> what the row of an attempt says besides:
 # numbers, of which means are reported, and `error`, the kind of a wrong answer.
@@ -94,7 +130,9 @@ class Task(Protocol):
   teacher: Teacher | None
   states: States | None
   in_graph: InGraph | None
-  feedback: Feedback | None  # None: silence
+  # None: silence. Of a task with feedback, questions may come again, with
+  # something else that is hidden.
+  feedback: Feedback | InGraphFeedback | None
   measure: Measure | None
   oracle: Oracle | None  # a task of one's own may leave it out
 

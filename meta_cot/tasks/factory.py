@@ -22,8 +22,12 @@ KINDS: Mapping[str, str] = types.MappingProxyType({
     'countdown': 'meta_cot.tasks.countdown',
     'game24': 'meta_cot.tasks.game24',
     'gsm8k': 'meta_cot.tasks.gsm8k',
+    'harbour': 'meta_cot.tasks.worlds.harbour',
+    'hilo': 'meta_cot.tasks.worlds.hilo',
+    'mastermind': 'meta_cot.tasks.worlds.mastermind',
     'math': 'meta_cot.tasks.math',
     'maze': 'meta_cot.tasks.maze',
+    'safe': 'meta_cot.tasks.worlds.safe',
     'sudoku4': 'meta_cot.tasks.sudoku4',
     'word_problems': 'meta_cot.tasks.word_problems',
 })

@@ -44,18 +44,21 @@ class Caught:
     return True
 
 
-def check_splits(name: str, splits: Mapping[str, Iterable[Problem]]) -> None:
+def check_splits(
+    name: str, splits: Mapping[str, Iterable[Problem]],
+    whats: tuple[str, ...] = ('id', 'question'),
+) -> None:
   """Compares the problems of all splits, in the order of the task.
 
   Raises:
-    TaskError: an id or a question that a split has twice, or that stands in
-      one split to learn from and in another one.
+    TaskError: one of `whats` that a split has twice, or that stands in one
+      split to learn from and in another one.
   """
   learned = {}
   for split, problems in splits.items():
     here = {}
     for index, problem in enumerate(problems):
-      for what in ('id', 'question'):
+      for what in whats:
         key, place = (what, getattr(problem, what)), f'{split} {index}'
         before = here.get(key) or learned.get(key)
         if before:

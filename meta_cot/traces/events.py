@@ -62,7 +62,14 @@ class Answer:
   text: str
 
 
-Event = Start | Step | Jump | Value | Exhausted | Answer
+@dataclasses.dataclass(frozen=True)
+class Feedback:
+  """What the environment says behind an attempt; no style writes it."""
+
+  text: str
+
+
+Event = Start | Step | Jump | Value | Exhausted | Answer | Feedback
 
 
 @dataclasses.dataclass(frozen=True)

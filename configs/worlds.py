@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Worlds in which something is hidden: what E-RL^2 is for.
+
+  python -m meta_cot.main --config=configs/worlds.py:safe --workdir=runs/safe
+
+A small model learns from demonstrations to read what is said of attempts, and
+is tuned with each objective; `episodes` is the report. docs/rl.md says what the
+best policies reach. Variants are the tasks of meta_cot/tasks/worlds.
+"""
+
+import ml_collections
+
+from configs import base
+from configs import erl2
+from configs import kinds
+from configs import tasks
+
+_START = 'sft/episodes'
+
+
+def get_config(variant: str = 'safe') -> ml_collections.ConfigDict:
+  """Makes the experiment of one variant.
+
+  Raises:
+    ValueError: no such variant; lists them.
+  """
+  change = base.choose(VARIANTS, variant)
+  c = base.get_config()
+  c.style = 'free_text'
+  c.model.update(dict(
+      vocab_size=64, num_layers=2, embed_dim=64, head_dim=16, mlp_dim=172,
+      max_length=64, value_head='none'))
+  c.task = getattr(tasks, variant)()
+  c.problems = kinds.problems(num_shards=1)
+  c.traces = kinds.traces(
+      strategies='reader', num_shards=1, num_processes=1)
+  c.tokenizer = kinds.tokenizer()
+  c.tokenizer.vocabulary.update(dict(vocab_size=64, number_tokens=9))
+  c.sft = kinds.train(
+      arms=('episodes',), num_tokens=1_500_000, batch_size=32,
+      eval_every_steps=600, save_every_steps=600)
+  c.sft.data.sequence_length = 64
+  c.rl = _rl(c)
+  change(c)
+  c.episodes = _report(c.rl)
+  c.stages = (
+      'problems', 'traces', 'tokenizer', 'sft', 'rl', 'episodes')
+  return c
+
+
+def _rl(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """A stage that tunes the reader; one answer of what is said for each."""
+  r = kinds.rl(
+      start=_START, seeds=(0, 1, 2), num_iterations=400, eval_every=50,
+      save_every=200, num_eval_problems=1_000, num_eval_samples=1)
+  r.questions.update(dict(rest=0))
+  r.episodes.update(dict(
+      num_episodes=c.task.get_ref('num_attempts'), episode_length=4,
+      feedback='task'))
+  r.loss.kl_in = 'none'
+  r.optimizer.learning_rate = 3e-4
+  return r
+
+
+def _report(rl: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The stage that says what episodes of the start and of a stage reach."""
+  e = kinds.evaluate(
+      policies=(_START, 'rl'), start=_START, solvers=('revisions',),
+      num_curve_problems=0, num_problems=rl.num_eval_problems)
+  for key in erl2.PLAYED:  # they follow what is set on the command line
+    e.episodes[key] = rl.episodes.get_ref(key)
+  e.episodes.update(dict(
+      num_samples=4, num_questions=rl.questions.num_questions,
+      num_slots=rl.questions.num_slots))
+  return e
+
+
+def _safe(c: ml_collections.ConfigDict) -> None:
+  c.tokenizer.vocabulary.pieces = tuple('abcdefgh?+-')
+
+
+def _harbour(c: ml_collections.ConfigDict) -> None:
+  c.tokenizer.vocabulary.pieces = tuple('UDLR+-.')
+  c.rl.episodes.episode_length = 8
+
+
+def _hilo(c: ml_collections.ConfigDict) -> None:
+  c.tokenizer.vocabulary.pieces = tuple('<>=')
+
+
+def _mastermind(c: ml_collections.ConfigDict) -> None:
+  c.tokenizer.vocabulary.pieces = tuple('abcdef')
+
+
+VARIANTS = {
+    'safe': _safe, 'harbour': _harbour, 'hilo': _hilo,
+    'mastermind': _mastermind}
