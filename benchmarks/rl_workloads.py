@@ -124,6 +124,7 @@ def judge(
       has_given_up=no, is_undecided=no, is_repeated=no,
       num_tokens=(rollouts.ends - rollouts.starts).astype(np.int32),
       answers=np.full(shape, -1, np.int32),
+      num_searched=np.zeros(shape, np.int32),
       num_explored=np.zeros(shape[0], np.int32))
 
 

@@ -22,7 +22,9 @@ _TEXTS = (
     'S2+3=5', 'S3+2=5', 'S5=5', '2+3=5', 'S9+9=18', '', 'S2+4=6', '@', 'x')
 _ENDS = ('stop', 'give_up', 'limit')
 _TOKENIZER = small_rl.tokenizer()
-_ENCODED = {text: tuple(_TOKENIZER.encode(text)) for text in _TEXTS}
+_SEARCHES = ('-1x*6x+5!S2+3=5', '-1xS2+4=6', '+5!S2+3=5')
+_ENCODED = {
+    text: tuple(_TOKENIZER.encode(text)) for text in (*_TEXTS, *_SEARCHES)}
 _LAST = dict(
     stop=(_TOKENIZER.eos_id,), give_up=tuple(_TOKENIZER.encode('!')), limit=())
 _EPISODE = st.tuples(st.sampled_from(_TEXTS), st.sampled_from(_ENDS))
@@ -31,13 +33,13 @@ _PLAYED = st.lists(
     st.lists(_EPISODE, min_size=1, max_size=3), min_size=6, max_size=6)
 
 
-def _rollouts(played, is_windowed=False) -> episodes.Rollouts:
+def _rollouts(played, is_windowed=False, longest=3) -> episodes.Rollouts:
   """These episodes, a forced token before each but the first."""
-  num, per_row = len(played), 3 if is_windowed else 1
-  shape = (num * per_row, 3 * _LENGTH)
+  num, per_row = len(played), longest if is_windowed else 1
+  shape = (num * per_row, longest * _LENGTH)
   tokens = np.zeros(shape, np.int32)
-  starts, ends = np.zeros((2, num, 3), np.int32)
-  is_finished, has_given_up = np.zeros((2, num, 3), bool)
+  starts, ends = np.zeros((2, num, longest), np.int32)
+  is_finished, has_given_up = np.zeros((2, num, longest), bool)
   for n, trajectory in enumerate(played):
     at = 0
     for e, (text, end) in enumerate(trajectory):
@@ -117,6 +119,33 @@ def test_right_answers_are_among_the_texts():
   # Without an end nothing is claimed.
   played = [[('S2+3=5', 'limit'), ('S2+3=5', 'give_up')]] * 6
   assert not _judge()(_PROBLEMS, _rollouts(played)).rewards.any()
+
+
+def test_what_was_thought_ends_at_the_mark_of_the_answer():
+  played = [[
+      ('S2+3=5', 'stop'), ('-1x*6x+5!S2+3=5', 'stop'), ('-1xS2+4=6', 'stop'),
+      ('+5!S2+3=5', 'limit')]] * 6
+  judged = _judge()(_PROBLEMS, _rollouts(played, longest=4))
+  assert judged.num_searched[0].tolist() == [0, 9, 3, 0]
+  assert judged.tokens_before[0].tolist() == [0, 7, 23, 33]
+  assert judged.tokens_thought[0].tolist() == [0, 16, 26, 33]
+
+
+def test_the_mark_may_be_inside_of_a_token():
+  class Pieces:
+    """Token i is piece i."""
+    texts = ('1+', '2;', '', 'xS3', 'Sol', '+4')
+
+    def decode(self, tokens):
+      return ''.join(self.texts[i] for i in tokens)
+
+  judge = judge_lib.Judge(None, Pieces(), _STYLE)
+  assert judge.searched([0, 1, 2, 3, 5]) == 3
+  assert judge.searched([3, 0, 2, 4, 1]) == 3  # the last one counts
+  assert judge.searched([4, 1]) == judge.searched([0, 1]) == 0
+  assert judge.searched([]) == 0
+  free = judge_lib.Judge(None, Pieces(), 'free_text')
+  assert free.searched([0, 3, 4]) == 0  # has no mark
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,6 +39,7 @@ def _judged(seed) -> judge_lib.Judged:
       is_undecided=coin(), is_repeated=coin() & (np.arange(_E) > 0),
       num_tokens=(rng.integers(1, 9, (_N, _E)) * taken).astype(np.int32),
       answers=np.zeros((_N, _E), np.int32),
+      num_searched=np.zeros((_N, _E), np.int32),
       num_explored=np.repeat(rng.integers(0, 9, _Q), _G).astype(np.int32))
 
 

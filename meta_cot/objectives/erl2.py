@@ -52,7 +52,8 @@ def discount(
   Args:
     rewards_NxK: float32.
     tokens_before_NxK: |Z| of each episode as an answer: int32, the tokens
-      that were sampled in all earlier episodes. 0 for the first.
+      that were sampled in all earlier episodes, and in its own before the mark
+      of the answer.
     gamma_N: float32, in (0, 1]; 1 leaves the rewards as they are.
   """
   gamma_Nx1 = gamma_N.astype(jnp.float32)[:, None]

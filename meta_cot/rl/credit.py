@@ -28,7 +28,7 @@ class Verdicts:
   is_taken: jax.Array  # [N, E] bool
   # [N] bool; False: the verifier could not say of an episode that counts.
   is_judged: jax.Array
-  tokens_before: jax.Array  # [N, E] int32, drawn in earlier episodes
+  tokens_before: jax.Array  # [N, E] int32, drawn before the answer's mark
   discounts: jax.Array  # [N] float32
 
 

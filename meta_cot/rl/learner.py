@@ -96,7 +96,8 @@ class Learner:
     judged = self.judge(problems, host).after(explored_Q)
     verdicts = sharding.split_batch(credit.Verdicts(
         rewards=judged.rewards, is_taken=judged.is_taken,
-        is_judged=self._is_judged(judged), tokens_before=judged.tokens_before,
+        is_judged=self._is_judged(judged),
+        tokens_before=judged.tokens_thought,
         discounts=np.repeat(discount_Q, config.questions.num_samples)),
                                     self.mesh)
     tick()
@@ -196,7 +197,7 @@ class Learner:
     def value(done, questions_V, before_V):
       each = functools.partial(np.repeat, repeats=num_rollouts, axis=0)
       discounted = done.rewards * each(discount_Q[questions_V])[:, None] ** (
-          done.tokens_before + each(before_V)[:, None])
+          done.tokens_thought + each(before_V)[:, None])
       total = (discounted * weights_E).sum(axis=1)
       return _mean(total, self._is_judged(done), len(before_V))
 

@@ -4,6 +4,7 @@
 Axes: N trajectories, E episodes.
 """
 
+import bisect
 from collections.abc import Sequence
 import dataclasses
 from typing import NamedTuple
@@ -49,6 +50,9 @@ class Judged:
   is_repeated: np.ndarray  # [N, E] bool, as an earlier one of the trajectory
   num_tokens: np.ndarray  # [N, E] int32, drawn
   answers: np.ndarray  # [N, E] object, texts that finished ones claim; or None
+  # [N, E] int32, drawn in the episode before the mark of its answer; 0 where
+  # it claims none.
+  num_searched: np.ndarray
   num_explored: np.ndarray  # [N] int32, of a search before the first episode
 
   @property
@@ -56,6 +60,11 @@ class Judged:
     """Drawn in earlier episodes and by a search, [N, E] int32."""
     total = np.cumsum(self.tokens_spent, axis=1, dtype=np.int32)
     return total - self.num_tokens
+
+  @property
+  def tokens_thought(self) -> np.ndarray:
+    """|Z| of Eq. 21: all that was drawn before the answer, [N, E] int32."""
+    return self.tokens_before + self.num_searched
 
   @property
   def tokens_spent(self) -> np.ndarray:
@@ -87,13 +96,23 @@ class Judge:
     return of_text(
         self.task, problem, prompt + self.tokenizer.decode(tokens), self.style)
 
+  def searched(self, tokens: Sequence[int]) -> int:
+    """Counts the tokens of a text in front of the mark of its answer."""
+    decode = self.tokenizer.decode
+    place = traces.find_answer(decode(tokens), self.style)
+    if not place:
+      return 0
+    return bisect.bisect_right(
+        range(len(tokens)), place, key=lambda k: len(decode(tokens[:k]))) - 1
+
   def __call__(
       self, problems: Sequence[Problem], rollouts: episodes.Rollouts
   ) -> Judged:
     """Judges all episodes of the problems' rollouts, which are NumPy."""
     shape = num, num_episodes = rollouts.starts.shape
     per_row = len(rollouts.tokens) // num
-    rewards = np.zeros(shape, np.float32)
+    rewards, num_searched = np.zeros(shape, np.float32), np.zeros(
+        shape, np.int32)
     is_undecided, is_repeated = np.zeros((2, *shape), bool)
     answers = np.full(shape, None, object)
     claims = {}  # the same answer to a question is common
@@ -111,8 +130,10 @@ class Judge:
           continue
         key = question, tokens
         if key not in claims:
-          claims[key] = self.claim(problems[question], tokens[:-1])
-        answers[n, e], verdict = claims[key]
+          claim = self.claim(problems[question], tokens[:-1])
+          claims[key] = *claim, 0 if claim.answer is None else (
+              self.searched(tokens[:-1]))
+        answers[n, e], verdict, num_searched[n, e] = claims[key]
         rewards[n, e] = verdict.is_correct
         is_undecided[n, e] = not verdict.is_decided
     return Judged(
@@ -121,4 +142,4 @@ class Judge:
         is_undecided=is_undecided, is_repeated=is_repeated, answers=answers,
         num_tokens=np.maximum(
             rollouts.ends - rollouts.starts, 0).astype(np.int32),
-        num_explored=np.zeros(num, np.int32))
+        num_searched=num_searched, num_explored=np.zeros(num, np.int32))

@@ -118,6 +118,24 @@ def extract_answer(text: str, style: str) -> str | None:
   return _module(style).read(text).answer or None
 
 
+def find_answer(text: str, style: str) -> int:
+  """Finds where the solution begins that a continuation ends with.
+
+  Args:
+    text: behind a prompt.
+    style: a name of `STYLES`.
+
+  Returns:
+    The place of the last `OPENING`; 0 where there is none, or the style has no
+    mark: then all of the text is the solution.
+
+  Raises:
+    ValueError: no such style.
+  """
+  opening = _module(style).OPENING
+  return max(0, text.rfind(opening)) if opening else 0
+
+
 def _module(style: str) -> Any:
   if style not in STYLES:
     raise ValueError(
