@@ -44,7 +44,6 @@ def test_what_it_cannot_write_is_named():
 
 def test_arms_that_write_searches_are_refused():
   able = {name for name, arm in arms.ARMS.items() if STYLE in arm.styles}
-<<<<<<< HEAD
   assert able == {name for name in arms.ARMS if name != 'traces'}
 
 
@@ -77,9 +76,6 @@ def test_what_cannot_be_judged_is_no_wrong_attempt(monkeypatch):
       word_problems.WordProblems, 'verify',
       lambda *_: Verdict(False, 'out of time', is_decided=False))
   assert draws() == {1}
-=======
-  assert able == {'solution_only', 'solution_only_permuted', 'episodes'}
->>>>>>> ad69f2a (Episodes are answered inside the compiled loop; worlds with something hidden)
 
 
 @pytest.mark.parametrize('said, is_right', [
