@@ -334,6 +334,9 @@ def evaluate(**changes: Any) -> ml_collections.ConfigDict:
   # Gammas, such as (1.0, 0.995, 0.99): best of N with the reward gamma to the
   # power of all tokens drawn, times success.
   e.discounts = ()
+  # Numbers of tokens, such as (32, 64, 128): success within so many, and the
+  # regret; (): neither.
+  e.token_grid = ()
   # Who writes all but the last episode of `revisions`: policy, or a search.
   e.exploration = 'policy'
   e.samples = _samples()

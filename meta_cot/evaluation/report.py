@@ -7,6 +7,7 @@ from etils import epath
 
 from meta_cot.evaluation import plots
 from meta_cot.evaluation import reasoning
+from meta_cot.evaluation import report_anytime
 from meta_cot.evaluation import report_samples
 from meta_cot.evaluation import tables
 from meta_cot.evaluation import trees
@@ -42,7 +43,9 @@ def write(
       summary, training={k: dict(v) for k, v in training.items()}))
   parts = [
       f'# {title}\n', _headline(summary), _success(summary),
-      _curve(directory, summary), report_samples.write(directory, summary),
+      _curve(directory, summary),
+      report_anytime.write(directory, summary['anytime']),
+      report_samples.write(directory, summary),
       _errors(summary), reasoning.write(directory, summary['reasoning']),
       episodes(directory, summary['episodes']), _drawn(directory, drawn),
       _texts(texts or {}), _training(directory, training)]

@@ -7,6 +7,7 @@ import numbers
 
 import numpy as np
 
+from meta_cot.evaluation import anytime
 from meta_cot.evaluation import budgets
 from meta_cot.evaluation import choices
 from meta_cot.evaluation import episodes
@@ -28,7 +29,7 @@ Runs = Mapping[int, base.Outcomes]  # of one policy, by their seeds
 def of_rows(
     rows: Sequence[rows_lib.Row], *, reference: tuple[str, str] | None = None,
     start: str | None = None, judges: Mapping[str, str] | None = None,
-    discounts: Sequence[float] = (),
+    discounts: Sequence[float] = (), token_grid: Sequence[int] = (),
 ) -> dict:
   """Summarises the rows of any policies, solvers and splits.
 
@@ -43,24 +44,26 @@ def of_rows(
       with its samples.
     judges: by policy, who guides its searches and may judge samples too.
     discounts: gammas; reward is success times gamma to the tokens drawn.
+    token_grid: numbers of tokens within which success is counted.
 
   Returns:
     `reference`, `success` of every procedure, `samples` by chooser,
     `equal_tokens` of samples beside procedures, `curve` by step; `episodes`,
-    or None. Besides: `costs`; `choices`, made with samples of validation
-    problems by policy; `rivals` of procedures by judge; `discounted` samples;
-    `reasoning` by difficulty.
+    or None. Besides: `anytime`; `costs`; `choices`, made with samples of
+    validation problems by policy; `rivals` of procedures by judge; `discounted`
+    samples; `reasoning` by difficulty.
   """
   newest = {}
   for row in rows:
     key = row['policy'], row['seed']
     newest[key] = max(newest.get(key, 0), row['step'])
   newest = [r for r in rows if newest[r['policy'], r['seed']] == r['step']]
-  runs = {}
+  everything = {}
   for (seed, *key), some in rows_lib.group(
       newest, 'seed', 'policy', 'solver', 'split').items():
-    if key[1] != REVISIONS:
-      runs.setdefault(tuple(key), {})[seed] = rows_lib.outcomes(some)
+    everything.setdefault(tuple(key), {})[seed] = rows_lib.outcomes(some)
+  runs = {
+      key: group for key, group in everything.items() if key[1] != REVISIONS}
   found = {key: next(iter(group.values())) for key, group in runs.items()}
   chosen = {
       policy: choices.of_validation(outcomes)
@@ -70,7 +73,8 @@ def of_rows(
   return dict(
       reference=reference and list(reference), success=[
           _success(runs, key, reference) for key in runs],
-      curve=_curve(rows), episodes=_episodes(newest, found, start),
+      curve=_curve(rows), episodes=_episodes(everything, found, start),
+      anytime=anytime.summarise(everything, token_grid, start),
       choices=chosen, reasoning=reasoning.summarise(found), **bought)
 
 
@@ -172,14 +176,13 @@ def _curve(rows) -> list[dict]:
   return entries
 
 
-def _episodes(newest, found, start) -> dict | None:
+def _episodes(everything, found, start) -> dict | None:
   """Of `REVISIONS`, beside the samples of the start."""
   runs, splits = {}, set()
-  for (policy, seed, split), some in rows_lib.group(
-      [r for r in newest if r['solver'] == REVISIONS],
-      'policy', 'seed', 'split').items():
-    runs.setdefault(policy, {})[seed] = rows_lib.outcomes(some)
-    splits.add(split)
+  for (policy, solver, split), group in everything.items():
+    if solver == REVISIONS:
+      runs[policy] = group
+      splits.add(split)
   if not runs or start is None:
     return None
   (split,) = splits

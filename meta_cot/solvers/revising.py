@@ -88,7 +88,10 @@ class Reviser:
         is_finished=grid(judged.is_finished),
         # What a search before the first episode cost is that episode's.
         num_tokens=grid(judged.tokens_spent).astype(np.float64),
-        answers=grid(judged.answers), num_episodes=judged.rewards.shape[1],
+        answers=grid(judged.answers), details=dict(searched=np.where(
+            np.equal(grid(judged.answers), None), None,
+            grid(judged.num_searched).astype(object))),
+        num_episodes=judged.rewards.shape[1],
         seconds=seconds, occupancy=occupancy)
 
   def _make_player(self, model, tokenizer, style, width) -> player_lib.Player:

@@ -149,6 +149,12 @@ class Sampler:
         math.exp(total / length) for total, length in zip(log_probs, lengths)]
     details = self._details(policy, problems, texts, done, claims)
     details |= _counted(policy.style, prompts, texts, grid)
+    judge = judge_lib.Judge(self._task, policy.tokenizer, policy.style)
+    details['searched'] = grid([
+        None if claim.answer is None else judge.searched(
+            tokens[:length - 1].tolist())  # behind it the text ends
+        for claim, tokens, length in zip(
+            claims, done.tokens, lengths, strict=True)], object)
     if judged:
       details |= dict(
           values=grid([

@@ -61,6 +61,7 @@ class Settings:
   num_rounds: int = _setting(low=1)
   sample_tokens: int | None = _setting(low=1)
   discounts: tuple[float, ...] = _setting(above=0.0, high=1.0, is_unique=True)
+  token_grid: tuple[int, ...] = _setting(low=1, is_unique=True)
   exploration: str = _setting(choices=('policy', *strategies.STRATEGIES))
   samples: sampling.Settings = _setting()
   search: strategies.Settings = _setting()
@@ -217,7 +218,8 @@ def _write(context, settings, directory, rows, training, labels, problems):
   summary = summary_lib.of_rows(
       rows, start=labels.get(settings.start),
       reference=reference and (reference, 'greedy'),
-      judges=_judges(settings, labels), discounts=settings.discounts)
+      judges=_judges(settings, labels), discounts=settings.discounts,
+      token_grid=sorted(settings.token_grid))
   report.write(
       directory, f'Evaluation: {directory.name}', summary, training=training,
       drawn=_drawn(
