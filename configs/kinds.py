@@ -379,6 +379,7 @@ def rl(**changes: Any) -> ml_collections.ConfigDict:
   r.num_eval_samples = 4  # trajectories of each
   r.save_every = 20  # iterations
   r.max_to_keep = placeholder(int)  # checkpoints; None: all
+  r.num_kept_rollouts = 8  # of an iteration, in rollouts.jsonl; 0: none
   r.search = _search(outcome='value')  # that explores, if one does
   r.questions = rl_groups.questions()
   r.episodes = rl_groups.episodes()

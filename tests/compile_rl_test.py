@@ -25,7 +25,7 @@ from meta_cot.training import state as state_lib
 from tests import small_rl
 
 assert libtpu  # the compiler; without it nothing here can be tested
-PARTS = ('rollout', 'prepare', 'update', 'evaluate')
+PARTS = ('rollout', 'prepare', 'keep', 'update', 'evaluate')
 # Settings that need programs of their own.
 WAYS = {
     'plain': {},
@@ -142,6 +142,13 @@ def _check_prepare(experiment, topology, name):
   return result
 
 
+def _check_keep(experiment, topology, name):
+  """What must hold of the rows that are kept: it fits, and ends."""
+  result = _compile(experiment, topology, name)
+  assert not result.cost.unknown_loops
+  return result
+
+
 def _check_contexts(experiment, topology, name):
   """Tokens are looked up where they are."""
   result = _measure(experiment, topology, name)
@@ -168,7 +175,7 @@ def _check_explore(experiment, topology, name):
 
 CHECKS = {
     'explore': _check_explore, 'prepare': _check_prepare,
-    'update': _check_update, 'contexts': _check_contexts}
+    'keep': _check_keep, 'update': _check_update, 'contexts': _check_contexts}
 
 
 def _check(experiment, topology, name):
@@ -181,6 +188,7 @@ def _check(experiment, topology, name):
     ('rl/erl2/rollout', 'v5e:2x4', dict(data=4, model=2)),
     ('rl/erl2/rollout', 'v6e:2x2', WAYS['window']),
     ('rl/erl2/prepare', 'v5p:2x2x1', WAYS['reward']),
+    ('rl/erl2/keep', 'v5e:2x2', WAYS['pieces']),
     ('rl/erl2/update', 'v6e:2x2', WAYS['pieces']),
     ('rl/erl2/contexts', 'v5e:2x2', WAYS['vineppo']),
     ('rl/erl2/continue', 'v5p:2x2x1', WAYS['vineppo']),

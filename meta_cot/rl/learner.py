@@ -64,10 +64,15 @@ class Learner:
 
   def iterate(
       self, state: state_lib.TrainState, memory: questions_lib.Memory,
-      iteration: int,
+      iteration: int, keep: Callable[..., None] | None = None,
   ) -> tuple[state_lib.TrainState, dict[str, float]]:
-    """Runs iteration number `iteration`, from 0 on; see `learn`."""
+    """Runs iteration number `iteration`, from 0 on; see `learn`.
+
+    `keep` gets the policy and what it collected, see `kept.Keeper`.
+    """
     experience = self.collect(self.whole(state), memory, iteration)
+    if keep is not None:
+      keep(self.whole(state), experience, iteration)
     state, row = self.learn(state, experience)
     self.remember(memory, experience, row)
     return state, row

@@ -4,6 +4,7 @@
   explore    with a search that explores: one for every question
   rollout    the trajectories of an iteration
   prepare    their rows, reference and advantages
+  keep       where rollouts are kept: what the policy says of them
   update     one update of the policy, on a minibatch
   evaluate   trajectories of validation problems
   values     where continuations are needed: new trajectories from the questions
@@ -32,6 +33,7 @@ from meta_cot.model import config as model_config
 from meta_cot.program import Program
 from meta_cot.rl import credit
 from meta_cot.rl import exploration
+from meta_cot.rl import kept
 from meta_cot.rl import objective as objective_lib
 from meta_cot.rl import playing
 from meta_cot.rl import settings as settings_lib
@@ -179,7 +181,8 @@ class Programs:
     """Which of PARTS there are."""
     later = ('contexts', 'continue') * self.has_later_steps
     return (
-        *(('explore',) if self.search else ()), 'rollout', 'prepare', 'update',
+        *(('explore',) if self.search else ()), 'rollout', 'prepare',
+        *(('keep',) if self.settings.num_kept_rollouts else ()), 'update',
         'evaluate', *(('values', *later) if self.steps else ()))
 
   def check(self) -> None:
@@ -226,6 +229,19 @@ class Programs:
     return jax.jit(update_lib.make_batch(
         self.model, self.settings, self.objective, self.tokenizer.pad_id,
         self.steps))
+
+  @property
+  def num_kept_rows(self) -> int:
+    """Rows of the rollouts that are kept; as many as devices can split."""
+    settings, each = self.settings, self.rules.rows_per_trajectory
+    return min(
+        settings.questions.num_trajectories * each,
+        sharding.up_to_parts(settings.num_kept_rollouts * each, self.mesh))
+
+  def keep(self) -> Callable[..., tuple]:
+    """See `kept.jit_keep`."""
+    return kept.jit_keep(
+        self.model, self.settings, self.num_kept_rows, self.mesh)
 
   def update(self) -> Callable[..., tuple[state_lib.TrainState, dict]]:
     """As `update.make` has it; the state is donated."""
@@ -288,6 +304,14 @@ def _prepare(of: Programs, name: str) -> Program:
   return Program(
       name, jitted, arguments, {},
       passes * rows * width * of.model.flops_per_token(width / 2), rows * width)
+
+
+def _keep(of: Programs, name: str) -> Program:
+  batch, _ = _given(of, _prepare(of, name))
+  rows, width = of.num_kept_rows, batch.rows.tokens.shape[1]
+  return Program(
+      name, of.keep(), (of.params, batch), {},
+      rows * width * of.model.flops_per_token(width / 2), rows * width)
 
 
 def _update(of: Programs, name: str) -> Program:
@@ -357,6 +381,7 @@ PARTS: dict[str, Callable[[Programs, str], Program]] = {
     'explore': _explore,
     'rollout': _rollout,
     'prepare': _prepare,
+    'keep': _keep,
     'update': _update,
     'evaluate': lambda of, name: of.play(name, of.settings.num_eval_samples),
     'values': _values,

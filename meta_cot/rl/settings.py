@@ -98,6 +98,7 @@ class RlConfig:
   num_eval_samples: int = config_lib.setting(is_free=True, low=1)
   save_every: int = config_lib.setting(is_free=True, low=1)
   max_to_keep: int | None = config_lib.setting(low=1, is_free=True)
+  num_kept_rollouts: int = config_lib.setting(low=0, is_free=True)
   search: strategies.Settings  # that explores, by `episodes.exploration`
   questions: QuestionsConfig
   episodes: EpisodesConfig

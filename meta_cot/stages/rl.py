@@ -3,7 +3,7 @@
 
 Leaves a policy folder for each run, `<objective>/seed<n>/`: checkpoints, the
 best one on validation problems in `best/`, metrics.jsonl, tensorboard,
-summary.json.
+rollouts.jsonl, summary.json.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ import jax
 import tqdm
 
 from meta_cot.problem import Problem
+from meta_cot.rl import kept
 from meta_cot.rl import programs as programs_lib
 from meta_cot.rl import questions as questions_lib
 from meta_cot.rl import settings as settings_lib
@@ -164,13 +165,15 @@ def train(
       tokenizer=programs.tokenizer.fingerprint)
   state, writer = _open(setup, learner, saves, directory, seed, clock)
   first = int(state.step) // settings.updates.per_iteration
+  rollouts = kept.Store(directory, first)
   with interruption.deferred():
     state = _loop(
-        learner, evaluate, state, memory, saves, writer, clock, first,
-        directory / 'best')
+        learner, programs, evaluate, state, memory, saves, (writer, rollouts),
+        clock, first, directory / 'best')
     with clock.measure('checkpoint'):
       saves.close()
     writer.close()
+    rollouts.close()
     if int(state.step) < settings.num_updates:
       raise interruption.Interrupted
     saves.finish()
@@ -198,17 +201,19 @@ def _open(setup, learner, saves, directory, seed, clock):
   return state, writer
 
 
-def _loop(learner, evaluate, state, memory, saves, writer, clock, first,
-          directory) -> state_lib.TrainState:
+def _loop(learner, programs, evaluate, state, memory, saves, writers, clock,
+          first, directory) -> state_lib.TrainState:
   """Iterations, from `first` on; returns early after a signal."""
-  config, name = learner.config, learner.name
+  config, name, (writer, rollouts) = learner.config, learner.name, writers
+  keep = config.num_kept_rollouts and kept.Keeper(
+      learner, programs.keep(), rollouts) or None
   best, stop = _open_best(directory), interruption.Stop(learner.mesh)
   bar = tqdm.tqdm(
       total=config.num_iterations, initial=first, desc=name, unit='iteration',
       disable=not sys.stderr.isatty())
   clock.switch('step')
   for iteration in range(first, config.num_iterations):
-    state, row = learner.iterate(state, memory, iteration)
+    state, row = learner.iterate(state, memory, iteration, keep)
     done = iteration + 1
     is_last = done == config.num_iterations
     if is_last or done % config.eval_every == 0:
@@ -223,6 +228,7 @@ def _loop(learner, evaluate, state, memory, saves, writer, clock, first,
     if is_over or is_save:
       with clock.measure('checkpoint'):
         writer.sync()
+        rollouts.sync()
         best.wait()  # a checkpoint names the best one: it must be there
         if is_save:  # also with a signal: an unbroken run has it too
           saves.save(state, int(state.step))
