@@ -19,6 +19,7 @@ INSTALL_REQUIRES = [
     'flax>=0.12',
     'grain>=0.2.15',
     'jax>=0.10',  # plain: the CPU build; see the extras tpu and gpu
+    'jinja2>=3.1',  # the page of a run
     'matplotlib>=3.9',
     'ml_collections>=1.0',
     'numpy>=2.0',
@@ -72,6 +73,7 @@ setuptools.setup(
     license='Apache-2.0',
     license_files=['LICENSE'],
     python_requires='>=3.11',
+    package_data={'meta_cot.view': ['*.css', '*.jinja', '*.js']},
     packages=setuptools.find_namespace_packages(
         include=['meta_cot*', 'data_pipelines*', 'configs*']),
     install_requires=INSTALL_REQUIRES,

@@ -22,6 +22,8 @@ import hypothesis
 import jax
 import pytest
 
+from tests import browser
+
 # For child processes, whatever the tests run under.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -33,6 +35,18 @@ hypothesis.settings.register_profile(
     'repeatable', deadline=None, derandomize=True, max_examples=50,
     suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile('repeatable')
+
+
+# Without a browser its tests are left out, with a word.
+_HAS_BROWSER = browser.find() is not None
+collect_ignore = [] if _HAS_BROWSER else ['view_browser_test.py']
+
+
+def pytest_report_header() -> str | None:
+  """Says what is left out."""
+  return None if _HAS_BROWSER else (
+      'no Chromium: tests/view_browser_test.py is left out; install the '
+      'package chromium')
 
 
 def pytest_unconfigure():

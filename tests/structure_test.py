@@ -27,6 +27,7 @@ LAYERS = (
     {'solvers'},
     {'evaluation', 'rl'},
     {'stages'},
+    {'view'},
     {'checkpoint', 'compile', 'convert', 'main', 'solve'},
 )
 MESH_AXES = ('data', 'fsdp', 'model')
