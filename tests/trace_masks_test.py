@@ -45,8 +45,8 @@ def test_trained_characters(mask, trained, end):
   text, ranges = traces.trained_ranges(events, 'compact', mask)
   assert text == _TEXT
   assert ''.join(text[a:b] for a, b in ranges) == trained
-  assert traces.trains_end(events, mask) == end
-  assert traces.trains_end(events[:-1], mask)
+  assert masks.trains_end(events, mask) == end
+  assert masks.trains_end(events[:-1], mask)
 
 
 def test_trained_sentences_of_the_solution_path():
