@@ -149,12 +149,7 @@ class Sampler:
         math.exp(total / length) for total, length in zip(log_probs, lengths)]
     details = self._details(policy, problems, texts, done, claims)
     details |= _counted(policy.style, prompts, texts, grid)
-    judge = judge_lib.Judge(self._task, policy.tokenizer, policy.style)
-    details['searched'] = grid([
-        None if claim.answer is None else judge.searched(
-            tokens[:length - 1].tolist())  # behind it the text ends
-        for claim, tokens, length in zip(
-            claims, done.tokens, lengths, strict=True)], object)
+    details['searched'] = grid(self._searched(policy, done, claims), object)
     if judged:
       details |= dict(
           values=grid([
@@ -175,6 +170,15 @@ class Sampler:
                 policy.model, len(policy.tokenizer.encode_prompt(prompt)),
                 length, {judge.label: judge.model for judge in self._judges})
             for prompt, length in zip(prompts, lengths)], object))
+
+  def _searched(self, policy, done, claims) -> list[int | None]:
+    """Tokens before the mark of the answer; None where there is none."""
+    judge = judge_lib.Judge(self._task, policy.tokenizer, policy.style)
+    return [
+        None if claim.answer is None else judge.searched(
+            tokens[:length - 1].tolist())  # behind it the text ends
+        for claim, tokens, length in zip(
+            claims, done.tokens, done.lengths.tolist(), strict=True)]
 
   def _judged(
       self, policy: base.Policy, prompts: Sequence[str],
