@@ -126,12 +126,11 @@ class Sampler:
     copies = self._settings.num_samples
     asked = [traces.prompt(p, style=policy.style) for p in problems]
     longest = max(asked, key=lambda p: len(policy.tokenizer.encode_prompt(p)))
-    _, done = self.complete(policy, [longest], rng)  # compiles
-    one = jax.tree.map(lambda x: x[:1], done)
-    self._judged(policy, [longest], one, rng)  # likewise
+    _, done = self.complete(policy, [longest], rng)  # compiles, as what follows
+    self._judged(policy, [longest], jax.tree.map(lambda x: x[:1], done), rng)
     start = time.perf_counter()
     texts, done = self.complete(policy, asked, rng, first)
-    prompts = [prompt for prompt in asked for _ in range(copies)]
+    prompts = np.repeat(asked, copies).tolist()
     judged = self._judged(policy, prompts, done, rng)
     seconds = time.perf_counter() - start
     claims = [
@@ -147,9 +146,9 @@ class Sampler:
         for each, length in zip(done.log_probs, lengths)]
     likelihoods = [
         math.exp(total / length) for total, length in zip(log_probs, lengths)]
-    details = self._details(policy, problems, texts, done, claims)
-    details |= _counted(policy.style, prompts, texts, grid)
-    details['searched'] = grid(self._searched(policy, done, claims), object)
+    details = self._details(policy, problems, texts, done, claims) | _counted(
+        policy.style, prompts, texts, grid) | dict(
+            searched=grid(self._searched(policy, done, claims), object))
     if judged:
       details |= dict(
           values=grid([
