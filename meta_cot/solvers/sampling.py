@@ -130,7 +130,7 @@ class Sampler:
     self._judged(policy, [longest], jax.tree.map(lambda x: x[:1], done), rng)
     start = time.perf_counter()
     texts, done = self.complete(policy, asked, rng, first)
-    prompts = np.repeat(asked, copies).tolist()
+    prompts = [prompt for prompt in asked for _ in range(copies)]
     judged = self._judged(policy, prompts, done, rng)
     seconds = time.perf_counter() - start
     claims = [
