@@ -33,7 +33,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.schema = 2  # of this file; a workdir of another one cannot be continued
   c.seed = 0  # of everything: problems, traces, initialisation, shuffling
   c.stages = ()  # names of groups that have a kind, in the order of the run
-  # Compiled programs, for the next process: workdir | off | a path or bucket.
+  # Compiled programs, for the next process: workdir (or where the environment's
+  # JAX_COMPILATION_CACHE_DIR says) | off | a path or bucket.
   c.compilation_cache = 'workdir'
   # compact | compact_digits | stream_of_search | prose | searchformer | cells
   c.style = 'compact'

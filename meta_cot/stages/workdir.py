@@ -13,6 +13,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
 import re
 from typing import Any
 
@@ -47,7 +48,8 @@ def opened(
     if is_primary:
       files.remove_temporaries(directory)
     cache = experiment.compilation_cache
-    if cache != 'off':
+    is_named = bool(os.environ.get('JAX_COMPILATION_CACHE_DIR'))
+    if cache != 'off' and not (cache == 'workdir' and is_named):
       compilation.use_cache(
           str(directory / 'compilation_cache' if cache == 'workdir'
               else files.path(cache)))
