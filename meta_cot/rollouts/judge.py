@@ -16,6 +16,7 @@ from meta_cot import traces
 from meta_cot.problem import Problem, Verdict
 from meta_cot.rollouts import episodes
 from meta_cot.tasks import base
+from meta_cot.traces import format as format_lib
 
 
 class Claim(NamedTuple):
@@ -99,7 +100,7 @@ class Judge:
   def searched(self, tokens: Sequence[int]) -> int:
     """Counts the tokens of a text in front of the mark of its answer."""
     decode = self.tokenizer.decode
-    place = traces.find_answer(decode(tokens), self.style)
+    place = format_lib.find_answer(decode(tokens), self.style)
     if not place:
       return 0
     return bisect.bisect_right(

@@ -126,8 +126,9 @@ class Sampler:
     copies = self._settings.num_samples
     asked = [traces.prompt(p, style=policy.style) for p in problems]
     longest = max(asked, key=lambda p: len(policy.tokenizer.encode_prompt(p)))
-    _, done = self.complete(policy, [longest], rng)  # compiles, as what follows
-    self._judged(policy, [longest], jax.tree.map(lambda x: x[:1], done), rng)
+    _, done = self.complete(policy, [longest], rng)  # compiles
+    one = jax.tree.map(lambda x: x[:1], done)
+    self._judged(policy, [longest], one, rng)  # likewise
     start = time.perf_counter()
     texts, done = self.complete(policy, asked, rng, first)
     prompts = [prompt for prompt in asked for _ in range(copies)]
@@ -146,9 +147,8 @@ class Sampler:
         for each, length in zip(done.log_probs, lengths)]
     likelihoods = [
         math.exp(total / length) for total, length in zip(log_probs, lengths)]
-    details = self._details(policy, problems, texts, done, claims) | _counted(
-        policy.style, prompts, texts, grid) | dict(
-            searched=grid(self._searched(policy, done, claims), object))
+    details = self._details(policy, problems, texts, done, claims)
+    details |= _counted(policy.style, prompts, texts, grid)
     if judged:
       details |= dict(
           values=grid([
@@ -170,14 +170,14 @@ class Sampler:
                 length, {judge.label: judge.model for judge in self._judges})
             for prompt, length in zip(prompts, lengths)], object))
 
-  def _searched(self, policy, done, claims) -> list[int | None]:
-    """Tokens before the mark of the answer; None where there is none."""
+  def _searched(self, policy, claims, done) -> list[int | None]:
+    """Tokens of every text before the mark of its answer, if it has one."""
     judge = judge_lib.Judge(self._task, policy.tokenizer, policy.style)
     return [
         None if claim.answer is None else judge.searched(
             tokens[:length - 1].tolist())  # behind it the text ends
         for claim, tokens, length in zip(
-            claims, done.tokens, done.lengths.tolist(), strict=True)]
+            claims, done.tokens, done.lengths, strict=True)]
 
   def _judged(
       self, policy: base.Policy, prompts: Sequence[str],
@@ -277,15 +277,18 @@ class Sampler:
             zip(done.tokens, done.lengths, done.is_finished))], done
 
   def _details(self, policy, problems, texts, done, claims) -> dict:
+    searched = np.array(self._searched(policy, claims, done), object).reshape(
+        len(problems), -1)
     if self._settings.temperature > 0:
-      return {}
+      return dict(searched=searched)
     told = [
         self.detail(policy.style, problem, text, bool(is_finished), claim)
         for problem, text, is_finished, claim in zip(
             problems, texts, done.is_finished, claims, strict=True)]
     return {
         name: base.objects([[row.get(name)] for row in told])
-        for name in dict.fromkeys(name for row in told for name in row)}
+        for name in dict.fromkeys(name for row in told for name in row)
+    } | dict(searched=searched)
 
   def detail(
       self, style: str, problem: Problem, text: str, is_finished: bool,

@@ -10,16 +10,16 @@ from meta_cot.traces.events import Start
 from meta_cot.traces.events import Step
 from meta_cot.traces.events import Value
 from meta_cot.traces.format import extract_answer
-from meta_cot.traces.format import find_answer
 from meta_cot.traces.format import parse
 from meta_cot.traces.format import prompt
 from meta_cot.traces.format import render
 from meta_cot.traces.masks import prune
 from meta_cot.traces.masks import trained_ranges
+from meta_cot.traces.masks import trains_end
 from meta_cot.traces.record import Node
 from meta_cot.traces.record import TraceRecord
 
 __all__ = (
     'Answer', 'Exhausted', 'Jump', 'Node', 'Start', 'Step', 'TraceRecord',
-    'Value', 'analyze', 'extract_answer', 'find_answer', 'linearize', 'parse',
-    'prompt', 'prune', 'render', 'trained_ranges')
+    'Value', 'analyze', 'extract_answer', 'linearize', 'parse', 'prompt',
+    'prune', 'render', 'trained_ranges', 'trains_end')
