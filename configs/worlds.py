@@ -51,7 +51,7 @@ def get_config(variant: str = 'safe') -> ml_collections.ConfigDict:
 def _rl(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """A stage that tunes the reader; one answer of what is said for each."""
   r = kinds.rl(
-      start=_START, seeds=(0, 1, 2), num_iterations=400, eval_every=50,
+      start=_START, seeds=(0, 1, 2), num_iterations=300, eval_every=50,
       save_every=200, num_eval_problems=1_000, num_eval_samples=1)
   r.questions.update(dict(rest=0))
   r.episodes.update(dict(
@@ -86,6 +86,9 @@ def _harbour(c: ml_collections.ConfigDict) -> None:
 
 def _hilo(c: ml_collections.ConfigDict) -> None:
   c.tokenizer.vocabulary.pieces = tuple('<>=')
+  c.sft.num_tokens = 500_000
+  # Without it the first attempt soon is always the same number.
+  c.rl.loss.update(dict(entropy_bonus=0.03, entropy_bonus_end=0.0))
 
 
 def _mastermind(c: ml_collections.ConfigDict) -> None:

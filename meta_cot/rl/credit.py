@@ -96,7 +96,7 @@ def _by_comparison(config, evidence, weights_E, *, compare) -> Credit:
   group = lambda x: x.reshape(-1, evidence.num_samples, *x.shape[1:])
   gains = compare(
       group(returns_NxE), group(verdicts.is_judged)[..., None],
-      group(verdicts.is_taken))
+      group(verdicts.is_taken), is_whole=discount == 1)
   return _of_parts(
       config, evidence, gains.reshape(returns_NxE.shape),
       evidence.rows.episode, verdicts.is_taken)
@@ -178,18 +178,24 @@ class Advantage:
 
 
 def _comparing(compare, min_samples: int = 2) -> Advantage:
-  """By (returns, judged, taken) [Q, G, E or 1] -> advantages [Q, G, E]."""
+  """By (returns, judged, taken) [Q, G, E or 1] -> advantages [Q, G, E].
+
+  `is_whole` says that no return to go but that of the first episode is needed.
+  """
   return Advantage(
       functools.partial(_by_comparison, compare=compare),
       min_samples=min_samples)
 
 
 def _of_whole(function, axis=1, **settings) -> Advantage:
-  """By whole trajectories: returns [Q, G] -> advantages."""
-  def compare(returns, judged, taken):
+  """By whole trajectories, or episode by episode: returns [Q, G] -> advantages.
+  """
+  def compare(returns, judged, taken, is_whole):
     del taken
     # One that nobody can judge stands where it moves no baseline.
     returns = jnp.where(judged, returns, _middle(returns, judged, axis))
+    if not is_whole:
+      return jax.vmap(function, 2, 2)(returns)
     return jnp.broadcast_to(
         function(returns[..., 0])[..., None], returns.shape)
 
@@ -201,7 +207,7 @@ ADVANTAGES: dict[str, Advantage] = {
         advantages.reinforce, axis=(0, 1), min_samples=1),
     'rloo': _of_whole(advantages.rloo),
     'step_rloo': _comparing(
-        lambda returns, judged, taken: advantages.step_rloo(
+        lambda returns, judged, taken, is_whole: advantages.step_rloo(
             returns, taken & judged)),
     'grpo': _of_whole(functools.partial(advantages.grpo, use_std=True)),
     'grpo_no_std': _of_whole(
