@@ -12,6 +12,8 @@ Workloads, one JSON line a contestant and one a ratio (above 1: ours is faster):
 step: GRPO, rollout, reward and update, against the trainers of other libraries.
 erl2: the same with several episodes a trajectory, ours alone.
 rollout: the rollout of `step` against plain sampling of as many tokens.
+flat: the step without a KL where all samples of a share of the questions are
+  equally right, against the same with all rows in the update.
 refill: trajectories that end at random, in slots that are refilled, against
   plain sampling of as many tokens, and against batches that wait for the
   longest text.
@@ -79,6 +81,29 @@ def erl2(
       tokens=size.rows * size.new_tokens * arguments.episodes,
       facts=dict(workload='erl2', episodes=arguments.episodes)):
     yield line | _breakdown(rows)
+
+
+def flat(
+    model: model_config.ModelConfig, size: workloads.Stepping,
+    arguments: argparse.Namespace,
+) -> Iterator[dict]:
+  """Updates of the questions that have a gradient, against all rows."""
+  size, rows = dataclasses.replace(size, beta=0.0), {}
+
+  def stepping(name, skips):
+    call = workloads.iterating(
+        model, size, flat=arguments.flat, skips_flat_groups=skips)
+    return timing.of_function(
+        name, lambda: rows.setdefault(name, []).append(call()))
+
+  contestants = [stepping('ours', True), stepping('all rows', False)]
+  costs = timing.measure(contestants, arguments.repeats)
+  for line in timing.report(
+      contestants, costs, tokens=size.rows * size.new_tokens,
+      facts=dict(workload='flat', flat=arguments.flat)):
+    if 'contestant' in line:
+      line |= _breakdown(rows[line['contestant']])
+    yield line
 
 
 def _breakdown(rows: list[dict[str, float]]) -> dict:
@@ -167,6 +192,9 @@ def _parser() -> argparse.ArgumentParser:
         default=field.default)
   flags.add_argument('--episodes', type=int, default=3, help='of erl2')
   flags.add_argument(
+      '--flat', type=float, default=0.5,
+      help='of flat: share of the questions without a gradient')
+  flags.add_argument(
       '--refills', type=int, default=4,
       help='of refill: as many times the questions, in the same slots')
   return flags
@@ -183,7 +211,7 @@ def main(argv: list[str] | None = None) -> None:
   facts = dict(
       model=arguments.model, parameters=model.num_params(),
       dtype=arguments.dtype, **dataclasses.asdict(size), **timing.machine())
-  parts = (step, erl2) + (
+  parts = (step, erl2, flat) + (
       (rollout, refill) if 'plain' in arguments.against else ())
   for part in parts:
     for line in part(model, size, arguments):

@@ -59,7 +59,8 @@ def prompts(model: model_config.ModelConfig, size: Stepping) -> np.ndarray:
 
 
 def settings(
-    size: Stepping, num_episodes: int, objective: str
+    size: Stepping, num_episodes: int, objective: str,
+    skips_flat_groups: bool = True,
 ) -> settings_lib.RlConfig:
   """Those of an experiment, but for what the workload says."""
   values = kinds.rl(
@@ -76,6 +77,7 @@ def settings(
       clip_low=size.clip, clip_high=size.clip, token_weights='sequence',
       kl_in='loss' if size.beta else 'none', kl_estimator='k3',
       kl_coefficient=size.beta))
+  values.updates.skip_flat_groups = skips_flat_groups
   return config_lib.parse(settings_lib.RlConfig, values, 'rl')
 
 
@@ -108,15 +110,19 @@ class _Player(player_lib.Player):
 
 
 def judge(
-    problems: object, rollouts: episodes.Rollouts
+    problems: object, rollouts: episodes.Rollouts, *, flat: float = 0.0
 ) -> judge_lib.Judged:
-  """The reward: the share of even tokens in an episode."""
+  """The reward: the share of even tokens in an episode.
+
+  In the share `flat` of the trajectories, of the first questions, it is 0.
+  """
   del problems
   shape = rollouts.starts.shape
   rewards = np.zeros(shape, np.float32)
   for n, e in np.ndindex(shape):
     row = rollouts.tokens[n, rollouts.starts[n, e]:rollouts.ends[n, e]]
     rewards[n, e] = np.mean(row % 2 == 0) if len(row) else 0.0
+  rewards[:round(flat * shape[0])] = 0.0
   is_taken = np.asarray(rollouts.is_taken)
   no = np.zeros(shape, bool)
   return judge_lib.Judged(
@@ -130,10 +136,11 @@ def judge(
 
 def iterating(
     model: model_config.ModelConfig, size: Stepping, *, num_episodes: int = 1,
-    objective: str = 'single',
+    objective: str = 'single', flat: float = 0.0,
+    skips_flat_groups: bool = True,
 ) -> Callable[[], dict[str, float]]:
   """Iterations of `learner.Learner`; a call returns the row of metrics."""
-  config = settings(size, num_episodes, objective)
+  config = settings(size, num_episodes, objective, skips_flat_groups)
   one = mesh()
   programs = programs_lib.Programs(
       None, model, config, lambda: 0, _NoTokenizer(), lambda: None, one,
@@ -151,7 +158,8 @@ def iterating(
         player=_Player(
             model, one, prompts(model, size), rules=programs.rules,
             num_samples=size.samples, num_slots=size.rows),
-        judge=judge, reference=jax.tree.map(jnp.copy, state.params),
+        judge=functools.partial(judge, flat=flat),
+        reference=jax.tree.map(jnp.copy, state.params),
         prepare=programs.prepare(), update=programs.update(), vine=None,
         explore=None, rng=jax.random.key(1), mesh=one)
   number = 0

@@ -68,7 +68,7 @@ def loss() -> ml_collections.ConfigDict:
   o.clip_high = 0.2
   # A mean over tokens | over each sequence first | a sum over a constant.
   o.token_weights = 'token'  # token | sequence | constant
-  o.kl_in = 'loss'  # none | loss | reward
+  o.kl_in = 'loss'  # none (and none is logged) | loss | reward
   o.kl_estimator = 'k3'  # k2, k3 in the loss; k1 in the reward
   o.kl_coefficient = 0.001
   o.kl_target = placeholder(float)  # nats a token; None: fixed coefficient
@@ -87,4 +87,8 @@ def updates() -> ml_collections.ConfigDict:
   u.num_minibatches = 1  # of an epoch
   u.num_accumulation = 1  # micro-batches of a minibatch
   u.num_loss_chunks = 1  # pieces of a row whose logits exist one at a time
+  # Rows of questions without a gradient are left out, and rows are cut to the
+  # longest that is left. With a KL or an entropy in the loss, or a value head,
+  # all rows have a gradient: then they are cut only.
+  u.skip_flat_groups = True
   return u

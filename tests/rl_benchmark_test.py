@@ -98,21 +98,24 @@ def test_prints_json(capsys):
       (x['workload'], x.get('contestant', x.get('ratio_to'))) for x in lines]
   assert named == [
       ('step', 'ours'), ('erl2', 'ours'),
+      ('flat', 'ours'), ('flat', 'all rows'), ('flat', 'all rows'),
       ('rollout', 'ours'), ('rollout', 'plain'), ('rollout', 'plain'),
       ('refill', 'ours'), ('refill', 'plain'), ('refill', 'batches'),
       ('refill', 'plain'), ('refill', 'batches')]
-  step, erl2, refill = lines[0], lines[1], lines[5]
-  for line, tokens in ((step, 36), (erl2, 72), (lines[2], 36)):
+  step, erl2, refill = lines[0], lines[1], lines[8]
+  for line, tokens in (
+      (step, 36), (erl2, 72), (lines[3], 36), (lines[5], 36)):
     if 'breakdown' in line:  # all tokens that were drawn
       assert line['trained_tokens'] == tokens
     assert line['tokens_per_second'] == pytest.approx(
         tokens / line['seconds']['median'])
+  assert lines[2]['trained_tokens'] == 18  # of one question of two
   assert set(step['breakdown']) == {'rollout', 'judge', 'prepare', 'update'}
   assert sum(x['median'] for x in step['breakdown'].values()) <= (
       step['seconds']['max'])
   assert refill['slots'] == 6 and refill['trajectories'] == 12
   assert 0 < refill['occupancy'] <= 1
-  assert len(table.make(text).splitlines()) == 2 + 3
+  assert len(table.make(text).splitlines()) == 2 + 4
 
 
 @pytest.mark.parametrize('flags, words', [

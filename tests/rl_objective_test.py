@@ -22,6 +22,7 @@ class _Imitation:
   """Likelihood of the trajectories whose first attempt was right."""
 
   needs = frozenset()  # no reference, no values
+  is_by_advantage = True
 
   def num_episodes(self, configured):
     return min(configured, 2)
@@ -67,8 +68,10 @@ def test_it_learns(imitation):
   # What is imitated becomes likelier.
   score = jax.jit(lambda params: setup_lib.programs_lib.update_lib.loss(
       run.model, run.settings, _Imitation(), params,
-      run.batches[0], run.batches[0].is_trained.astype(jnp.float32),
-      jnp.arange(16), jnp.float32(0), num_rows=16)[0])
+      run.batches[0].replace(
+          weights=run.batches[0].is_trained.astype(jnp.float32)),
+      jnp.arange(len(run.batches[0].weights)), jnp.float32(0),
+      num_rows=16)[0])
   assert score(after.params) < score(run.setup.start) - 0.1
 
 

@@ -101,7 +101,9 @@ def test_what_is_always_logged(finished):
 def test_later_iterations_compile_nothing(finished):
   for objective in ('erl2', 'single'):
     rows = _rows(finished[0] / 'rl' / objective / 'seed0')
-    assert len({row['programs_compiled'] for row in rows}) == 1
+    # But for a batch whose rows are all short, which is cut, and its update.
+    first, last = (rows[i]['programs_compiled'] for i in (0, -1))
+    assert 0 <= last - first <= 2
 
 
 def test_reports(finished):

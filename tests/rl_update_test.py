@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 
-from meta_cot.objectives import policy_gradient
 from meta_cot.rl import objective as objective_lib
 from meta_cot.rl import settings as settings_lib
 from meta_cot.rl import update as update_lib
@@ -36,9 +35,11 @@ def _plain_sgd(settings):
   """(params, batch, minibatch) -> gradient and metrics of the real update."""
   step = jax.jit(update_lib.make(
       _run().model, settings, settings.objective('erl2'),
-      optax.sgd(_RATE), lambda step: _RATE, row_constant=20.0))
+      optax.sgd(_RATE), lambda step: _RATE))
 
   def gradient(params, batch, minibatch=0):
+    batch = batch.replace(weights=update_lib.weigh(
+        jnp.asarray(batch.is_trained), settings, 20.0))
     state = _run().state().replace(
         params=params, opt_state=optax.sgd(_RATE).init(params))
     new, metrics = step(state, batch, minibatch, jnp.float32(0.1), {})
@@ -152,22 +153,21 @@ def _gradient_of_loss():
   run = _run()
 
   @jax.jit
-  def gradient(params, batch, weights):
+  def gradient(params, batch):
+    number = len(batch.weights)
     return jax.value_and_grad(
         lambda params: update_lib.loss(
             run.model, run.settings, run.learner.objective,
-            params, batch, weights, jnp.arange(len(weights)), jnp.float32(0.1),
-            num_rows=len(weights))[0])(params)
+            params, batch, jnp.arange(number), jnp.float32(0.1),
+            num_rows=number)[0])(params)
 
   return gradient
 
 
 def _with_mask(mask):
   """Loss and gradient where only these tokens are trained."""
-  batch = _batch(_run())
-  weights = policy_gradient.token_weights(batch.is_trained, 'token')
   return _gradient_of_loss()(
-      _moved(), batch.replace(is_trained=mask), weights)
+      _moved(), _batch(_run()).replace(is_trained=mask))
 
 
 @pytest.mark.parametrize('name', ['stop_ids', 'give_up_id'])
@@ -200,9 +200,8 @@ def test_tokens_that_were_not_drawn_have_no_gradient():
           targets=np.where(
               mask, rows.targets, noise.integers(0, 40, mask.shape)),
           behaviour=np.where(mask, rows.behaviour, np.nan)))
-  weights = policy_gradient.token_weights(mask, 'token')
-  one = _gradient_of_loss()(_moved(), batch, weights)
-  changed = _gradient_of_loss()(_moved(), other, weights)
+  one = _gradient_of_loss()(_moved(), batch)
+  changed = _gradient_of_loss()(_moved(), other)
   for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(changed)):
     np.testing.assert_array_equal(x, y)
 
@@ -249,9 +248,8 @@ def test_only_the_last_reward_counts_in_batch_loss_and_gradient(advantage):
   def result(rewards):
     batch, is_flat = run.prepare(
         *before, verdicts.replace(rewards=rewards), progress, beta, values)
-    weights = policy_gradient.token_weights(batch.is_trained, 'token')
     return jax.device_get((
-        batch, is_flat, _of_values(advantage)(_moved(), batch, weights)))
+        batch, is_flat, _of_values(advantage)(_moved(), batch)))
 
   rewards = np.asarray(verdicts.rewards)
   others = noise.uniform(size=rewards.shape).astype(np.float32) * taken
@@ -271,11 +269,11 @@ def _of_values(advantage):
   if advantage != 'gae':
     return _gradient_of_loss()
   run = _run(advantage='gae')
-  return jax.jit(lambda params, batch, weights: jax.value_and_grad(
+  return jax.jit(lambda params, batch: jax.value_and_grad(
       lambda params: update_lib.loss(
           run.model, run.settings, run.learner.objective,
-          params, batch, weights, jnp.arange(len(weights)), jnp.float32(0.1),
-          num_rows=len(weights))[0])(params))
+          params, batch, jnp.arange(len(batch.weights)), jnp.float32(0.1),
+          num_rows=len(batch.weights))[0])(params))
 
 
 def test_with_one_episode_all_objectives_train_the_same():

@@ -226,6 +226,10 @@ class Run:
         rows.append(row)
     return state, rows
 
+  def updates_compiled(self) -> int:
+    """For how many shapes."""
+    return self._made.update._cache_size()
+
   def prepare(self, *args):
     """The real program: (batch, is_flat)."""
     with self.mesh:

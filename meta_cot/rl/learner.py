@@ -21,6 +21,7 @@ from meta_cot import types
 from meta_cot.objectives import kl
 from meta_cot.problem import Problem
 from meta_cot.rl import credit
+from meta_cot.rl import cutting
 from meta_cot.rl import monitor
 from meta_cot.rl import objective as objective_lib
 from meta_cot.rl import questions as questions_lib
@@ -115,6 +116,7 @@ class Learner:
         verdicts, jnp.float32(progress), jnp.float32(memory.kl_coefficient),
         values_NxJ)
     is_flat_N = self.player.fetch(is_flat_N)
+    batch = self._cut(batch, is_flat_N, host.lengths, asked.prompts.shape)
     tick()
     row = monitor.collected(
         judged, host, is_flat_N, num_samples=config.questions.num_samples,
@@ -181,6 +183,25 @@ class Learner:
     if self.explore is not None:
       asked = self.explore(params, asked, jax.random.fold_in(rng, _EXPLORE))
     return asked, numbers, np.array(config.discounts, np.float32)[kinds_Q]
+
+  def _cut(self, batch, is_flat_N, lengths_R, prompts):
+    """The rows and positions of a batch that have a gradient."""
+    updates, (num_rows, length) = self.config.updates, batch.weights.shape
+    num_questions, num_prompt = prompts
+    if not updates.skip_flat_groups:
+      return batch
+    parts = sharding.data_parallelism(self.mesh)
+    found = cutting.shapes(
+        num_rows, length, num_questions=num_questions, width=num_prompt,
+        pieces=updates.num_minibatches * updates.num_accumulation * parts,
+        num_minibatches=updates.num_minibatches, num_parts=parts,
+        num_chunks=updates.num_loss_chunks,
+        may_skip=self.objective.is_by_advantage)
+    order_Q, number, width = cutting.choose(
+        found, is_flat_N, num_prompt + lengths_R - 1)
+    if (number, width) == (num_questions, length):
+      return batch
+    return cutting.cut(batch, order_Q, num_questions=number, width=width)
 
   def _weights(self, judged, progress) -> np.ndarray:
     """What the rewards of the episodes count, [E]."""

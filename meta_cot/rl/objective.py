@@ -80,6 +80,7 @@ class Batch:
   rows: rows_lib.Rows
   advantages: jax.Array  # [R, X] float32
   is_trained: jax.Array  # [R, X] bool, drawn, and of a judged trajectory
+  weights: jax.Array  # [R, X] float32, of losses in the sum; see `update.weigh`
   reference: jax.Array | None  # [R, X] float32, log-probs at temperature 1
   targets: jax.Array | None  # [R, X] float32, of the value head
   old_values: jax.Array | None  # [R, X] float32
@@ -97,6 +98,9 @@ class Objective(Protocol):
   # 'continuations' (Monte-Carlo values before every step): what `credit` and
   # `loss` read, and so which programs there are.
   needs: frozenset[str]
+  # Whether the loss of a token without an advantage has no gradient: then such
+  # questions need no update (`cutting`).
+  is_by_advantage: bool
 
   def num_episodes(self, configured: int) -> int:
     """Returns how many attempts a trajectory has, of `configured` ones."""
@@ -135,8 +139,20 @@ class Episodic:
 
   @property
   def needs(self) -> frozenset[str]:
-    needs = self._advantage.needs | {'reference'}
-    return needs | ({'log_probs'} if self.loss_settings.has_penalty else set())
+    settings, needs = self.loss_settings, set(self._advantage.needs)
+    if settings.kl_in != 'none':
+      needs.add('reference')
+    if settings.has_penalty:
+      needs.add('log_probs')
+    return frozenset(needs)
+
+  @property
+  def is_by_advantage(self) -> bool:
+    settings = self.loss_settings
+    has_kl = settings.kl_in == 'loss' and (
+        settings.kl_coefficient > 0 or settings.kl_target is not None)
+    return not (
+        has_kl or settings.entropy_bonus or 'values' in self.needs)
 
   def num_episodes(self, configured: int) -> int:
     return 1 if self.is_single else configured

@@ -228,7 +228,7 @@ class Programs:
     """See `update.make_batch`."""
     return jax.jit(update_lib.make_batch(
         self.model, self.settings, self.objective, self.tokenizer.pad_id,
-        self.steps))
+        self.steps, float(self.rules.row_length)))
 
   @property
   def num_kept_rows(self) -> int:
@@ -248,8 +248,7 @@ class Programs:
     settings = self.settings
     step = update_lib.make(
         self.model, settings, self.objective, self.optimizer,
-        optimizer.schedule(settings.optimizer, settings.num_updates),
-        row_constant=float(self.rules.row_length))
+        optimizer.schedule(settings.optimizer, settings.num_updates))
     placed = jax.tree.map(lambda x: x.sharding, self.state)
     return jax.jit(
         step, out_shardings=(placed, sharding.replicated(self.mesh)),

@@ -75,6 +75,7 @@ class UpdatesConfig:
   num_minibatches: int = config_lib.setting(low=1)
   num_accumulation: int = config_lib.setting(is_free=True, low=1)
   num_loss_chunks: int = config_lib.setting(is_free=True, low=1)
+  skip_flat_groups: bool = config_lib.setting()
 
   @property
   def per_iteration(self) -> int:

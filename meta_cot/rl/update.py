@@ -30,13 +30,12 @@ from meta_cot.training import step as step_lib
 def loss(
     config: model_config.ModelConfig, settings: settings_lib.RlConfig,
     objective: objective_lib.Objective, params: types.Params,
-    batch: objective_lib.Batch, weights_RxX: jax.Array, numbers_R: jax.Array,
+    batch: objective_lib.Batch, numbers_R: jax.Array,
     kl_coefficient: jax.Array, *, num_rows: int,
 ) -> tuple[jax.Array, dict[str, Any]]:
-  """Computes the loss of a micro-batch: a plain sum over its tokens.
+  """Computes the loss of a micro-batch: a sum over its tokens, by weights.
 
-  Their weights are made on the whole minibatch of `num_rows` rows, in which the
-  rows have the numbers [R] int32.
+  Its rows have the numbers [R] int32 among the `num_rows` rows of a minibatch.
 
   Returns:
     The loss [] float32, and totals that add up: `loss`; `trained_tokens`;
@@ -49,7 +48,7 @@ def loss(
       sampling=settings.episodes.sampling(),
       num_chunks=settings.updates.num_loss_chunks, prompts=batch.prompts)
   losses_RxX, sums = objective.loss(scores, batch, kl_coefficient)
-  total = jnp.sum(jnp.where(mask, losses_RxX * weights_RxX, 0.0))
+  total = jnp.sum(jnp.where(mask, losses_RxX * batch.weights, 0.0))
   gap_RxX = jnp.where(mask, jnp.abs(scores.sampled - rows.behaviour), 0.0)
   add = lambda x: jnp.sum(jnp.where(mask, x, 0.0))
   means = sums | dict(entropy=add(scores.entropy), gap_mean=add(gap_RxX))
@@ -63,16 +62,33 @@ def loss(
           jnp.max(gap_RxX, axis=1)))
 
 
+def weigh(
+    is_trained_RxX: jax.Array, settings: settings_lib.RlConfig,
+    row_constant: float,
+) -> jax.Array:
+  """Weighs tokens by `loss.token_weights`, every minibatch on its own.
+
+  Returns:
+    [R, X] float32; `row_constant` is that of `policy_gradient.token_weights`.
+  """
+  weights = jax.vmap(lambda mask: policy_gradient.token_weights(
+      mask, settings.loss.token_weights, constant=row_constant))(
+          step_lib.split_rows(
+              is_trained_RxX, settings.updates.num_minibatches))
+  return jnp.swapaxes(weights, 0, 1).reshape(is_trained_RxX.shape)
+
+
 def make_batch(
     model: model_config.ModelConfig, settings: settings_lib.RlConfig,
     objective: objective_lib.Objective, pad_id: int,
-    steps: continuations.Steps | None,
+    steps: continuations.Steps | None, row_constant: float,
 ) -> Callable[..., tuple[objective_lib.Batch, jax.Array]]:
   """Makes the pure function of an iteration's batch; once for all updates.
 
   Called with (params, reference, prompts, lengths, rollouts, verdicts,
   progress, kl_coefficient, values_NxJ or None), all parameters of both;
-  `steps` are those of the values. It gives the batch and `Credit.is_flat`.
+  `steps` are those of the values; `row_constant` is that of `weigh`. It gives
+  the batch and `Credit.is_flat`.
   """
   updates, needs = settings.updates, objective.needs
   shares = updates.num_minibatches * updates.num_accumulation
@@ -104,9 +120,11 @@ def make_batch(
         steps=None if steps is None else steps.of_tokens(
             rows, verdicts.rewards.shape[1]))
     given = objective.credit(evidence)
+    is_trained_RxX = credit.trained(rows, verdicts)
     batch = objective_lib.Batch(
         rows=rows, advantages=given.advantages,
-        is_trained=credit.trained(rows, verdicts),
+        is_trained=is_trained_RxX,
+        weights=weigh(is_trained_RxX, settings, row_constant),
         reference=evidence.reference, targets=given.targets,
         old_values=evidence.values, prompts=prompts,
         entropy_bonus=jnp.full(
@@ -122,16 +140,14 @@ def make_batch(
 def make(
     config: model_config.ModelConfig, settings: settings_lib.RlConfig,
     objective: objective_lib.Objective,
-    optimizer: optax.GradientTransformation, schedule: optax.Schedule, *,
-    row_constant: float,
+    optimizer: optax.GradientTransformation, schedule: optax.Schedule,
 ) -> Callable[..., tuple[state_lib.TrainState, dict[str, jax.Array]]]:
   """Makes the pure update.
 
   It is (state, batch, minibatch, beta, base) -> (state, metrics); the state has
   the part `settings.trained`, `base` the rest. `minibatch` says which share of
   the rows is used; rows are dealt out like cards, so each has samples of most
-  questions. The metrics have the learning rate, by `schedule`; `row_constant`
-  is that of `token_weights`.
+  questions. The metrics have the learning rate, by `schedule`.
   """
   updates, whole = settings.updates, settings.trained.whole
 
@@ -142,9 +158,7 @@ def make(
           lambda x: jax.lax.dynamic_index_in_dim(
               step_lib.split_rows(x, updates.num_minibatches), minibatch, 0,
               keepdims=False), batch)
-    weights_RxX = policy_gradient.token_weights(
-        batch.is_trained, settings.loss.token_weights, constant=row_constant)
-    num_rows = weights_RxX.shape[0]
+    num_rows = len(batch.is_trained)
     grad_fn = jax.grad(
         lambda params, batch, *rest: loss(
             config, settings, objective, whole(base, params),
@@ -152,7 +166,7 @@ def make(
             num_rows=num_rows), has_aux=True)
     grads, totals = step_lib.accumulate(
         lambda micro: grad_fn(state.params, *micro),
-        (batch, weights_RxX, jnp.arange(num_rows)), updates.num_accumulation)
+        (batch, jnp.arange(num_rows)), updates.num_accumulation)
     changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
     number = totals['trained_tokens']
     metrics = {
