@@ -370,7 +370,8 @@ def rl(**changes: Any) -> ml_collections.ConfigDict:
   r.start = 'sft/revisions'  # the policy that is tuned
   r.problems = 'problems'
   # erl2 (the last episode) | rl2 (all) | weighted (between them) | myopic (each
-  # for itself) | single (one) | score (erl2, then rl2).
+  # for itself) | single (one) | score (erl2, then rl2) | star (imitates what is
+  # right).
   r.objectives = ('erl2', 'rl2', 'single')  # each is trained
   r.seeds = (0,)  # and each with each of them
   r.num_iterations = 100

@@ -49,11 +49,12 @@ def credit() -> ml_collections.ConfigDict:
   c.score_hold = 0.5  # share of the run before score turns to rl2
   c.discounts = (1.0,)  # gamma; every question is asked with one of them
   c.discount_prompts = ('',)  # what stands before the question then
-  # reinforce | rloo | step_rloo | grpo | grpo_no_std | vineppo | gae.
+  # reinforce | rloo | step_rloo | grpo | grpo_no_std | vineppo | mrt | gae.
   c.advantage = 'rloo'
   c.whiten = False  # advantages to mean 0 and deviation 1
-  c.num_rollouts = 4  # of vineppo, for every value
-  c.num_steps = 2  # of an episode, that have values of their own in vineppo
+  c.num_rollouts = 4  # of vineppo and mrt, for every value
+  c.num_steps = 2  # of an episode, that have values of their own there
+  c.progress_weight = 1.0  # of mrt, beside the outcome: 0 is rloo
   c.step_end = ','  # a token that has this in it ends a step
   c.gae_gamma = 1.0
   c.gae_lambda = 0.95

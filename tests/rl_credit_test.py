@@ -22,6 +22,7 @@ _COMPARED = ('reinforce', 'rloo', 'step_rloo', 'grpo', 'grpo_no_std')
 # Progress 0.75 of `score` that holds until 0.5.
 _WEIGHTS = dict(erl2=(0, 0, 1), rl2=(1, 1, 1), score=(0.5, 0.5, 1))
 _SEEDS = st.integers(0, 10_000)
+_PROGRESS = 0.7  # the share of it in mrt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _world(seed, *, is_windowed=False, is_flat=False) -> _World:
 def _program(objective, advantage, whiten=False, has_penalty=False):
   config = small_rl.settings(
       advantage=advantage, whiten=whiten, num_samples=_G, gae_gamma=0.9,
-      gae_lambda=0.8)
+      gae_lambda=0.8, progress_weight=_PROGRESS)
 
   @jax.jit
   def assign(world):
@@ -231,7 +232,7 @@ def test_equal_returns_are_flat_whoever_is_missing(advantage, seed):
   assert not got.any() and is_flat.all()
 
 
-@pytest.mark.parametrize('advantage', (*_COMPARED, 'vineppo', 'gae'))
+@pytest.mark.parametrize('advantage', (*_COMPARED, 'vineppo', 'mrt', 'gae'))
 @pytest.mark.parametrize('whiten', [False, True])
 @hypothesis.given(_SEEDS, st.integers(0, _N - 1))
 def test_one_that_nobody_can_judge_changes_nothing(
@@ -268,6 +269,25 @@ def test_vineppo(objective, seed):
 
 @pytest.mark.parametrize('objective', _WEIGHTS)
 @hypothesis.given(_SEEDS)
+def test_progress_is_added_to_the_outcome(objective, seed):
+  world = _world(seed)
+  outcome, steps, both = (
+      _program(objective, name)(world) for name in ('rloo', 'vineppo', 'mrt'))
+  np.testing.assert_allclose(
+      both[0], outcome[0] + _PROGRESS * steps[0], atol=1e-5)
+  np.testing.assert_array_equal(both[2], outcome[2] & steps[2])
+  # Over a trajectory what is added is its return minus its first value.
+  for r in np.flatnonzero(world.verdicts.is_judged):
+    mine = world.steps[r]
+    gained = sum(float(steps[0][r, np.argmax(mine == j)]) for j in {
+        *mine.tolist()} - {-1})
+    first = float(world.values[r, min(mine[mine >= 0])])
+    np.testing.assert_allclose(
+        gained, sum(_worth(world, objective)[r]) - first, atol=1e-4)
+
+
+@pytest.mark.parametrize('objective', _WEIGHTS)
+@hypothesis.given(_SEEDS)
 def test_gae(objective, seed):
   world = _world(seed)
   gamma, lam, total = 0.9, 0.8, sum(_WEIGHTS[objective])
@@ -290,7 +310,7 @@ def test_gae(objective, seed):
   np.testing.assert_array_equal(got[2], ~world.verdicts.is_judged)
 
 
-@pytest.mark.parametrize('advantage', (*_COMPARED, 'vineppo', 'gae'))
+@pytest.mark.parametrize('advantage', (*_COMPARED, 'vineppo', 'mrt', 'gae'))
 @hypothesis.given(_SEEDS)
 def test_with_one_episode_all_objectives_are_the_same(advantage, seed):
   world = _world(seed)
@@ -336,4 +356,4 @@ def _penalty(rows, verdicts, ours, theirs):
 
 
 def test_every_advantage_is_tested():
-  assert set(credit.ADVANTAGES) == {*_COMPARED, 'vineppo', 'gae'}
+  assert set(credit.ADVANTAGES) == {*_COMPARED, 'vineppo', 'mrt', 'gae'}

@@ -10,6 +10,7 @@ import pytest
 
 from configs import erl2 as erl2_config
 from meta_cot import masked
+from meta_cot.model import transformer
 from meta_cot.rl import credit as credit_lib
 from meta_cot.rl import objective as objective_lib
 from meta_cot.rl import setup as setup_lib
@@ -113,9 +114,45 @@ def test_one_step_behind_it_learns_from_what_the_policy_before_did():
 
 @pytest.mark.parametrize('name, needs', [
     ('rloo', {'reference'}), ('gae', {'reference', 'values'}),
-    ('vineppo', {'reference', 'continuations'})])
+    ('vineppo', {'reference', 'continuations'}),
+    ('mrt', {'reference', 'continuations'})])
 def test_needs_are_those_of_the_advantage(name, needs):
-  for objective in objective_lib.OBJECTIVES:
-    assert small_rl.settings(advantage=name).objective(objective).needs == needs
+  settings = small_rl.settings(advantage=name)
+  for objective in {*objective_lib.OBJECTIVES} - {'star'}:
+    assert settings.objective(objective).needs == needs
+  assert settings.objective('star').needs == set()
+  free = small_rl.settings(advantage=name, kl_in='none')
+  assert free.objective('erl2').needs == needs - {'reference'}
   penalised = small_rl.settings(kl_in='reward', kl_estimator='k1')
   assert penalised.objective('erl2').needs == {'reference', 'log_probs'}
+
+
+def test_expert_iteration_imitates_what_is_right_and_nothing_else():
+  """The gradient of the mean log-likelihood over right trajectories."""
+  run = small_rl.Run('star', objectives=('star',), skip_flat_groups=False)
+  run.iterate()
+  batch, call = jax.device_get((run.batches[0], run.calls[0]))
+  is_right_N = (call[5].rewards[:, -1] > 0) & call[5].is_judged
+  assert 0 < is_right_N.sum() < len(is_right_N)
+  mask = batch.is_trained & is_right_N[batch.rows.trajectory][:, None]
+  assert (batch.advantages == mask).all()
+  update_lib = setup_lib.programs_lib.update_lib
+
+  @jax.jit
+  def by_objective(params):
+    return update_lib.loss(
+        run.model, run.settings, run.learner.objective, params, batch,
+        jnp.arange(len(mask)), jnp.float32(0), num_rows=len(mask))[0]
+
+  @jax.jit
+  def by_hand(params):
+    logits = transformer.forward(
+        run.model, params, jnp.asarray(batch.rows.tokens)).logits
+    log_probs = jnp.take_along_axis(
+        jax.nn.log_softmax(logits), batch.rows.targets[..., None], -1)[..., 0]
+    return -jnp.sum(jnp.where(mask, log_probs, 0)) / batch.is_trained.sum()
+
+  for one, other in zip(*(
+      jax.tree.leaves(jax.grad(f)(run.setup.start))
+      for f in (by_objective, by_hand)), strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-5)

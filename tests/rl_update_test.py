@@ -235,7 +235,8 @@ def test_the_largest_gap_is_a_maximum(accumulation):
 
 
 @pytest.mark.parametrize('advantage', (
-    'reinforce', 'rloo', 'step_rloo', 'grpo', 'grpo_no_std', 'vineppo', 'gae'))
+    'reinforce', 'rloo', 'step_rloo', 'grpo', 'grpo_no_std', 'vineppo', 'mrt',
+    'gae'))
 def test_only_the_last_reward_counts_in_batch_loss_and_gradient(advantage):
   run = _run(advantage=advantage)
   assert all(np.isfinite(v) for v in run.rows[0].values()), run.rows[0]
@@ -283,7 +284,8 @@ def test_with_one_episode_all_objectives_train_the_same():
     for x, y in zip(
         jax.tree.leaves(expected), jax.tree.leaves(run.after.params)):
       np.testing.assert_array_equal(x, y)
-  assert set(objective_lib.OBJECTIVES) == {'single', 'erl2', 'rl2', 'score'}
+  assert set(objective_lib.OBJECTIVES) == {
+      'single', 'erl2', 'rl2', 'score', 'star'}
 
 
 @pytest.mark.parametrize('axes', _AXES)

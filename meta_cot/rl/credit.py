@@ -165,6 +165,26 @@ def _by_head(config, evidence, weights_E) -> Credit:
           jnp.all(gains_RxX == 0, axis=1)))
 
 
+def _by_progress(config, evidence, weights_E) -> Credit:
+  """Credit by the outcome, and by what every step adds to its value.
+
+  MRT, arXiv 2503.07572: the return of a trajectory, beside that of its
+  question's others, plus a share of the change of the value by the step. Values
+  are those of the policy that goes on from there.
+  """
+  plain = dataclasses.replace(config, whiten=False)
+  outcome = ADVANTAGES['rloo'].assign(plain, evidence, weights_E)
+  progress = _by_steps(plain, evidence, weights_E)
+  gains_RxX = outcome.advantages + (
+      config.progress_weight * progress.advantages)
+  if config.whiten:
+    gains_RxX = advantages.whiten(
+        gains_RxX, trained(evidence.rows, evidence.verdicts))
+  return Credit(
+      advantages=gains_RxX, targets=None,
+      is_flat=outcome.is_flat & progress.is_flat)
+
+
 @dataclasses.dataclass(frozen=True)
 class Advantage:
   """One way to give credit."""
@@ -213,6 +233,8 @@ ADVANTAGES: dict[str, Advantage] = {
     'grpo_no_std': _of_whole(
         functools.partial(advantages.grpo, use_std=False)),
     'vineppo': Advantage(_by_steps, needs=frozenset({'continuations'})),
+    'mrt': Advantage(
+        _by_progress, needs=frozenset({'continuations'}), min_samples=2),
     'gae': Advantage(_by_head, needs=frozenset({'values'})),
 }
 
@@ -230,6 +252,7 @@ class CreditConfig:
   whiten: bool = config_lib.setting()
   num_rollouts: int = config_lib.setting(low=1)
   num_steps: int = config_lib.setting(low=1)
+  progress_weight: float = config_lib.setting(low=0.0)
   step_end: str = config_lib.setting()
   gae_gamma: float = config_lib.setting(low=0.0, high=1.0)
   gae_lambda: float = config_lib.setting(low=0.0, high=1.0)

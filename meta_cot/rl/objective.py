@@ -8,7 +8,7 @@ A new objective is a file beside this one and a line in OBJECTIVES. Axes as in
 from collections.abc import Callable
 import dataclasses
 import functools
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from flax import struct
 import jax
@@ -205,11 +205,46 @@ class Episodic:
     return credit_lib.ADVANTAGES[self.credit_settings.advantage]
 
 
+@dataclasses.dataclass(frozen=True)
+class Imitation:
+  """Likelihood of trajectories whose last episode is right: STaR (Eq. 2).
+
+  An iteration is a round of expert iteration: sample, keep what is right, learn
+  it. Nothing pushes away from what is wrong.
+  """
+
+  needs: ClassVar[frozenset[str]] = frozenset()
+  is_by_advantage: ClassVar[bool] = True
+
+  def num_episodes(self, configured: int) -> int:
+    return configured
+
+  def weights(
+      self, num_episodes: int, progress: jax.Array | float) -> jax.Array:
+    del progress
+    return erl2.reward_weights(num_episodes, 0.0)
+
+  def credit(self, evidence: credit_lib.Evidence) -> credit_lib.Credit:
+    rows, verdicts = evidence.rows, evidence.verdicts
+    is_kept_N = (verdicts.rewards[:, -1] > 0) & verdicts.is_judged
+    is_kept_Rx1 = is_kept_N[rows.trajectory][:, None]
+    return credit_lib.Credit(
+        advantages=(rows.is_sampled & is_kept_Rx1).astype(jnp.float32),
+        targets=None, is_flat=~is_kept_N)
+
+  def loss(
+      self, scores: scoring.Scores, batch: Batch, kl_coefficient: jax.Array
+  ) -> tuple[jax.Array, Sums]:
+    del kl_coefficient
+    return -batch.advantages * scores.plain, dict(imitated=jnp.sum(
+        jnp.where(batch.is_trained, batch.advantages, 0.0)))
+
+
 # J = E[r_K], the final episode only (Eq. 14); J = E[sum_k r_k] (Eq. 13); what
 # is between them, where earlier episodes count `earlier_weight`; every episode
 # by itself, whatever follows; standard reinforcement learning; E-RL^2 first,
 # RL^2 after it, in the manner of the two stages of SCoRe (arXiv 2409.12917,
-# sec. 5).
+# sec. 5); expert iteration.
 OBJECTIVES: dict[
     str, Callable[[credit_lib.CreditConfig, LossConfig], Objective]
 ] = {
@@ -221,4 +256,5 @@ OBJECTIVES: dict[
     'single': functools.partial(
         Episodic, early=0.0, late=0.0, is_single=True),
     'score': functools.partial(Episodic, early=0.0, late=1.0),
+    'star': lambda credit, loss: Imitation(),
 }
