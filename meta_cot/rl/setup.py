@@ -89,7 +89,8 @@ class Evaluation:
         revising.play,
         setup.player(programs, programs.settings.num_eval_samples),
         setup.judge, problems=setup.validation, rng=setup.evaluation_rng,
-        explore=programs.explore())
+        explore=programs.explore(),
+        openings=programs.settings.credit.discount_prompts)
 
   def play(self, params: types.Params) -> judge_lib.Judged:
     """Judges all problems, G trajectories of each in turn."""

@@ -132,6 +132,7 @@ def play(
     player: player_lib.Player, judge: Callable[..., judge_lib.Judged],
     params: Params, problems: Sequence[Problem], rng: PRNGKey, *,
     explore: Explore | None = None, first: int = 0,
+    openings: Sequence[str] = ('',),
 ) -> tuple[judge_lib.Judged, float]:
   """Plays any number of problems.
 
@@ -143,6 +144,7 @@ def play(
     rng: of all draws, which follow from the numbers of the questions too.
     explore: writes the first attempts, if a search does.
     first: number of the first question.
+    openings: texts in front of the questions, by turns.
 
   Returns:
     Verdicts on G trajectories of each problem in turn, and the share of slots
@@ -154,7 +156,7 @@ def play(
   for start in range(0, len(problems), count):
     some = problems[start:start + count]
     ids = list(range(first + start, first + start + len(some)))
-    asked = player.ask(some, ids)
+    asked = player.ask(some, ids, [openings[i % len(openings)] for i in ids])
     if explore is not None:
       asked = explore(params, asked, explore_rng)
     host, explored_Q = player.fetch(

@@ -25,6 +25,7 @@ from meta_cot.runtime import distributed
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base as solvers_base
+from meta_cot.solvers import opening as opening_lib
 from meta_cot.solvers import prompting as prompting_lib
 from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
@@ -117,15 +118,29 @@ def _run(context, settings, directory) -> None:
     for some in (*problems.values(), *validation.values()):
       context.check_prompts(asked.folder, some)
       prompted.check_prompts(context, settings, asked.folder, some)
-    rows += asked.rows(directory / 'rows', problems, validation)
+    for opening in asked.openings.items():
+      rows += dataclasses.replace(asked, opening=opening).rows(
+          directory / 'rows', problems, validation)
     training |= asked.training()
   if distributed.is_primary():
     _write(context, settings, directory, rows, training, labels, problems)
   distributed.wait(f'{directory.name}: report')
 
 
+@dataclasses.dataclass(frozen=True)
 class _Asked(solving.Asked):
-  """One policy, asked by all solvers."""
+  """One policy, asked by all solvers, with a text in front of questions."""
+
+  opening: tuple[str, str] = ('', '')  # name and text
+
+  @property
+  def openings(self) -> dict[str, str]:
+    """What may stand in front, by name: the prompts of its discounts."""
+    return opening_lib.named(self.folder.about.get('discounts', [(1.0, '')]))
+
+  @property
+  def label(self) -> str:
+    return f'{super().label} {self.opening[0]}'.strip()
 
   @functools.cached_property
   def metrics(self) -> list[dict[str, Any]]:
@@ -139,7 +154,10 @@ class _Asked(solving.Asked):
 
   def _at(self, step: int) -> solvers_base.Policy:
     tokens = sum(r['tokens'] for r in self.metrics if r['step'] <= step)
-    return self.at(step, tokens if self.metrics else None)
+    policy = self.at(step, tokens if self.metrics else None)
+    _, text = self.opening
+    return policy if not text else dataclasses.replace(
+        policy, tokenizer=opening_lib.Opened(policy.tokenizer, text))
 
   def rows(
       self, directory: epath.Path, problems: dict[str, list[Problem]],

@@ -151,6 +151,8 @@ def train(
     policy_lib.write(
         directory, programs.model, programs.tokenizer, programs.style, dict(
             objective=objective, seed=seed, num_episodes=programs.num_episodes,
+            discounts=[*zip(
+                settings.credit.discounts, settings.credit.discount_prompts)],
             episodes=dataclasses.asdict(settings.episodes),
             search=dataclasses.asdict(settings.search)), base, start)
   asked = settings.questions

@@ -64,8 +64,10 @@ class Asked:
     return self.reference
 
   def is_asked(self, name: str) -> bool:
-    """Whether a solver asks it: policies of RL only play their episodes."""
-    return name == _EPISODES or 'episodes' not in self.folder.about
+    """Whether it is: policies of RL play episodes; one is a text, too."""
+    about = self.folder.about
+    return name == _EPISODES or 'episodes' not in about or (
+        name in _PLAIN and about['num_episodes'] == 1)
 
   def at(
       self, step: int, trained_tokens: float | None = None
