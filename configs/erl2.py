@@ -15,6 +15,11 @@ Variants:
   laptop  continues countdown.py:laptop: two attempts, by a model that has seen
           three. A quarter of an hour behind the training on two CPU cores.
           E-RL^2 takes the second attempt from 45% to 62%, RL^2 to 61%.
+  traces_tiny     RL on the search itself, behind countdown.py:tiny: one long
+          episode, gamma 1 and .98, beside expert iteration and more supervised
+          training, three seeds each (`configs/rl_traces.py`).
+  traces_laptop   the same behind countdown.py:laptop; not yet run.
+  traces_prompts  one policy, three prompts of gamma, behind countdown.py:tiny.
   gpu     problems and model of countdown.py:gpu in style compact, with arm
           `revisions` only. One accelerator; not yet run.
   pod     the same of countdown.py:pod. A TPU v5e-8; not yet run, compiled.
@@ -25,6 +30,7 @@ import ml_collections
 from configs import base
 from configs import countdown
 from configs import kinds
+from configs import rl_traces
 
 # What episodes of the report have in common with those that are trained.
 PLAYED = (
@@ -39,6 +45,8 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
     ValueError: no such variant; lists them.
   """
   change = base.choose(VARIANTS, variant)
+  if variant in rl_traces.VARIANTS:
+    return change()
   c = countdown.get_config(variant)
   c.rl = kinds.rl()
   change(c)
@@ -46,7 +54,9 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
   c.episodes = kinds.evaluate(
       policies=(c.rl.start, 'rl'), start=c.rl.start,
       solvers=('samples', 'revisions'), num_curve_problems=0,
-      num_problems=c.rl.num_eval_problems)
+      num_problems=c.rl.num_eval_problems, token_grid=tuple(
+          c.rl.episodes.episode_length * e
+          for e in range(1, c.rl.episodes.num_episodes + 1)))
   for key in PLAYED:  # they follow what is set on the command line
     c.episodes.episodes[key] = c.rl.episodes.get_ref(key)
   c.episodes.episodes.update(dict(
@@ -110,4 +120,6 @@ def _compact(c: ml_collections.ConfigDict, largest: int) -> None:
   c.task.max_value = c.tokenizer.vocabulary.number_tokens = largest
 
 
-VARIANTS = {'tiny': _tiny, 'laptop': _laptop, 'gpu': _gpu, 'pod': _pod}
+VARIANTS = {
+    'tiny': _tiny, 'laptop': _laptop, **rl_traces.VARIANTS, 'gpu': _gpu,
+    'pod': _pod}

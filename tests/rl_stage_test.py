@@ -114,6 +114,13 @@ def test_reports(finished):
   assert num_episodes == {'sft/revisions': 2, 'rl/erl2': 2, 'rl/single': 1}
   assert summary['num_problems'] == 6
   assert summary['samples']['num_samples'] == 4
+  everything = json.loads((workdir / 'episodes' / 'summary.json').read_text())
+  assert ('rl/single', 'samples') in [
+      (e['policy'], e['solver']) for e in everything['success']]
+  assert [(e['policy'], e['solver']) for e in everything['anytime']] == [
+      ('sft/revisions', 'samples'), ('sft/revisions', 'revisions'),
+      ('rl/erl2', 'revisions'), ('rl/single', 'samples'),
+      ('rl/single', 'revisions')]
   readable = (workdir / 'episodes' / 'report.md').read_text()
   for words in ('| rl/erl2 |', '| rl/single |', '| sft/revisions |'):
     assert words in readable

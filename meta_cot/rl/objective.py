@@ -152,7 +152,7 @@ class Episodic:
     has_kl = settings.kl_in == 'loss' and (
         settings.kl_coefficient > 0 or settings.kl_target is not None)
     return not (
-        has_kl or settings.entropy_bonus or 'values' in self.needs)
+        has_kl or settings.has_entropy or 'values' in self.needs)
 
   def num_episodes(self, configured: int) -> int:
     return 1 if self.is_single else configured
