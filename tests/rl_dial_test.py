@@ -138,7 +138,7 @@ def test_the_gradient_of_the_bonus_is_that_of_the_mean_entropy():
       batch, advantages=np.zeros_like(batch.advantages))
   step = jax.jit(update_lib.make(
       run.model, run.settings, run.settings.objective('erl2'), optax.sgd(1.0),
-      lambda step: 1.0, row_constant=20.0))
+      lambda step: 1.0))
 
   def update(params, number):
     state = run.state().replace(

@@ -87,7 +87,7 @@ def test_it_is_played_and_compiled_too(imitation):
   names = experiment_lib.programs(experiment_lib.parse(config), run.devices)
   assert list(names) == [
       f'rl/imitation/{part}'
-      for part in ('rollout', 'prepare', 'update', 'evaluate')]
+      for part in ('rollout', 'prepare', 'keep', 'update', 'evaluate')]
 
 
 def test_one_step_behind_it_learns_from_what_the_policy_before_did():

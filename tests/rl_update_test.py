@@ -134,7 +134,8 @@ def test_loss_chunks_change_nothing():
       longer, rows.replace(trajectory=None, episode=None)).replace(
           trajectory=rows.trajectory, episode=longer(rows.episode, -1))
   padded = jax.tree.map(
-      longer, batch.replace(rows=None, prompts=None)).replace(rows=padded_rows)
+      longer, batch.replace(rows=None, prompts=None, entropy_bonus=None)
+  ).replace(rows=padded_rows, entropy_bonus=batch.entropy_bonus)
   gradient, metrics = _plain_sgd(settings)(_moved(), padded)
   _assert_close(gradient, _plain()[0])
   _assert_close(metrics, _plain()[1], 1e-5)
@@ -285,7 +286,7 @@ def test_with_one_episode_all_objectives_train_the_same():
         jax.tree.leaves(expected), jax.tree.leaves(run.after.params)):
       np.testing.assert_array_equal(x, y)
   assert set(objective_lib.OBJECTIVES) == {
-      'single', 'erl2', 'rl2', 'score', 'star'}
+      'single', 'erl2', 'rl2', 'score', 'weighted', 'myopic', 'star'}
 
 
 @pytest.mark.parametrize('axes', _AXES)
