@@ -11,6 +11,9 @@ def questions() -> ml_collections.ConfigDict:
   q = ml_collections.ConfigDict()
   q.num_questions = 32  # of an iteration
   q.num_samples = 8  # trajectories of a question
+  # More that share the beginning of one, of each; read and learned in one row.
+  q.num_branches = 0
+  q.branch_at = 'steps'  # steps (credit.step_end) | entropy (the highest ones)
   q.num_slots = 256  # trajectories written together
   # A question solved as rarely, or as often, rests for some passes.
   q.min_success = 0.0

@@ -153,14 +153,10 @@ def test_the_gradient_is_that_of_all_leaves_one_by_one(variant, loop, how):
   is_judged = rng.random((R, L)) < 0.85
   is_judged[0, F] = False  # there is none
   made = trees_lib.assemble(*drawn, pad_id=0)
-  of_questions = lambda x: x.reshape(Q, T * L)
   leaves = np.asarray(made.leaves) & is_judged[:, None]
-  by_tree = np.zeros((Q, T, made.leaves.shape[1], T, L), bool)
-  for r in range(R):
-    by_tree[r // T, r % T, :, r % T] = np.asarray(made.leaves)[r]
-  advantages_RxX = advantages.subtree_rloo(
-      of_questions(returns), of_questions(is_judged),
-      by_tree.reshape(Q, -1, T * L)).reshape(R, -1)
+  by_question = lambda x: np.asarray(x).reshape(Q, T, *x.shape[1:])
+  advantages_RxX = advantages.subtree_rloo(*map(
+      by_question, (returns, is_judged, made.leaves))).reshape(R, -1)
   wanted = _node_advantages(drawn, returns, is_judged)
   for (r, leaf), values in wanted.items():
     at = np.flatnonzero(np.asarray(made.leaves)[r, :, leaf])
@@ -198,15 +194,13 @@ def test_the_gradient_is_that_of_all_leaves_one_by_one(variant, loop, how):
 
 
 def test_a_sample_alone_is_compared_as_by_rloo():
-  rng = np.random.default_rng(0)
-  returns = rng.random((3, 4)).astype(np.float32)
-  own = np.broadcast_to(np.eye(4, dtype=bool), (3, 4, 4))
+  returns = np.random.default_rng(0).random((3, 4)).astype(np.float32)
+  compare = lambda returns: advantages.subtree_rloo(
+      returns[..., None], np.ones((3, 4, 1), bool), np.ones((3, 4, 1, 1), bool)
+  )[..., 0]
   np.testing.assert_allclose(
-      advantages.subtree_rloo(returns, np.ones((3, 4), bool), own),
-      advantages.rloo(returns), atol=1e-6)
-  equal = advantages.subtree_rloo(
-      np.full((3, 4), 0.3, np.float32), np.ones((3, 4), bool), own)
-  assert not np.any(equal)
+      compare(returns), advantages.rloo(returns), atol=1e-6)
+  assert not np.any(compare(np.full((3, 4), 0.3, np.float32)))
 
 
 def test_places_are_needed():

@@ -181,7 +181,7 @@ def hidden(
   its row, in another segment; attention is dense then.
   """
   length = tokens_BxL.shape[1]
-  if length > config.max_length:
+  if num_seen_BxL is None and length > config.max_length:
     raise ValueError(
         f'tokens: got rows of {length} tokens; must be at most '
         f'config.model.max_length, {config.max_length}.')

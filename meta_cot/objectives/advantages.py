@@ -38,35 +38,39 @@ def rloo(returns_QxG: jax.Array) -> jax.Array:
 
 
 def subtree_rloo(
-    returns_QxG: jax.Array, is_judged_QxG: jax.Array, leaves_QxMxG: jax.Array
+    returns_QxTxL: jax.Array, is_judged_QxTxL: jax.Array,
+    leaves_QxTxXxL: jax.Array,
 ) -> jax.Array:
   """Compares the samples that share a token with those that do not.
 
-  The advantage of a token is the mean return of the samples that it is a part
-  of, less the mean of the question's others: of a token of one sample that is
-  `rloo`. The others do not depend on the token given what stands before it, so
-  that the baseline is unbiased.
+  The samples of a question are the L leaves of T trees. The advantage of a
+  token is the mean return of the leaves that it is a part of, less the mean of
+  the question's others: of a token of one leaf alone that is `rloo`. The others
+  do not depend on the token given what stands before it, so that the baseline
+  is unbiased.
 
   Args:
-    returns_QxG: float32.
-    is_judged_QxG: bool; other samples are left out.
-    leaves_QxMxG: bool, the samples that token m of a question is a part of.
+    returns_QxTxL: float32.
+    is_judged_QxTxL: bool; other leaves are left out.
+    leaves_QxTxXxL: bool, the leaves of its tree that token x is a part of.
 
   Returns:
-    Advantages [Q, M] float32; 0 where there are none, or no others.
+    Advantages [Q, T, X] float32; 0 where there are none, or no others.
   """
-  counts_QxG = is_judged_QxG.astype(jnp.float32)
-  returns_QxG = jnp.where(is_judged_QxG, returns_QxG.astype(jnp.float32), 0.0)
-  below = lambda x_QxG: jnp.einsum(
-      'qmg,qg->qm', leaves_QxMxG.astype(jnp.float32), x_QxG)
-  others = lambda x_QxG: jnp.sum(x_QxG, axis=1, keepdims=True) - below(x_QxG)
-  mean = lambda of: of(returns_QxG) / jnp.maximum(of(counts_QxG), 1.0)
-  ends = dict(axis=1, keepdims=True, where=is_judged_QxG)
-  is_flat_Qx1 = jnp.max(returns_QxG, initial=-jnp.inf, **ends) <= jnp.min(
-      returns_QxG, initial=jnp.inf, **ends)
-  is_compared_QxM = (below(counts_QxG) > 0) & (others(counts_QxG) > 0)
+  counts_QxTxL = is_judged_QxTxL.astype(jnp.float32)
+  returns_QxTxL = jnp.where(
+      is_judged_QxTxL, returns_QxTxL.astype(jnp.float32), 0.0)
+  below = lambda x_QxTxL: jnp.einsum(
+      'qtxl,qtl->qtx', leaves_QxTxXxL.astype(jnp.float32), x_QxTxL)
+  others = lambda x_QxTxL: jnp.sum(
+      x_QxTxL, axis=(1, 2), keepdims=True) - below(x_QxTxL)
+  mean = lambda of: of(returns_QxTxL) / jnp.maximum(of(counts_QxTxL), 1.0)
+  ends = dict(axis=(1, 2), keepdims=True, where=is_judged_QxTxL)
+  is_flat_Qx1x1 = jnp.max(returns_QxTxL, initial=-jnp.inf, **ends) <= jnp.min(
+      returns_QxTxL, initial=jnp.inf, **ends)
+  is_compared_QxTxX = (below(counts_QxTxL) > 0) & (others(counts_QxTxL) > 0)
   return jnp.where(
-      is_compared_QxM & ~is_flat_Qx1, mean(below) - mean(others), 0.0)
+      is_compared_QxTxX & ~is_flat_Qx1x1, mean(below) - mean(others), 0.0)
 
 
 def step_rloo(returns_QxGxK: jax.Array, is_used_QxGxK: jax.Array) -> jax.Array:

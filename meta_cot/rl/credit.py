@@ -50,7 +50,9 @@ class Evidence:
   # [N, E] float32, subtracted from the reward of every episode, whatever its
   # weight.
   penalty: jax.Array | None = None
-  num_samples: int = struct.field(pytree_node=False, default=1)  # G
+  # [R, X, L] bool, where a row is a tree: the leaves that a token is a part of.
+  leaves: jax.Array | None = None
+  num_samples: int = struct.field(pytree_node=False, default=1)  # G; of trunks
 
 
 @struct.dataclass
@@ -65,6 +67,13 @@ class Credit:
 def trained(rows: rows_lib.Rows, verdicts: Verdicts) -> jax.Array:
   """Returns the tokens drawn in judged trajectories, [R, X] bool."""
   return rows.is_sampled & verdicts.is_judged[rows.trajectory][:, None]
+
+
+def judged_leaves(leaves_RxXxL: jax.Array, verdicts: Verdicts) -> jax.Array:
+  """Returns the judged leaves that every token is a part of, [R, X, L] bool."""
+  num_rows, _, num_leaves = leaves_RxXxL.shape
+  return leaves_RxXxL & verdicts.is_judged.reshape(
+      num_rows, 1, num_leaves)
 
 
 def penalty(evidence: Evidence) -> jax.Array:
@@ -87,6 +96,8 @@ def _discounted(evidence: Evidence) -> jax.Array:
 
 def _by_comparison(config, evidence, weights_E, *, compare) -> Credit:
   """Credit by comparison of returns with those of other trajectories."""
+  if evidence.leaves is not None:
+    return _of_trees(evidence, weights_E)
   verdicts = evidence.verdicts
   discount = config.episode_discount
   returns_NxE = erl2.returns_to_go(_discounted(evidence), weights_E, discount)
@@ -100,6 +111,21 @@ def _by_comparison(config, evidence, weights_E, *, compare) -> Credit:
   return _of_parts(
       config, evidence, gains.reshape(returns_NxE.shape),
       evidence.rows.episode, verdicts.is_taken)
+
+
+def _of_trees(evidence, weights_E) -> Credit:
+  """Credit by comparison of the leaves that share a token with the others."""
+  verdicts, leaves_RxXxL = evidence.verdicts, evidence.leaves
+  returns_N = erl2.returns_to_go(_discounted(evidence), weights_E)[:, 0]
+  num_rows, _, num_leaves = leaves_RxXxL.shape
+  by_leaf = lambda x_N: x_N.reshape(-1, evidence.num_samples, num_leaves)
+  advantages_RxX = advantages.subtree_rloo(
+      by_leaf(returns_N), by_leaf(verdicts.is_judged), leaves_RxXxL.reshape(
+          -1, evidence.num_samples, *leaves_RxXxL.shape[1:])).reshape(
+              num_rows, -1)
+  return Credit(
+      advantages=advantages_RxX, targets=None, is_flat=jnp.repeat(
+          jnp.all(advantages_RxX == 0, axis=1), num_leaves))
 
 
 def _of_parts(config, evidence, gains_NxE, of_RxX, is_used_NxE) -> Credit:

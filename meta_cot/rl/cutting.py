@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -35,6 +36,19 @@ class Shapes:
   def number(self) -> int:
     """How many shapes there are, at most so many updates are compiled."""
     return len(self.questions) * len(self.widths)
+
+
+class Cut(NamedTuple):
+  """What of a batch is learned."""
+
+  order_Q: np.ndarray  # questions, those that are kept first
+  num_questions: int  # that are kept
+  width: int  # positions that are kept
+
+  def __call__(self, batch: objective_lib.Batch) -> objective_lib.Batch:
+    """Cuts it; see `cut`."""
+    return cut(batch, self.order_Q, num_questions=self.num_questions,
+               width=self.width)
 
 
 def shapes(

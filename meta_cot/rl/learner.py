@@ -26,12 +26,14 @@ from meta_cot.rl import monitor
 from meta_cot.rl import objective as objective_lib
 from meta_cot.rl import questions as questions_lib
 from meta_cot.rl import settings as settings_lib
+from meta_cot.rollouts import branching
 from meta_cot.rollouts import continuations
 from meta_cot.rollouts import judge as judge_lib
 from meta_cot.rollouts import player as player_lib
+from meta_cot.rollouts import trees as trees_lib
 from meta_cot.training import state as state_lib
 
-_COLLECT, _VALUES, _DISCOUNT, _EXPLORE = range(4)  # what a key is for
+_COLLECT, _VALUES, _DISCOUNT, _EXPLORE, _BRANCH = range(5)  # what a key is for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Experience:
   kl_coefficient: float
   questions: list[int]  # their numbers
   judged: judge_lib.Judged
+  cut: cutting.Cut | None  # what of the batch is learned; None: all of it
   row: dict[str, float]  # of metrics, so far
 
 
@@ -59,6 +62,7 @@ class Learner:
   prepare: Callable[..., Any]  # see `Programs.prepare`
   update: Callable[..., Any]  # see `Programs.update`
   vine: continuations.Vine | None  # where the objective needs continuations
+  branches: branching.Branches | None  # where trajectories have branches
   explore: Callable[..., Any] | None  # see `exploration.jit_explore`
   rng: types.PRNGKey  # of the run
   mesh: jax.sharding.Mesh
@@ -95,7 +99,7 @@ class Learner:
     times = [time.perf_counter()]
     tick = lambda: times.append(time.perf_counter())
     asked, numbers, discount_Q = self._ask(params, memory, rng)
-    rollouts = self.player(params, asked, jax.random.fold_in(rng, _COLLECT))
+    rollouts, trees = self._draw(params, asked, rng)
     host, explored_Q = self.player.fetch((rollouts, asked.num_explored))
     tick()
     problems = [self.problems[q] for q in numbers]
@@ -104,7 +108,7 @@ class Learner:
         rewards=judged.rewards, is_taken=judged.is_taken,
         is_judged=self._is_judged(judged),
         tokens_before=judged.tokens_thought,
-        discounts=np.repeat(discount_Q, config.questions.num_samples)),
+        discounts=np.repeat(discount_Q, config.questions.per_question)),
                                     self.mesh)
     tick()
     progress = iteration / config.num_iterations
@@ -112,19 +116,27 @@ class Learner:
         params, asked, rollouts, problems, judged, discount_Q, progress,
         jax.random.fold_in(rng, _VALUES))
     batch, is_flat_N = self.prepare(
-        params, self.reference, asked.prompts, asked.lengths, rollouts,
-        verdicts, jnp.float32(progress), jnp.float32(memory.kl_coefficient),
-        values_NxJ)
+        params, self.reference, asked.prompts, asked.lengths,
+        rollouts if trees is None else trees, verdicts, jnp.float32(progress),
+        jnp.float32(memory.kl_coefficient), values_NxJ)
     is_flat_N = self.player.fetch(is_flat_N)
-    batch = self._cut(batch, is_flat_N, host.lengths, asked.prompts.shape)
+    num_new_R = host.lengths if trees is None else (
+        self.player.fetch(trees.lengths).sum(axis=1))
     tick()
     row = monitor.collected(
-        judged, host, is_flat_N, num_samples=config.questions.num_samples,
+        judged, host, is_flat_N, num_samples=config.questions.per_question,
         num_slots=self.player.num_slots)
+    if trees is not None:
+      row['tokens'] = float(num_new_R.sum())  # shared ones once
+    num_prompt = self.player.fetch(asked.lengths).sum() - len(numbers)
+    row['forwarded_tokens'] = float(
+        num_new_R.sum() + num_prompt * len(num_new_R) // len(numbers))
     row |= zip(
         ('time/rollout', 'time/judge', 'time/prepare'), np.diff(times).tolist(),
         strict=True)
-    return Experience(batch, memory.kl_coefficient, numbers, judged, row)
+    return Experience(
+        batch, memory.kl_coefficient, numbers, judged,
+        self._cut(batch, is_flat_N, num_new_R, asked.prompts.shape), row)
 
   def learn(
       self, state: state_lib.TrainState, experience: Experience
@@ -138,9 +150,11 @@ class Learner:
       FloatingPointError: a loss or gradient is not finite.
     """
     start, updates, metrics = time.perf_counter(), self.config.updates, []
+    batch = experience.batch if experience.cut is None else (
+        experience.cut(experience.batch))
     for number in range(updates.per_iteration):
       state, row = self.update(
-          state, experience.batch, jnp.int32(number % updates.num_minibatches),
+          state, batch, jnp.int32(number % updates.num_minibatches),
           jnp.float32(experience.kl_coefficient), self.base)
       metrics.append(row)
     metrics = jax.tree.map(float, jax.device_get(metrics))
@@ -184,12 +198,21 @@ class Learner:
       asked = self.explore(params, asked, jax.random.fold_in(rng, _EXPLORE))
     return asked, numbers, np.array(config.discounts, np.float32)[kinds_Q]
 
+  def _draw(self, params, asked, rng):
+    """Rollouts, and the trees that they are of where there are branches."""
+    rollouts = self.player(params, asked, jax.random.fold_in(rng, _COLLECT))
+    if self.branches is None:
+      return rollouts, None
+    trees = self.branches(
+        params, asked, rollouts, jax.random.fold_in(rng, _BRANCH))
+    return trees_lib.as_rollouts(trees, self.player.rules, rollouts), trees
+
   def _cut(self, batch, is_flat_N, lengths_R, prompts):
     """The rows and positions of a batch that have a gradient."""
     updates, (num_rows, length) = self.config.updates, batch.weights.shape
     num_questions, num_prompt = prompts
     if not updates.skip_flat_groups:
-      return batch
+      return None
     parts = sharding.data_parallelism(self.mesh)
     found = cutting.shapes(
         num_rows, length, num_questions=num_questions, width=num_prompt,
@@ -200,8 +223,8 @@ class Learner:
     order_Q, number, width = cutting.choose(
         found, is_flat_N, num_prompt + lengths_R - 1)
     if (number, width) == (num_questions, length):
-      return batch
-    return cutting.cut(batch, order_Q, num_questions=number, width=width)
+      return None
+    return cutting.Cut(order_Q, number, width)
 
   def _weights(self, judged, progress) -> np.ndarray:
     """What the rewards of the episodes count, [E]."""

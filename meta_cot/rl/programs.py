@@ -3,6 +3,8 @@
 
   explore    with a search that explores: one for every question
   rollout    the trajectories of an iteration
+  leave      with branches: where they leave trajectories
+  branch     the same: what they draw
   prepare    their rows, reference and advantages
   keep       where rollouts are kept: what the policy says of them
   update     one update of the policy, on a minibatch
@@ -12,7 +14,7 @@
   continue   the same: trajectories from there
 
 Without later steps there is nothing to continue. A run calls the jitted
-functions of `Programs`; PARTS adds what they are called with. Axes as in
+functions of `Programs`; `rl.parts` adds what they are called with. Axes as in
 `rollouts.rollout`, `rollouts.rows` and `rollouts.continuations`.
 """
 
@@ -21,32 +23,29 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from data_pipelines import tokenizers
-from meta_cot import program as program_lib
 from meta_cot import sharding
 from meta_cot import types
 from meta_cot.model import config as model_config
 from meta_cot.program import Program
-from meta_cot.rl import credit
 from meta_cot.rl import exploration
 from meta_cot.rl import kept
 from meta_cot.rl import objective as objective_lib
 from meta_cot.rl import playing
+from meta_cot.rl import scoring
 from meta_cot.rl import settings as settings_lib
 from meta_cot.rl import update as update_lib
+from meta_cot.rollouts import branching
 from meta_cot.rollouts import continuations
 from meta_cot.rollouts import episodes
-from meta_cot.rollouts import queue
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import revising
 from meta_cot.solvers import strategies
 from meta_cot.solvers import vocabulary as vocabulary_lib
 from meta_cot.tasks import base
-from meta_cot.training import flops
 from meta_cot.training import optimizer
 from meta_cot.training import policy as policy_lib
 from meta_cot.training import state as state_lib
@@ -124,6 +123,9 @@ class Programs:
     """
     if self.objective is None or 'continuations' not in self.objective.needs:
       return None
+    return self._steps(self.settings.credit.num_steps)
+
+  def _steps(self, number: int) -> continuations.Steps:
     config = self.settings.credit
     is_end_V = self.tokenizer.containing(config.step_end)
     if not is_end_V.any():
@@ -131,9 +133,37 @@ class Programs:
           f'config.rl.credit.step_end: got {config.step_end!r}; must be in a '
           'token of the tokenizer.')
     return continuations.Steps(
-        tuple(np.flatnonzero(is_end_V).tolist()), config.num_steps,
+        tuple(np.flatnonzero(is_end_V).tolist()), number,
         vocabulary_lib.blank_ids(
             [self.tokenizer.decode([i]) for i in range(len(is_end_V))]))
+
+  @functools.cached_property
+  def branches(self) -> branching.Branches | None:
+    """What grows branches on trajectories; None where they have none.
+
+    Raises:
+      ConfigError: no token ends a step.
+    """
+    questions = self.settings.questions
+    if self.objective is None or not questions.num_branches:
+      return None
+    entropy = lambda params, rows: scoring.score(
+        self.model, params, rows.tokens, rows.targets,
+        sampling=self.rules.sampling).entropy
+    is_by_steps = questions.branch_at == 'steps'
+    return branching.Branches(
+        branching.jit_leave(
+            questions.num_branches,
+            steps=self._steps(self.rules.episode_length) if (
+                is_by_steps) else None, entropy=entropy),
+        continuations.jit_continue(
+            self.model, rules=self.rules, num_slots=self.num_slots,
+            num_rollouts=1))
+
+  @property
+  def keeps(self) -> bool:
+    """Whether rollouts are kept; those with branches are not."""
+    return bool(self.settings.num_kept_rollouts) and self.branches is None
 
   @property
   def width(self) -> int:
@@ -181,8 +211,9 @@ class Programs:
     """Which of PARTS there are."""
     later = ('contexts', 'continue') * self.has_later_steps
     return (
-        *(('explore',) if self.search else ()), 'rollout', 'prepare',
-        *(('keep',) if self.settings.num_kept_rollouts else ()), 'update',
+        *(('explore',) if self.search else ()), 'rollout',
+        *(('leave', 'branch') if self.branches else ()), 'prepare',
+        *(('keep',) if self.keeps else ()), 'update',
         'evaluate', *(('values', *later) if self.steps else ()))
 
   def check(self) -> None:
@@ -210,7 +241,7 @@ class Programs:
       raise config_lib.ConfigError(
           f'config.rl.questions.num_questions: got {questions.num_questions}; '
           f'must be a multiple of {parts}, the data-parallel devices.')
-    rows = questions.num_trajectories * self.rules.rows_per_trajectory
+    rows = questions.num_trunks * self.rules.rows_per_trajectory
     pieces = updates.num_minibatches * updates.num_accumulation * parts
     if rows % pieces:
       raise config_lib.ConfigError(
@@ -269,121 +300,3 @@ class Programs:
         width=self.width,
         num_questions=self.settings.questions.num_questions,
         num_samples=num_samples, num_slots=self.num_slots)
-
-
-def _explore(of: Programs, name: str) -> Program:
-  """All searches of an iteration."""
-  return playing.explore(
-      name, of.search, of.mesh, params=of.params, width=of.question_width,
-      num_questions=of.settings.questions.num_questions)
-
-
-def _rollout(of: Programs, name: str) -> Program:
-  return of.play(name, of.settings.questions.num_samples)
-
-
-def _prepare(of: Programs, name: str) -> Program:
-  """The batch; which part of the work depends on what the objective needs."""
-  played, shape = _rollout(of, name), jax.ShapeDtypeStruct
-  params, prompts, lengths, *_ = played.arguments
-  grid = num, num_episodes = (
-      of.settings.questions.num_trajectories, of.rules.num_episodes)
-  verdicts = credit.Verdicts(
-      rewards=shape(grid, jnp.float32), discounts=shape((num,), jnp.float32),
-      is_taken=shape(grid, bool), is_judged=shape((num,), bool),
-      tokens_before=shape(grid, jnp.int32))
-  values = of.steps and shape(
-      (num, num_episodes * of.steps.number), jnp.float32)
-  scalar = shape((), jnp.float32)
-  arguments = (params, of.start, prompts, lengths, _given(of, played)) + (
-      program_lib.split((verdicts, scalar, scalar, values), of.mesh))
-  jitted = of.prepare()
-  rows, width = jax.eval_shape(jitted, *arguments)[0].rows.tokens.shape
-  passes = len(of.objective.needs & {'reference', 'values', 'log_probs'})
-  return Program(
-      name, jitted, arguments, {},
-      passes * rows * width * of.model.flops_per_token(width / 2), rows * width)
-
-
-def _keep(of: Programs, name: str) -> Program:
-  batch, _ = _given(of, _prepare(of, name))
-  rows, width = of.num_kept_rows, batch.rows.tokens.shape[1]
-  return Program(
-      name, of.keep(), (of.params, batch), {},
-      rows * width * of.model.flops_per_token(width / 2), rows * width)
-
-
-def _update(of: Programs, name: str) -> Program:
-  batch, _ = _given(of, _prepare(of, name))
-  rows, width = batch.rows.tokens.shape
-  tokens = rows * width // of.settings.updates.num_minibatches
-  trained = of.settings.trained
-  scalar = lambda dtype: program_lib.placed(
-      jax.ShapeDtypeStruct((), dtype), of.mesh)
-  return Program(
-      name, of.update(),
-      (of.state, batch, scalar(jnp.int32), scalar(jnp.float32),
-       trained.base(of.start)), {}, tokens * flops.training_flops_per_token(
-           of.model, width, trained.num_passes), tokens)
-
-
-def _values(of: Programs, name: str) -> Program:
-  """Trajectories from the questions, for the values of first steps."""
-  _, prompts, lengths, *_ = _rollout(of, name).arguments
-  return _continued(
-      of, name, prompts, queue.Beginning(lengths, lengths),
-      len(prompts) * of.rules.num_tokens)
-
-
-def _contexts(of: Programs, name: str) -> Program:
-  """Nothing is computed: tokens are looked up."""
-  played = _rollout(of, name)
-  _, prompts, lengths, *_ = played.arguments
-  return Program(
-      name, of.contexts(), (prompts, lengths, _given(of, played)), {}, 0.0, 0)
-
-
-def _continue(of: Programs, name: str) -> Program:
-  """From everything before the later steps of all trajectories."""
-  contexts, rules = _given(of, _contexts(of, name)), of.rules
-  # Of a step only its episode's beginning is known: at most so many are left.
-  left = sum(
-      e * rules.episode_length + (e - 1) * rules.num_between
-      for e in range(1, rules.num_episodes + 1)) * of.steps.number
-  left -= rules.num_tokens  # the first step is not among them
-  return _continued(
-      of, name, contexts.texts, contexts.beginning,
-      of.settings.questions.num_trajectories * left)
-
-
-def _continued(
-    of: Programs, name: str, texts: jax.ShapeDtypeStruct,
-    beginning: queue.Beginning, tokens: int,
-) -> Program:
-  """`num_rollouts` trajectories from each context; at most so many tokens."""
-  params, *_, rng = _rollout(of, name).arguments
-  tokens *= of.settings.credit.num_rollouts
-  work = flops.prefill_flops(of.model, *texts.shape, num_readouts=0)
-  work += tokens * of.model.flops_per_token(of.width + of.rules.row_length / 2)
-  return Program(
-      name, of.continue_(), (params, texts, beginning.episode, beginning, rng),
-      {}, work, tokens)
-
-
-def _given(of: Programs, program: Program):
-  """Shapes of what a program gives, split by rows."""
-  return program_lib.split(
-      jax.eval_shape(program.jitted, *program.arguments), of.mesh)
-
-
-PARTS: dict[str, Callable[[Programs, str], Program]] = {
-    'explore': _explore,
-    'rollout': _rollout,
-    'prepare': _prepare,
-    'keep': _keep,
-    'update': _update,
-    'evaluate': lambda of, name: of.play(name, of.settings.num_eval_samples),
-    'values': _values,
-    'contexts': _contexts,
-    'continue': _continue,
-}

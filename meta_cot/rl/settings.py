@@ -5,6 +5,7 @@ import dataclasses
 
 from meta_cot.rl import credit
 from meta_cot.rl import objective as objective_lib
+from meta_cot.rollouts import branching
 from meta_cot.rollouts import feedback
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import revising
@@ -21,6 +22,8 @@ class QuestionsConfig:
 
   num_questions: int = config_lib.setting(low=1)
   num_samples: int = config_lib.setting(low=1)
+  num_branches: int = config_lib.setting(low=0)
+  branch_at: str = config_lib.setting(choices=branching.PLACES)
   num_slots: int = config_lib.setting(is_free=True, low=1)
   min_success: float = config_lib.setting(low=0.0, high=1.0)
   max_success: float = config_lib.setting(low=0.0, high=1.0)
@@ -33,8 +36,18 @@ class QuestionsConfig:
           f'config.rl.questions.max_success, {self.max_success}.')
 
   @property
+  def per_question(self) -> int:
+    """Trajectories of a question, branches too."""
+    return self.num_samples * (1 + self.num_branches)
+
+  @property
   def num_trajectories(self) -> int:
     """Those of an iteration, N."""
+    return self.num_questions * self.per_question
+
+  @property
+  def num_trunks(self) -> int:
+    """Those of an iteration that are drawn from the question on."""
     return self.num_questions * self.num_samples
 
 
@@ -109,7 +122,7 @@ class RlConfig:
   optimizer: optimizer.OptimizerConfig
 
   def __post_init__(self):
-    for problem in self._problems():
+    for problem in (*self._problems(), *self._tree_problems()):
       raise config_lib.ConfigError(problem)
 
   def _problems(self):
@@ -136,9 +149,9 @@ class RlConfig:
     if self.num_updates > optimizer.MAX_STEPS:
       yield (f'num_iterations: got {self.num_iterations}; its updates must be '
              f'at most {optimizer.MAX_STEPS}.')
-    if rows % self.updates.num_minibatches:
+    if questions.num_trunks % self.updates.num_minibatches:
       yield (f'updates.num_minibatches: got {self.updates.num_minibatches}; '
-             f'must divide the {rows} trajectories of an iteration.')
+             f'must divide the {questions.num_trunks} rows of an iteration.')
     if advantage.needs and episodes.window is not None:
       yield (f'episodes.window: got {episodes.window} with advantage {name!r}, '
              'which needs whole contexts; must be None.')
@@ -156,6 +169,26 @@ class RlConfig:
           if 'continuations' not in value.needs)
       yield (f'credit.advantage: got {name!r} with exploration '
              f'{episodes.exploration!r}; must be one of {", ".join(others)}.')
+
+  def _tree_problems(self):
+    """What trajectories with branches cannot do."""
+    number, episodes = self.questions.num_branches, self.episodes
+    if not number:
+      return
+    for name, value, wanted in (
+        ('objectives', self.objectives, ('single',)),
+        ('credit.advantage', self.credit.advantage, 'rloo'),
+        ('credit.whiten', self.credit.whiten, False),
+        ('loss.ratio_level', self.loss.ratio_level, 'token'),
+        ('episodes.feedback', episodes.feedback, feedback.NONE),
+        ('episodes.exploration', episodes.exploration, _POLICY),
+        ('episodes.max_tokens', episodes.max_tokens, None)):
+      if value != wanted:
+        yield (f'{name}: got {value!r} with questions.num_branches {number}; '
+               f'must be {wanted!r}.')
+    if self.loss.has_penalty:
+      yield (f"loss.kl_in: got 'reward' with questions.num_branches {number}; "
+             "must be 'loss' or 'none'.")
 
   def objective(self, name: str) -> objective_lib.Objective:
     """Makes the objective `name` of `objective.OBJECTIVES`."""

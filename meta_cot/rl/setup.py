@@ -67,7 +67,8 @@ class Setup:
         config=config, objective=programs.objective,
         name=f'{objective}, seed {seed}', problems=self.train, player=player,
         judge=self.judge, reference=self.start, prepare=programs.prepare(),
-        update=programs.update(), vine=vine, explore=programs.explore(),
+        update=programs.update(), vine=vine, branches=programs.branches,
+        explore=programs.explore(),
         rng=jax.random.fold_in(jax.random.key(self.seed), seed),
         mesh=programs.mesh)
 

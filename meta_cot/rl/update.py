@@ -23,6 +23,7 @@ from meta_cot.rl import scoring
 from meta_cot.rl import settings as settings_lib
 from meta_cot.rollouts import continuations
 from meta_cot.rollouts import rows as rows_lib
+from meta_cot.rollouts import trees as trees_lib
 from meta_cot.training import state as state_lib
 from meta_cot.training import step as step_lib
 
@@ -46,7 +47,8 @@ def loss(
   scores = scoring.score(
       config, params, rows.tokens, rows.targets,
       sampling=settings.episodes.sampling(),
-      num_chunks=settings.updates.num_loss_chunks, prompts=batch.prompts)
+      num_chunks=settings.updates.num_loss_chunks, prompts=batch.prompts,
+      places=rows.places)
   losses_RxX, sums = objective.loss(scores, batch, kl_coefficient)
   total = jnp.sum(jnp.where(mask, losses_RxX * batch.weights, 0.0))
   gap_RxX = jnp.where(mask, jnp.abs(scores.sampled - rows.behaviour), 0.0)
@@ -63,19 +65,26 @@ def loss(
 
 
 def weigh(
-    is_trained_RxX: jax.Array, settings: settings_lib.RlConfig,
+    is_trained: jax.Array, settings: settings_lib.RlConfig,
     row_constant: float,
 ) -> jax.Array:
   """Weighs tokens by `loss.token_weights`, every minibatch on its own.
 
+  Args:
+    is_trained: [R, X] bool; or [R, X, L] where rows are trees, see
+      `policy_gradient.tree_weights`.
+    settings: of the run.
+    row_constant: that of `policy_gradient.token_weights`.
+
   Returns:
-    [R, X] float32; `row_constant` is that of `policy_gradient.token_weights`.
+    [R, X] float32.
   """
-  weights = jax.vmap(lambda mask: policy_gradient.token_weights(
+  weights_of = policy_gradient.token_weights if is_trained.ndim == 2 else (
+      policy_gradient.tree_weights)
+  weights = jax.vmap(lambda mask: weights_of(
       mask, settings.loss.token_weights, constant=row_constant))(
-          step_lib.split_rows(
-              is_trained_RxX, settings.updates.num_minibatches))
-  return jnp.swapaxes(weights, 0, 1).reshape(is_trained_RxX.shape)
+          step_lib.split_rows(is_trained, settings.updates.num_minibatches))
+  return jnp.swapaxes(weights, 0, 1).reshape(is_trained.shape[:2])
 
 
 def make_batch(
@@ -85,34 +94,27 @@ def make_batch(
 ) -> Callable[..., tuple[objective_lib.Batch, jax.Array]]:
   """Makes the pure function of an iteration's batch; once for all updates.
 
-  Called with (params, reference, prompts, lengths, rollouts, verdicts,
-  progress, kl_coefficient, values_NxJ or None), all parameters of both;
-  `steps` are those of the values; `row_constant` is that of `weigh`. It gives
-  the batch and `Credit.is_flat`.
+  Called with (params, reference, prompts, lengths, drawn, verdicts,
+  progress, kl_coefficient, values_NxJ or None), all parameters of both; drawn
+  are rollouts, or trees. `steps` are those of the values; `row_constant` is
+  that of `weigh`. It gives the batch and `Credit.is_flat`.
   """
   updates, needs = settings.updates, objective.needs
-  shares = updates.num_minibatches * updates.num_accumulation
 
-  def prepare(params, reference, prompts_QxP, lengths_Q, rollouts, verdicts,
+  def prepare(params, reference, prompts_QxP, lengths_Q, drawn, verdicts,
               progress, kl_coefficient, values_NxJ):
-    rows = rows_lib.assemble(
-        prompts_QxP, lengths_Q, rollouts, pad_id=pad_id,
-        multiple=updates.num_loss_chunks)
-    (num_rows, length), (num_questions, width) = (
-        rows.tokens.shape, prompts_QxP.shape)
-    prompts = None
-    if updates.num_loss_chunks == 1 and length > width and (
-        num_rows // num_questions % shares == 0) and (
-            scoring.can_share(model, num_rows // shares, length)):
-      prompts = scoring.Prompts(prompts_QxP, lengths_Q)
+    rows, leaves = _assemble(
+        prompts_QxP, lengths_Q, drawn, pad_id, updates.num_loss_chunks)
+    prompts = _shared(model, updates, rows, prompts_QxP, lengths_Q)
     score = lambda params: scoring.score(
         model, params, rows.tokens, rows.targets,
         sampling=decode.Sampling(temperature=1.0),
-        num_chunks=updates.num_loss_chunks, prompts=prompts)
+        num_chunks=updates.num_loss_chunks, prompts=prompts,
+        places=rows.places)
     before = score(params) if needs & {'values', 'log_probs'} else None
     evidence = credit.Evidence(
         rows=rows, verdicts=verdicts, progress=progress,
-        kl_coefficient=kl_coefficient,
+        kl_coefficient=kl_coefficient, leaves=leaves,
         reference=score(reference).plain if 'reference' in needs else None,
         log_probs=before.plain if 'log_probs' in needs else None,
         values=before.values if 'values' in needs else None,
@@ -120,21 +122,48 @@ def make_batch(
         steps=None if steps is None else steps.of_tokens(
             rows, verdicts.rewards.shape[1]))
     given = objective.credit(evidence)
-    is_trained_RxX = credit.trained(rows, verdicts)
+    counted = credit.trained(rows, verdicts) if leaves is None else (
+        credit.judged_leaves(leaves, verdicts))
     batch = objective_lib.Batch(
         rows=rows, advantages=given.advantages,
-        is_trained=is_trained_RxX,
-        weights=weigh(is_trained_RxX, settings, row_constant),
+        is_trained=counted if leaves is None else jnp.any(counted, axis=2),
+        weights=weigh(counted, settings, row_constant),
         reference=evidence.reference, targets=given.targets,
         old_values=evidence.values, prompts=prompts,
         entropy_bonus=jnp.full(
-            num_rows, settings.loss.bonus(progress), jnp.float32)
+            len(rows.tokens), settings.loss.bonus(progress), jnp.float32)
         if settings.loss.has_entropy else None)
     return jax.tree.map(
         lambda x: sharding.constrain(x, 'act_batch', *[None] * (x.ndim - 1)),
         (batch, given.is_flat))
 
   return prepare
+
+
+def _assemble(prompts_QxP, lengths_Q, drawn, pad_id, multiple):
+  """The rows of what was drawn, and the leaves of their tokens if trees."""
+  if not isinstance(drawn, trees_lib.Trees):
+    return rows_lib.assemble(
+        prompts_QxP, lengths_Q, drawn, pad_id=pad_id, multiple=multiple), None
+  num_rows, num_leaves, num_new = drawn.tokens.shape
+  each = lambda x_Q: jnp.repeat(x_Q, num_rows // len(lengths_Q), axis=0)
+  width = prompts_QxP.shape[1] - 1 + num_leaves * num_new
+  made = trees_lib.assemble(
+      each(prompts_QxP), each(lengths_Q), drawn, pad_id=pad_id,
+      width=-(-width // multiple) * multiple)
+  return made.rows, made.leaves
+
+
+def _shared(model, updates, rows, prompts_QxP, lengths_Q):
+  """The prompts, where rows are scored faster with them; else None."""
+  (num_rows, length), (num_questions, width) = (
+      rows.tokens.shape, prompts_QxP.shape)
+  shares = updates.num_minibatches * updates.num_accumulation
+  if rows.places is None and updates.num_loss_chunks == 1 and (
+      length > width and num_rows // num_questions % shares == 0) and (
+          scoring.can_share(model, num_rows // shares, length)):
+    return scoring.Prompts(prompts_QxP, lengths_Q)
+  return None
 
 
 def make(

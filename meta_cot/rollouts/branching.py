@@ -94,19 +94,22 @@ class Branches:
         params, asked.prompts, asked.lengths, trunks, places)
     played = self.go_on(
         params, found.texts, found.lengths, found.beginning, draws)
-    return _joined(trunks, played, kept_RxF)
+    return join(trunks, played, kept_RxF)
 
 
 @jax.jit
-def _joined(trunks, played, kept_RxF) -> trees.Trees:
+def join(
+    trunks: episodes.Rollouts, played: episodes.Rollouts, kept_RxF: jax.Array
+) -> trees.Trees:
+  """Puts trunks and their branches [V] together."""
   num_rows, num_new = trunks.tokens.shape
 
-  def join(trunk, branches):
+  def beside(trunk, branches):
     branches = branches.reshape(num_rows, -1, *branches.shape[1:])
     return jnp.concatenate([trunk[:, None], branches], axis=1)
 
   return trees.Trees(
-      tokens=join(trunks.tokens, played.tokens[:, :num_new]),
-      log_probs=join(trunks.log_probs, played.log_probs[:, :num_new]),
-      lengths=join(trunks.lengths, played.lengths),
+      tokens=beside(trunks.tokens, played.tokens[:, :num_new]),
+      log_probs=beside(trunks.log_probs, played.log_probs[:, :num_new]),
+      lengths=beside(trunks.lengths, played.lengths),
       kept=jnp.pad(kept_RxF, ((0, 0), (1, 0))))

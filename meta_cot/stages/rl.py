@@ -18,6 +18,7 @@ import tqdm
 
 from meta_cot.problem import Problem
 from meta_cot.rl import kept
+from meta_cot.rl import parts as parts_lib
 from meta_cot.rl import programs as programs_lib
 from meta_cot.rl import questions as questions_lib
 from meta_cot.rl import settings as settings_lib
@@ -207,8 +208,8 @@ def _loop(learner, programs, evaluate, state, memory, saves, writers, clock,
           first, directory) -> state_lib.TrainState:
   """Iterations, from `first` on; returns early after a signal."""
   config, name, (writer, rollouts) = learner.config, learner.name, writers
-  keep = config.num_kept_rollouts and kept.Keeper(
-      learner, programs.keep(), rollouts) or None
+  keep = kept.Keeper(learner, programs.keep(), rollouts) if (
+      programs.keeps) else None
   best, stop = _open_best(directory), interruption.Stop(learner.mesh)
   bar = tqdm.tqdm(
       total=config.num_iterations, initial=first, desc=name, unit='iteration',
@@ -289,7 +290,7 @@ def _programs(context, settings) -> base.Programs:
   """Lists what training compiles: `OBJECTIVE/PART`."""
   return {
       f'{objective}/{part}': functools.partial(
-          programs_lib.PARTS[part], programs, f'{objective}/{part}')
+          parts_lib.PARTS[part], programs, f'{objective}/{part}')
       for objective, programs in _plan(context, settings).items()
       for part in programs.parts}
 
