@@ -27,7 +27,6 @@ INSTALL_REQUIRES = [
     'orbax-checkpoint>=0.12',
     'sentencepiece>=0.2',
     'sympy>=1.13',
-    'tqdm>=4.66',
 ]
 
 EXTRAS_REQUIRE = {

@@ -3,15 +3,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
-import logging
 import multiprocessing
 from multiprocessing import connection
 import os
-import sys
 import threading
 from typing import Any
 
-import tqdm
+from meta_cot.runtime import status
 
 
 def run(
@@ -25,14 +23,10 @@ def run(
     num_processes: 1 runs the jobs in this process.
     name: of the work, for progress.
   """
-  with tqdm.tqdm(
-      total=len(jobs), desc=name, unit='shard',
-      disable=not sys.stderr.isatty()) as bar:
-    for i, result in enumerate(_completed(jobs, num_processes)):
-      bar.update()
-      if bar.disable:
-        logging.info(
-            '%s: shard %d of %d written (%s)', name, i + 1, len(jobs), result)
+  shown = status.Status(name, len(jobs), 'shard')
+  for i, result in enumerate(_completed(jobs, num_processes), 1):
+    shown.update(i, str(result))
+  shown.close()
 
 
 def _completed(

@@ -22,6 +22,7 @@ from meta_cot.runtime import distributed
 from meta_cot.runtime import files
 from meta_cot.runtime import hardware
 from meta_cot.runtime import interruption
+from meta_cot.runtime import status
 from meta_cot.settings import command_line
 from meta_cot.stages import base
 from meta_cot.stages import experiment as experiment_lib
@@ -98,7 +99,7 @@ def _start_logging() -> None:
   who = f' [{jax.process_index()}]' if jax.process_count() > 1 else ''
   logging.basicConfig(
       level=logging.INFO, format=f'%(asctime)s{who} %(message)s',
-      datefmt='%H:%M:%S', force=True)
+      datefmt='%H:%M:%S', force=True, handlers=[status.Handler()])
   logging.getLogger('absl').setLevel(logging.WARNING)
 
 

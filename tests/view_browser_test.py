@@ -202,6 +202,10 @@ def test_the_slider_steps_through_a_search(made, page):
   page.click(f'{card} .node circle', 1)
   about = page.texts(f'{card} dd')
   assert about[1] == beam['step'][1] and about[2] == beam['state'][1]
+  right = beam['is_correct'].index(True)
+  assert page.run(
+      f"document.querySelectorAll('{card} .node circle')[{right}]"
+      '.getAttribute("fill")') == 'var(--green)'
   _check_quiet(page, made[1])
 
 

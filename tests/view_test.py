@@ -92,6 +92,8 @@ def test_searches_stand_side_by_side(workdir):
     beam = by_solver['beam']
     assert beam['parent'] == [n.parent for n in record.nodes]
     assert beam['step'] == [n.step for n in record.nodes]
+    assert beam['is_correct'] == [n.is_correct for n in record.nodes]
+    assert beam['is_solved'] is record.is_solved
     assert beam['solution'] == list(record.solution)
     # The text that greedy decoding wrote tells the same search.
     assert by_solver['greedy']['step'] == beam['step']

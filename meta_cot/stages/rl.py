@@ -10,11 +10,9 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import logging
-import sys
 
 from etils import epath
 import jax
-import tqdm
 
 from meta_cot.problem import Problem
 from meta_cot.rl import kept
@@ -26,6 +24,7 @@ from meta_cot.rl import setup as setup_lib
 from meta_cot.rollouts import player
 from meta_cot.runtime import files
 from meta_cot.runtime import interruption
+from meta_cot.runtime import status
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import base
 from meta_cot.tasks import base as tasks
@@ -211,9 +210,8 @@ def _loop(learner, programs, evaluate, state, memory, saves, writers, clock,
   keep = kept.Keeper(learner, programs.keep(), rollouts) if (
       programs.keeps) else None
   best, stop = _open_best(directory), interruption.Stop(learner.mesh)
-  bar = tqdm.tqdm(
-      total=config.num_iterations, initial=first, desc=name, unit='iteration',
-      disable=not sys.stderr.isatty())
+  shown = status.Status(
+      name, config.num_iterations, 'iteration', first=first)
   clock.switch('step')
   for iteration in range(first, config.num_iterations):
     state, row = learner.iterate(state, memory, iteration, keep)
@@ -225,7 +223,7 @@ def _loop(learner, programs, evaluate, state, memory, saves, writers, clock,
       _keep_best(best, state, memory, row, done, saves)
     row |= clock.lap() | dict(programs_compiled=compilation.num_programs())
     writer.write(done, row)
-    _report(name, done, config.num_iterations, row, bar)
+    shown.update(done, _words(row))
     is_over = stop.is_agreed() and not is_last
     is_save = is_last or done % config.save_every == 0
     if is_over or is_save:
@@ -240,7 +238,7 @@ def _loop(learner, programs, evaluate, state, memory, saves, writers, clock,
               state, int(state.step), progress.Pending([], clock.lap()))
     if is_over:
       break
-  bar.close()
+  shown.close()
   best.close()
   return state
 
@@ -262,7 +260,8 @@ def _keep_best(best, state, memory, row, done, saves) -> None:
     best.save(state, memory, step=done, **saves.identity)
 
 
-def _report(name, done, total, row, bar) -> None:
+def _words(row) -> str:
+  """The last numbers, for who watches."""
   words = (
       f'success {row["success"]:.3f}  entropy {row["entropy"]:.3f}  '
       f'{row["tokens_per_trajectory"]:.0f} tokens')
@@ -270,10 +269,7 @@ def _report(name, done, total, row, bar) -> None:
     words += f'  kl {row["kl_k3"]:.4f}'
   if 'validation/success' in row:
     words += f'  validation {row["validation/success"]:.3f}'
-  bar.update()
-  bar.set_postfix_str(words)
-  if bar.disable:
-    logging.info('%s iteration %d/%d  %s', name, done, total, words)
+  return words
 
 
 def _finish(directory, objective, seed, memory, clock) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from meta_cot.problem import Problem, Verdict
+from meta_cot.settings import config as config_lib
 from meta_cot.traces import record as record_lib
 
 TRAIN, VALIDATION = 'train', 'validation'
@@ -164,6 +165,25 @@ class Task(Protocol):
 def test_splits(task: Task) -> tuple[str, ...]:
   """Returns the splits that are only reported."""
   return tuple(s for s in task.splits if s not in (TRAIN, VALIDATION))
+
+
+def ask(task: Task, question: str) -> Problem:
+  """Makes the problem of a question that somebody asks.
+
+  A task may have `ask(question) -> Problem`, which raises a ValueError, one
+  line, on what is no question of it.
+
+  Raises:
+    UserError: it is none, or the task cannot read questions.
+  """
+  read = getattr(task, 'ask', None)
+  if read is None:
+    raise config_lib.UserError(
+        'question: this task cannot read any; give it a method ask(question).')
+  try:
+    return read(question)
+  except ValueError as e:
+    raise config_lib.UserError(f'question: {e}') from e
 
 
 def difficulty(task: Task, problem: Problem) -> float | None:

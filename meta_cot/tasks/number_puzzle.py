@@ -138,6 +138,14 @@ class NumberPuzzles:
     numbers = rng.permutation(problem.data['numbers']).tolist()
     return make_problem(self.name, numbers, problem.data['target'])
 
+  def ask(self, question: str) -> Problem:
+    """Makes the problem of a question such as '4,9,3>24'.
+
+    Raises:
+      ValueError: it is none.
+    """
+    return make_problem(self.name, *operations.question(question))
+
   def _source(self, split: str) -> Source:
     if self.source is None:
       raise config_lib.UserError(

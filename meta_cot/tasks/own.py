@@ -63,6 +63,8 @@ class Own:
     self.measure = self._task.measure and self._measure
     has_oracle = getattr(self._task, 'oracle', None) is not None
     self.oracle = self._oracle if has_oracle else None
+    has_ask = getattr(self._task, 'ask', None) is not None
+    self.ask = self._read if has_ask else None
 
   def __reduce__(self):
     return Own, (self._name, self._file, *self._made)
@@ -117,6 +119,12 @@ class Own:
     what = f'measure of problem {problem.id!r} and the answer {answer!r:.80}'
     return self._call(
         what, lambda: dict(self._task.measure(problem, text, answer, verdict)))
+
+  def _read(self, question: str) -> Problem:
+    """Makes the problem of a question; ValueErrors are the task's answer."""
+    problem = self._task.ask(question)
+    self._check_problem(f'ask({question!r:.80})', problem)
+    return problem
 
   def _oracle(self, problem: Problem, state: str) -> bool:
     """Returns whether some solution goes on from a state."""

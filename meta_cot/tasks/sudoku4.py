@@ -120,6 +120,14 @@ class Sudoku:
     there = classes.num_puzzles if split == 'train' else len(classes.keys)
     return min(getattr(self.settings, f'num_{split}'), there)
 
+  def ask(self, question: str) -> Problem:
+    """Makes the problem of givens such as 'r1c1=1,r2c3=2,r3c4=4'.
+
+    Raises:
+      ValueError, UserError: it has none, or not one solution.
+    """
+    return make_problem(grids.of_question(question))
+
   def problems(self, split: str, start: int, stop: int) -> Iterator[Problem]:
     """Returns problems `start` to `stop` (exclusive, at most the size)."""
     stop = min(stop, self.size(split))

@@ -4,14 +4,12 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
-import logging
 import math
-import sys
 from typing import NamedTuple
 
 import jax
-import tqdm
 
+from meta_cot.runtime import status
 from meta_cot.training import compilation
 from meta_cot.training import goodput
 from meta_cot.training import metrics as metrics_lib
@@ -85,9 +83,7 @@ def run(
     FloatingPointError: the loss or gradient is not finite; names the step.
   """
   first, done, window = int(state.step), list(pending), []
-  bar = tqdm.tqdm(
-      total=num_steps, initial=first, desc=name, unit='step',
-      disable=not sys.stderr.isatty())
+  shown = status.Status(name, num_steps, 'step', first=first)
   clock.switch('step')
   for step in range(first + 1, num_steps + 1):
     with clock.measure('input'):
@@ -98,7 +94,7 @@ def run(
     is_log = step % log_every_steps == 0 or step == num_steps
     is_save, is_eval = hooks.is_save_due(step), hooks.is_eval_due(step)
     is_stopped = hooks.is_stopped() and step < num_steps
-    bar.update()
+    shown.update(step)
     if not (is_log or is_save or is_eval or is_stopped):
       continue
     done += _fetch(window, step, name)
@@ -109,7 +105,7 @@ def run(
           row |= hooks.evaluate(state)
       row |= _speed(row['tokens'], clock.lap(), rates)
       writer.write(step, row)
-      _report(name, step, num_steps, row, bar)
+      shown.update(step, _words(row))
       done = []
     if is_save or is_stopped:
       with clock.measure('checkpoint'):
@@ -120,7 +116,7 @@ def run(
           hooks.interrupt(state, step, done, clock.lap())
     if is_stopped:
       break
-  bar.close()
+  shown.close()
   return state
 
 
@@ -180,10 +176,9 @@ def _speed(
       programs_compiled=compilation.num_programs(), **lap)
 
 
-def _report(name, step, num_steps, row, bar) -> None:
+def _words(row) -> str:
+  """The last numbers, for who watches."""
   words = f'loss {row["loss"]:.4f}  {row["tokens_per_second"]:,.0f} tokens/s'
   if 'eval_loss' in row:
     words += f'  eval loss {row["eval_loss"]:.4f}'
-  bar.set_postfix_str(words)
-  if bar.disable:
-    logging.info('%s step %d/%d  %s', name, step, num_steps, words)
+  return words

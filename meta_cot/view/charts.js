@@ -109,7 +109,7 @@ function histogram(values, {title, bins = 10, choose, chosen = null}) {
   values.forEach(v => counts[bin(v)]++);
   const width = 430, height = 150, most = Math.max(...counts, 1);
   const bars = counts.map((count, i) => {
-    const tall = 100 * count / most, from = low + i * size;
+    const tall = 84 * count / most, from = low + i * size;
     const label = `${number(from, 3)} to ${number(from + size, 3)}: ${count}`;
     return svg('g', {role: 'button', tabindex: 0, 'aria-label': label,
                      'aria-pressed': String(chosen === i),

@@ -53,7 +53,7 @@ function searchList(s) {
                           p.question.slice(0, 160))],
     ...names.map(n => [n, p => {
       const x = p.searches.find(x => named(x) === n);
-      return x ? [verdict(x.is_correct ? 1 : 0), ' ', number(x.num_tokens),
+      return x ? [verdict(x.is_solved ? 1 : 0), ' ', number(x.num_tokens),
                   ' tokens'] : '-';
     }])], s.searches)];
 }
@@ -70,7 +70,6 @@ function searchView(x) {
     ['expanded', x.order[i] < 0 ? 'never' : `as number ${x.order[i] + 1}`],
     ['visits', exact(x.visits[i])], ['value', exact(x.value[i])],
     ['log-probability', exact(x.log_prob[i])],
-    ['prior', x.log_prob[i] === null ? '' : number(Math.exp(x.log_prob[i]))],
     ['tokens', x.tokens[i]]].flatMap(
         ([name, value]) => [el('dt', {}, name), el('dd', {}, value)]));
   const {element, nodes} = drawTree(x, tell);
@@ -95,7 +94,7 @@ function searchView(x) {
   };
   return {at, element: el('section', {class: 'card', 'data-solver': x.solver},
       el('div', {class: 'row'}, el('strong', {}, `${x.solver} of ${x.policy}`),
-         verdict(x.is_correct ? 1 : 0), `${number(x.num_tokens)} tokens drawn`,
+         verdict(x.is_solved ? 1 : 0), `${number(x.num_tokens)} tokens drawn`,
          counter),
       el('div', {class: 'split'}, el('div', {class: 'wide'}, element), about),
       el('div', {class: 'text', 'aria-label': 'The search as text'}, told,

@@ -35,7 +35,7 @@ def read(directory: epath.Path, max_problems: int) -> list[dict[str, Any]]:
     rows = _first(folder, max_problems)
     found = list(itertools.islice(rows_lib.records(folder), len(rows)))
     for i, row in enumerate(rows):
-      made = _search(row, found[i] if i < len(found) else None)
+      made = search(row, found[i] if i < len(found) else None)
       if made is not None:
         about = problems.setdefault((split, row['place']), dict(
             problem=row['problem'], split=split, searches=[]))
@@ -78,8 +78,13 @@ def _first(folder: epath.Path, number: int) -> list[dict[str, Any]]:
   return sorted(rows, key=lambda row: row['place'])[:number]
 
 
-def _search(row, record) -> dict[str, Any] | None:
-  """What a row says, with the tree behind it; None where there is none."""
+def search(
+    row: dict[str, Any], record: traces.TraceRecord | None
+) -> dict[str, Any] | None:
+  """Makes what a row says, with the tree behind it; None where there is none.
+
+  The tree is that of the record; without one that which a text tells.
+  """
   text = row['details'].get('text') or ''
   if record is not None:
     question, nodes, solution = (
@@ -96,7 +101,7 @@ def _search(row, record) -> dict[str, Any] | None:
     return None
   return dict(
       tree(nodes, solution, text), question=question,
-      is_correct=row['is_correct'], num_tokens=row['num_tokens'],
+      is_solved=row['is_correct'], num_tokens=row['num_tokens'],
       answer=row['answer'])
 
 
