@@ -18,7 +18,8 @@ from tests import small_view
 
 RL = f'#rl/rl/{small_view.RUN}'
 PLACES = (
-    '', '#overview', '#curves/sft', '#curves/sft/traces/at3', '#curves/rl',
+    '', '#overview', '#curves', '#rl', '#curves/sft', '#curves/rl',
+    '#curves/sft/traces/at3',
     '#rl/rl', RL, f'{RL}/it2', f'{RL}/it2/q20', f'{RL}/it2/q20/s1',
     '#search/search', '#search/search/p1', '#search/search/p1/t1',
     '#evaluate/search', '#evaluate/search/flops/heldout', '#values/quality',

@@ -90,7 +90,7 @@ PAGES.values = ([name]) => {
               `${bin.num_states} states`}))},
          {name: '', points: [], isAlone: true}],
         {title: source, x: 'value', y: 'target', range: [0, 1],
-         isJoined: false}))),
+         isJoined: false, isLine: true}))),
     table([
       ['source', ([n]) => n],
       ['Brier', ([, x]) => interval(x.brier), true],

@@ -15,6 +15,10 @@ function ticks(low, high) {
   return made;
 }
 
+const brief = new Intl.NumberFormat('en', {
+  notation: 'compact', maximumSignificantDigits: 3});
+const tick = x => Math.abs(x) >= 1e4 ? brief.format(x) : number(x, 3);
+
 function scale(values, from, to, isLog) {
   const f = isLog ? Math.log10 : x => x;
   let low = Math.min(...values), high = Math.max(...values);
@@ -44,7 +48,7 @@ function plot(series, {title, x, y, width = 430, height = 230, isLog = false,
   if (!shown.length) return el('p', {class: 'soft'}, `${title}: nothing yet`);
   const all = shown.flatMap(s => s.points);
   const left = 52, right = width - 20, top = 24, bottom = height - 34;
-  const X = scale(all.map(p => p.x), left, right, isLog);
+  const X = scale(isLine ? range : all.map(p => p.x), left, right, isLog);
   const Y = scale(range || all.flatMap(p => [p.y, p.low ?? p.y, p.high ?? p.y]),
                   bottom, top);
   const parts = [
@@ -52,13 +56,14 @@ function plot(series, {title, x, y, width = 430, height = 230, isLog = false,
     ...Y.ticks.map(t => [
       svg('line', {class: 'axis', x1: left, x2: right, y1: Y(t), y2: Y(t)}),
       svg('text', {class: 'tick', x: left - 5, y: Y(t) + 4,
-                   'text-anchor': 'end'}, number(t, 3))]).flat(),
+                   'text-anchor': 'end'}, tick(t))]).flat(),
     ...X.ticks.map(t => svg('text', {
       class: 'tick', x: X(t), y: bottom + 15, 'text-anchor': 'middle'},
-      number(t, 3))),
+      tick(t))),
     svg('text', {class: 'tick', x: right, y: height - 4,
                  'text-anchor': 'end'}, x || ''),
     y && svg('text', {class: 'tick', x: right, y: 13, 'text-anchor': 'end'}, y)];
+  const names = [];  // where they stand
   if (isLine) {
     parts.push(svg('line', {x1: X(0), y1: Y(0), x2: X(1), y2: Y(1),
                             stroke: 'var(--soft)', 'stroke-dasharray': '3 3'}));
@@ -81,8 +86,12 @@ function plot(series, {title, x, y, width = 430, height = 230, isLog = false,
         r: s.isAlone ? 5 : s.points.length > 60 ? 2 : 3},
         svg('title', {}, label));
       if (s.isAlone) {
-        parts.push(svg('text', {x: X(p.x) + 8, y: Y(p.y) + 4,
-                                'font-weight': 600}, s.name.split(':')[0]));
+        const name = s.name.split(':')[0], x = X(p.x) + 8;
+        let y = Y(p.y) + 4;
+        while (names.some(n => Math.abs(n.y - y) < 12 && n.x < x + 70 &&
+                          x < n.x + 70)) y += 4;
+        names.push({x, y});
+        parts.push(svg('text', {x, y, 'font-weight': 600}, name));
       }
       parts.push(p.to ? svg('a', {href: address(...p.to), 'aria-label': label,
                                   tabindex: s.points.length > 60 ? -1 : 0},

@@ -23,15 +23,8 @@ PAGES.overview = () => [
 const changed = s => s.settings.filter(
     ([name, value, usual]) => value !== usual && name !== 'kind' && usual !== null);
 
-function places(s) {
-  const found = [];
-  if (s.rl && s.rl.length) found.push(['rl', s.name]);
-  if (s.searches && s.searches.length) found.push(['search', s.name]);
-  if (s.evaluation && s.evaluation.length) found.push(['evaluate', s.name]);
-  if (s.quality) found.push(['values', s.name]);
-  if (s.curves && s.curves.length) found.push(['curves', s.name]);
-  return found;
-}
+const places = s => Object.keys(FIELDS).filter(page => has(s, page)).map(
+    page => [page, s.name]);
 
 function duration(s) {
   const seconds = (s.curves || []).map(

@@ -93,6 +93,18 @@ const words = () => location.hash.slice(1).split('/').filter(Boolean).map(
     word => { try { return decodeURIComponent(word); } catch { return word; } });
 const stage = name => DATA.stages.find(s => s.name === name);
 
+// What a stage must have left for a page of it.
+const FIELDS = {rl: 'rl', search: 'searches', evaluate: 'evaluation',
+                values: 'quality', curves: 'curves'};
+const has = (s, page) => s[FIELDS[page]] && s[FIELDS[page]].length !== 0;
+const having = page => DATA.stages.filter(s => has(s, page)).map(
+    s => [page, s.name]);
+
+// The stages that have a page, where an address names none.
+const stagesOf = page => [
+  el('h1', {}, page), el('ul', {}, having(page).map(
+      to => el('li', {}, link(to, to[1]))))];
+
 let KEYS = {};  // of the page that is shown: key -> address or function
 
 function go() {
@@ -100,14 +112,15 @@ function go() {
   const page = Object.hasOwn(PAGES, first || '') ? first : 'overview';
   KEYS = {};
   const main = document.getElementById('main');
-  main.replaceChildren(...[PAGES[page](rest)].flat(2).filter(Boolean));
+  const made = page !== 'overview' && !rest.length ? stagesOf(page) :
+      PAGES[page](rest);
+  main.replaceChildren(...[made].flat(2).filter(Boolean));
   document.getElementById('crumbs').replaceChildren(
       ...words().flatMap((word, i, all) => [
         i ? ' / ' : '', link(all.slice(0, i + 1), word)]));
   for (const a of document.querySelectorAll('#nav a')) {
     const mine = a.getAttribute('href').slice(1).split('/');
-    const here = location.hash.slice(1).split('/');
-    const isHere = mine.every((word, i) => word === (here[i] || 'overview'));
+    const isHere = mine[0] === page;
     if (isHere) a.setAttribute('aria-current', 'page');
     else a.removeAttribute('aria-current');
   }
@@ -173,16 +186,10 @@ function questions() {
 }
 
 function start() {
-  const nav = [['overview']];
-  for (const s of DATA.stages) {
-    if (s.rl && s.rl.length) nav.push(['rl', s.name]);
-    if (s.searches && s.searches.length) nav.push(['search', s.name]);
-    if (s.evaluation && s.evaluation.length) nav.push(['evaluate', s.name]);
-    if (s.quality) nav.push(['values', s.name]);
-    if (s.curves && s.curves.length) nav.push(['curves', s.name]);
-  }
+  const nav = Object.keys(FIELDS).filter(page => having(page).length).map(
+      page => link(having(page).length > 1 ? [page] : having(page)[0], page));
   document.getElementById('nav').replaceChildren(
-      ...nav.map(to => link(to, to.length > 1 ? `${to[0]}: ${to[1]}` : to[0])));
+      link(['overview'], 'overview'), ...nav);
   document.getElementById('find').addEventListener('input', find);
   document.getElementById('theme').addEventListener('click', () => {
     const root = document.documentElement;

@@ -173,8 +173,8 @@ function questionPage(s, run, step, question) {
         el('div', {class: 'row'},
            link([...before, 'q' + question, 's' + x.sample],
                 `sample ${x.sample}`),
-           el('span', {}, marks(x)), `${x.drawn} tokens`,
-           `advantage ${number(x.advantage)}`),
+           el('span', {}, marks(x)), el('span', {}, `${x.drawn} tokens`),
+           el('span', {}, `advantage ${number(x.advantage)}`)),
         x.rows.map((r, i) => el('div', {class: 'text'},
             tokens(run, r, i ? 0 : common, r.tokens.length, 'advantage'))))))];
 }

@@ -64,7 +64,7 @@ function samplePage(s, run, step, question, sample) {
     ['is', kind(r, t)], ['episode', r.episode[t] + 1],
     ...Object.entries(VALUES).map(
         ([name, f]) => [name, drawn(r, t) ? exact(f(r, t)) : '']),
-    ['trainer’s log-probability', drawn(r, t) ? exact(r.trainer[t]) : '']]
+    ['by the trainer', drawn(r, t) ? exact(r.trainer[t]) : '']]
       .flatMap(([name, value]) => [el('dt', {}, name), el('dd', {}, value)]));
   const names = ['kind', ...Object.keys(VALUES).filter(
       by => mine.rows.some(r => r.tokens.some(
