@@ -136,6 +136,14 @@ def hilo() -> ml_collections.ConfigDict:
   return t
 
 
+def expressions() -> ml_collections.ConfigDict:
+  """Makes pairs of numbers to find an expression for."""
+  t = _world('expressions')
+  t.largest = 9  # of the numbers in an expression
+  t.largest_input = 5  # of those shown
+  return t
+
+
 def mastermind() -> ml_collections.ConfigDict:
   """Makes rows of colours to find by how many places are right."""
   t = _world('mastermind', num_attempts=4)

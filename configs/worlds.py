@@ -91,10 +91,17 @@ def _hilo(c: ml_collections.ConfigDict) -> None:
   c.rl.loss.update(dict(entropy_bonus=0.03, entropy_bonus_end=0.0))
 
 
+def _expressions(c: ml_collections.ConfigDict) -> None:
+  c.tokenizer.vocabulary.pieces = tuple('x>*()+-,?')
+  c.model.max_length = 128
+  c.sft.data.sequence_length = 128
+  c.rl.episodes.update(dict(episode_length=12, feedback_length=8))
+
+
 def _mastermind(c: ml_collections.ConfigDict) -> None:
   c.tokenizer.vocabulary.pieces = tuple('abcdef')
 
 
 VARIANTS = {
     'safe': _safe, 'harbour': _harbour, 'hilo': _hilo,
-    'mastermind': _mastermind}
+    'mastermind': _mastermind, 'expressions': _expressions}

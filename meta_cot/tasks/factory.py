@@ -20,6 +20,7 @@ from meta_cot.tasks import own
 # Kind of a task -> its module, imported when asked for.
 KINDS: Mapping[str, str] = types.MappingProxyType({
     'countdown': 'meta_cot.tasks.countdown',
+    'expressions': 'meta_cot.tasks.worlds.expressions',
     'game24': 'meta_cot.tasks.game24',
     'gsm8k': 'meta_cot.tasks.gsm8k',
     'harbour': 'meta_cot.tasks.worlds.harbour',
