@@ -25,12 +25,22 @@ def get_config(variant: str = 'safe') -> ml_collections.ConfigDict:
     ValueError: no such variant; lists them.
   """
   change = base.choose(VARIANTS, variant)
+  c = experiment(getattr(tasks, variant)())
+  change(c)
+  return c
+
+
+def experiment(task: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Makes the experiment of a task with feedback and teacher `reader`.
+
+  Its symbols but digits are to be named in `tokenizer.vocabulary.pieces`.
+  """
   c = base.get_config()
   c.style = 'free_text'
   c.model.update(dict(
       vocab_size=64, num_layers=2, embed_dim=64, head_dim=16, mlp_dim=172,
       max_length=64, value_head='none'))
-  c.task = getattr(tasks, variant)()
+  c.task = task
   c.problems = kinds.problems(num_shards=1)
   c.traces = kinds.traces(
       strategies='reader', num_shards=1, num_processes=1)
@@ -41,7 +51,6 @@ def get_config(variant: str = 'safe') -> ml_collections.ConfigDict:
       eval_every_steps=600, save_every_steps=600)
   c.sft.data.sequence_length = 64
   c.rl = _rl(c)
-  change(c)
   c.episodes = _report(c.rl)
   c.stages = (
       'problems', 'traces', 'tokenizer', 'sft', 'rl', 'episodes')
@@ -49,11 +58,11 @@ def get_config(variant: str = 'safe') -> ml_collections.ConfigDict:
 
 
 def _rl(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """A stage that tunes the reader; one answer of what is said for each."""
+  """A stage that tunes the reader, with each objective and three seeds."""
   r = kinds.rl(
       start=_START, seeds=(0, 1, 2), num_iterations=300, eval_every=50,
       save_every=200, num_eval_problems=1_000, num_eval_samples=1)
-  r.questions.update(dict(rest=0))
+  r.questions.rest = 0  # its next draw hides something else
   r.episodes.update(dict(
       num_episodes=c.task.get_ref('num_attempts'), episode_length=4,
       feedback='task'))
@@ -65,8 +74,10 @@ def _rl(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def _report(rl: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """The stage that says what episodes of the start and of a stage reach."""
   e = kinds.evaluate(
-      policies=(_START, 'rl'), start=_START, solvers=('revisions',),
-      num_curve_problems=0, num_problems=rl.num_eval_problems)
+      policies=(_START, 'rl'), start=_START, solvers=('samples', 'revisions'),
+      num_curve_problems=0, num_problems=rl.get_ref('num_eval_problems'))
+  e.samples.update(dict(  # best of N that nobody answers
+      num_samples=12, max_new_tokens=rl.episodes.get_ref('episode_length')))
   for key in erl2.PLAYED:  # they follow what is set on the command line
     e.episodes[key] = rl.episodes.get_ref(key)
   e.episodes.update(dict(
@@ -81,6 +92,7 @@ def _safe(c: ml_collections.ConfigDict) -> None:
 
 def _harbour(c: ml_collections.ConfigDict) -> None:
   c.tokenizer.vocabulary.pieces = tuple('UDLR+-.')
+  c.sft.num_tokens = 2_500_000
   c.rl.episodes.episode_length = 8
 
 
@@ -89,6 +101,7 @@ def _hilo(c: ml_collections.ConfigDict) -> None:
   c.sft.num_tokens = 500_000
   # Without it the first attempt soon is always the same number.
   c.rl.loss.update(dict(entropy_bonus=0.03, entropy_bonus_end=0.0))
+  c.rl.optimizer.learning_rate = 1e-3
 
 
 def _expressions(c: ml_collections.ConfigDict) -> None:

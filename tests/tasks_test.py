@@ -27,7 +27,7 @@ from meta_cot.tasks import factory
 from meta_cot.traces import record as record_lib
 from tests import small_run
 from tests import small_texts
-from tests import worlds_test
+from tests import small_worlds
 
 CONFIGS = {
     'countdown': lambda: countdown_config.get_config('tiny').task,
@@ -68,7 +68,7 @@ def make(settings, seed):
 
 
 # Of those in which something is hidden other laws hold: tests/worlds_test.py.
-KINDS = [kind for kind in factory.KINDS if kind not in worlds_test.WORLDS]
+KINDS = [kind for kind in factory.KINDS if kind not in small_worlds.WORLDS]
 
 
 def test_every_kind_is_tested():

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import tasks as tasks_config
 from data_pipelines import arms
 from data_pipelines.tokenizers import sentencepiece
 from meta_cot import tasks
@@ -24,23 +23,10 @@ from meta_cot.tasks.worlds import hilo
 from meta_cot.tasks.worlds import mastermind
 from meta_cot.tasks.worlds import optimum
 from meta_cot.tasks.worlds import safe
+from tests import small_worlds
 
-WORLDS = 'safe', 'harbour', 'hilo', 'mastermind'
-_ROOM = dict(num_attempts=3, num_train=400, num_heldout=200)
-
-
-def make(kind, **changes):
-  values = dict(getattr(tasks_config, kind)()) | _ROOM | changes
-  del values['kind']
-  return tasks.make(kind, config_lib.parse(
-      tasks.settings_of(kind), values), 3)
-
-
-@functools.cache
-def tokenizer():
-  """A token for every character; with ends and marks that write nothing."""
-  return sentencepiece.train(
-      ['x'], 64, 9, tuple('abcdefgh?+-UDLR.<>='))
+make, tokenizer, WORLDS = (
+    small_worlds.make, small_worlds.tokenizer, small_worlds.WORLDS)
 
 
 @pytest.fixture(params=WORLDS, scope='module')
