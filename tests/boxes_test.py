@@ -2,19 +2,29 @@
 """The environment of docs/rl.md: its text, its optimum, its run."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
-from etils import epath
 import pytest
 
-from meta_cot import main
 from meta_cot.settings import config_file
-from meta_cot.stages import base
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.tasks.worlds import optimum
 from tests import small_run
 
 FILE = small_run.ROOT / 'examples' / 'boxes.py'
+_SHORT = (
+    '--config.model.num_layers=1', '--config.model.embed_dim=32',
+    '--config.model.mlp_dim=32', '--config.task.num_train=60',
+    '--config.task.num_heldout=20', '--config.sft.num_tokens=4_000',
+    "--config.rl.objectives=('erl2',)", '--config.rl.num_iterations=2',
+    '--config.rl.eval_every=2', '--config.rl.save_every=2',
+    '--config.rl.num_eval_problems=16', '--config.rl.questions.num_questions=8',
+    '--config.rl.questions.num_samples=4', '--config.rl.questions.num_slots=32',
+    '--config.episodes.samples.num_samples=2',
+    '--config.episodes.episodes.num_samples=2')
 
 
 def test_the_text_shows_the_file():
@@ -36,26 +46,16 @@ def test_who_is_paid_for_the_last_attempt_looks_first():
 
 
 def test_it_runs(tmp_path):
-  """Every stage once, as short as can be."""
-  config = config_file.load(str(FILE))
-  config.model.update(dict(num_layers=1, embed_dim=32, head_dim=8, mlp_dim=32))
-  config.task.update(dict(num_train=60, num_heldout=20))
-  config.sft.num_tokens = 4_000
-  config.rl.update(dict(
-      objectives=('erl2',), num_iterations=2, eval_every=2, save_every=2,
-      num_eval_problems=16))
-  config.rl.questions.update(dict(
-      num_questions=8, num_samples=2, num_slots=16))
-  config.episodes.samples.num_samples = 2
-  config.episodes.episodes.update(dict(
-      num_samples=2, num_questions=8, num_slots=16))
-  experiment = experiment_lib.parse(config)
-  context = base.Context(
-      experiment.shared, experiment.groups, workdir=epath.Path(tmp_path))
-  for group in experiment.chosen():
-    main.run(context, group)
+  """Every stage once, as short as can be, and in another folder."""
+  done = subprocess.run(
+      [sys.executable, '-m', 'meta_cot.main', f'--config={FILE}',
+       '--workdir=w', *_SHORT],
+      cwd=tmp_path, text=True, capture_output=True, check=False,
+      env=os.environ | {'JAX_PLATFORMS': 'cpu',
+                        'PYTHONPATH': str(small_run.ROOT)})
+  assert done.returncode == 0, done.stderr[-3000:]
   rows = [
       json.loads(line) for line in
-      (tmp_path / 'rl/erl2/seed0/metrics.jsonl').read_text().splitlines()]
+      (tmp_path / 'w/rl/erl2/seed0/metrics.jsonl').read_text().splitlines()]
   assert rows[-1]['step'] == 2 and 'validation/episode_2' in rows[-1]
-  assert 'erl2' in (tmp_path / 'episodes/report.md').read_text()
+  assert 'erl2' in (tmp_path / 'w/episodes/report.md').read_text()
