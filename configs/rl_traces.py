@@ -66,7 +66,7 @@ def _pipeline(
       policies=(_START, 'sft/solution_only', 'rl', 'quick', 'more'),
       start=_START, reference='rl/single/seed0', solvers=('greedy', 'samples'),
       num_problems=256, num_curve_problems=0,
-      token_grid=(24, 39, 64, 96, 128, limit))
+      token_grid=(39, 52, 64, 96, 128, limit))
   c.episodes.samples.update(dict(num_samples=8, max_new_tokens=limit))
   c.stages += ('rl', 'quick', 'more', 'episodes')
   return c
