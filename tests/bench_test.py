@@ -295,7 +295,8 @@ def test_summary_and_report_are_made_of_rows_alone(tmp_path):
   report.write(epath.Path(tmp_path / 'r'), 'Title', summary)
   text = (tmp_path / 'r' / 'report.md').read_text()
   for words in ('# Title', '| a | greedy | test | 6 |', '## At equal tokens',
-                '(learning_curve.png)', '(success_against_tokens.png)'):
+                '(learning_curve.png)', '(success_against_tokens.png)',
+                '(../run.html)'):
     assert words in text
   assert '## Training' not in text and '## Episode' not in text
   assert json.loads((tmp_path / 'r' / 'summary.json').read_text())[

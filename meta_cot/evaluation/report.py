@@ -48,7 +48,7 @@ def write(
       report_samples.write(directory, summary),
       _errors(summary), reasoning.write(directory, summary['reasoning']),
       episodes(directory, summary['episodes']), _drawn(directory, drawn),
-      _texts(texts or {}), _training(directory, training)]
+      _texts(texts or {}), _training(directory, training), tables.PAGE]
   files.write_atomic(
       directory / 'report.md', '\n'.join(filter(None, parts)))
 

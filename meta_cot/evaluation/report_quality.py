@@ -39,7 +39,8 @@ def write(directory: epath.Path, title: str, summary: Mapping) -> None:
             directory / f'auc_{key}.{suffix}', curves, f'AUC, {key}')
   parts = [f'# {title}\n', _errors(summary), _aucs(summary),
            '## Calibration\n\nTen bins of equal count by value: the mean '
-           'target beside the mean value.\n\n![calibration](calibration.png)\n']
+           'target beside the mean value.\n\n![calibration](calibration.png)\n',
+           tables.PAGE]
   files.write_atomic(
       directory / 'report.md', '\n'.join(filter(None, parts)))
 

@@ -6,6 +6,10 @@ from typing import Any
 
 from meta_cot.evaluation import plots
 
+# The end of every report.
+PAGE = ('## The run as one page\n\n`python -m meta_cot.view --workdir=WORKDIR` '
+        'makes [run.html](../run.html).\n')
+
 
 def point(tokens: float, rate: Mapping) -> plots.Point:
   """Places a rate in a plot, with its interval over seeds if it has one."""
