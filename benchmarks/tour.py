@@ -103,7 +103,7 @@ def _of_searches(where, problems):
 
   place = max(range(len(problems)), key=size)
   last = max(max(s['order']) for s in problems[place]['searches']) + 1
-  yield 'search', f'{where}/p{place}/t{last}', [('click', '.node circle', 3)]
+  yield 'search', f'{where}/p{place}/t{last}', [('click', '.node circle', 4)]
   yield 'search_halfway', f'{where}/p{place}/t{last // 2}', []
 
 

@@ -189,8 +189,8 @@ def test_the_slider_steps_through_a_search(made, page):
     born = [i for i, p in enumerate(beam['parent'])
             if p < 0 or 0 <= beam['order'][p] < time]
     nodes = page.run(
-        f"[...document.querySelectorAll('{card} .node')].flatMap((e, i) => "
-        "e.classList.contains('unborn') ? [] : [i])")
+        f"[...document.querySelectorAll('{card} .node:not(.unborn)')]"
+        '.map(e => Number(e.dataset.node)).sort((a, b) => a - b)')
     assert nodes == born
     told = max([0, *(beam['told'][i] for i in born)])
     if time == last:
@@ -200,12 +200,12 @@ def test_the_slider_steps_through_a_search(made, page):
     page.press(']')
   page.press('[')
   assert page.where.endswith(f'/t{last - 1}')
-  page.click(f'{card} .node circle', 1)
+  page.click(f'{card} [data-node="1"] circle')
   about = page.texts(f'{card} dd')
   assert about[1] == beam['step'][1] and about[2] == beam['state'][1]
   right = beam['is_correct'].index(True)
   assert page.run(
-      f"document.querySelectorAll('{card} .node circle')[{right}]"
+      f"document.querySelector('{card} [data-node=\"{right}\"] circle')"
       '.getAttribute("fill")') == 'var(--green)'
   _check_quiet(page, made[1])
 

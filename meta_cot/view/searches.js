@@ -172,12 +172,16 @@ function drawTree(x, tell) {
       'font-weight': isOn ? 700 : 400}, label(x, i)));
     const name = `node ${i}: ${label(x, i) || 'root'}, ${verdictOf(x, i)}`;
     return svg('g', {
-      class: 'node', role: 'button', tabindex: 0, 'aria-label': name,
+      class: 'node', 'data-node': i, role: 'button', tabindex: 0,
+      'aria-label': name,
       onclick: () => tell(i), onfocus: () => tell(i)},
       svg('title', {}, name), ...parts);
   });
   return {nodes, element: svg('svg', {
     viewBox: `0 0 ${place.width} ${place.height}`, width: place.width,
     height: place.height, class: 'tree', role: 'group',
-    'aria-label': 'Search tree'}, ...nodes)};
+    'aria-label': 'Search tree'},
+    // What is drawn last lies above.
+    ...nodes.filter((_, i) => !solution.has(i)),
+    ...nodes.filter((_, i) => solution.has(i)))};
 }
