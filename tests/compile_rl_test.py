@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from configs import erl2 as erl2_config
-from configs import worlds as worlds_config
 from meta_cot import sharding
 from meta_cot.compile import __main__ as compile_lib
 from meta_cot.model import transformer
@@ -192,20 +191,6 @@ def _check(experiment, topology, name):
     ('episodes/revisions', 'v6e:2x2', WAYS['search'])])
 def test_programs(name, topology, settings):
   _check(_experiment(**settings), topology, name)
-
-
-@pytest.mark.parametrize('kind, topology', [
-    ('safe', 'v6e:2x2'), ('harbour', 'v5e:2x2'),
-    pytest.param('safe', 'v5p:2x2x1', marks=pytest.mark.slow)])
-def test_worlds_answer_inside_the_program(kind, topology):
-  config = worlds_config.get_config(kind)
-  config.model.update(dict(num_layers=1, head_dim=64))
-  config.stages = ('rl', 'episodes')
-  small_rl.change(
-      config.rl, objectives=('erl2',), num_questions=16, num_samples=4,
-      num_slots=16)
-  experiment = compile_lib.for_accelerator(experiment_lib.parse(config))
-  _check_play(experiment, topology, 'rl/erl2/rollout')
 
 
 @pytest.mark.slow
