@@ -101,7 +101,6 @@ def _hilo(c: ml_collections.ConfigDict) -> None:
   c.sft.num_tokens = 500_000
   # Without it the first attempt soon is always the same number.
   c.rl.loss.update(dict(entropy_bonus=0.03, entropy_bonus_end=0.0))
-  c.rl.optimizer.learning_rate = 1e-3
 
 
 def _expressions(c: ml_collections.ConfigDict) -> None:

@@ -161,10 +161,10 @@ def test_devices_slots_and_other_questions_change_no_token():
       np.testing.assert_array_equal(
           getattr(rollouts, name), getattr(other, name))
   setup = make()
-  player = setup.player(setup.programs, 4)
+  player = setup.player(setup.programs, 32)
   ask = functools.partial(player.ask, ids=(5, 6))
   play = lambda *problems: player.fetch(player(
-      setup.start, ask(problems), jax.random.key(2))).tokens[4:8]
+      setup.start, ask(problems), jax.random.key(2))).tokens[32:64]
   with sharding.use_mesh(setup.programs.mesh):
     a, b, c = (
         next(p for p in setup.train if p.answer == x) for x in '417')
