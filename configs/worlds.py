@@ -5,7 +5,8 @@
 
 A small model learns from demonstrations to read what is said of attempts, and
 is tuned with each objective; `episodes` is the report. docs/rl.md says what the
-best policies reach. Variants are the tasks of meta_cot/tasks/worlds.
+best policies reach. Variants are the tasks of meta_cot/tasks/worlds, and
+`phase`: `safe` with four weights of earlier attempts (benchmarks/phase.py).
 """
 
 import ml_collections
@@ -25,7 +26,7 @@ def get_config(variant: str = 'safe') -> ml_collections.ConfigDict:
     ValueError: no such variant; lists them.
   """
   change = base.choose(VARIANTS, variant)
-  c = experiment(getattr(tasks, variant)())
+  c = experiment(getattr(tasks, _TASKS.get(variant, variant))())
   change(c)
   return c
 
@@ -114,6 +115,20 @@ def _mastermind(c: ml_collections.ConfigDict) -> None:
   c.tokenizer.vocabulary.pieces = tuple('abcdef')
 
 
+def _phase(c: ml_collections.ConfigDict) -> None:
+  _safe(c)
+  c.rl.objectives = ('erl2', 'rl2')
+  for name, weight in (('quarter', 0.25), ('half', 0.5)):
+    c[name] = _rl(c)
+    c[name].objectives, c[name].credit.earlier_weight = ('weighted',), weight
+    c[name].seeds = c.rl.get_ref('seeds')
+    c[name].num_iterations = c.rl.get_ref('num_iterations')
+  c.episodes.policies = (_START, 'rl', 'quarter', 'half')
+  c.stages = (*c.stages[:-1], 'quarter', 'half', 'episodes')
+
+
+_TASKS = dict(phase='safe')
 VARIANTS = {
+    'phase': _phase,
     'safe': _safe, 'harbour': _harbour, 'hilo': _hilo,
     'mastermind': _mastermind, 'expressions': _expressions}
