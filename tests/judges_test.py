@@ -248,7 +248,8 @@ def test_a_summary_with_judges_and_one_without(tmp_path):
   write('plain', plain)
   text = (tmp_path / 'plain' / 'report.md').read_text()
   assert [line for line in text.splitlines() if line.startswith('#')] == [
-      '# T', '## Success and cost', '## Samples', '## At equal tokens']
+      '# T', '## Success and cost', '## Samples', '## At equal tokens',
+      '## The run as one page']
   assert ' by ' + JUDGE not in text
   rows += _rows(_samples(seed=2), 'samples', 'validation')
   write('judged', rows, judges=dict(p=JUDGE), discounts=(1.0, 0.99))
@@ -256,7 +257,7 @@ def test_a_summary_with_judges_and_one_without(tmp_path):
   assert [line for line in more.splitlines() if line.startswith('#')] == [
       '# T', '## Success and cost', '## Samples', '### Chosen on validation',
       '## At equal tokens', '### Beside best of N by every judge',
-      '### Discounted', '## What it costs']
+      '### Discounted', '## What it costs', '## The run as one page']
   summary = summary_lib.of_rows(rows, judges=dict(p=JUDGE))
   assert summary['rivals'][0]['judge'] == JUDGE
   assert f'| {JUDGE} (its own) | ' in more
