@@ -38,6 +38,7 @@ def test_a_model_of_another_size_judges(tmp_path):
   assert not refill.cost.collectives
 
 
+@pytest.mark.slow
 def test_another_policy_says_verdicts(tmp_path):
   plain = compile_search_test._config('beam')
   parsed = experiment_lib.parse(plain).shared

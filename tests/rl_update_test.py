@@ -289,7 +289,8 @@ def test_with_one_episode_all_objectives_train_the_same():
       'single', 'erl2', 'rl2', 'score', 'weighted', 'myopic', 'star'}
 
 
-@pytest.mark.parametrize('axes', _AXES)
+@pytest.mark.parametrize('axes', [
+    pytest.param(_AXES[0], marks=pytest.mark.slow), _AXES[1]])
 def test_eight_devices_do_what_one_does(axes):
   """A whole iteration: the same tokens, and parameters up to rounding."""
   changes = _CHANGED | dict(

@@ -257,7 +257,9 @@ def test_a_mixture_is_that_of_its_parts(mixing):
   _check(output, want)
 
 
-@pytest.mark.parametrize('name', ['model', 'completions', 'verdicts'])
+@pytest.mark.parametrize('name', [
+    'model', 'completions',
+    pytest.param('verdicts', marks=pytest.mark.slow)])
 def test_a_tree_is_the_same_alone(name):
   whole = searched(SOURCES[name]).tree
   alone = searched(SOURCES[name], (2,)).tree
