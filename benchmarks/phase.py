@@ -7,7 +7,7 @@
 Runs `configs/worlds.py:phase` once for every probability that the default code
 is right, and prints a table: the rate at which the last attempt is right, by
 the weight, beside that of the best policy for this weight. OUTPUT.json has the
-rows, OUTPUT.png the picture. What was run before is not run again.
+rows, OUTPUT.svg the picture. What was run before is not run again.
 """
 
 import argparse
@@ -90,16 +90,13 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 def draw(path: pathlib.Path, found: Sequence[dict[str, Any]]) -> None:
-  """Draws success against the probability, a line a weight; and the best."""
-  lines = {}
-  for weight in WEIGHTS:
-    some = [row for row in found if row['weight'] == weight]
-    lines[f'weight {weight:g}'] = [
-        (row['probability'], row['success'], *row['ci95']) for row in some]
-    lines[f'weight {weight:g}, best'] = [
-        (row['probability'], *[row['best']] * 3) for row in some]
+  """Draws success against the probability, a line a weight."""
+  lines = {
+      f'weight {weight:g}': [
+          (100 * row['probability'], row['success'], *row['ci95'])
+          for row in found if row['weight'] == weight] for weight in WEIGHTS}
   plots.lines(
-      files.path(path), lines, x_label='probability of the default code',
+      files.path(path), lines, x_label='the default code is right, %',
       y_label='last attempt right', title='Weight of earlier attempts',
       is_log=False, is_rate=True)
 
@@ -121,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     found += rows(workdir, probability)
   arguments.output.with_suffix('.json').write_text(
       json.dumps(found, indent=1) + '\n')
-  draw(arguments.output.with_suffix('.png'), found)
+  draw(arguments.output.with_suffix('.svg'), found)
   print(table(found))
 
 

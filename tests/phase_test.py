@@ -34,8 +34,8 @@ def test_rows_have_what_is_seen_beside_what_is_best(tmp_path):
   head, line, row = phase.table([start, *found]).splitlines()
   assert head.count('|') == line.count('|') == row.count('|') == 7
   assert row.startswith('| 0.45 | 0.40 [0.00, 1.00] | 0.95 [0.00, 1.00], 1.00')
-  phase.draw(tmp_path / 'phase.png', found)
-  assert (tmp_path / 'phase.png').stat().st_size > 5_000
+  phase.draw(tmp_path / 'phase.svg', found)
+  assert (tmp_path / 'phase.svg').stat().st_size > 5_000
 
 
 def test_the_experiment_has_a_stage_for_every_weight():
