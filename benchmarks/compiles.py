@@ -26,14 +26,15 @@ from meta_cot.runtime import hardware
 from meta_cot.settings import config as config_lib
 
 # The smallest slices, by the bytes of weights, moments, gradients and inputs of
-# blocks; a model axis of 4 everywhere.
+# blocks.
 SLICES = {
     'llama31_8b': ('v5p:2x2x1', 'v6e:2x4'),
     'gemma3_27b': ('v5p:2x2x2', 'v6e:4x8'),
     'llama31_70b': ('v5p:2x2x4', 'v6e:8x8')}
 PROGRAMS = (
     'sft/train_step', 'search/beam', 'rl/erl2/rollout', 'rl/erl2/update')
-_MESH = '--config.mesh.model=4'
+# Sizes of a mesh are products of some of those of the slice.
+_MESH = {'v6e:8x8': 8}  # devices of a model axis; of others 4
 # Bytes a parameter that a stage holds beside a program: of a rollout, weights
 # of the reference and two moments of the policy's; of an update the reference.
 _BESIDE = {'rl/erl2/rollout': 12, 'rl/erl2/update': 4}
@@ -53,7 +54,8 @@ def cells() -> Iterator[tuple[str, str, str]]:
 def command(model: str, topology: str, program: str) -> list[str]:
   """Makes the arguments of `python` that compile one program."""
   return ['-m', 'meta_cot.compile', f'--config=configs/pretrained.py:{model}',
-          f'--topology={topology}', f'--programs={program}', _MESH]
+          f'--topology={topology}', f'--programs={program}',
+          f'--config.mesh.model={_MESH.get(topology, 4)}']
 
 
 def compiled(model: str, topology: str, program: str) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def compiled(model: str, topology: str, program: str) -> dict[str, Any]:
   asked = command(model, topology, program)
   done = subprocess.run(
       [sys.executable, *asked, '--json'], stdout=subprocess.PIPE, text=True)
-  if done.returncode not in (0, 1):  # 1: it does not fit
+  if done.returncode not in (0, 1) or not done.stdout:  # 1: it does not fit
     raise config_lib.UserError(
         f'python {" ".join(asked)}: exit code {done.returncode}; its messages '
         'are above.')

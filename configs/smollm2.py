@@ -170,10 +170,10 @@ def _laptop() -> ml_collections.ConfigDict:
 
 
 def _control() -> ml_collections.ConfigDict:
-  c = _experiment('models/smollm2', length=256, step=64)
+  c = _tiny()
   c.task = _gsm8k()
   c.before.num_problems = 60
-  c.before.samples.num_samples = 4
+  c.before.samples.max_new_tokens = 256
   c.stages = ('problems', 'before')
   return c
 

@@ -61,7 +61,8 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
   """Makes the mesh of `devices`, all by default.
 
   Raises:
-    ConfigError: the sizes do not multiply to the number of devices.
+    ConfigError: the sizes do not multiply to the number of devices, or do not
+      fit the links of a slice.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [config.data, config.fsdp, config.model]
@@ -72,9 +73,15 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     raise config_lib.ConfigError(
         f'config.mesh: data x fsdp x model = {" x ".join(map(str, sizes))} '
         f'must equal the number of devices, {len(devices)}.')
-  return jax.make_mesh(
-      tuple(sizes), MESH_AXES, devices=devices,
-      axis_types=(AxisType.Auto,) * len(MESH_AXES))
+  try:
+    return jax.make_mesh(
+        tuple(sizes), MESH_AXES, devices=devices,
+        axis_types=(AxisType.Auto,) * len(MESH_AXES))
+  except NotImplementedError as e:  # of slices of TPUs
+    raise config_lib.ConfigError(
+        f'config.mesh: data x fsdp x model = {" x ".join(map(str, sizes))} '
+        'cannot be laid out on this slice; each must be a product of some of '
+        "the slice's own sizes, such as 8 on 8x8.") from e
 
 
 def use_mesh(mesh: Mesh):

@@ -144,6 +144,8 @@ def test_topologies(name, found):
     ([TINY, '--topology=v5e:2x4', '--config.sft.batch_size=4',
       '--config.sft.data.num_streams=2'],
      'config.sft.batch_size: got 4; must be divisible by 8'),
+    ([TINY, '--topology=v6e:8x8', '--config.mesh.model=4'],
+     'config.mesh: data x fsdp x model = 16 x 1 x 4 cannot be laid out'),
     ([TINY, '--topology=v5e:2x2', '--config.mesh.fsdp=4',
       '--config.model.embed_dim=90'],
      "axis 'embed' of size 90 does not divide over mesh axes ('fsdp',)")])

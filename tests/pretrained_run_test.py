@@ -30,7 +30,7 @@ def _import(folder):
   model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
       vocab_size=tokenizer.get_vocab_size(), hidden_size=16,
       intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-      num_key_value_heads=1, max_position_embeddings=512,
+      num_key_value_heads=1, max_position_embeddings=2048,
       tie_word_embeddings=True))
   model.save_pretrained(folder / 'in')
   tokenizer.save(str(folder / 'in' / 'tokenizer.json'))
@@ -79,6 +79,22 @@ def done(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(word_problems.WordProblems, 'verify', _even)
     return small_training.run_stages(experiment_lib.parse(c), folder / 'w')
+
+
+@pytest.mark.parametrize('variant', smollm2.VARIANTS)
+def test_variants_are_whole(variant, done, monkeypatch, tmp_path):
+  for name in ('smollm2', 'qwen25'):
+    (tmp_path / 'models').mkdir(exist_ok=True)
+    (tmp_path / 'models' / name).symlink_to(
+        done.workdir.parent / 'models' / 'smollm2')
+  (tmp_path / 'data' / 'gsm8k').mkdir(parents=True)
+  for split in ('train', 'test'):
+    (tmp_path / 'data' / 'gsm8k' / f'{split}.jsonl').write_text(''.join(
+        json.dumps(dict(question=f'{split} {i}?', answer=f'#### {i}')) + '\n'
+        for i in range(40)))
+  monkeypatch.chdir(tmp_path)
+  experiment = experiment_lib.parse(smollm2.get_config(variant))
+  assert set(experiment.stages) <= experiment.groups.keys() | {'problems'}
 
 
 def _rows(context, stage, solver):
