@@ -109,7 +109,7 @@ def test_weights_are_unbiased(seed, below):
   assert has_copies > 0.3 if below else has_copies == 0
 
 
-def test_resampling_finds_more_than_plain_sampling():
+def test_resampling_changes_no_mean():
   tree = _tree(3)
   found = {}
   for below in (0.0, 1.0):

@@ -26,6 +26,7 @@ from meta_cot.rl import scoring
 from meta_cot.rl import settings as settings_lib
 from meta_cot.runtime import distributed
 from meta_cot.runtime import files
+from meta_cot.training import metrics
 
 NAME = 'rollouts.jsonl'  # in the folder of a run
 # What every row has, by type; the rest is None where it was not computed.
@@ -180,11 +181,7 @@ def read(path: files.Path) -> list[dict[str, Any]]:
   Raises:
     UserError: another line is damaged; names it.
   """
-  path = files.path(path)
-  if not path.exists():
-    return []
-  return files.read_rows(
-      path, is_torn=True, advice='delete this line', **FIELDS)
+  return metrics.read(path, **FIELDS)
 
 
 def _short(values) -> list[float]:

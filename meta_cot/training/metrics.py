@@ -50,8 +50,10 @@ class MetricsWriter:
       appender.close()
 
 
-def read(path: files.Path) -> list[dict]:
-  """The complete rows of a metrics file; a torn last line is left out.
+def read(path: files.Path, **fields: type) -> list[dict]:
+  """The complete rows of a file that grows; a torn last line is left out.
+
+  Every row has a `step`, and the `fields`, of these types.
 
   Raises:
     UserError: another line is damaged; names it.
@@ -60,7 +62,8 @@ def read(path: files.Path) -> list[dict]:
   if not path.exists():
     return []
   return files.read_rows(
-      path, is_torn=True, advice='delete this line', step=int)
+      path, is_torn=True, advice='delete this line',
+      **dict(fields, step=int))
 
 
 def read_all(path: files.Path) -> list[dict]:
