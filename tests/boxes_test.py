@@ -2,10 +2,7 @@
 """The environment of docs/rl.md: its text, its optimum, its run."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -47,13 +44,7 @@ def test_who_is_paid_for_the_last_attempt_looks_first():
 
 def test_it_runs(tmp_path):
   """Every stage once, as short as can be, and in another folder."""
-  done = subprocess.run(
-      [sys.executable, '-m', 'meta_cot.main', f'--config={FILE}',
-       '--workdir=w', *_SHORT],
-      cwd=tmp_path, text=True, capture_output=True, check=False,
-      env=os.environ | {'JAX_PLATFORMS': 'cpu',
-                        'PYTHONPATH': str(small_run.ROOT)})
-  assert done.returncode == 0, done.stderr[-3000:]
+  small_run.run_elsewhere(FILE, tmp_path, _SHORT)
   rows = [
       json.loads(line) for line in
       (tmp_path / 'w/rl/erl2/seed0/metrics.jsonl').read_text().splitlines()]

@@ -2,10 +2,7 @@
 """The task of the tutorial: its laws, its run, and the text about it."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -72,13 +69,7 @@ def test_water_is_neither_made_nor_lost(task):
 
 
 def test_it_runs_from_problems_to_rl_in_another_folder(tmp_path):
-  done = subprocess.run(
-      [sys.executable, '-m', 'meta_cot.main', f'--config={FILE}',
-       '--workdir=w', *_SHORT],
-      cwd=tmp_path, text=True, capture_output=True, check=False,
-      env=os.environ | {'JAX_PLATFORMS': 'cpu',
-                        'PYTHONPATH': str(small_run.ROOT)})
-  assert done.returncode == 0, done.stderr[-3000:]
+  small_run.run_elsewhere(FILE, tmp_path, _SHORT)
   summary = json.loads((tmp_path / 'w/evaluate/summary.json').read_text())
   for policy in ('sft/traces', 'sft/solution_only', 'symbolic'):
     solver = 'teacher' if policy == 'symbolic' else 'greedy'

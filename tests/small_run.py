@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command of a whole run that takes seconds."""
 
+from collections.abc import Sequence
 import os
 import pathlib
+import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -64,3 +66,14 @@ def find(entries, **fields):
 def environment() -> dict[str, str]:
   """Two devices on a CPU, as the quickstart has."""
   return os.environ | {'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '2'}
+
+
+def run_elsewhere(
+    file: pathlib.Path, folder: pathlib.Path, flags: Sequence[str]) -> None:
+  """Runs an experiment in another folder, into its `w`."""
+  done = subprocess.run(
+      [sys.executable, '-m', 'meta_cot.main', f'--config={file}',
+       '--workdir=w', *flags],
+      cwd=folder, text=True, capture_output=True, check=False,
+      env=os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)})
+  assert done.returncode == 0, done.stderr[-3000:]
