@@ -30,7 +30,7 @@ from meta_cot.settings import config as config_lib
 SLICES = {
     'llama31_8b': ('v5p:2x2x1', 'v6e:2x4'),
     'gemma3_27b': ('v5p:2x2x2', 'v6e:4x8'),
-    'llama31_70b': ('v5p:2x2x4', 'v6e:8x8')}
+    'llama31_70b': ('v5p:2x4x4', 'v6e:8x8')}
 PROGRAMS = (
     'sft/train_step', 'search/beam', 'rl/erl2/rollout', 'rl/erl2/update')
 # Sizes of a mesh are products of some of those of the slice.

@@ -72,4 +72,4 @@ def _ask(c: ml_collections.ConfigDict) -> None:
 
 
 VARIANTS = {
-    'llama31_8b': lambda: 1, 'llama31_70b': lambda: 2, 'gemma3_27b': lambda: 2}
+    'llama31_8b': lambda: 1, 'llama31_70b': lambda: 4, 'gemma3_27b': lambda: 2}

@@ -38,8 +38,9 @@ class Verdicts:
   def __post_init__(self):
     for name in ('ask', 'right', 'wrong'):
       text = getattr(self.config, name)
-      tokens = self.tokenizer.encode(text)
-      if len(tokens) != 1 or self.tokenizer.decode(tokens) != text:
+      tokens = tokenizers.of_setting(self.tokenizer, text)
+      if len(tokens) != 1 or text != self.tokenizer.decode(
+          tokens, show_control=True):
         raise config_lib.UserError(
             f'data.verdict.{name}: got {text!r}; must be one token of the '
             'tokenizer: name it in tokenizer.vocabulary.pieces.')
@@ -66,11 +67,11 @@ class Verdicts:
         *self.tokenizer.encode_prompt(
             format_lib.prompt(problem, style=self.style)),
         *(token for i in way[1:] for token in nodes[i].tokens),
-        *self.tokenizer.encode(self.config.ask)]
+        *tokenizers.of_setting(self.tokenizer, self.config.ask)]
     verdict = self.config.right if rng.random() < target else self.config.wrong
     tokens = [
         *asked, *self._chain([nodes[i].state for i in way[1:]]),
-        *self.tokenizer.encode(verdict), self.tokenizer.eos_id]
+        *tokenizers.of_setting(self.tokenizer, verdict), self.tokenizer.eos_id]
     example = np.zeros(len(tokens) - 1, examples.POSITION)
     example['tokens'], example['targets'] = tokens[:-1], tokens[1:]
     example['weights'][len(asked) - 1:] = 1

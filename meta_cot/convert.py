@@ -3,7 +3,7 @@
 
   python -m meta_cot.convert import --source=DIR|FILE.gguf
       --output=POLICY_FOLDER [--style=free_text] [--prompt=text]
-      [--dtype=float32]
+      [--control=NAME,...] [--dtype=float32]
   python -m meta_cot.convert export --policy=POLICY_FOLDER --output=DIR
       [--dtype=...]
 
@@ -11,9 +11,10 @@ DIR has config.json, tokenizer.json and safetensors, as Hugging Face has them:
 Llama 2 and 3, SmolLM2, Mistral, Qwen 2.5 and 3, Gemma 2 and 3 (text). A policy
 folder is what stages train; either may be in a bucket. `--prompt` says how
 questions are put: text, or chat (as the checkpoint's chat template has what a
-user says). `--dtype` is that of the
-parameters (float32, bfloat16); of an export by default the one that was
-imported, so that it gives back the same bits.
+user says). `--control` names control tokens that the vocabulary is given, for
+settings such as `rl.episodes.reset`. `--dtype` is that of the parameters
+(float32, bfloat16); of an export by default the one that was imported, so that
+it gives back the same bits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from etils import epath
 import jax
 
 from data_pipelines import tokenizers
+from data_pipelines.tokenizers import controls
 from data_pipelines.tokenizers import huggingface
 from data_pipelines.tokenizers import templates
 from meta_cot import sharding
@@ -33,6 +35,7 @@ from meta_cot.model import config as model_config
 from meta_cot.model.pretrained import families
 from meta_cot.model.pretrained import gguf
 from meta_cot.model.pretrained import shards
+from meta_cot.model.pretrained import vocabulary
 from meta_cot.runtime import files
 from meta_cot.settings import command_line
 from meta_cot.settings import config as config_lib
@@ -45,7 +48,7 @@ _EXECUTION = dict(
     layer_loop='scan', remat='none', attention='auto', compute_dtype='auto')
 _CONFIG = 'config.json'
 # Of the source, kept beside the tokenizer and exported again.
-_BESIDE = ('generation_config.json', 'tokenizer_config.json',
+_BESIDE = ('generation_config.json', huggingface.SETTINGS,
            templates.FILE, 'special_tokens_map.json')
 
 
@@ -62,7 +65,8 @@ def main(argv: Sequence[str]) -> None:
         f'subcommand: got {received}; must be import or export, as in python '
         '-m meta_cot.convert import --source=DIR --output=POLICY_FOLDER')
   flags, _ = command_line.split(
-      argv[1:], ('source', 'policy', 'output', 'style', 'prompt', 'dtype'))
+      argv[1:], ('source', 'policy', 'output', 'style', 'prompt', 'control',
+                 'dtype'))
   if flags.get('prompt', 'text') not in huggingface.PROMPTS:
     raise config_lib.UserError(
         f'--prompt: got {flags["prompt"]!r}; must be '
@@ -85,12 +89,13 @@ def _import(flags: Mapping[str, str]) -> None:
   _check_free(output, policy_lib.NAME)
   import_checkpoint(
       source, output, style=style, prompt=flags.get('prompt', 'text'),
+      control=flags['control'].split(',') if 'control' in flags else (),
       dtype=flags.get('dtype', _DTYPES[0]))
 
 
 def import_checkpoint(
     source: epath.Path, output: epath.Path, *, style: str, prompt: str,
-    dtype: str,
+    dtype: str, control: Sequence[str] = (),
 ) -> None:
   """Makes a policy folder of a checkpoint's folder, or of a GGUF file.
 
@@ -98,7 +103,7 @@ def import_checkpoint(
     UserError: the checkpoint cannot be expressed; names the field or file.
   """
   if source.suffix == gguf.SUFFIX:
-    _import_gguf(source, output, style, prompt, dtype)
+    _import_gguf(source, output, style, prompt, control, dtype)
     return
   if not (source / _CONFIG).is_file():
     raise config_lib.UserError(
@@ -106,20 +111,26 @@ def import_checkpoint(
         'checkpoint.')
   raw = files.read_json(source / _CONFIG)
   raw = raw.get('text_config', raw)
-  tokenizer = huggingface.of_checkpoint(source, prompt)
+  tokenizer = huggingface.of_checkpoint(source, prompt, control)
   with shards.opened(source) as arrays:
-    model, params = _load(raw, arrays, dtype)
+    model, params = _load(raw, arrays, dtype, tokenizer if control else None)
   for name in _BESIDE:
     if (source / name).is_file():
       files.write_atomic(
           output / policy_lib.ORIGINAL / name, (source / name).read_bytes())
+  told = output / policy_lib.ORIGINAL / huggingface.SETTINGS
+  if control and told.is_file():
+    files.write_json(told, controls.named(
+        files.read_json(told),
+        {name: tokenizer.control_ids[name] for name in control}))
   write(output, model, params, tokenizer, style, dict(
       imported=raw.get('torch_dtype') or raw.get('dtype') or 'float32',
       model_type=raw['model_type']))
 
 
 def _import_gguf(
-    source: epath.Path, output: epath.Path, style: str, prompt: str, dtype: str
+    source: epath.Path, output: epath.Path, style: str, prompt: str,
+    control: Sequence[str], dtype: str,
 ) -> None:
   found = gguf.read(source)
   ends, pad = (found.config[f'{name}_token_id'] for name in ('eos', 'pad'))
@@ -128,11 +139,12 @@ def _import_gguf(
       found.chat_template, found.special_tokens)
   try:
     tokenizer = huggingface.of_parts(
-        found.tokenizer, ends[0] if pad is None else pad, ends, prompt,
-        template)
+        controls.add(found.tokenizer, control),
+        ends[0] if pad is None else pad, ends, prompt, template)
   except ValueError as e:
     raise config_lib.UserError(f'{source}: {e}.') from e
-  model, params = _load(found.config, found.arrays, dtype)
+  model, params = _load(
+      found.config, found.arrays, dtype, tokenizer if control else None)
   if template:
     files.write_atomic(
         output / policy_lib.ORIGINAL / templates.FILE, template.text)
@@ -141,15 +153,22 @@ def _import_gguf(
 
 
 def _load(
-    raw: Mapping[str, Any], arrays: shards.Source, dtype: str
+    raw: Mapping[str, Any], arrays: shards.Source, dtype: str,
+    tokenizer: tokenizers.Tokenizer | None,
 ) -> tuple[model_config.ModelConfig, types.Params]:
-  """Makes the model of a config, and its parameters."""
+  """Makes the model of a config, and its parameters.
+
+  Those of all tokens, where a tokenizer is given.
+  """
   execution = model_config.ExecutionConfig(**_EXECUTION, param_dtype=dtype)
   if not shards.is_tied(arrays):
     raw = {**raw, 'tie_word_embeddings': False}
   model = families.to_model(raw, execution)
   mesh = sharding.make_mesh(sharding.MeshConfig(-1, 1, 1))
-  return model, shards.load(arrays, model, policy_lib.abstract(model, mesh))
+  params = shards.load(arrays, model, policy_lib.abstract(model, mesh))
+  if tokenizer is None:
+    return model, params
+  return vocabulary.grown(model, params, tokenizer.vocab_size)
 
 
 def write(

@@ -4,6 +4,7 @@
 from collections.abc import Iterable, Sequence
 import dataclasses
 import hashlib
+import types
 
 import numpy as np
 
@@ -38,6 +39,7 @@ class Tokenizer:
   pad_id = 0
   eos_id = 2
   eos_ids = (2, 1)
+  control_ids = types.MappingProxyType({'<|step|>': 3})
 
   @property
   def vocab_size(self) -> int:

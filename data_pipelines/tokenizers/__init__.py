@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text <-> token ids."""
 
+from data_pipelines.tokenizers.base import of_setting
 from data_pipelines.tokenizers.base import Tokenizer
 from data_pipelines.tokenizers.factory import is_whole
 from data_pipelines.tokenizers.factory import KINDS
 from data_pipelines.tokenizers.factory import load
 
-__all__ = ['KINDS', 'Tokenizer', 'is_whole', 'load']
+__all__ = ['KINDS', 'Tokenizer', 'is_whole', 'load', 'of_setting']

@@ -12,13 +12,14 @@ A kind is a module, and one line of `factory.KINDS`. It has
     check()        that what `make` reads is there; how many tokens it has, None
                    where they are learned
     placeholder()  what programs are built with before there is one: `pad_id`,
-                   `eos_ids`, `containing`, `decode` and `encode`, which makes
-                   of a text as many tokens as the one to come at most
+                   `eos_ids`, `control_ids`, `containing`, `decode` and
+                   `encode`, which makes of a text as many tokens as the one to
+                   come at most
 
 `make`, `check` and `load` raise a UserError of one line that names the file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -37,6 +38,7 @@ class Tokenizer(Protocol):
   pad_id: int  # fills rows
   eos_ids: tuple[int, ...]  # all that end a text; control tokens
   eos_id: int  # the first of them, which ends the texts that are trained on
+  control_ids: Mapping[str, int]  # by name, without padding and ends
   fingerprint: str  # equal for tokenizers that do the same
 
   def encode(self, text: str) -> list[int]:
@@ -65,3 +67,9 @@ class Tokenizer(Protocol):
 
   def save(self, folder: files.Path) -> None:
     """Writes the files that `load` reads, atomically."""
+
+
+def of_setting(tokenizer: Tokenizer, text: str) -> list[int]:
+  """Token ids of a text in the settings: it may name a control token."""
+  control_id = tokenizer.control_ids.get(text)
+  return tokenizer.encode(text) if control_id is None else [control_id]

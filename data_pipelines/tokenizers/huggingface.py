@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.tokenizers import controls
 from data_pipelines.tokenizers import templates
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 from meta_cot.tasks import faults
 
 FILE = 'tokenizer.json'
+SETTINGS = 'tokenizer_config.json'  # of a checkpoint, beside it
 PROMPTS = ('text', 'chat')
 _TOKENS = 'tokens.json'  # what the file does not say; with a hash of all
 REPLACEMENT = '\ufffd'
@@ -77,7 +79,9 @@ def load(folder: files.Path) -> 'Tokenizer':
   return made
 
 
-def of_checkpoint(folder: files.Path, prompt: str = 'text') -> 'Tokenizer':
+def of_checkpoint(
+    folder: files.Path, prompt: str = 'text', control: Sequence[str] = (),
+) -> 'Tokenizer':
   """Reads the tokenizer of a checkpoint as it was published.
 
   All tokens that generation_config.json, config.json and tokenizer_config.json
@@ -86,10 +90,11 @@ def of_checkpoint(folder: files.Path, prompt: str = 'text') -> 'Tokenizer':
   Args:
     folder: with tokenizer.json.
     prompt: of PROMPTS.
+    control: names of control tokens that are added.
 
   Raises:
-    UserError: no such file, no end of texts, or no chat template that one
-      question can be put into; names what is missing.
+    UserError: no such file, no end of texts, a name that is a token's, or
+      no chat template that one question can be put into; names it.
   """
   folder = files.path(folder)
   if not (folder / FILE).is_file():
@@ -97,7 +102,7 @@ def of_checkpoint(folder: files.Path, prompt: str = 'text') -> 'Tokenizer':
         f'{folder / FILE}: no such file; the folder must be that of a '
         'checkpoint with a fast tokenizer.')
   told = {name: _optional(folder / name) for name in (
-      'generation_config.json', 'config.json', 'tokenizer_config.json')}
+      'generation_config.json', 'config.json', SETTINGS)}
   try:
     data = (folder / FILE).read_bytes()
     ids = _Ids(data)
@@ -109,8 +114,8 @@ def of_checkpoint(folder: files.Path, prompt: str = 'text') -> 'Tokenizer':
     pads = [i for some in told.values() for i in ids.all_of(
         some.get('pad_token_id'), some.get('pad_token'))]
     return of_parts(
-        data, (*pads, eos_ids[0])[0], eos_ids, prompt, templates.of_checkpoint(
-            folder, told['tokenizer_config.json']))
+        controls.add(data, control), (*pads, eos_ids[0])[0], eos_ids, prompt,
+        templates.of_checkpoint(folder, told[SETTINGS]))
   except ValueError as e:
     raise config_lib.UserError(f'{folder / FILE}: {e}') from e
 
@@ -170,6 +175,8 @@ class Tokenizer:
       self._control.setdefault(i, self._processor.id_to_token(i))
     if None in self._control.values():
       raise ValueError(f'no tokens {pad_id}, {eos_ids} of padding and ends')
+    self.control_ids = {name: i for i, name in self._control.items()
+                        if i not in (pad_id, *eos_ids)}
     self._bytes = _pieces(raw, self._processor, self._control)
     self.vocab_size = len(self._bytes)
 

@@ -34,6 +34,7 @@ EPISODE = '<|episode|>'  # another attempt at the same question follows
 CONTROL_TOKENS = (PAD, EOS, BOS, UNK, STEP, BACK, ANSWER, THINK, EPISODE)
 _UNK_ID = CONTROL_TOKENS.index(UNK)
 _TEXT_ID = len(CONTROL_TOKENS)  # the first piece
+_CONTROL_IDS = {name: i for i, name in enumerate(CONTROL_TOKENS) if i > _UNK_ID}
 
 FILE = 'tokenizer.model'
 _DIGEST = f'{FILE}.sha256'
@@ -167,6 +168,7 @@ class Tokenizer:
   pad_id = 0
   eos_id = 1
   eos_ids = (eos_id,)
+  control_ids = _CONTROL_IDS
 
   def __init__(self, model_proto: bytes):
     """Wraps a serialized model; a ValueError says that it is none of ours."""
@@ -256,6 +258,7 @@ class _Placeholder:
   pad_id = Tokenizer.pad_id
   eos_id = Tokenizer.eos_id
   eos_ids = Tokenizer.eos_ids
+  control_ids = _CONTROL_IDS
 
   def encode(self, text: str) -> list[int]:
     """One token per number, per piece and per other character."""

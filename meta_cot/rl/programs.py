@@ -97,7 +97,8 @@ class Programs:
     return exploration.Search(
         self.task, self.model, self.settings.search, strategy, vocabulary,
         num_attempts=self.num_episodes - 1,
-        reset_ids=tuple(self.tokenizer.encode(config.reset)))
+        reset_ids=tuple(tokenizers.of_setting(
+            self.tokenizer, config.reset)))
 
   @functools.cached_property
   def rules(self) -> episodes.Episodes:

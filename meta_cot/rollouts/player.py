@@ -142,7 +142,7 @@ def token_of(tokenizer: tokenizers.Tokenizer, text: str) -> int:
   Raises:
     ValueError: there is none.
   """
-  ids = tokenizer.encode(text)
+  ids = tokenizers.of_setting(tokenizer, text)
   if len(ids) != 1:
     raise ValueError(
         f'{text!r} is {len(ids)} tokens; must be one token of the tokenizer.')

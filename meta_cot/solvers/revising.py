@@ -9,6 +9,7 @@ import time
 import jax
 import numpy as np
 
+from data_pipelines import tokenizers
 from meta_cot import sharding
 from meta_cot.problem import Problem
 from meta_cot.rollouts import episodes
@@ -122,7 +123,8 @@ def rules(
     return episodes.Episodes(
         num_episodes=s.num_episodes, episode_length=s.episode_length,
         sampling=s.sampling(), stop_ids=tokenizer.eos_ids,
-        give_up_id=give_up_id, reset_ids=tuple(tokenizer.encode(s.reset)),
+        give_up_id=give_up_id, reset_ids=tuple(
+            tokenizers.of_setting(tokenizer, s.reset)),
         max_tokens=s.max_tokens, window=s.window, feedback=feedback)
   except ValueError as e:
     raise config_lib.ConfigError(f'episodes.give_up: {e}') from e

@@ -7,6 +7,7 @@ import functools
 import types
 from typing import Any
 
+from data_pipelines import tokenizers
 from meta_cot import decode
 from meta_cot import reasoning
 from meta_cot.model import config as model_config
@@ -72,7 +73,7 @@ def judge_of(there: Any, words: Mapping[str, Any] | None) -> Judge:
     words: of its verdicts, by the fields of `examples.VerdictConfig`, if any.
   """
   return Judge(there.model, *(
-      there.tokenizer.encode(words[name])[0]
+      tokenizers.of_setting(there.tokenizer, words[name])[0]
       for name in ('ask', 'right') if words))
 
 

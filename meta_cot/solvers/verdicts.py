@@ -61,7 +61,7 @@ class Reader:
 
   @functools.cached_property
   def _complete(self):
-    (right,) = self.tokenizer.encode(self.words['right'])
+    (right,) = tokenizers.of_setting(self.tokenizer, self.words['right'])
     return jit_complete(
         self.model, self.mesh, self.tokenizer.eos_ids, self.tokenizer.pad_id,
         right, self.text_width, self.num_verdicts, self.num_states)
@@ -75,7 +75,7 @@ class Reader:
     What is drawn follows from `rng` and the tokens: equal texts have equal
     verdicts.
     """
-    ask = self.tokenizer.encode(self.words['ask'])
+    ask = tokenizers.of_setting(self.tokenizer, self.words['ask'])
     labeler = labels.Labeler(
         self._complete, self.mesh, self.num_states, self.width,
         self.text_width + 1, self.tokenizer.pad_id,

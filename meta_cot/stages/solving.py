@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from data_pipelines import tokenizers
 from meta_cot import decode
 from meta_cot import program
 from meta_cot import sharding
@@ -355,7 +356,8 @@ class _Planned:
         strategies.make(
             settings.search, settings.exploration, self.depth),
         self.there.words(settings.search.step), num_attempts=number - 1,
-        reset_ids=tuple(self.there.tokenizer.encode(settings.episodes.reset)))
+        reset_ids=tuple(tokenizers.of_setting(
+            self.there.tokenizer, settings.episodes.reset)))
 
   @functools.cached_property
   def rules(self) -> episodes.Episodes:
