@@ -120,8 +120,7 @@ def _attempt(
     problem: Problem, record: record_lib.TraceRecord, path: Sequence[int]
 ) -> Events:
   """The question and the steps on a path from the root."""
-  return events_lib.Start(problem.question), events_lib.Answer(
-      '\n'.join(record.nodes[i].step for i in path[1:]))
+  return events_lib.Start(problem.question), events_lib.answer(record, path)
 
 
 def _is_wrong(

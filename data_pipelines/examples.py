@@ -106,9 +106,10 @@ def tokenize(
   """Tokens of one sequence and the weight of predicting each of them.
 
   The prompt is encoded on its own, as it is at inference, and so is every
-  stretch that is trained or not; no token spans a boundary. An end of sequence
-  is appended; it is trained too, except where `meta_cot` leaves out the
-  solution it follows.
+  stretch that is trained or not; no token spans a boundary. A solution that a
+  policy wrote keeps the tokens it was written in. An end of sequence is
+  appended; it is trained too, except where `meta_cot` leaves out the solution
+  it follows.
 
   Args:
     events: from `traces.linearize` or an arm.
@@ -125,15 +126,29 @@ def tokenize(
   for start, stop in trained:
     parts += [(done, start, 0), (start, stop, 1)]
     done = stop
+  written = _written(events[-1], style, tokenizer)
   ids, weights = [], []
   for start, stop, weight in (*parts, (done, len(text), 0)):
     encode = tokenizer.encode if start else tokenizer.encode_prompt
-    part = encode(text[start:stop]) if start < stop else []
+    piece = text[start:stop]
+    part = written.get(piece) or encode(piece) if piece else []
     ids += part
     weights += [weight] * len(part)
   ids.append(tokenizer.eos_id)
   weights.append(masks.trains_end(events, mask))
   return np.asarray(ids, np.int32), np.asarray(weights, np.float32)
+
+
+def _written(
+    event: events_lib.Event, style: str, tokenizer: tokenizers.Tokenizer
+) -> dict[str, list[int]]:
+  """The solution's text, with and without the end of its last step: tokens."""
+  tokens = list(getattr(event, 'tokens', ()))
+  while tokens and tokens[-1] in tokenizer.eos_ids:
+    tokens.pop()
+  text = tokenizer.decode(tokens)
+  return {text: tokens, text.removesuffix(
+      format_lib.STYLES[style].STEP_END): tokens} if tokens else {}
 
 
 def tokenize_attempts(

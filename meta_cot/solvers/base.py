@@ -113,6 +113,6 @@ class Solver(Protocol):
 def objects(rows: Sequence[Sequence[Any]]) -> np.ndarray:
   """Makes an array [B, N] of any values."""
   array = np.empty((len(rows), len(rows[0])), object)
-  for i, row in enumerate(rows):
-    array[i, :] = row
+  for place in np.ndindex(array.shape):
+    array[place] = rows[place[0]][place[1]]
   return array

@@ -100,13 +100,14 @@ class Sampler:
 
   Greedy texts are kept, with what `traces.analyze` and the task say of them.
   Samples have what `judges` say of those that are finished, with their value
-  heads or in words, by the labels of the judges.
+  heads or in words, by the labels of the judges; and their tokens, if kept.
   """
 
   def __init__(
       self, settings: Settings, task: tasks_base.Task, mesh: jax.sharding.Mesh,
-      judges: Sequence[scoring.Judge] = ()):
+      judges: Sequence[scoring.Judge] = (), keeps_tokens: bool = False):
     """Compiles nothing; the judges read the tokens of who is asked."""
+    self._keeps_tokens = keeps_tokens
     self._settings = settings
     self._task = task
     self._mesh = mesh
@@ -277,10 +278,16 @@ class Sampler:
             zip(done.tokens, done.lengths, done.is_finished))], done
 
   def _details(self, policy, problems, texts, done, claims) -> dict:
-    searched = np.array(self._searched(policy, claims, done), object).reshape(
-        len(problems), -1)
+    grid = lambda some: base.objects([
+        some[i:i + self._settings.num_samples]
+        for i in range(0, len(some), self._settings.num_samples)])
+    kept = dict(searched=grid(self._searched(policy, claims, done)))
+    if self._keeps_tokens:
+      kept |= dict(tokens=grid([
+          tokens[:length].tolist()
+          for tokens, length in zip(done.tokens, done.lengths, strict=True)]))
     if self._settings.temperature > 0:
-      return dict(searched=searched)
+      return kept
     told = [
         self.detail(policy.style, problem, text, bool(is_finished), claim)
         for problem, text, is_finished, claim in zip(
@@ -288,7 +295,7 @@ class Sampler:
     return {
         name: base.objects([[row.get(name)] for row in told])
         for name in dict.fromkeys(name for row in told for name in row)
-    } | dict(searched=searched)
+    } | kept
 
   def detail(
       self, style: str, problem: Problem, text: str, is_finished: bool,

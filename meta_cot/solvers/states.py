@@ -70,14 +70,14 @@ class Reader:
   ) -> Iterator[tuple[tuple[int, ...], list[tuple[int, ...]]]]:
     """Ways from the root to every leaf, and the tokens of their steps."""
     parents = {node.parent for node in record.nodes}
-    is_written = any(node.tokens for node in record.nodes)
     for leaf in range(1, len(record.nodes)):
       if leaf in parents:
         continue
       way = from_tree.path(record.nodes, leaf)
       steps = [record.nodes[i] for i in way[1:]]
-      pieces = [n.tokens for n in steps] if is_written else (
-          self._written(record, steps))
+      pieces = [n.tokens for n in steps]
+      if not any(pieces):
+        pieces = self._written(record, steps)
       if pieces is not None:
         yield way, pieces
 

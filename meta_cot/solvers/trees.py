@@ -99,7 +99,8 @@ def _said(text: str, style: str, *, is_first: bool) -> str | None:
 
 def of_answers(
     task: base.Task, problem: Problem, answers: Sequence[str | None],
-    is_correct: Sequence[bool], **about: Any,
+    is_correct: Sequence[bool],
+    pieces: Sequence[Sequence[tuple[int, ...]]] | None = None, **about: Any,
 ) -> traces.TraceRecord:
   """Makes a record of whole answers: a chain of steps for each, in order.
 
@@ -108,18 +109,24 @@ def of_answers(
     problem: that was answered.
     answers: one step per line; None: none was claimed.
     is_correct: of the same; the first right one is the solution.
+    pieces: tokens of the steps of every answer; left out where they are not as
+      many. None: not known.
     **about: as of `read`.
   """
   nodes, solution = [traces.Node(-1, '', task.states.first(problem), 0)], ()
-  for answer, is_right in zip(answers, is_correct, strict=True):
+  for answer, is_right, tokens in zip(
+      answers, is_correct, pieces or [()] * len(answers), strict=True):
     steps = answer.split('\n') if answer else ()
+    if len(tokens) != len(steps):
+      tokens = [()] * len(steps)
     parent, state, order = 0, nodes[0].state, len(nodes)
     for i, step in enumerate(steps, 1):
       state = state and task.states.after(problem, state, step)
       is_last = i == len(steps)
       nodes.append(traces.Node(
           parent, step, state or '', order=-1 if is_last else order,
-          is_terminal=is_last, is_correct=is_last and bool(is_right)))
+          is_terminal=is_last, is_correct=is_last and bool(is_right),
+          tokens=tokens[i - 1]))
       parent, order = len(nodes) - 1, order + 1
     if is_right and not solution:
       solution = from_tree.path(nodes, parent)

@@ -68,6 +68,7 @@ class Settings:
   search: strategies.Settings = _setting()
   episodes: revising.Settings = _setting()
   prompting: prompting_lib.Settings = _setting()
+  keeps_tokens = False
 
 
 def _check(context, settings, name) -> None:

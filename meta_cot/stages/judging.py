@@ -21,9 +21,10 @@ from meta_cot.training import policy as policy_lib
 
 
 def procedure(
-    context: base.Context, samples: sampling.Settings, asked: policy_lib.Policy
+    context: base.Context, samples: sampling.Settings,
+    asked: policy_lib.Policy, keeps_tokens: bool,
 ) -> bench.Procedure:
-  """Makes samples with judges; their rows depend on who judges.
+  """Makes samples, with judges if any; their rows depend on who judges.
 
   Raises:
     UserError: a judge reads other tokens than the policy that is asked.
@@ -34,8 +35,10 @@ def procedure(
       for reference in context.parts(samples.judges)]
   return bench.Procedure(
       dict(dataclasses.asdict(samples), judges={
-          judge.label: bench.identity(judge) for judge in judges}),
-      sampling.Sampler(samples, context.task, context.mesh, judges))
+          judge.label: bench.identity(judge) for judge in judges}
+      ) if judges else samples,
+      sampling.Sampler(
+          samples, context.task, context.mesh, judges, keeps_tokens))
 
 
 def check(

@@ -19,6 +19,7 @@ from meta_cot.solvers import sampling
 from meta_cot.solvers import strategies
 from meta_cot.solvers import table
 from meta_cot.solvers import trees
+from meta_cot.solvers import vocabulary
 from meta_cot.stages import base
 from meta_cot.stages import data
 from meta_cot.stages import solving
@@ -48,6 +49,7 @@ class Settings:
     return (self.solver,)
 
   sample_tokens = None  # as many samples as are asked for
+  keeps_tokens = True
 
 
 def _check(context, settings, name) -> None:
@@ -80,8 +82,10 @@ def _run(context, settings, directory) -> None:
 def _store(context, settings, directory, policy, split, problems) -> None:
   """The searches of a split, to be read as those of a teacher are."""
   where = bench.folder(directory / 'rows', policy, settings.solver, split)
+  words = vocabulary.of(
+      policy.tokenizer, policy.model.vocab_size, policy.style)
   found = list(rows_lib.records(where))[:len(problems)] or [
-      _record(context, settings, policy, problems[place], rows)
+      _record(context, settings, policy, words, problems[place], rows)
       for (place,), rows in rows_lib.group(
           rows_lib.read(where), 'place').items() if place < len(problems)]
   logging.info(
@@ -93,11 +97,14 @@ def _store(context, settings, directory, policy, split, problems) -> None:
       arguments=base.arguments(context, settings))
 
 
-def _record(context, settings, policy, problem, rows) -> record_lib.TraceRecord:
+def _record(
+    context, settings, policy, words, problem, rows) -> record_lib.TraceRecord:
   """Samples of a problem, one after the other."""
   return trees.of_answers(
       context.task, problem, [row['answer'] for row in rows],
-      [row['is_correct'] for row in rows], strategy=settings.solver,
+      [row['is_correct'] for row in rows],
+      [words.cut(row['details']['tokens']) for row in rows],
+      strategy=settings.solver,
       arguments=dataclasses.asdict(settings.samples), seed=context.seed,
       model=f'{policy.label}, step {policy.step}')
 

@@ -3,7 +3,8 @@
 
 The settings of such a stage have the groups `samples`, `search`, `episodes` and
 `prompting`, one for each module of solvers, and `exploration`; those without
-which its solvers do may be missing.
+which its solvers do may be missing. `keeps_tokens` says whether rows of samples
+have their tokens.
 """
 
 from collections.abc import Callable
@@ -92,11 +93,10 @@ class Asked:
         name, settings, self.context.task, self.context.mesh)
     if name in _PLAIN:
       samples = self._samples(tokens)
-      # How samples are drawn says nothing of greedy texts.
-      if name == 'greedy':
-        return make(samples.greedy())
-      return judging.procedure(self.context, samples, self.folder) if (
-          samples.judges) else make(samples)
+      if name == 'greedy':  # how samples are drawn says nothing of it
+        samples = samples.greedy()
+      return judging.procedure(
+          self.context, samples, self.folder, self.settings.keeps_tokens)
     if name in prompting.STRATEGIES:
       return make(self.settings.prompting)
     if name != _EPISODES:

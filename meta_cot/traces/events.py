@@ -60,6 +60,8 @@ class Answer:
   """The solution, one step per line; absent where the search failed."""
 
   text: str
+  # As a policy wrote it, with what ended it; () where none did.
+  tokens: tuple[int, ...] = dataclasses.field(default=(), compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,11 +126,18 @@ def linearize(record: record_lib.TraceRecord) -> tuple[Event, ...]:
       Start(record.problem.question),
       *_renumbered(_valued(record, replay[record.traversal](record)))]
   if record.solution:
-    steps = (record.nodes[node].step for node in record.solution[1:])
-    events.append(Answer('\n'.join(steps)))
+    events.append(answer(record, record.solution))
   elif record.is_exhausted:
     events.append(Exhausted())
   return tuple(events)
+
+
+def answer(record: record_lib.TraceRecord, path: Sequence[int]) -> Answer:
+  """Makes the answer of the steps on a path from the root."""
+  nodes = [record.nodes[i] for i in path[1:]]
+  is_written = all(node.tokens for node in nodes)
+  return Answer('\n'.join(node.step for node in nodes), tuple(
+      token for node in nodes for token in node.tokens if is_written))
 
 
 def on_path(events: Sequence[Event]) -> tuple[bool, ...]:
