@@ -352,7 +352,7 @@ def figure(**changes: Any) -> ml_collections.ConfigDict:
   f = ml_collections.ConfigDict()
   f.kind = 'figure'
   # training | verifiers | nodes | compute | questions | values | discounted |
-  # votes | depth | lookahead.
+  # within | votes | depth | lookahead.
   f.figure = 'verifiers'
   # Of kind evaluate, or quality. Those of one label whose names differ in their
   # last number alone are seeds of the same.

@@ -130,6 +130,21 @@ def test_discounted_reward_falls_with_the_tokens():
         right * gamma**40)
 
 
+def test_success_within_tokens_has_a_line_for_every_policy():
+  rows = [[*_samples(seed, policy=p)] for p in 'ab' for seed in range(2)]
+  figure = figures.FIGURES['within']([_group('x', *rows)])
+  assert set(figure.lines) == {'a', 'b'}
+  # Texts have 10 tokens, or 11.
+  for seeds, line in zip((rows[:2], rows[2:]), figure.lines.values()):
+    assert [(p.x, p.num_runs) for p in line] == [(x, 2) for x in range(8, 12)]
+    means = [_correct(r).mean() for r in seeds]
+    assert [p.y for p in line] == pytest.approx(
+        [0, 0, means[0] / 2, sum(means) / 2])
+  both = figures.FIGURES['within']([
+      _group('x', rows[0]), _group('y', _rows(0, 'greedy', number=1))])
+  assert set(both.lines) == {'x: a', 'y: p'}
+
+
 def test_values_of_different_quality():
   beam = list(_rows(0, 'beam', number=1))
   figure = figures.FIGURES['values']([

@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Figures of the paper, made of what stages left."""
 
-from collections.abc import Callable, Mapping, Sequence
 import types
 
-from meta_cot.evaluation.figures import base
 from meta_cot.evaluation.figures import compute
 from meta_cot.evaluation.figures import depth
 from meta_cot.evaluation.figures import training
 from meta_cot.evaluation.figures import values
 
-FIGURES: Mapping[str, Callable[[Sequence[base.Group]], base.Figure]] = (
-    types.MappingProxyType({
-        'training': training.training,
-        'verifiers': values.verifiers,
-        'nodes': compute.nodes,
-        'compute': compute.compute,
-        'questions': values.questions,
-        'values': values.values,
-        'discounted': compute.discounted,
-        'votes': values.votes,
-        'depth': depth.depth,
-        'lookahead': depth.lookahead,
-    }))
+# Each makes a `base.Figure` of groups.
+FIGURES = types.MappingProxyType({
+    'training': training.training,
+    'verifiers': values.verifiers,
+    'nodes': compute.nodes,
+    'compute': compute.compute,
+    'questions': values.questions,
+    'values': values.values,
+    'discounted': compute.discounted,
+    'within': compute.within,
+    'votes': values.votes,
+    'depth': depth.depth,
+    'lookahead': depth.lookahead,
+})

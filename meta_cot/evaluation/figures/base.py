@@ -41,6 +41,7 @@ class Run:
   outcomes: Mapping[Key, base.Outcomes]
   trained_tokens: Mapping[int, float | None]  # by step
   summary: Mapping[str, Any]  # of the stage
+  policy: str = ''  # its label; '' where there are no rows
 
   def tested(self, solver: str) -> base.Outcomes | None:
     """Finds the attempts at test problems, of the newest step."""
@@ -72,11 +73,11 @@ def runs_of(
     rows: Iterable[rows_lib.Row], summary: Mapping[str, Any]) -> list[Run]:
   """Makes the runs of a stage: one for every policy and seed in its rows."""
   made = []
-  for mine in rows_lib.group(rows, 'policy', 'seed').values():
+  for (policy, _), mine in rows_lib.group(rows, 'policy', 'seed').items():
     made.append(Run(
         {Key(*key): rows_lib.outcomes(some) for key, some in rows_lib.group(
             mine, 'solver', 'split', 'step').items()},
-        {row['step']: row['trained_tokens'] for row in mine}, summary))
+        {row['step']: row['trained_tokens'] for row in mine}, summary, policy))
   return made
 
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Success over what it costs (arXiv 2501.04682, Figures 5, 6 and 27)."""
+"""Success over what it costs (arXiv 2501.04682, Figures 5, 6, 20 and 27)."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from meta_cot.evaluation import anytime
 from meta_cot.evaluation import budgets
 from meta_cot.evaluation.figures import base
 from meta_cot.solvers import base as solvers_base
@@ -12,6 +13,7 @@ from meta_cot.solvers import choosing
 from meta_cot.solvers import strategies
 
 GAMMAS = (1.0, 0.995, 0.99)
+_POINTS = 24  # of a line over single tokens, at most
 _TOKENS = 'generated tokens per problem'
 _SOLVED = 'problems solved'
 
@@ -66,6 +68,35 @@ def discounted(groups: Sequence[base.Group]) -> base.Figure:
            for n in budgets.sizes(o)] for o in samples])
   return base.Figure(
       'N', 'reward: gamma^tokens if any is right', lines, is_rate=False)
+
+
+def within(groups: Sequence[base.Group]) -> base.Figure:
+  """Makes right answers that are whole by t tokens (Figures 20; 27, right).
+
+  A line for every policy. Of sampled texts or trajectories, the newest answer of
+  each; of greedy texts where a stage has no others.
+  """
+  lines = {}
+  for group in groups:
+    for policy in dict.fromkeys(run.policy for run in group.runs):
+      found = [o for run in group.runs if run.policy == policy
+               and (o := _texts(run)) is not None]
+      if not found:
+        continue
+      longest = max(o.by_episode(o.num_tokens).sum(-1).max() for o in found)
+      tokens_T = np.unique(np.rint(np.geomspace(8, longest, _POINTS)))
+      name = f'{group.label}: {policy}' if len(groups) > 1 else policy
+      lines[name] = base.line([
+          [*zip(tokens_T, anytime.within(o, tokens_T).T)] for o in found])
+  return base.Figure('tokens', 'solved within so many', lines)
+
+
+def _texts(run: base.Run):
+  for solver in ('revisions', 'samples', 'greedy'):
+    outcomes = run.tested(solver)
+    if outcomes is not None:
+      return outcomes
+  return None
 
 
 def _tested(group: base.Group, solver: str) -> list[solvers_base.Outcomes]:
