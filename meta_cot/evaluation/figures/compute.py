@@ -73,8 +73,8 @@ def discounted(groups: Sequence[base.Group]) -> base.Figure:
 def within(groups: Sequence[base.Group]) -> base.Figure:
   """Makes right answers that are whole by t tokens (Figures 20; 27, right).
 
-  A line for every policy. Of sampled texts or trajectories, the newest answer of
-  each; of greedy texts where a stage has no others.
+  A line for every policy. Of sampled texts or trajectories, the newest answer
+  of each; of greedy texts where a stage has no others.
   """
   lines = {}
   for group in groups:
