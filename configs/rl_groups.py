@@ -81,6 +81,8 @@ def loss() -> ml_collections.ConfigDict:
   o.entropy_bonus_end = placeholder(float)  # linearly there; None: the same
   o.value_coefficient = 0.5  # of gae
   o.value_clip = placeholder(float)  # None: off
+  # Of apa: the weight of its KL to the start; advantages count one over it.
+  o.apa_lambda = 1.0
   return o
 
 

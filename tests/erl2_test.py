@@ -14,6 +14,7 @@ import pytest
 from meta_cot.objectives import advantages
 from meta_cot.objectives import erl2
 from meta_cot.objectives import policy_gradient
+from meta_cot.rl import family
 from meta_cot.rl import objective
 from tests import small_rl
 from tests import tabular_episodes
@@ -47,14 +48,14 @@ def test_progress_may_be_traced():
   np.testing.assert_allclose(weights(0.9), [0.8, 1.0], rtol=1e-6)
 
 
-@pytest.mark.parametrize('name', objective.OBJECTIVES)
+@pytest.mark.parametrize('name', family.OBJECTIVES)
 @pytest.mark.parametrize('progress', [0.0, 0.7, 1.0])
 def test_all_are_the_same_with_one_episode(name, progress):
   np.testing.assert_array_equal(_objective(name).weights(1, progress), [1.0])
 
 
 def test_standard_rl_has_one_episode():
-  for name in objective.OBJECTIVES:
+  for name in family.OBJECTIVES:
     assert _objective(name).num_episodes(3) == (1 if name == 'single' else 3)
 
 

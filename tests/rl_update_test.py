@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from meta_cot.rl import family
 from meta_cot.rl import objective as objective_lib
 from meta_cot.rl import settings as settings_lib
 from meta_cot.rl import update as update_lib
@@ -285,8 +286,9 @@ def test_with_one_episode_all_objectives_train_the_same():
     for x, y in zip(
         jax.tree.leaves(expected), jax.tree.leaves(run.after.params)):
       np.testing.assert_array_equal(x, y)
-  assert set(objective_lib.OBJECTIVES) == {
-      'single', 'erl2', 'rl2', 'score', 'weighted', 'myopic', 'star'}
+  assert set(family.OBJECTIVES) == {
+      'single', 'erl2', 'rl2', 'score', 'weighted', 'myopic', 'star',
+      'apa'}
 
 
 @pytest.mark.parametrize('axes', [

@@ -1,23 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a policy learns from its own trajectories: one object per objective.
+"""What a policy learns from its own trajectories: what all objectives share.
 
-A new objective is a file beside this one and a line in OBJECTIVES. Axes as in
-`rl.credit`.
+A new objective is a file beside this one and a line in `family.OBJECTIVES`.
+Axes as in `rl.credit`.
 """
 
-from collections.abc import Callable
 import dataclasses
-import functools
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 from flax import struct
 import jax
-import jax.numpy as jnp
 
 from meta_cot.objectives import erl2
 from meta_cot.objectives import kl
 from meta_cot.objectives import policy_gradient
-from meta_cot.objectives import value as value_lib
 from meta_cot.rl import credit as credit_lib
 from meta_cot.rl import scoring
 from meta_cot.rollouts import rows as rows_lib
@@ -44,6 +40,7 @@ class LossConfig:
   entropy_bonus_end: float | None = config_lib.setting(low=0.0)
   value_coefficient: float = config_lib.setting(low=0.0)
   value_clip: float | None = config_lib.setting(above=0.0)
+  apa_lambda: float = config_lib.setting(above=0.0)
 
   def __post_init__(self):
     if self.kl_in == 'loss' and self.kl_estimator not in kl.IN_LOSS:
@@ -124,137 +121,3 @@ class Objective(Protocol):
     `scores` are by the parameters that are trained. Losses [R, X] float32 are
     read where tokens are trained.
     """
-
-
-@dataclasses.dataclass(frozen=True)
-class Episodic:
-  """Weighted rewards of episodes, an advantage, a clipped policy gradient."""
-
-  credit_settings: credit_lib.CreditConfig
-  loss_settings: LossConfig
-  early: float | None  # weight of the episodes before the last; None: as set
-  late: float | None  # the same at the end of the run
-  is_single: bool = False  # there is one episode
-  is_myopic: bool = False  # no episode earns anything by those behind it
-
-  @property
-  def needs(self) -> frozenset[str]:
-    settings, needs = self.loss_settings, set(self._advantage.needs)
-    if settings.kl_in != 'none':
-      needs.add('reference')
-    if settings.has_penalty:
-      needs.add('log_probs')
-    return frozenset(needs)
-
-  @property
-  def is_by_advantage(self) -> bool:
-    settings = self.loss_settings
-    has_kl = settings.kl_in == 'loss' and (
-        settings.kl_coefficient > 0 or settings.kl_target is not None)
-    return not (
-        has_kl or settings.has_entropy or 'values' in self.needs)
-
-  def num_episodes(self, configured: int) -> int:
-    return 1 if self.is_single else configured
-
-  def weights(
-      self, num_episodes: int, progress: jax.Array | float) -> jax.Array:
-    weight = self.early
-    if weight is None:
-      weight = self.credit_settings.earlier_weight
-    elif self.late != self.early:
-      weight = erl2.annealed(
-          self.early, self.late, progress=progress,
-          hold=self.credit_settings.score_hold)
-    return erl2.reward_weights(num_episodes, weight)
-
-  def credit(self, evidence: credit_lib.Evidence) -> credit_lib.Credit:
-    if self.loss_settings.has_penalty:
-      evidence = evidence.replace(penalty=credit_lib.penalty(evidence))
-    num_episodes = evidence.verdicts.rewards.shape[1]
-    settings = self.credit_settings
-    if self.is_myopic:
-      settings = dataclasses.replace(settings, episode_discount=0.0)
-    return self._advantage.assign(
-        settings, evidence,
-        self.weights(num_episodes, evidence.progress))
-
-  def loss(
-      self, scores: scoring.Scores, batch: Batch, kl_coefficient: jax.Array
-  ) -> tuple[jax.Array, Sums]:
-    settings, mask = self.loss_settings, batch.is_trained
-    losses_RxX, sums = policy_gradient.clipped(
-        scores.sampled, batch.rows.behaviour, batch.advantages, mask,
-        level=settings.ratio_level, clip_low=settings.clip_low,
-        clip_high=settings.clip_high)
-    if settings.kl_in == 'loss':
-      losses_RxX += kl_coefficient * kl.penalty(
-          scores.plain, batch.reference, mask, settings.kl_estimator)
-    if batch.entropy_bonus is not None:
-      losses_RxX -= batch.entropy_bonus[:, None] * jnp.where(
-          mask, scores.entropy, 0.0)
-    if batch.targets is not None:
-      errors_RxX, sums['value_error'] = value_lib.squared_error(
-          scores.values, batch.targets, mask, clip=settings.value_clip,
-          old_values_RxL=batch.old_values)
-      losses_RxX += settings.value_coefficient * errors_RxX
-    return losses_RxX, sums
-
-  @property
-  def _advantage(self) -> credit_lib.Advantage:
-    return credit_lib.ADVANTAGES[self.credit_settings.advantage]
-
-
-@dataclasses.dataclass(frozen=True)
-class Imitation:
-  """Likelihood of trajectories whose last episode is right: STaR (Eq. 2).
-
-  An iteration is a round of expert iteration: sample, keep what is right, learn
-  it. Nothing pushes away from what is wrong.
-  """
-
-  needs: ClassVar[frozenset[str]] = frozenset()
-  is_by_advantage: ClassVar[bool] = True
-
-  def num_episodes(self, configured: int) -> int:
-    return configured
-
-  def weights(
-      self, num_episodes: int, progress: jax.Array | float) -> jax.Array:
-    del progress
-    return erl2.reward_weights(num_episodes, 0.0)
-
-  def credit(self, evidence: credit_lib.Evidence) -> credit_lib.Credit:
-    rows, verdicts = evidence.rows, evidence.verdicts
-    is_kept_N = (verdicts.rewards[:, -1] > 0) & verdicts.is_judged
-    is_kept_Rx1 = is_kept_N[rows.trajectory][:, None]
-    return credit_lib.Credit(
-        advantages=(rows.is_sampled & is_kept_Rx1).astype(jnp.float32),
-        targets=None, is_flat=~is_kept_N)
-
-  def loss(
-      self, scores: scoring.Scores, batch: Batch, kl_coefficient: jax.Array
-  ) -> tuple[jax.Array, Sums]:
-    del kl_coefficient
-    return -batch.advantages * scores.plain, dict(imitated=jnp.sum(
-        jnp.where(batch.is_trained, batch.advantages, 0.0)))
-
-
-# J = E[r_K], the final episode only (Eq. 14); J = E[sum_k r_k] (Eq. 13); what
-# is between them, where earlier episodes count `earlier_weight`; every episode
-# by itself, whatever follows; standard reinforcement learning; E-RL^2 first,
-# RL^2 after it, in the manner of the two stages of SCoRe (arXiv 2409.12917,
-# sec. 5); expert iteration.
-OBJECTIVES: dict[
-    str, Callable[[credit_lib.CreditConfig, LossConfig], Objective]
-] = {
-    'erl2': functools.partial(Episodic, early=0.0, late=0.0),
-    'rl2': functools.partial(Episodic, early=1.0, late=1.0),
-    'weighted': functools.partial(Episodic, early=None, late=None),
-    'myopic': functools.partial(
-        Episodic, early=1.0, late=1.0, is_myopic=True),
-    'single': functools.partial(
-        Episodic, early=0.0, late=0.0, is_single=True),
-    'score': functools.partial(Episodic, early=0.0, late=1.0),
-    'star': lambda credit, loss: Imitation(),
-}

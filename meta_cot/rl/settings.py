@@ -4,6 +4,7 @@
 import dataclasses
 
 from meta_cot.rl import credit
+from meta_cot.rl import family
 from meta_cot.rl import objective as objective_lib
 from meta_cot.rollouts import branching
 from meta_cot.rollouts import feedback
@@ -102,7 +103,7 @@ class RlConfig:
   start: str = config_lib.setting()  # the policy that is tuned
   problems: str = config_lib.setting()
   objectives: tuple[str, ...] = config_lib.setting(
-      choices=objective_lib.OBJECTIVES, min_items=1, is_unique=True,
+      choices=family.OBJECTIVES, min_items=1, is_unique=True,
       is_free=True)
   seeds: tuple[int, ...] = config_lib.setting(
       low=0, min_items=1, is_unique=True, is_free=True)
@@ -191,8 +192,8 @@ class RlConfig:
              "must be 'loss' or 'none'.")
 
   def objective(self, name: str) -> objective_lib.Objective:
-    """Makes the objective `name` of `objective.OBJECTIVES`."""
-    return objective_lib.OBJECTIVES[name](self.credit, self.loss)
+    """Makes the objective `name` of `family.OBJECTIVES`."""
+    return family.OBJECTIVES[name](self.credit, self.loss)
 
   @property
   def trained(self) -> part_lib.Part:
