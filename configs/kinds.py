@@ -371,7 +371,8 @@ def rl(**changes: Any) -> ml_collections.ConfigDict:
   r.problems = 'problems'
   # erl2 (the last episode) | rl2 (all) | weighted (between them) | myopic (each
   # for itself) | single (one) | score (erl2, then rl2) | star (imitates what is
-  # right) | apa (erl2 by regression on advantages).
+  # right) | apa (erl2 by regression on advantages) | qstar (makes the data's
+  # solutions likely, without a verifier).
   r.objectives = ('erl2', 'rl2', 'single')  # each is trained
   r.seeds = (0,)  # and each with each of them
   r.num_iterations = 100

@@ -19,6 +19,8 @@ def questions() -> ml_collections.ConfigDict:
   q.min_success = 0.0
   q.max_success = 1.0
   q.rest = 1  # passes; 0: all questions in every pass
+  q.solutions = placeholder(str)  # of qstar: records that solve all questions
+  q.solution_length = 32  # tokens of one, at most
   return q
 
 

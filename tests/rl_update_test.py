@@ -288,7 +288,7 @@ def test_with_one_episode_all_objectives_train_the_same():
       np.testing.assert_array_equal(x, y)
   assert set(family.OBJECTIVES) == {
       'single', 'erl2', 'rl2', 'score', 'weighted', 'myopic', 'star',
-      'apa'}
+      'apa', 'qstar'}
 
 
 @pytest.mark.parametrize('axes', [

@@ -23,6 +23,7 @@ from data_pipelines.tokenizers import sentencepiece
 from meta_cot import sharding
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
+from meta_cot.rl import qstar
 from meta_cot.rl import questions as questions_lib
 from meta_cot.rl import settings as settings_lib
 from meta_cot.rl import setup as setup_lib
@@ -33,6 +34,7 @@ from meta_cot.stages import base
 from meta_cot.stages import experiment as experiment_lib
 from meta_cot.stages import rl
 from meta_cot.tasks import countdown
+from meta_cot.traces.arithmetic import teacher
 from meta_cot.training import state as state_lib
 
 PROBLEMS = tuple(
@@ -127,10 +129,14 @@ def setup(
   made = rl.make_programs(
       context, of(settled), base.Planned(
           model, style, tokenizer(), is_there=True), PROBLEMS)
+  solutions = of(settled).questions.solutions and qstar.read(
+      [teacher.search(p, teacher.COMPACT, 0) for p in PROBLEMS], PROBLEMS,
+      tokenizer(), style, of(settled).questions.solution_length, 'records',
+      context.mesh)
   return _Setup(
       made, PROBLEMS, PROBLEMS[:4], jax.device_put(
           parameters(model), jax.tree.map(
-              lambda x: x.sharding, made.start)), context.seed)
+              lambda x: x.sharding, made.start)), context.seed, solutions)
 
 
 def context_of(

@@ -62,6 +62,8 @@ class Credit:
   advantages: jax.Array  # [R, X] float32; 0 where nothing was drawn
   targets: jax.Array | None  # [R, X] float32, of the value head
   is_flat: jax.Array  # [N] bool, no token of the trajectory has an advantage
+  # [N] float32, of trajectories, where they are no verdicts; else None.
+  rewards: jax.Array | None = None
 
 
 def trained(rows: rows_lib.Rows, verdicts: Verdicts) -> jax.Array:

@@ -58,15 +58,19 @@ class Episodic:
     return erl2.reward_weights(num_episodes, weight)
 
   def credit(self, evidence: credit_lib.Evidence) -> credit_lib.Credit:
+    return self.by_returns(evidence, self.weights(
+        evidence.verdicts.rewards.shape[1], evidence.progress))
+
+  def by_returns(
+      self, evidence: credit_lib.Evidence, weights_E: jax.Array
+  ) -> credit_lib.Credit:
+    """Gives every token its advantage, where episodes count so much."""
     if self.loss_settings.has_penalty:
       evidence = evidence.replace(penalty=credit_lib.penalty(evidence))
-    num_episodes = evidence.verdicts.rewards.shape[1]
     settings = self.credit_settings
     if self.is_myopic:
       settings = dataclasses.replace(settings, episode_discount=0.0)
-    return self._advantage.assign(
-        settings, evidence,
-        self.weights(num_episodes, evidence.progress))
+    return self._advantage.assign(settings, evidence, weights_E)
 
   def loss(
       self, scores: scoring.Scores, batch: objective_lib.Batch,

@@ -154,14 +154,15 @@ def _of_tokens(batch, scores, r) -> dict[str, list] | None:
   """What is known of the tokens of a row, [T] each; None where none was drawn.
 
   Position x has what is said of token x + 1, and a row ends with the last
-  token that was drawn.
+  token that was drawn, or given behind it.
   """
-  drawn, = np.nonzero(batch.rows.is_sampled[r])
-  if not len(drawn):
+  is_shown_X = batch.rows.is_sampled[r] | batch.is_trained[r]
+  shown, = np.nonzero(is_shown_X)
+  if not len(shown):
     return None
-  end, is_drawn_X = drawn[-1] + 1, batch.rows.is_sampled[r]
+  end = shown[-1] + 1
   number = lambda x_RxX: None if x_RxX is None else _short(
-      np.append(np.float32(0), np.where(is_drawn_X, x_RxX[r], 0)[:end]))
+      np.append(np.float32(0), np.where(is_shown_X, x_RxX[r], 0)[:end]))
   kl_RxX = None
   if batch.reference is not None:
     kl_RxX = scores.plain - batch.reference

@@ -24,6 +24,7 @@ from meta_cot.rl import credit
 from meta_cot.rl import cutting
 from meta_cot.rl import monitor
 from meta_cot.rl import objective as objective_lib
+from meta_cot.rl import qstar
 from meta_cot.rl import questions as questions_lib
 from meta_cot.rl import settings as settings_lib
 from meta_cot.rollouts import branching
@@ -63,6 +64,7 @@ class Learner:
   update: Callable[..., Any]  # see `Programs.update`
   vine: continuations.Vine | None  # where the objective needs continuations
   branches: branching.Branches | None  # where trajectories have branches
+  solutions: qstar.Solutions | None  # where the objective needs them
   explore: Callable[..., Any] | None  # see `exploration.jit_explore`
   rng: types.PRNGKey  # of the run
   mesh: jax.sharding.Mesh
@@ -100,9 +102,12 @@ class Learner:
     tick = lambda: times.append(time.perf_counter())
     asked, numbers, discount_Q = self._ask(params, memory, rng)
     rollouts, trees = self._draw(params, asked, rng)
+    drawn = rollouts if trees is None else trees
     host, explored_Q = self.player.fetch((rollouts, asked.num_explored))
     tick()
     problems = [self.problems[q] for q in numbers]
+    if self.solutions is not None:
+      drawn = self.solutions(problems, rollouts, host)
     judged = self.judge(problems, host).after(explored_Q)
     verdicts = sharding.split_batch(credit.Verdicts(
         rewards=judged.rewards, is_taken=judged.is_taken,
@@ -116,18 +121,18 @@ class Learner:
         params, asked, rollouts, problems, judged, discount_Q, progress,
         jax.random.fold_in(rng, _VALUES))
     batch, is_flat_N = self.prepare(
-        params, self.reference, asked.prompts, asked.lengths,
-        rollouts if trees is None else trees, verdicts, jnp.float32(progress),
-        jnp.float32(memory.kl_coefficient), values_NxJ)
-    is_flat_N = self.player.fetch(is_flat_N)
-    num_new_R = host.lengths if trees is None else (
-        self.player.fetch(trees.lengths).sum(axis=1))
+        params, self.reference, asked.prompts, asked.lengths, drawn, verdicts,
+        jnp.float32(progress), jnp.float32(memory.kl_coefficient), values_NxJ)
+    is_flat_N, rewards_N = self.player.fetch((is_flat_N, batch.rewards))
+    num_new_R = self._num_new(drawn)
     tick()
     row = monitor.collected(
         judged, host, is_flat_N, num_samples=config.questions.per_question,
         num_slots=self.player.num_slots)
     if trees is not None:
       row['tokens'] = float(num_new_R.sum())  # shared ones once
+    if rewards_N is not None:
+      row['reward'] = float(rewards_N.mean())
     num_prompt = self.player.fetch(asked.lengths).sum() - len(numbers)
     row['forwarded_tokens'] = float(
         num_new_R.sum() + num_prompt * len(num_new_R) // len(numbers))
@@ -175,8 +180,9 @@ class Learner:
     is_decided_N = ~judged.is_undecided[:, -1]
     share_Q = _mean(judged.rewards[:, -1], is_decided_N, len(numbers))
     is_known_Q = is_decided_N.reshape(len(numbers), -1).any(axis=1)
-    memory.questions.learn(
-        numbers[is_known_Q].tolist(), share_Q[is_known_Q].tolist())
+    if self._weights(judged, 1.0).any():  # else no verdict is asked
+      memory.questions.learn(
+          numbers[is_known_Q].tolist(), share_Q[is_known_Q].tolist())
     row['kl_coefficient'] = memory.kl_coefficient
     row['questions_resting'] = float(memory.questions.num_resting)
     if settings.kl_target is not None:
@@ -206,6 +212,13 @@ class Learner:
     trees = self.branches(
         params, asked, rollouts, jax.random.fold_in(rng, _BRANCH))
     return trees_lib.as_rollouts(trees, self.player.rules, rollouts), trees
+
+  def _num_new(self, drawn) -> np.ndarray:
+    """Counts the tokens of every row behind its prompt, [R]."""
+    lengths = self.player.fetch(drawn.lengths)
+    if isinstance(drawn, qstar.Solved):
+      return lengths + self.player.fetch(drawn.kept)
+    return lengths if lengths.ndim == 1 else lengths.sum(axis=1)
 
   def _cut(self, batch, is_flat_N, lengths_R, prompts):
     """The rows and positions of a batch that have a gradient."""

@@ -76,13 +76,15 @@ class Batch:
 
   rows: rows_lib.Rows
   advantages: jax.Array  # [R, X] float32
-  is_trained: jax.Array  # [R, X] bool, drawn, and of a judged trajectory
+  # [R, X] bool, drawn, and of a judged trajectory; or `rows.is_given`.
+  is_trained: jax.Array
   weights: jax.Array  # [R, X] float32, of losses in the sum; see `update.weigh`
   reference: jax.Array | None  # [R, X] float32, log-probs at temperature 1
   targets: jax.Array | None  # [R, X] float32, of the value head
   old_values: jax.Array | None  # [R, X] float32
   # [R] float32, what a nat of entropy counts; None: 0.
   entropy_bonus: jax.Array | None = None
+  rewards: jax.Array | None = None  # [R] float32, see `Credit`
   # Of all rows; of every micro-batch too, which has equally many of each.
   prompts: scoring.Prompts | None = None
 
@@ -91,9 +93,10 @@ class Objective(Protocol):
   """What is learned; the methods are pure, all but `num_episodes` traced."""
 
   # Of 'reference' (log-probs of the start), 'log_probs' (of the policy before
-  # its updates, at temperature 1), 'values' (of the value head, then too) and
-  # 'continuations' (Monte-Carlo values before every step): what `credit` and
-  # `loss` read, and so which programs there are.
+  # its updates, at temperature 1), 'values' (of the value head, then too),
+  # 'continuations' (Monte-Carlo values before every step) and 'solutions' (of
+  # the data, behind what was drawn): what `credit` and `loss` read, and so
+  # which programs there are.
   needs: frozenset[str]
   # Whether the loss of a token without an advantage has no gradient: then such
   # questions need no update (`cutting`).

@@ -10,6 +10,7 @@ from meta_cot import program as program_lib
 from meta_cot.program import Program
 from meta_cot.rl import credit
 from meta_cot.rl import playing
+from meta_cot.rl import qstar
 from meta_cot.rl.programs import Programs
 from meta_cot.rollouts import branching
 from meta_cot.rollouts import queue
@@ -65,6 +66,10 @@ def _prepare(of: Programs, name: str) -> Program:
     drawn = program_lib.split(jax.eval_shape(
         branching.join, drawn, _given(of, _branch(of, name)),
         _given(of, _leave(of, name))[1]), of.mesh)
+  if of.num_given:
+    drawn = program_lib.split(qstar.Solved(
+        drawn, shape((num,), jnp.int32), shape((num, of.num_given), jnp.int32),
+        shape((num,), jnp.int32)), of.mesh)
   arguments = (params, of.start, prompts, lengths, drawn) + (
       program_lib.split((verdicts, scalar, scalar, values), of.mesh))
   jitted = of.prepare()

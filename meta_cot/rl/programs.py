@@ -35,6 +35,7 @@ from meta_cot.rl import exploration
 from meta_cot.rl import kept
 from meta_cot.rl import objective as objective_lib
 from meta_cot.rl import playing
+from meta_cot.rl import qstar
 from meta_cot.rl import scoring
 from meta_cot.rl import settings as settings_lib
 from meta_cot.rl import update as update_lib
@@ -162,6 +163,13 @@ class Programs:
             num_rollouts=1))
 
   @property
+  def num_given(self) -> int:
+    """Tokens of the data behind what was drawn, at most."""
+    if self.objective is None or 'solutions' not in self.objective.needs:
+      return 0
+    return self.settings.questions.solution_length
+
+  @property
   def keeps(self) -> bool:
     """Whether rollouts are kept; those with branches are not."""
     return bool(self.settings.num_kept_rollouts) and self.branches is None
@@ -225,14 +233,17 @@ class Programs:
           f'config.rl.credit.advantage: got {self.settings.credit.advantage!r};'
           ' the model has no value head: set config.model.value_head to '
           "'shared'.")
-    largest, rules = self.model.max_length, self.rules
+    if self.num_given:
+      qstar.check(self.style, self.num_episodes)
+    largest, rules = self.model.max_length - self.num_given, self.rules
     number = 2 if self.has_later_steps else 1  # continuations are behind a row
     if self.width + number * rules.row_length > largest:
       times = 'twice ' * (number - 1)
       raise config_lib.ConfigError(
           f'config.rl.episodes.episode_length: got {rules.episode_length}; '
           f'{times}{rules.row_length} tokens of a trajectory after prompts of '
-          f'{self.width} must be at most config.model.max_length, {largest}.')
+          f'{self.width} must be at most config.model.max_length, {largest}'
+          + ' less the longest solution' * bool(self.num_given) + '.')
 
   def check_split(self) -> None:
     """Raises a ConfigError where an iteration does not divide over devices."""

@@ -29,6 +29,8 @@ class QuestionsConfig:
   min_success: float = config_lib.setting(low=0.0, high=1.0)
   max_success: float = config_lib.setting(low=0.0, high=1.0)
   rest: int = config_lib.setting(low=0)
+  solutions: str | None = config_lib.setting()
+  solution_length: int = config_lib.setting(low=1)
 
   def __post_init__(self):
     if self.min_success > self.max_success:
@@ -123,7 +125,8 @@ class RlConfig:
   optimizer: optimizer.OptimizerConfig
 
   def __post_init__(self):
-    for problem in (*self._problems(), *self._tree_problems()):
+    for problem in (
+        *self._problems(), *self._tree_problems(), *self._solved_problems()):
       raise config_lib.ConfigError(problem)
 
   def _problems(self):
@@ -190,6 +193,28 @@ class RlConfig:
     if self.loss.has_penalty:
       yield (f"loss.kl_in: got 'reward' with questions.num_branches {number}; "
              "must be 'loss' or 'none'.")
+
+  def _solved_problems(self):
+    """What objectives that learn from the data's solutions cannot do."""
+    episodes, name = self.episodes, self.credit.advantage
+    if 'qstar' not in self.objectives:
+      return
+    if self.questions.solutions is None:
+      yield ("questions.solutions: got None with objective 'qstar'; must be "
+             "records with a solution of every question, such as 'traces'.")
+    if credit.ADVANTAGES[name].needs:
+      others = (k for k, v in credit.ADVANTAGES.items() if not v.needs)
+      yield (f"credit.advantage: got {name!r} with objective 'qstar', whose "
+             f'rewards are no probabilities; must be one of {", ".join(others)}'
+             '.')
+    for field, value, wanted in (
+        ('credit.discounts', {*self.credit.discounts}, {1.0}),
+        ('episodes.exploration', episodes.exploration, _POLICY),
+        ('episodes.max_tokens', episodes.max_tokens, None),
+        ('episodes.window', episodes.window, None)):
+      if value != wanted:
+        yield (f"{field}: got {value!r} with objective 'qstar'; must be "
+               f'{wanted!r}.')
 
   def objective(self, name: str) -> objective_lib.Objective:
     """Makes the objective `name` of `family.OBJECTIVES`."""

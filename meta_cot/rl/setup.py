@@ -13,6 +13,7 @@ from meta_cot import types
 from meta_cot.problem import Problem
 from meta_cot.rl import learner as learner_lib
 from meta_cot.rl import programs as programs_lib
+from meta_cot.rl import qstar
 from meta_cot.rollouts import continuations
 from meta_cot.rollouts import judge as judge_lib
 from meta_cot.rollouts import player as player_lib
@@ -29,6 +30,7 @@ class Setup:
   validation: Sequence[Problem]  # policies are chosen by them
   start: types.Params
   seed: int
+  solutions: qstar.Solutions | None = None  # where an objective needs them
 
   @property
   def judge(self) -> judge_lib.Judge:
@@ -68,6 +70,8 @@ class Setup:
         name=f'{objective}, seed {seed}', problems=self.train, player=player,
         judge=self.judge, reference=self.start, prepare=programs.prepare(),
         update=programs.update(), vine=vine, branches=programs.branches,
+        solutions=self.solutions if (
+            'solutions' in programs.objective.needs) else None,
         explore=programs.explore(),
         rng=jax.random.fold_in(jax.random.key(self.seed), seed),
         mesh=programs.mesh)

@@ -19,6 +19,7 @@ from meta_cot.objectives import kl
 from meta_cot.objectives import policy_gradient
 from meta_cot.rl import credit
 from meta_cot.rl import objective as objective_lib
+from meta_cot.rl import qstar
 from meta_cot.rl import scoring
 from meta_cot.rl import settings as settings_lib
 from meta_cot.rollouts import continuations
@@ -40,8 +41,9 @@ def loss(
 
   Returns:
     The loss [] float32, and totals that add up: `loss`; `trained_tokens`;
-    `largest_gap` [R] of |trainer's - sampler's| log-probs, of all rows, 0 of
-    others than its own; `means`, what is logged per trained token.
+    `drawn_tokens` of these; `largest_gap` [R] of |trainer's - sampler's|
+    log-probs, of all rows, 0 of others than its own; `means`, what is logged
+    per drawn token.
   """
   rows, mask = batch.rows, batch.is_trained
   scores = scoring.score(
@@ -51,8 +53,9 @@ def loss(
       places=rows.places)
   losses_RxX, sums = objective.loss(scores, batch, kl_coefficient)
   total = jnp.sum(jnp.where(mask, losses_RxX * batch.weights, 0.0))
-  gap_RxX = jnp.where(mask, jnp.abs(scores.sampled - rows.behaviour), 0.0)
-  add = lambda x: jnp.sum(jnp.where(mask, x, 0.0))
+  drawn = mask & rows.is_sampled
+  gap_RxX = jnp.where(drawn, jnp.abs(scores.sampled - rows.behaviour), 0.0)
+  add = lambda x: jnp.sum(jnp.where(drawn, x, 0.0))
   means = sums | dict(entropy=add(scores.entropy), gap_mean=add(gap_RxX))
   if batch.reference is not None:
     means |= {
@@ -60,7 +63,8 @@ def loss(
         for k in ('k1', 'k3')}
   return total, dict(
       loss=total, trained_tokens=jnp.sum(mask.astype(jnp.float32)),
-      means=means, largest_gap=jnp.zeros(num_rows).at[numbers_R].set(
+      drawn_tokens=jnp.sum(drawn.astype(jnp.float32)), means=means,
+      largest_gap=jnp.zeros(num_rows).at[numbers_R].set(
           jnp.max(gap_RxX, axis=1)))
 
 
@@ -96,8 +100,8 @@ def make_batch(
 
   Called with (params, reference, prompts, lengths, drawn, verdicts,
   progress, kl_coefficient, values_NxJ or None), all parameters of both; drawn
-  are rollouts, or trees. `steps` are those of the values; `row_constant` is
-  that of `weigh`. It gives the batch and `Credit.is_flat`.
+  are rollouts, trees, or what is solved. `steps` are those of the values;
+  `row_constant` is that of `weigh`. It gives the batch and `Credit.is_flat`.
   """
   updates, needs = settings.updates, objective.needs
 
@@ -124,11 +128,14 @@ def make_batch(
     given = objective.credit(evidence)
     counted = credit.trained(rows, verdicts) if leaves is None else (
         credit.judged_leaves(leaves, verdicts))
+    if rows.is_given is not None:
+      counted |= rows.is_given
     batch = objective_lib.Batch(
         rows=rows, advantages=given.advantages,
         is_trained=counted if leaves is None else jnp.any(counted, axis=2),
         weights=weigh(counted, settings, row_constant),
         reference=evidence.reference, targets=given.targets,
+        rewards=given.rewards,
         old_values=evidence.values, prompts=prompts,
         entropy_bonus=jnp.full(
             len(rows.tokens), settings.loss.bonus(progress), jnp.float32)
@@ -142,6 +149,9 @@ def make_batch(
 
 def _assemble(prompts_QxP, lengths_Q, drawn, pad_id, multiple):
   """The rows of what was drawn, and the leaves of their tokens if trees."""
+  if isinstance(drawn, qstar.Solved):
+    return qstar.assemble(
+        prompts_QxP, lengths_Q, drawn, pad_id=pad_id, multiple=multiple), None
   if not isinstance(drawn, trees_lib.Trees):
     return rows_lib.assemble(
         prompts_QxP, lengths_Q, drawn, pad_id=pad_id, multiple=multiple), None
@@ -197,11 +207,10 @@ def make(
         lambda micro: grad_fn(state.params, *micro),
         (batch, jnp.arange(num_rows)), updates.num_accumulation)
     changes, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    number = totals['trained_tokens']
+    number = jnp.maximum(totals['drawn_tokens'], 1.0)
     metrics = {
-        name: total / jnp.maximum(number, 1.0)
-        for name, total in totals['means'].items()} | dict(
-            loss=totals['loss'], trained_tokens=number,
+        name: total / number for name, total in totals['means'].items()} | dict(
+            loss=totals['loss'], trained_tokens=totals['trained_tokens'],
             gap_max=jnp.max(totals['largest_gap']),
             grad_norm=optax.tree.norm(grads),
             learning_rate=jnp.asarray(schedule(state.step), jnp.float32))

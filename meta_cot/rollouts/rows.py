@@ -39,6 +39,9 @@ class Rows:
   episode: jax.Array  # [R, X] int32, of the targets; -1 where not sampled
   trajectory: jax.Array  # [R] int32
   places: Places | None = None  # None: a row is a text
+  # [R, X] bool, of the targets: of a text behind what was drawn that is learned
+  # by its likelihood; None: there is none.
+  is_given: jax.Array | None = None
 
 
 def assemble(

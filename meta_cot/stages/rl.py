@@ -14,10 +14,12 @@ import logging
 from etils import epath
 import jax
 
+from data_pipelines import store
 from meta_cot.problem import Problem
 from meta_cot.rl import kept
 from meta_cot.rl import parts as parts_lib
 from meta_cot.rl import programs as programs_lib
+from meta_cot.rl import qstar
 from meta_cot.rl import questions as questions_lib
 from meta_cot.rl import settings as settings_lib
 from meta_cot.rl import setup as setup_lib
@@ -28,6 +30,7 @@ from meta_cot.runtime import status
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import base
 from meta_cot.tasks import base as tasks
+from meta_cot.traces import record as record_lib
 from meta_cot.training import checkpoint
 from meta_cot.training import compilation
 from meta_cot.training import goodput
@@ -127,7 +130,25 @@ def _make_setup(context, settings) -> setup_lib.Setup:
   return setup_lib.Setup(
       make_programs(context, settings, base.Planned.of(start),
                     [*train_problems, *validation]),
-      train_problems, validation, start.params(context.mesh), context.seed)
+      train_problems, validation, start.params(context.mesh), context.seed,
+      _solutions(context, settings, start, train_problems))
+
+
+def _solutions(context, settings, start, problems) -> qstar.Solutions | None:
+  """Those of the data, where an objective learns from them."""
+  if not any('solutions' in settings.objective(name).needs
+             for name in settings.objectives):
+    return None
+  folder = context.folder(settings.questions.solutions)
+  if (kind := store.read_manifest(folder).kind) != record_lib.KIND:
+    raise config_lib.UserError(
+        f'{folder}: has records of kind {kind!r}, which have no solutions; '
+        "name those of a stage of kind 'traces' or 'search'.")
+  source = store.read(folder, tasks.TRAIN)
+  return qstar.read(
+      (source[i] for i in range(len(source))), problems, start.tokenizer(),
+      start.style, settings.questions.solution_length, str(folder),
+      context.mesh)
 
 
 def train(
@@ -293,7 +314,9 @@ def _programs(context, settings) -> base.Programs:
 
 STAGE = base.Stage(
     Settings=Settings, run=_run,
-    reads=lambda settings: (settings.start, settings.problems), leaves=_leaves,
+    reads=lambda settings: (
+        settings.start, settings.problems,
+        *filter(None, [settings.questions.solutions])), leaves=_leaves,
     grown=lambda settings: dict(num_iterations=settings.num_iterations),
     check=_check, check_devices=_check_devices, check_folder=_missing,
     is_whole=lambda context, settings, directory: not _missing(
