@@ -52,6 +52,6 @@ def test_a_row_is_made_of_a_report(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('model, topology, program', compiles.cells())
+@pytest.mark.parametrize('model, topology, program', [*compiles.cells()])
 def test_every_program_fits(model, topology, program):
   assert compiles.fits(compiles.compiled(model, topology, program))

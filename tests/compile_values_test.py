@@ -50,6 +50,7 @@ def test_another_policy_says_verdicts(tmp_path):
   assert found.tokens == 16 * 2 * 3 * 2 * (6 + 2 * 4)
 
 
+@pytest.mark.slow
 def test_completions():
   found = _check('beam', 'v6e:2x2', value='rollouts', valuing=dict(
       num_rollouts=2, rollout_length=4))

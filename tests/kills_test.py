@@ -94,7 +94,8 @@ def test_the_comparison_sees_what_it_should(unbroken, tmp_path):
   copy = tmp_path / 'w'
 
   def changed(edit):
-    shutil.copytree(unbroken, copy)
+    shutil.copytree(
+        unbroken, copy, ignore=shutil.ignore_patterns('compilation_cache'))
     edit()
     found = run_comparison.differences(unbroken, copy)
     shutil.rmtree(copy)

@@ -258,8 +258,8 @@ def test_a_mixture_is_that_of_its_parts(mixing):
 
 
 @pytest.mark.parametrize('name', [
-    'model', 'completions',
-    pytest.param('verdicts', marks=pytest.mark.slow)])
+    'model', *(pytest.param(name, marks=pytest.mark.slow) for name in (
+        'completions', 'verdicts'))])
 def test_a_tree_is_the_same_alone(name):
   whole = searched(SOURCES[name]).tree
   alone = searched(SOURCES[name], (2,)).tree
