@@ -91,13 +91,14 @@ def test_the_same_bits_after_kills_at_every_moment(unbroken, tmp_path):
 
 
 def test_the_comparison_sees_what_it_should(unbroken, tmp_path):
-  copy = tmp_path / 'w'
+  copy, whole = tmp_path / 'w', tmp_path / 'whole'
+  shutil.copytree(unbroken, whole, ignore=shutil.ignore_patterns(
+      'compilation_cache', 'solution_only', 'rl'))
 
   def changed(edit):
-    shutil.copytree(
-        unbroken, copy, ignore=shutil.ignore_patterns('compilation_cache'))
+    shutil.copytree(whole, copy)
     edit()
-    found = run_comparison.differences(unbroken, copy)
+    found = run_comparison.differences(whole, copy)
     shutil.rmtree(copy)
     return found
 
