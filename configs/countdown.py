@@ -48,7 +48,8 @@ def pipeline() -> ml_collections.ConfigDict:
   c.tokenizer = kinds.tokenizer()
   c.sft = kinds.train(arms=('traces', 'solution_only'))
   c.evaluate = kinds.evaluate(
-      reference='sft/traces', teacher='compact', sample_tokens=512)
+      reference='sft/traces', teacher='compact')
+  c.evaluate.budget.sample_tokens = 512
   c.stages = ('problems', 'traces', 'tokenizer', 'sft', 'evaluate')
   return c
 

@@ -6,6 +6,20 @@ import ml_collections
 placeholder = ml_collections.config_dict.placeholder
 
 
+def budget() -> ml_collections.ConfigDict:
+  """Makes the settings of what answers of a problem may cost."""
+  b = ml_collections.ConfigDict()
+  # Tokens drawn for a problem on average, by every solver but greedy and the
+  # prompts: their sizes are chosen so (docs/search.md). None: they are as set.
+  b.tokens = placeholder(int)
+  b.num_problems = 64  # of validation, that sizes are chosen by
+  b.block = 16  # problems between two looks at what was drawn
+  # Without `tokens`, what samples of a problem may cost on average: a policy
+  # with long texts has fewer. None: any.
+  b.sample_tokens = placeholder(int)
+  return b
+
+
 def revisions() -> ml_collections.ConfigDict:
   """Makes the settings of trajectories of attempts."""
   r = ml_collections.ConfigDict()

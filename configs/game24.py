@@ -39,7 +39,8 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
   c.tokenizer.vocabulary.number_tokens = 100  # 0..100 are one token each
   c.sft = kinds.train()
   c.evaluate = kinds.evaluate(
-      reference='sft/solution_only', teacher='compact', sample_tokens=512)
+      reference='sft/solution_only', teacher='compact')
+  c.evaluate.budget.sample_tokens = 512
   c.search = kinds.evaluate(
       policies=('sft/solution_only',), reference='sft/solution_only',
       solvers=('greedy', 'samples', 'beam', 'best_first', 'mcts'),

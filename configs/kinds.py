@@ -328,9 +328,6 @@ def evaluate(**changes: Any) -> ml_collections.ConfigDict:
   # every judge (docs/evaluation.md); 0: nothing is chosen.
   e.num_choice_problems = 0
   e.num_rounds = 1  # of samples; more add to those there are
-  # What samples of a problem may cost on average: a policy with long texts has
-  # fewer. None: any.
-  e.sample_tokens = placeholder(int)
   # Gammas, such as (1.0, 0.995, 0.99): best of N with the reward gamma to the
   # power of all tokens drawn, times success.
   e.discounts = ()
@@ -339,6 +336,7 @@ def evaluate(**changes: Any) -> ml_collections.ConfigDict:
   e.token_grid = ()
   # Who writes all but the last episode of `revisions`: policy, or a search.
   e.exploration = 'policy'
+  e.budget = evaluate_groups.budget()
   e.samples = _samples()
   e.search = _search()
   e.episodes = evaluate_groups.revisions()

@@ -41,7 +41,8 @@ def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
   c.sft.data.sequence_length = 192
   c.sft.optimizer.learning_rate = 8e-4  # the rules are not learned with 3e-3
   c.evaluate = kinds.evaluate(
-      reference='sft/traces/seed0', teacher='depth_first', sample_tokens=512)
+      reference='sft/traces/seed0', teacher='depth_first')
+  c.evaluate.budget.sample_tokens = 512
   c.evaluate.samples.max_new_tokens = 160
   policy = 'sft/solution_only/seed0'
   c.search = kinds.evaluate(

@@ -17,6 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
   tuned = erl2.get_config('tiny')
   c.sft.arms = ('traces', 'solution_only')
   c.search = search.get_config('tiny').search
+  c.search.budget.update(dict(tokens=400, num_problems=4, block=4))
   c.answers = kinds.search(
       policy=START, solver='samples', num_train=12, num_validation=4)
   c.answers.samples.update(dict(

@@ -62,6 +62,7 @@ _BEFORE_VALUE = (
     Moment('evaluate', 'report', 'evaluate/report.md'),
     Moment('search', 'start', 'done/evaluate.json', latest=1.0),
     Moment('search', 'searching', 'done/evaluate.json', latest=10.0),
+    Moment('search', 'sizes', 'search/sizes/**/*.jsonl', latest=4.0),
     Moment('search', 'search rows', 'search/rows/**/*.jsonl'),
     Moment('search', 'search summary', 'search/summary.json'),
     Moment('search', 'search report', 'search/report.md'),

@@ -28,11 +28,12 @@ POLICY = 'sft/solution_only'
 BEFORE = ('problems', 'traces', 'tokenizer', 'sft')
 
 
-def _experiment(**changes):
+def _experiment(task=(), **changes):
   """The tiny experiment made smaller, with changes of `config.search`."""
   config = search_config.get_config('tiny')
   config.stages = (*BEFORE, 'search')
-  config.task.update(dict(max_number=5, heldout_numbers_fraction=0.2))
+  config.task.update(dict(max_number=5, heldout_numbers_fraction=0.2) | dict(
+      task))
   config.model.update(dict(num_layers=1, embed_dim=32, mlp_dim=64))
   config.traces.num_shards = 1
   config.sft.update(dict(

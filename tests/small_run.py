@@ -18,7 +18,7 @@ _SETTINGS = (
     '--config.evaluate.num_curve_problems=8',
     '--config.evaluate.samples.batch_size=16',
     '--config.evaluate.samples.num_samples=3',
-    '--config.evaluate.sample_tokens=240',
+    '--config.evaluate.budget.sample_tokens=240',
     '--config.evaluate.samples.max_new_tokens=100')
 
 # Of the stages behind `evaluate`, for runs that have them.

@@ -8,6 +8,7 @@ from etils import epath
 from meta_cot.evaluation import plots
 from meta_cot.evaluation import reasoning
 from meta_cot.evaluation import report_anytime
+from meta_cot.evaluation import report_budget
 from meta_cot.evaluation import report_samples
 from meta_cot.evaluation import tables
 from meta_cot.evaluation import trees
@@ -27,6 +28,7 @@ def write(
     directory: epath.Path, title: str, summary: Mapping, *,
     training: Mapping[str, Mapping] | None = None,
     drawn: Sequence[trees.Tree] = (), texts: Mapping[str, str] | None = None,
+    budget: Sequence[Mapping] = (),
 ) -> None:
   """Writes summary.json, `report.md` and its PNG plots.
 
@@ -37,12 +39,15 @@ def write(
       points (tokens, loss) on validation data.
     drawn: searches to draw as trees.
     texts: searches to show as text, by what made them.
+    budget: what every solver drew of one, see `report_budget`.
   """
   training = training or {}
   files.write_json(directory / 'summary.json', dict(
-      summary, training={k: dict(v) for k, v in training.items()}))
+      summary, training={k: dict(v) for k, v in training.items()},
+      budget=list(budget)))
   parts = [
       f'# {title}\n', _headline(summary), _success(summary),
+      report_budget.write(budget),
       _curve(directory, summary),
       report_anytime.write(directory, summary['anytime']),
       report_samples.write(directory, summary),

@@ -50,6 +50,7 @@ class Outcomes:
   is_correct: np.ndarray  # [B, N] bool
   is_finished: np.ndarray  # [B, N] bool, ended by itself, not by a limit
   # [B, N] float, drawn for the attempt; 0: it did not take place, NaN: unknown.
+  # The first one of a problem did; of others a whole trajectory may not have.
   num_tokens: np.ndarray
   answers: np.ndarray  # [B, N] object, the text claimed; None: none
   values: np.ndarray | None = None  # [B, N] float, what the solver thinks of it
@@ -76,9 +77,12 @@ class Outcomes:
       raise ValueError(
           'outcomes: is_correct has an attempt of 0 tokens; one that did not '
           'take place must be False.')
-    if np.any(self.by_episode(self.num_tokens)[..., 0] < 1):
+    tokens_BxGxE = self.by_episode(self.num_tokens)
+    is_absent_BxG = tokens_BxGxE[..., 0] < 1
+    if np.any(is_absent_BxG[:, 0]) or np.any(tokens_BxGxE[is_absent_BxG] > 0):
       raise ValueError(
-          'outcomes: num_tokens of a first episode is less than 1.')
+          'outcomes: num_tokens of a first episode is less than 1 in a '
+          'trajectory that took place.')
 
   @property
   def mean_tokens(self) -> float:

@@ -30,9 +30,11 @@ from meta_cot.solvers import prompting as prompting_lib
 from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
 from meta_cot.solvers import scoring
+from meta_cot.solvers import sizing
 from meta_cot.solvers import strategies
 from meta_cot.solvers import table
 from meta_cot.stages import base
+from meta_cot.stages import budgeted
 from meta_cot.stages import data
 from meta_cot.stages import prompted
 from meta_cot.stages import solving
@@ -60,10 +62,10 @@ class Settings:
       choices=('greedy', 'samples'), is_unique=True)
   num_choice_problems: int = _setting(low=0)
   num_rounds: int = _setting(low=1)
-  sample_tokens: int | None = _setting(low=1)
   discounts: tuple[float, ...] = _setting(above=0.0, high=1.0, is_unique=True)
   token_grid: tuple[int, ...] = _setting(low=1, is_unique=True)
   exploration: str = _setting(choices=('policy', *strategies.STRATEGIES))
+  budget: sizing.Settings = _setting()
   samples: sampling.Settings = _setting()
   search: strategies.Settings = _setting()
   episodes: revising.Settings = _setting()
@@ -96,7 +98,8 @@ def _check(context, settings, name) -> None:
     raise base.wrong(
         name, 'teacher', f'got {settings.teacher!r}; must be None or one of '
         f'{", ".join(strategies) or "none"}.')
-  solving.check(context, settings, name)
+  budgeted.check(settings, name)
+  solving.check(context, budgeted.smallest(settings), name)
 
 
 def _run(context, settings, directory) -> None:
@@ -112,7 +115,7 @@ def _run(context, settings, directory) -> None:
   validation = {
       name: read(tasks.VALIDATION, number) if number else []
       for name, number in numbers.items()}
-  rows, training, labels = [], {}, {}
+  rows, training, labels, bought = [], {}, {}, {}
   for reference in context.parts(settings.policies):
     asked = _Asked(context, settings, reference)
     labels[reference] = asked.label
@@ -120,11 +123,13 @@ def _run(context, settings, directory) -> None:
       context.check_prompts(asked.folder, some)
       prompted.check_prompts(context, settings, asked.folder, some)
     for opening in asked.openings.items():
-      rows += dataclasses.replace(asked, opening=opening).rows(
-          directory / 'rows', problems, validation)
+      one = dataclasses.replace(asked, opening=opening)
+      rows += one.rows(directory, problems, validation)
+      bought |= one.bought
     training |= asked.training()
   if distributed.is_primary():
-    _write(context, settings, directory, rows, training, labels, problems)
+    _write(
+        context, settings, directory, rows, training, labels, problems, bought)
   distributed.wait(f'{directory.name}: report')
 
 
@@ -133,6 +138,11 @@ class _Asked(solving.Asked):
   """One policy, asked by all solvers, with a text in front of questions."""
 
   opening: tuple[str, str] = ('', '')  # name and text
+
+  @functools.cached_property
+  def bought(self) -> dict[tuple[str, int, str], budgeted.Bought]:
+    """What the budget has bought so far; of this one alone."""
+    return {}
 
   @property
   def openings(self) -> dict[str, str]:
@@ -196,11 +206,27 @@ class _Asked(solving.Asked):
     policies = (
         self.newest if step == self.folder.steps()[-1] else self._at(step)
         for step in steps)
+    if self.settings.budget.tokens is not None and name in sizing.NAMES:
+      return self._ask_within(directory, name, problems)
+    return self._run(
+        directory, policies, name, self.procedure(name, tokens), problems)
+
+  def _ask_within(self, directory, name, problems):
+    """As much as the budget buys, every split for itself."""
+    policy, rows = self.newest, []
+    one = self.bought[self.label, policy.seed, name] = budgeted.buy(
+        self, name, policy, directory)
+    for split, some in problems.items():
+      where = bench.folder(directory / 'rows', policy, name, split)
+      rows += self._run(
+          directory, [policy], name, one.procedure(where), {split: some})
+    return rows
+
+  def _run(self, directory, policies, name, procedure, problems):
     procedure = bench.graded(
-        self.procedure(name, tokens),
-        functools.partial(tasks.difficulty, self.context.task))
+        procedure, functools.partial(tasks.difficulty, self.context.task))
     return bench.run(
-        policies, {name: procedure}, problems, directory,
+        policies, {name: procedure}, problems, directory / 'rows',
         rng=jax.random.key(self.context.seed),
         num_rounds=self.settings.num_rounds if name == 'samples' else 1)
 
@@ -220,7 +246,8 @@ class _Asked(solving.Asked):
     return {self.reference: dict(summary, losses=losses)}
 
 
-def _write(context, settings, directory, rows, training, labels, problems):
+def _write(
+    context, settings, directory, rows, training, labels, problems, bought):
   """The report; on the first host."""
   first = next(iter(problems))
   policy, taught = context.policy(next(iter(labels))), {}
@@ -234,6 +261,8 @@ def _write(context, settings, directory, rows, training, labels, problems):
         directory / 'rows', context.task.teacher, taught, policy.tokenizer(),
         policy.style, seed=context.seed)
   reference = labels.get(settings.reference)
+  budget = budgeted.entries(rows, bought, settings.budget.tokens)
+  rows = budgeted.even(rows, bought)
   summary = summary_lib.of_rows(
       rows, start=labels.get(settings.start),
       reference=reference and (reference, 'greedy'),
@@ -241,7 +270,7 @@ def _write(context, settings, directory, rows, training, labels, problems):
       token_grid=sorted(settings.token_grid))
   report.write(
       directory, f'Evaluation: {directory.name}', summary, training=training,
-      drawn=_drawn(
+      budget=budget, drawn=_drawn(
           rows, reference, first, taught.get(first, ()), policy.style),
       texts={  # a solved search of every strategy
           row['solver']: row['details']['text'] for row in reversed(rows)
@@ -283,4 +312,5 @@ STAGE = base.Stage(
     grown=lambda settings: dataclasses.asdict(settings), check=_check,
     is_whole=lambda context, settings, directory: all(
         (directory / name).exists() for name in ('summary.json', 'report.md')),
-    programs=solving.programs)
+    programs=lambda context, settings: solving.programs(
+        context, budgeted.smallest(settings)))

@@ -16,6 +16,7 @@ from meta_cot.runtime import distributed
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import prompting
 from meta_cot.solvers import sampling
+from meta_cot.solvers import sizing
 from meta_cot.solvers import strategies
 from meta_cot.solvers import table
 from meta_cot.solvers import trees
@@ -48,8 +49,10 @@ class Settings:
   def solvers(self) -> tuple[str, ...]:
     return (self.solver,)
 
-  sample_tokens = None  # as many samples as are asked for
   keeps_tokens = True
+  # As many as are asked for.
+  budget = sizing.Settings(
+      tokens=None, num_problems=1, block=1, sample_tokens=None)
 
 
 def _check(context, settings, name) -> None:

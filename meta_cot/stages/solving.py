@@ -147,8 +147,9 @@ class Asked:
     if longest is not None:
       mine = dataclasses.replace(
           mine, max_new_tokens=min(mine.max_new_tokens, 2 * longest))
-    if tokens and self.settings.sample_tokens is not None:
-      number = int(self.settings.sample_tokens // tokens)
+    most = self.settings.budget.sample_tokens
+    if tokens and most is not None:
+      number = int(most // tokens)
       mine = dataclasses.replace(
           mine, num_samples=max(1, min(mine.num_samples, number)))
     return mine
