@@ -81,6 +81,8 @@ def run(context: base.Context, group: base.Group) -> None:
   if distributed.is_primary():
     reasons = workdir_lib.begin(context.workdir, name, mark, functools.partial(
         stage.check_folder, settings, directory))
+    workdir_lib.note_machine(
+        context.workdir, name, hardware.describe(), is_new=bool(reasons))
   distributed.wait(f'{name}: begun')
   if reasons:
     logging.info(

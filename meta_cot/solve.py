@@ -234,8 +234,8 @@ def _page(found) -> dict[str, Any]:
       problem=made['problem'], question=made['question'], split='asked',
       searches=[made]) for made in found]
   return dict(name='solved', shared=[], stages=[dict(
-      name='solve', kind='solve', state='done', settings=[], head='',
-      searches=problems)])
+      name='solve', kind='solve', state='done', machines=[], settings=[],
+      head='', searches=problems)])
 
 
 if __name__ == '__main__':

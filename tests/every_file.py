@@ -46,7 +46,7 @@ def kinds(workdir: pathlib.Path) -> list[str]:
     if path.is_file() and not _LEFT_OUT.search(name):
       kind = re.sub(
           r'\d+|^(rl|sft|value|words)/\w+/|rows/(?!symbolic).*/|(?<=begun/)\w+|'
-          r'(?<=done/)\w+', '/', name)
+          r'(?<=done/)\w+|(?<=machines/)\w+', '/', name)
       found.setdefault(kind, name)
   return list(found.values())
 

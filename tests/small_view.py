@@ -12,12 +12,14 @@ import numpy as np
 
 from configs import countdown as countdown_config
 from configs import kinds
+from data_pipelines import store
 from meta_cot import traces
 from meta_cot.evaluation import rows as rows_lib
 from meta_cot.evaluation import summary as summary_lib
 from meta_cot.rl import kept
 from meta_cot.runtime import files
 from meta_cot.solvers import base as solvers_base
+from meta_cot.stages import workdir as workdir_lib
 from meta_cot.tasks import countdown
 from meta_cot.traces.arithmetic import teacher
 from meta_cot.training import metrics
@@ -28,6 +30,9 @@ NUM_STEPS, NUM_QUESTIONS, NUM_SAMPLES, NUM_EPISODES = 3, 2, 3, 3
 PROBLEMS = tuple(
     countdown.make_problem(numbers, target) for numbers, target in (
         ([17, 5, 1], 23), ([4, 9, 3], 24), ([2, 5, 9], 16), ([8, 3, 6], 17)))
+NUM_TAUGHT = 3  # problems that the teacher has solved
+MACHINE = dict(
+    platform='tpu', device='TPU v5 lite', num_devices=8, num_hosts=2, jax='1')
 STRATEGY, STYLE = teacher.COMPACT, 'compact'
 RUN = 'erl2/seed0'
 
@@ -38,7 +43,8 @@ def make(workdir: pathlib.Path) -> pathlib.Path:
   config.search = kinds.evaluate(solvers=('greedy', 'samples', 'beam'))
   config.rl, config.quality = kinds.rl(), kinds.quality()
   config.sft.num_tokens = 1234  # differs from the default
-  config.stages = ('problems', 'sft', 'search', 'rl', 'quality')
+  config.stages = (
+      'problems', 'traces', 'sft', 'search', 'rl', 'quality')
   files.write_json(epath.Path(workdir) / 'config.json', config.to_dict())
   for mark, names in (
       ('begun', config.stages), ('done', config.stages[:-1])):
@@ -46,14 +52,21 @@ def make(workdir: pathlib.Path) -> pathlib.Path:
       path = workdir / mark / f'{name}.json'
       path.parent.mkdir(parents=True, exist_ok=True)
       path.write_text('{}')
+  workdir_lib.note_machine(
+      epath.Path(workdir), 'sft', MACHINE, is_new=True)
+  store.generate(
+      epath.Path(workdir) / 'traces',
+      lambda start, stop: records()[start:stop],
+      kind=traces.record.KIND, split='train', num_records=NUM_TAUGHT,
+      num_shards=1, num_processes=1, arguments={})
   noise = np.random.default_rng(0)
   _metrics(workdir / 'sft' / 'traces', 12, ('loss', 'eval_loss'), noise)
   _metrics(workdir / 'rl' / RUN, NUM_STEPS,
            ('success', 'tokens_per_trajectory', 'loss'), noise)
   _policy(workdir / 'rl' / RUN)
-  store = kept.Store(workdir / 'rl' / RUN, 0)
-  store.write(rollouts(noise))
-  store.close()
+  rows = kept.Store(workdir / 'rl' / RUN, 0)
+  rows.write(rollouts(noise))
+  rows.close()
   _search(workdir / 'search')
   _quality(workdir / 'quality', noise)
   return workdir

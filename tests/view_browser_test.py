@@ -21,6 +21,7 @@ PLACES = (
     '', '#overview', '#curves', '#rl', '#curves/sft', '#curves/rl',
     '#curves/sft/traces/at3',
     '#rl/rl', RL, f'{RL}/it2', f'{RL}/it2/q20', f'{RL}/it2/q20/s1',
+    '#search', '#search/traces', '#search/traces/p1',
     '#search/search', '#search/search/p1', '#search/search/p1/t1',
     '#evaluate/search', '#evaluate/search/flops/heldout', '#values/quality',
     '#rl/rl/no/such/it9', '#search/search/p99', '#nothing', '#%E0%A4%A')
@@ -210,6 +211,57 @@ def test_the_slider_steps_through_a_search(made, page):
   _check_quiet(page, made[1])
 
 
+def test_searches_of_a_problem_stand_side_by_side(made, page):
+  page.open(made[1], '#search/search/p1')
+  page.call('Emulation.setDeviceMetricsOverride', dict(
+      width=1500, height=900, deviceScaleFactor=1, mobile=False))
+  found = _stage(made[0], 'search')['searches'][1]['searches']
+  places = lambda: page.run(
+      "[...document.querySelectorAll('main section.card')].map(e => {"
+      'const r = e.getBoundingClientRect(); return [r.left, r.top, r.width]})')
+  shown = places()
+  assert len(shown) == len(found) == 3
+  assert len({top for _, top, _ in shown}) == 1  # in one row
+  assert sorted({left for left, _, _ in shown}) == [x for x, _, _ in shown]
+  assert all(width > 300 for _, _, width in shown)
+  names = page.texts('[aria-label=Searches] button')
+  assert names == [f'{x["solver"]} of {x["policy"]}' for x in found]
+  page.click('[aria-label=Searches] button', 1)
+  assert [width > 0 for _, _, width in places()] == [True, False, True]
+  page.click('[aria-label=Searches] button', 1)
+  assert places() == shown
+  _check_quiet(page, made[1])
+  page.call('Emulation.clearDeviceMetricsOverride', {})
+
+
+def test_a_prior_is_a_share_of_the_siblings(made, page, tmp_path):
+  values = copy.deepcopy(made[0])
+  search = _stage(values, 'search')['searches'][1]['searches'][0]
+  search['log_prob'] = [-0.5 * i for i in range(len(search['parent']))]
+  path = tmp_path / 'run.html'
+  path.write_text(page_lib.render(values))
+  page.open(path, '#search/search/p1')
+  card = f'section[data-solver={search["solver"]}]'
+  for i, parent in enumerate(search['parent'][1:6], 1):
+    page.click(f'{card} [data-node="{i}"] circle')
+    there = dict(zip(
+        page.texts(f'{card} dt'), page.texts(f'{card} dd'), strict=True))
+    total = sum(
+        math.exp(x) for x, p in zip(search['log_prob'], search['parent'])
+        if p == parent)
+    assert float(there['prior']) == pytest.approx(
+        math.exp(search['log_prob'][i]) / total)
+  page.open(made[1], '#search/traces/p1')  # the teacher has no probabilities
+  page.click('main [data-node="1"] circle')
+  assert page.texts('main dd')[-2] == ''
+
+
+def test_the_overview_says_on_what_a_stage_ran(made, page):
+  page.open(made[1], '#overview')
+  assert '8 x TPU v5 lite (tpu), 2 hosts, jax 1' in page.texts('main td')
+  _check_quiet(page, made[1])
+
+
 def test_the_csv_is_the_table(made, page):
   page.open(made[1], '#evaluate/search')
   page.run('(() => {const make = URL.createObjectURL; URL.createObjectURL = '
@@ -285,7 +337,8 @@ def test_hostile_texts_change_nothing(made, page, tmp_path):
   plain, hostile = skeletons
   for where, one, other in zip(PLACES, plain, hostile, strict=True):
     # One policy in the plain page, several in the other: only more of the same.
-    if not where.startswith('#evaluate') and where != '#search/search':
+    if not where.startswith('#evaluate') and where not in (
+        '#search/search', '#search/traces'):
       assert one == other, where
     assert set(other.split(',')) <= set(','.join(plain).split(','))
 

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 import pytest
 
 from meta_cot import traces
+from meta_cot.evaluation import rows as rows_lib
 from meta_cot.rl import kept
 from meta_cot.settings import config as config_lib
 from meta_cot.view import page
@@ -88,7 +90,9 @@ def test_searches_stand_side_by_side(workdir):
       p.question for p in small_view.PROBLEMS]
   for problem, record in zip(problems, small_view.records(), strict=True):
     by_solver = {s['solver']: s for s in problem['searches']}
-    assert by_solver.keys() == {'beam', 'greedy'}
+    is_taught = record in small_view.records()[:small_view.NUM_TAUGHT]
+    assert by_solver.keys() == {'beam', 'greedy'} | (
+        {record.strategy} if is_taught else set())
     beam = by_solver['beam']
     assert beam['parent'] == [n.parent for n in record.nodes]
     assert beam['step'] == [n.step for n in record.nodes]
@@ -99,6 +103,40 @@ def test_searches_stand_side_by_side(workdir):
     assert by_solver['greedy']['step'] == beam['step']
     assert by_solver['greedy']['told'] == beam['told']
   assert len(_stage(_read(workdir, max_problems=2), 'search')['searches']) == 2
+
+
+def test_the_teacher_stands_beside(workdir):
+  values = _read(workdir)
+  taught = _stage(values, 'traces')['searches']
+  assert [p['split'] for p in taught] == ['train'] * small_view.NUM_TAUGHT
+  beside = _stage(values, 'search')['searches']
+  for i, (mine, record) in enumerate(zip(taught, small_view.records())):
+    assert mine['problem'] == record.problem.id
+    (made,) = mine['searches']
+    assert made['step'] == [n.step for n in record.nodes]
+    assert made['policy'] == 'teacher' and made['is_solved'] is record.is_solved
+    assert made['text'] == traces.render(
+        traces.linearize(record), style='compact_digits')  # the run's
+    assert beside[i]['searches'][-1] == made
+  assert len(_stage(_read(workdir, max_problems=1), 'traces')['searches']) == 1
+
+
+def test_records_of_a_bench_have_the_teacher(workdir, tmp_path):
+  copy = tmp_path / 'w'
+  shutil.copytree(workdir, copy)
+  shutil.rmtree(copy / 'traces')
+  folder = epath.Path(copy) / 'search' / 'rows' / 'symbolic'
+  folder.mkdir()
+  rows_lib.write_records(folder / 'all.jsonl', small_view.records()[2:])
+  problems = _stage(_read(copy), 'search')['searches']
+  assert [p['searches'][-1]['policy'] == 'teacher' for p in problems] == [
+      False, False, True, True]
+
+
+def test_it_says_on_what_a_stage_ran(workdir):
+  values = _read(workdir)
+  assert _stage(values, 'sft')['machines'] == [small_view.MACHINE]
+  assert _stage(values, 'rl')['machines'] == []
 
 
 def test_a_text_has_told_a_step_where_it_can_be_read():
@@ -128,7 +166,7 @@ def test_fewer_rollouts_are_of_whole_iterations(workdir):
 def test_a_run_that_goes_on_can_be_looked_at(workdir, tmp_path):
   config = json.loads((workdir / 'config.json').read_text())
   (tmp_path / 'config.json').write_text(json.dumps(config))
-  assert [s['state'] for s in _read(tmp_path)['stages']] == ['planned'] * 5
+  assert [s['state'] for s in _read(tmp_path)['stages']] == ['planned'] * 6
   page.render(_read(tmp_path))
   path = tmp_path / 'rl' / small_view.RUN
   path.mkdir(parents=True)

@@ -23,8 +23,8 @@ def write(
 ) -> list[rows_lib.Row]:
   """Writes the rows of the teacher and of every strategy, and returns them.
 
-  `taught` is what it would be taught with, by split; the strategies search the
-  problems of the first split.
+  `taught` is what it would be taught with, by split; it is kept as records. The
+  strategies search the problems of the first split.
   """
   split, first = next(iter(taught.items()))
   runs = [(TEACHER, split, some) for split, some in taught.items()]
@@ -39,7 +39,10 @@ def write(
       for row in rows_lib.of(
           policy, solver, split, [r.problem for r in some],
           outcomes(some, tokenizer, style))]
-  rows_lib.write(directory / POLICY / 'all.jsonl', rows)
+  path = directory / POLICY / 'all.jsonl'
+  rows_lib.write_records(
+      path, (record for some in taught.values() for record in some))
+  rows_lib.write(path, rows)
   return rows
 
 

@@ -68,6 +68,14 @@ def links_per_chip(chip: Chip, shape: tuple[int, ...]) -> float:
       for d, is_ring in zip(shape, closed))
 
 
+def describe() -> dict[str, str | int]:
+  """Says what this run works on; JSON values."""
+  return dict(
+      platform=jax.default_backend(), device=jax.devices()[0].device_kind,
+      num_devices=jax.device_count(), num_hosts=jax.process_count(),
+      jax=jax.__version__)
+
+
 def check_platform() -> None:
   """Starts the devices that JAX_PLATFORMS asks for.
 

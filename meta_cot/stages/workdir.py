@@ -185,6 +185,23 @@ def begin(
   return reasons
 
 
+def note_machine(
+    workdir: epath.Path, name: str, machine: Mapping[str, Any], *,
+    is_new: bool,
+) -> None:
+  """Adds what a stage works on to `machines/NAME.json`, each kind once.
+
+  Args:
+    machine: of `hardware.describe`.
+    is_new: whether the stage begins anew: what was there counts no more.
+  """
+  path = workdir / 'machines' / f'{name}.json'
+  known = [] if is_new or not path.exists() else files.read_json(
+      path, machines=list)['machines']
+  if machine not in known:
+    files.write_json(path, dict(machines=[*known, machine]))
+
+
 def finish(workdir: epath.Path, name: str, mark: Mapping[str, Any]) -> None:
   """Records that a stage has finished."""
   files.write_json(workdir / 'done' / f'{name}.json', mark)

@@ -8,6 +8,7 @@ PAGES.overview = () => [
     ['state', s => el('span', {class: s.state === 'done' ? 'good' : 'soft'},
                       s.state)],
     ['time', s => duration(s), true],
+    ['on', s => s.machines.map(m => el('div', {}, machine(m)))],
     ['settings that differ', s => changed(s).map(([name, value, usual]) =>
         el('div', {}, name, ' = ', el('span', {class: 'changed'}, value),
            el('span', {class: 'soft'}, ` (${usual ?? 'no default'})`)))],
@@ -19,6 +20,9 @@ PAGES.overview = () => [
   settings('shared by all stages', DATA.shared),
   ...DATA.stages.map(s => settings(s.name, s.settings)),
 ].flat();
+
+const machine = m => `${m.num_devices} x ${m.device} (${m.platform}), ` +
+    `${m.num_hosts} host${m.num_hosts === 1 ? '' : 's'}, jax ${m.jax}`;
 
 const changed = s => s.settings.filter(
     ([name, value, usual]) => value !== usual && name !== 'kind' && usual !== null);

@@ -5,13 +5,18 @@ All values are those of JSON. What a stage has not left yet is left out, so
 that a run can be looked at while it goes on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import importlib
 import importlib.util
+import itertools
 from typing import Any
 
 from etils import epath
 
+from data_pipelines import store
+from meta_cot import traces
+from meta_cot.evaluation import rows as rows_lib
+from meta_cot.evaluation import symbolic
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 from meta_cot.training import metrics as metrics_lib
@@ -41,26 +46,64 @@ def read(
         f'--workdir: got {workdir}; there is no config.json in it: name the '
         'folder of a run.')
   there = files.read_json(path, stages=list)
-  limits = dict(max_rollouts=max_rollouts, max_problems=max_problems)
+  limits = dict(
+      max_rollouts=max_rollouts, max_problems=max_problems,
+      style=there.get('style'))
   shared = {k: there[k] for k in _SHARED if k in there}
   stages = [
       _stage(workdir, name, there[name], limits)
       for name in there['stages'] if isinstance(there.get(name), dict)]
+  _add_teacher(workdir, stages, limits)
   return dict(
       name=workdir.name, shared=_settings(shared, _defaults('base')),
       stages=stages)
 
 
+def _add_teacher(workdir, stages, limits) -> None:
+  """Puts the teacher's search of a problem beside the searches of a model."""
+  wanted = [
+      s for s in stages if s.get('searches') and s['kind'] != 'traces']
+  for made in wanted:
+    records = rows_lib.records(
+        workdir / made['name'] / 'rows' / symbolic.POLICY)
+    for name in (s['name'] for s in stages if s['kind'] == 'traces'):
+      records = itertools.chain(
+          records, *_taught(workdir / name, limits).values())
+    searches.add_teacher(made['searches'], records, limits['style'])
+
+
+def _taught(directory, limits) -> dict[str, Iterable[traces.TraceRecord]]:
+  """The first records of a stage of kind `traces`, by split."""
+  if not (directory / store.MANIFEST).exists():
+    return {}
+  found = {
+      split: store.read(directory, split)
+      for split in store.read_manifest(directory).splits}
+  return {
+      split: (records[i] for i in range(min(
+          limits['max_problems'], len(records))))
+      for split, records in found.items()}
+
+
+def _teaching(directory, limits) -> dict[str, Any]:
+  return dict(searches=[
+      problem for split, records in _taught(directory, limits).items()
+      for problem in searches.taught(records, split, limits['style'])])
+
+
 def _stage(workdir, name, group, limits) -> dict[str, Any]:
-  """One stage: `name`, `kind`, `state`, `settings`, `head`, `seconds`; and by
+  """One stage: `name`, `kind`, `state`, `machines`, `settings`, `head`; and by
   its kind `curves`, `rl`, `evaluation`, `searches` or `quality`."""
   directory, kind = workdir / name, group.get('kind', '')
   state = 'planned'
   for mark, word in (('begun', 'begun'), ('done', 'done')):
     if (workdir / mark / f'{name}.json').exists():
       state = word
+  machines = workdir / 'machines' / f'{name}.json'
   made = dict(
       name=name, kind=kind, state=state,
+      machines=files.read_json(machines, machines=list)['machines']
+      if machines.exists() else [],
       settings=_settings(group, _defaults('kinds', kind)),
       head=_head(directory / 'report.md'))
   if directory.is_dir():
@@ -127,8 +170,8 @@ def _quality(directory, limits) -> dict[str, Any]:
 
 
 _READERS: dict[str, Callable[..., dict[str, Any]]] = {
-    'train': _trained, 'rl': _rl, 'evaluate': _evaluated, 'search': _searched,
-    'quality': _quality}
+    'traces': _teaching, 'train': _trained, 'rl': _rl,
+    'evaluate': _evaluated, 'search': _searched, 'quality': _quality}
 
 
 def _defaults(module: str, kind: str | None = None) -> dict[str, Any]:

@@ -41,7 +41,13 @@ PAGES.search = ([name, place, time]) => {
        slider,
        el('button', {type: 'button', onclick: KEYS[']'],
                      'aria-label': 'One expansion on'}, '▶'), clock),
-    views.map(v => v.element)];
+    found.length > 1 && el(
+        'div', {class: 'row', role: 'group', 'aria-label': 'Searches'},
+        found.map((x, i) => toggle(`${x.solver} of ${x.policy}`, true, isOn => {
+          views[i].element.hidden = !isOn;
+        }))),
+    el('div', {class: found.length > 1 && 'beside'},
+       views.map(v => v.element))];
 };
 
 function searchList(s) {
@@ -70,6 +76,7 @@ function searchView(x) {
     ['expanded', x.order[i] < 0 ? 'never' : `as number ${x.order[i] + 1}`],
     ['visits', exact(x.visits[i])], ['value', exact(x.value[i])],
     ['log-probability', exact(x.log_prob[i])],
+    ['prior', exact(prior(x, i))],
     ['tokens', x.tokens[i]]].flatMap(
         ([name, value]) => [el('dt', {}, name), el('dd', {}, value)]));
   const {element, nodes} = drawTree(x, tell);
@@ -100,6 +107,17 @@ function searchView(x) {
       el('div', {class: 'text', 'aria-label': 'The search as text'}, told,
          rest))};
 }
+
+// What a node's log-probability is among its siblings, as rules of MCTS see it.
+function prior(x, i) {
+  if (!i || x.log_prob[i] === null) return null;
+  const most = Math.max(...siblings(x, i).map(j => x.log_prob[j]));
+  const share = j => Math.exp(x.log_prob[j] - most);
+  return share(i) / siblings(x, i).reduce((sum, j) => sum + share(j), 0);
+}
+
+const siblings = (x, i) => x.parent.map((p, j) => j).filter(
+    j => x.parent[j] === x.parent[i]);
 
 function verdictOf(x, i) {
   if (x.is_correct[i]) return 'right';

@@ -2,7 +2,7 @@
 """Searches of one problem by several procedures: trees, and how they are told.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 import itertools
 from typing import Any
 
@@ -103,6 +103,40 @@ def search(
       tree(nodes, solution, text), question=question,
       is_solved=row['is_correct'], num_tokens=row['num_tokens'],
       answer=row['answer'])
+
+
+def add_teacher(
+    problems: Sequence[dict[str, Any]],
+    records: Iterable[traces.TraceRecord], style: str,
+) -> None:
+  """Adds the teacher's search of the same problem to problems of `read`."""
+  missing = {problem['problem']: problem for problem in problems}
+  for record in records:
+    problem = missing.pop(record.problem.id, None)
+    if problem is not None:
+      problem['searches'].append(of_teacher(record, style))
+    if not missing:
+      return
+
+
+def taught(
+    records: Iterable[traces.TraceRecord], split: str, style: str
+) -> list[dict[str, Any]]:
+  """Makes problems as those of `read`, of the teacher's searches alone."""
+  return [dict(
+      problem=record.problem.id, split=split, question=record.problem.question,
+      searches=[of_teacher(record, style)]) for record in records]
+
+
+def of_teacher(record: traces.TraceRecord, style: str) -> dict[str, Any]:
+  """Makes the values of one search; without a text where the style has none."""
+  try:
+    text = traces.render(traces.linearize(record), style=style)
+  except ValueError:
+    text = ''
+  return dict(
+      tree(record.nodes, record.solution, text), is_solved=record.is_solved,
+      num_tokens=None, answer=None, policy='teacher', solver=record.strategy)
 
 
 def tree(
