@@ -39,7 +39,7 @@ def get_config(variant: str = 'make24') -> ml_collections.ConfigDict:
   for tokens in (100, 300, 1_000):
     name = f'budget{tokens}'
     c[name] = e = kinds.evaluate(
-        policies=(policy,), solvers=SOLVERS, num_problems=400,
+        policies=(policy,), solvers=SOLVERS, num_problems=320,
         num_curve_problems=0)
     e.budget.tokens = tokens
     e.samples.max_new_tokens = 40

@@ -114,6 +114,7 @@ class Sampler:
     self._judges = judges
     self._batch_size = sharding.up_to_parts(settings.batch_size, mesh)
     self._layout = Layout.of(settings.batch_size, settings.num_samples, mesh)
+    self._is_warm = set()
     self._words = functools.cache(vocabulary.of)
     self._generate = functools.cache(functools.partial(
         jit_generate, mesh=mesh, max_new_tokens=settings.max_new_tokens,
@@ -126,10 +127,7 @@ class Sampler:
     """See `base.Solver`."""
     copies = self._settings.num_samples
     asked = [traces.prompt(p, style=policy.style) for p in problems]
-    longest = max(asked, key=lambda p: len(policy.tokenizer.encode_prompt(p)))
-    _, done = self.complete(policy, [longest], rng)  # compiles
-    one = jax.tree.map(lambda x: x[:1], done)
-    self._judged(policy, [longest], one, rng)  # likewise
+    self._warm_up(policy, asked, rng)
     start = time.perf_counter()
     texts, done = self.complete(policy, asked, rng, first)
     prompts = [prompt for prompt in asked for _ in range(copies)]
@@ -170,6 +168,17 @@ class Sampler:
                 policy.model, len(policy.tokenizer.encode_prompt(prompt)),
                 length, {judge.label: judge.model for judge in self._judges})
             for prompt, length in zip(prompts, lengths)], object))
+
+  def _warm_up(self, policy, asked, rng) -> None:
+    """Compiles what prompts as wide as these need, once."""
+    size = lambda prompt: len(policy.tokenizer.encode_prompt(prompt))
+    longest = max(asked, key=size)
+    program = policy.model, decode.prompt_width(size(longest))
+    if program not in self._is_warm:
+      self._is_warm.add(program)
+      _, done = self.complete(policy, [longest], rng)
+      one = jax.tree.map(lambda x: x[:1], done)
+      self._judged(policy, [longest], one, rng)
 
   def _searched(self, policy, claims, done) -> list[int | None]:
     """Tokens of every text before the mark of its answer, if it has one."""

@@ -73,6 +73,7 @@ class Searcher:
     self._mesh = mesh
     self._judge = judge
     self._judging = judge and valuing_lib.judge_of(judge, judge.words)
+    self._is_warm = set()  # programs that are compiled
     # Others of the same strategy would be compiled again.
     self._slots = functools.cache(self._make_slots)
     self._host = functools.cache(self._make_host)
@@ -137,7 +138,10 @@ class Searcher:
     if judge := self._judge:
       params = params, slice_layers(judge.model, judge.params)
     queue = [batching.Problem(i, row) for i, row in enumerate(inputs, first)]
-    made.warm_up(params, rng, queue[0])
+    program = made, *(x.shape for x in jax.tree.leaves(inputs[0]))
+    if program not in self._is_warm:
+      self._is_warm.add(program)
+      made.warm_up(params, rng, queue[0])
     usage, start = batching.Usage(), time.perf_counter()
     finished = sorted(
         made.run_all(params, rng, queue, usage=usage),
