@@ -12,6 +12,7 @@ import ml_collections
 
 from configs import evaluate_groups
 from configs import rl_groups
+from configs import train_groups
 
 placeholder = ml_collections.config_dict.placeholder
 
@@ -64,7 +65,8 @@ def train(**changes: Any) -> ml_collections.ConfigDict:
   t = ml_collections.ConfigDict()
   t.kind = 'train'
   # What is learned from records: sft | value (a number for states, from a stage
-  # label) | verdict (the same in words).
+  # label) | verdict (the same in words) | dpo (the better of two steps, by the
+  # same).
   t.objective = 'sft'
   t.records = 'traces'
   t.tokenizer = 'tokenizer'
@@ -86,50 +88,10 @@ def train(**changes: Any) -> ml_collections.ConfigDict:
   t.profile_steps = ()  # first and last step to trace; --profile=10:12 sets it
   t.save_every_steps = 250
   t.max_to_keep = placeholder(int)  # None: all (the learning curve reads them)
-  t.data = _data()
+  t.data = train_groups.data()
   t.optimizer = _optimizer()
   t.update(changes)
   return t
-
-
-def _data():
-  d = ml_collections.ConfigDict()
-  d.sequence_length = 192  # tokens in a packed row
-  # Which tokens are trained (docs/traces.md): procedure_cloning | meta_cot |
-  # solution_path.
-  d.mask = 'procedure_cloning'
-  d.num_records = placeholder(int)  # the first of train; None: all there are
-  d.packing_bins = 64  # rows filled at a time
-  # Packed separately, shared by the hosts: a multiple of their number that
-  # divides batch_size. Another number gives other batches.
-  d.num_streams = 1
-  d.num_workers = 0  # reader processes per stream; 0: in this one
-  d.prune_fraction = 0.0  # share of traces with failed branches cut off
-  d.max_attempts = 4  # of arm revisions, the right one included
-  d.trained_attempts = 'all'  # of arm revisions: all | final (the right one)
-  d.value = _value()
-  d.verdict = _verdict()
-  return d
-
-
-def _value():
-  v = ml_collections.ConfigDict()  # of objective value
-  v.weight = 1.0  # of a state, in the mean over all that is trained
-  v.policy_weight = 0.0  # of a token of a right attempt; 0: the value alone
-  # Share of the weight that successes have, where few states succeed; what the
-  # value says is put right. None: as it is in the records.
-  v.balance = placeholder(float)
-  return v
-
-
-def _verdict():
-  v = ml_collections.ConfigDict()  # of objective verdict; each is one token
-  v.ask = '?'  # behind the steps: the verdict follows
-  v.right = '!'
-  v.wrong = 'x'
-  # Ends every state of a verification, which then stands before the verdict.
-  v.chain = placeholder(str)
-  return v
 
 
 def _optimizer():

@@ -22,7 +22,7 @@ from configs import base
 from configs import kinds
 from configs import tasks
 
-_FIRST = 'sft/solution_only'  # the policy of round 0
+FIRST = 'sft/solution_only'  # the policy of round 0
 
 
 def get_config(variant: str = 'star_tiny') -> ml_collections.ConfigDict:
@@ -32,12 +32,12 @@ def get_config(variant: str = 'star_tiny') -> ml_collections.ConfigDict:
     ValueError: no such variant; lists them.
   """
   change = base.choose(VARIANTS, variant)
-  c = _first_policy()
+  c = first_policy()
   change(c, num_rounds=2)
   return c
 
 
-def _first_policy() -> ml_collections.ConfigDict:
+def first_policy() -> ml_collections.ConfigDict:
   """Makes three-number Countdown and a small policy that knows a little."""
   c = base.get_config()
   c.model.update(dict(num_layers=3, embed_dim=64, head_dim=16, mlp_dim=172))
@@ -56,25 +56,25 @@ def _first_policy() -> ml_collections.ConfigDict:
 
 
 def _star(c: ml_collections.ConfigDict, num_rounds: int) -> None:
-  policy = _FIRST
+  policy = FIRST
   for i in range(1, num_rounds + 1):
     c[f'search{i}'] = kinds.search(
         policy=policy, solver='samples', num_train=2_000, num_validation=100)
-    policy = _learn(c, i, start=_FIRST)
+    policy = learn(c, i, start=FIRST)
   _compare(c, num_rounds)
 
 
 def _ts_llm(c: ml_collections.ConfigDict, num_rounds: int) -> None:
-  policy = _FIRST
+  policy = FIRST
   for i in range(1, num_rounds + 1):
     c[f'search{i}'] = search = kinds.search(
         policy=policy, solver='mcts', num_train=2_000, num_validation=100)
     search.search.update(_TREES)
-    policy = _learn(c, i, start=policy)
+    policy = learn(c, i, start=policy)
   _compare(c, num_rounds)
 
 
-def _learn(c: ml_collections.ConfigDict, i: int, start: str) -> str:
+def learn(c: ml_collections.ConfigDict, i: int, start: str) -> str:
   """Adds the training of round i; returns the policy that it leaves."""
   c[f'sft{i}'] = kinds.train(
       records=f'search{i}', start=start, arms=('solution_only',),
@@ -89,7 +89,7 @@ def _compare(c: ml_collections.ConfigDict, num_rounds: int) -> None:
   """Adds the table over the policies of all rounds."""
   c.table = kinds.evaluate(
       policies=('sft', *(f'sft{i}' for i in range(1, num_rounds + 1))),
-      reference=_FIRST, solvers=('greedy', 'mcts'), num_problems=300,
+      reference=FIRST, solvers=('greedy', 'mcts'), num_problems=300,
       num_curve_problems=0)
   c.table.search.update(_TREES)
   c.table.search.outcome = 'value'  # no verifier, as where a problem is new

@@ -45,6 +45,14 @@ class VerdictConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class PairsConfig:
+  """Settings of pairs of steps, see `pairs.Pairs`, and of what they teach."""
+
+  beta: float = config_lib.setting(above=0.0)  # see `objectives.dpo`
+  min_gap: float = config_lib.setting(above=0.0, high=1.0)  # of targets
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
   """Settings of the training sequences and of how they are packed."""
 
@@ -59,6 +67,7 @@ class DataConfig:
   trained_attempts: str = config_lib.setting(choices=('final', 'all'))
   value: ValueConfig
   verdict: VerdictConfig
+  pairs: PairsConfig
 
 
 @dataclasses.dataclass(frozen=True)

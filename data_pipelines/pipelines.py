@@ -20,6 +20,7 @@ from grain import experimental as grain_experimental
 import numpy as np
 
 from data_pipelines import examples as examples_lib
+from data_pipelines import pairs
 from meta_cot.settings import config as config_lib
 from meta_cot.traces import record as record_lib
 
@@ -262,13 +263,18 @@ def _pack(
 def _as_batch(rows: Mapping[str, np.ndarray]) -> Batch:
   """Packed rows -> the fields of `types.Batch`."""
   example_BxL = rows['example']
+  names = example_BxL.dtype.names
+  field = lambda name: np.ascontiguousarray(example_BxL[name])
+  positions_BxL, segments_BxL = (
+      rows['example_positions'], rows['example_segment_ids'])
+  if 'is_second' in names:  # two texts that do not see one another
+    positions_BxL = field('place')
+    segments_BxL = np.where(
+        segments_BxL > 0, 2 * segments_BxL - 1 + field('is_second'), 0)
   return {
-      'tokens': np.ascontiguousarray(example_BxL['tokens']),
-      'targets': np.ascontiguousarray(example_BxL['targets']),
-      'positions': rows['example_positions'],
-      'segment_ids': rows['example_segment_ids'],
-      'loss_mask': np.ascontiguousarray(example_BxL['weights']),
-      **{name: np.ascontiguousarray(example_BxL[name])
-         for name in example_BxL.dtype.names
-         if name not in examples_lib.POSITION.names},
-  }
+      'tokens': field('tokens'), 'targets': field('targets'),
+      'positions': positions_BxL,
+      'segment_ids': segments_BxL.astype(np.int32),
+      'loss_mask': field('weights'),
+      **{name: field(name) for name in names
+         if name not in pairs.POSITION.names}}

@@ -80,7 +80,8 @@ def test_a_style(monkeypatch):
   config = examples.DataConfig(
       64, 'procedure_cloning', None, 1, 0, 1, 0.0, 1, 'all',
       examples.ValueConfig(1.0, 0.0, None),
-      examples.VerdictConfig('?', '!', 'x', None))
+      examples.VerdictConfig('?', '!', 'x', None),
+      examples.PairsConfig(0.1, 0.25))
   example = examples.Texts(
       arms.make('solution_only', task), config, tokenizer, 'plain')(
           record, np.random.default_rng(0))

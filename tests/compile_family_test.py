@@ -4,6 +4,7 @@
 import libtpu
 import pytest
 
+from configs import dpo as dpo_config
 from configs import rl_traces
 from meta_cot.compile import __main__ as compile_lib
 from meta_cot.settings import config as config_lib
@@ -35,6 +36,19 @@ def test_programs(objective, part):
   assert result.fits and not result.cost.unknown_loops
   if part == 'update':
     assert list(result.cost.collectives) == ['all-reduce']
+
+
+def test_preferences():
+  config = dpo_config.get_config('tiny')
+  config.on_policy.update(dict(batch_size=16, num_loss_chunks=2))
+  result = compile_lib.compile_program(
+      compile_lib.for_accelerator(experiment_lib.parse(config)),
+      compile_lib.find_topology('v5e:2x2'), 'on_policy/train_step')
+  assert result.fits
+  # Gradients are summed over devices; no row leaves its own.
+  assert list(result.cost.collectives) == ['all-reduce']
+  # The state is updated in place, the reference stays.
+  assert 0 < result.memory.outputs - result.memory.aliased < 8192
 
 
 def test_rows_have_room_for_solutions():

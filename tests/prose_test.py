@@ -301,7 +301,8 @@ def test_every_arm_is_written(name):
       packing_bins=1, num_workers=0, num_streams=1, prune_fraction=0.0,
       max_attempts=3, trained_attempts='all',
       value=examples.ValueConfig(1.0, 0.0, None),
-      verdict=examples.VerdictConfig('?', '!', 'x', None))
+      verdict=examples.VerdictConfig('?', '!', 'x', None),
+      pairs=examples.PairsConfig(0.1, 0.25))
   written = examples.Texts(arm, config, tokenizer, 'prose')(
       record, np.random.default_rng(3))
   text = tokenizer.decode(

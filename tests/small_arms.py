@@ -21,4 +21,5 @@ CONFIG = examples_lib.DataConfig(
     packing_bins=4, num_workers=0, num_streams=1, prune_fraction=0.0,
     max_attempts=4, trained_attempts='final',
     value=examples_lib.ValueConfig(1.0, 0.0, None),
-    verdict=examples_lib.VerdictConfig('?', '!', 'x', None))
+    verdict=examples_lib.VerdictConfig('?', '!', 'x', None),
+    pairs=examples_lib.PairsConfig(0.1, 0.25))

@@ -7,6 +7,7 @@ folder says besides), as `supervised` has them, and a line in OBJECTIVES.
 
 import types
 
+from meta_cot.training import preferred
 from meta_cot.training import supervised
 from meta_cot.training import valued
 from meta_cot.training import verdict
@@ -15,6 +16,8 @@ OBJECTIVES = types.MappingProxyType({
     'sft': supervised,
     'value': valued,
     'verdict': verdict,
+    'dpo': preferred,
 })
 WITH_VALUES = ('value',)  # have value targets in their batches
-OF_STATES = ('value', 'verdict')  # learn from single attempts
+OF_STATES = ('value', 'verdict', 'dpo')  # learn from single attempts
+WITH_REFERENCE = ('dpo',)  # the start stays beside what is trained

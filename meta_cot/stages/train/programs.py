@@ -70,6 +70,12 @@ class Settings:
       raise config_lib.ConfigError(
           f'optimizer.trained.part: got {self.trained.part!r} with start None; '
           'name in start the policy that the rest is of.')
+    if self.has_reference and (
+        self.start is None or self.trained.part == 'value_head'):
+      raise config_lib.ConfigError(
+          f'objective: got {self.objective!r} with start {self.start!r} and '
+          f'optimizer.trained.part {self.trained.part!r}; it needs a policy to '
+          'go on from, and all or lora of it.')
     if not self.arms:
       raise config_lib.ConfigError('arms: got nothing; name at least one arm.')
     if (self.num_tokens is None) == (self.num_examples is None):
@@ -95,6 +101,29 @@ class Settings:
   def trained(self) -> part_lib.Part:
     """What of the policy is trained."""
     return self.optimizer.trained
+
+  @property
+  def has_reference(self) -> bool:
+    """Whether the start stays beside what is trained."""
+    return self.objective in objective_lib.WITH_REFERENCE
+
+  @property
+  def has_rest(self) -> bool:
+    """Whether a step needs parameters that it does not train."""
+    return self.has_reference or self.trained.has_base
+
+  def rest(self, start: types.Params) -> types.Params:
+    """Returns what of a start a step needs besides the state, not donated."""
+    base = self.trained.base(start)
+    if not self.has_reference:
+      return base
+    trained = {key: x for key, x in start.items() if key not in base}
+    return dict(base=base, reference=base | jax.tree.map(_copied, trained))
+
+  @property
+  def num_passes(self) -> float:
+    """What a step costs, in forward passes."""
+    return self.trained.num_passes + self.has_reference
 
   @property
   def amount(self) -> tuple[str, int]:
@@ -203,9 +232,8 @@ class Programs:
 
   @functools.cached_property
   def base(self) -> types.Params:
-    """The same of the parameters that are not trained."""
-    return self.settings.trained.base(
-        policy_lib.abstract(self.model, self.mesh))
+    """The same of the parameters that are not trained; see `Settings.rest`."""
+    return self.settings.rest(policy_lib.abstract(self.model, self.mesh))
 
   def jit_train_step(self) -> Callable[..., tuple[state_lib.TrainState, dict]]:
     """Jits (state, batch, base) -> (state, metrics); the state is donated."""
@@ -229,11 +257,16 @@ class Programs:
         out_shardings=sharding.replicated(self.mesh))
 
   def _loss(self) -> Callable:
-    loss = objective_lib.OBJECTIVES[self.settings.objective].loss
-    whole = self.settings.trained.whole
-    return lambda params, batch, base: loss(
-        self.model, whole(base, params), batch,
-        num_chunks=self.settings.num_loss_chunks)
+    settings = self.settings
+    loss = functools.partial(
+        objective_lib.OBJECTIVES[settings.objective].loss, self.model,
+        num_chunks=settings.num_loss_chunks)
+    whole = settings.trained.whole
+    if settings.has_reference:
+      return lambda params, batch, rest: loss(
+          whole(rest['base'], params), batch, reference=rest['reference'],
+          beta=settings.data.pairs.beta)
+    return lambda params, batch, base: loss(whole(base, params), batch)
 
   # What they are called with.
 
@@ -250,7 +283,7 @@ class Programs:
         'train_step', self.jit_train_step(), self.state,
         flops.training_flops_per_token(
             self.model, self.settings.data.sequence_length,
-            self.settings.trained.num_passes))
+            self.settings.num_passes))
 
   def eval_loss(self) -> program.Program:
     """The loss on a batch of validation."""
@@ -294,6 +327,11 @@ def _model(
   if settings.start is None:
     return context.shared.model
   return context.planned(settings.start).model
+
+
+def _copied(x: jax.Array | jax.ShapeDtypeStruct) -> Any:
+  """A copy of an array; a shape is its own."""
+  return x if isinstance(x, jax.ShapeDtypeStruct) else jnp.copy(x)
 
 
 def _shardings(tree: Any) -> Any:

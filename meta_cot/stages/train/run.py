@@ -77,10 +77,16 @@ class Run:
     if jax.process_index() == 0:
       policy_lib.write(directory, self.model, self.tokenizer, style, dict(
           arm=self.arm, objective=settings.objective,
-          longest=pipelines.longest(
-              self.source[tasks.VALIDATION], self.examples[tasks.VALIDATION],
-              self.tokenizer.eos_id), **objective.about(settings.data),
+          longest=self._longest(), **objective.about(settings.data),
           **({} if seed is None else dict(seed=seed))), self.base, self.start)
+
+  def _longest(self) -> int | None:
+    """Tokens of the longest text that it is taught, or that its start was."""
+    if self.settings.has_reference:  # pairs may have no text to the end
+      return self.start.about.get('longest')
+    return pipelines.longest(
+        self.source[tasks.VALIDATION], self.examples[tasks.VALIDATION],
+        self.tokenizer.eos_id)
 
   @functools.cached_property
   def num_steps(self) -> int:
@@ -116,7 +122,7 @@ class Run:
         tokenizer=self.tokenizer.fingerprint)
     start = functools.cache(lambda: self.start.params(self.mesh))
     state, writer, pending = self._open(saves, programs, start, clock)
-    base = settings.trained.base(start()) if settings.trained.has_base else {}
+    base = settings.rest(start()) if settings.has_rest else {}
     start.cache_clear()  # what is trained of it is donated
     train_step = programs.jit_train_step()
     with interruption.deferred():
@@ -128,7 +134,7 @@ class Run:
           hooks=self._hooks(programs, base, saves), rates=loop.Rates(
               flops.training_flops_per_token(
                   self.model, settings.data.sequence_length,
-                  settings.trained.num_passes),
+                  settings.num_passes),
               flops.peak_per_device() * jax.device_count()),
           writer=writer, clock=clock, pending=pending.rows,
           profile=self._profile(int(state.step)), name=self.name)
