@@ -232,5 +232,5 @@ def test_the_last_of_several_attempts_counts(text, is_right):
           vocabulary.of(_tokenizer(), 128, STYLE).texts), _tokenizer().eos_ids)
   problem = dict(numbers=jnp.array([5, 17, 1]), target=jnp.int32(23))
   assert outcome(problem, jnp.array(row), len(tokens)) == is_right
-  last = vocabulary.last_text(tokens, _tokenizer().eos_ids)
+  last = judge_lib.last_text(tokens, _tokenizer().eos_ids)
   assert last == _tokens(text.split(EOS)[-2] + EOS)

@@ -39,6 +39,12 @@ def of_text(
   return Claim(answer, task.verify(problem, answer))
 
 
+def last_text(tokens: Sequence[int], eos_ids: Sequence[int]) -> Sequence[int]:
+  """Cuts out the last attempt of several, with its end."""
+  ends = [i for i, token in enumerate(tokens[:-1]) if token in eos_ids]
+  return tokens[ends[-1] + 1:] if ends else tokens
+
+
 @dataclasses.dataclass(frozen=True)
 class Judged:
   """Verdicts on episodes, all NumPy."""
@@ -144,3 +150,13 @@ class Judge:
         num_tokens=np.maximum(
             rollouts.ends - rollouts.starts, 0).astype(np.int32),
         num_searched=num_searched, num_explored=np.zeros(num, np.int32))
+
+
+class OfLast(Judge):
+  """Judges the last of several attempts, each but it with its end."""
+
+  def claim(self, problem: Problem, tokens: Sequence[int]) -> Claim:
+    """Judges tokens behind a prompt, the end of the last attempt left out."""
+    ids = self.tokenizer.eos_ids
+    *last, _ = last_text([*tokens, ids[0]], ids)
+    return super().claim(problem, last)

@@ -45,7 +45,7 @@ def read(
   is_read = kind in vocabulary.SOLUTIONS and task.states is not None
   if is_read:
     first = task.states.first(problem)
-  last = lambda tokens: vocabulary.last_text(tokens, tokenizer.eos_ids)
+  last = lambda tokens: judge_lib.last_text(tokens, tokenizer.eos_ids)
   texts = {0: from_tree.NodeText('', first or '', False, ())}
   paths, states = {0: ()}, {0: first}  # tokens; state, None if illegal
   for slot in np.flatnonzero(tree.is_valid).tolist()[1:]:

@@ -125,16 +125,10 @@ def graph_inputs(
   return inputs
 
 
-def last_text(tokens: Sequence[int], eos_ids: Sequence[int]) -> Sequence[int]:
-  """Cuts out the last attempt of several, with its end."""
-  ends = [i for i, token in enumerate(tokens[:-1]) if token in eos_ids]
-  return tokens[ends[-1] + 1:] if ends else tokens
-
-
 def of_last_text(
     outcome: Callable[..., jax.Array], eos_ids: tuple[int, ...]
 ) -> Callable[..., jax.Array]:
-  """Makes the outcome of the last attempt; as `last_text`, in the graph."""
+  """Makes the outcome of the last attempt: `judge.last_text` in the graph."""
 
   def of_last(problem, tokens_M, length):
     column_M = jnp.arange(tokens_M.shape[0])

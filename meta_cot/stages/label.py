@@ -122,8 +122,9 @@ class _Planned:
             settings.sampling(), settings.max_new_tokens, tokenizer.eos_ids),
         num_rollouts=num_rollouts,
         num_slots=sharding.up_to_parts(num_slots, mesh),
-        outcome=self.context.task.in_graph.outcome(
-            there.words('solution').texts) if self.is_in_graph else None,
+        outcome=vocabulary.of_last_text(
+            self.context.task.in_graph.outcome(there.words('solution').texts),
+            tokenizer.eos_ids) if self.is_in_graph else None,
         pad_id=tokenizer.pad_id)
 
   def inputs(self, problems) -> list[dict]:
@@ -264,7 +265,7 @@ class _Labels:
             self._tokenizer, problems, self._policy.style),
         step_width=self._settings.max_new_tokens,
         pad_id=self._tokenizer.pad_id, inputs=planned.inputs,
-        judge=judge_lib.Judge(
+        judge=judge_lib.OfLast(
             self._context.task, self._tokenizer, self._policy.style))
 
 
