@@ -18,6 +18,11 @@ from configs import tasks
 
 _START = 'sft/episodes'
 
+# Stages that tune it to something that cannot be used, by what they change.
+CONTROLS = {
+    'shuffled': dict(feedback='shuffled'), 'unanswered': dict(feedback='none'),
+    'forgetful': dict(window=0)}
+
 
 def get_config(variant: str = 'safe') -> ml_collections.ConfigDict:
   """Makes the experiment of one variant.
@@ -72,10 +77,12 @@ def _rl(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   return r
 
 
-def _report(rl: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def _report(
+    rl: ml_collections.ConfigDict, name: str = 'rl',
+) -> ml_collections.ConfigDict:
   """The stage that says what episodes of the start and of a stage reach."""
   e = kinds.evaluate(
-      policies=(_START, 'rl'), start=_START, solvers=('samples', 'revisions'),
+      policies=(_START, name), start=_START, solvers=('samples', 'revisions'),
       num_curve_problems=0, num_problems=rl.get_ref('num_eval_problems'))
   e.samples.update(dict(  # best of N that nobody answers
       num_samples=12, max_new_tokens=rl.episodes.get_ref('episode_length')))
@@ -87,7 +94,26 @@ def _report(rl: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   return e
 
 
+def _controls(c: ml_collections.ConfigDict) -> None:
+  """Adds the stages of `CONTROLS`, else as `rl`, and a report of each."""
+  for name, change in CONTROLS.items():
+    c[name] = r = _rl(c)
+    for key in ('questions', 'credit', 'loss', 'updates', 'optimizer'):
+      r[key] = c.rl[key]  # the same: set for one, set for all
+    for key in ('seeds', 'num_iterations', 'eval_every', 'num_eval_problems'):
+      r[key] = c.rl.get_ref(key)
+    r.objectives = ('erl2',)
+    r.episodes.update(change)
+    c[f'{name}_episodes'] = _report(r, name)
+    c.stages += (name, f'{name}_episodes')
+
+
 def _safe(c: ml_collections.ConfigDict) -> None:
+  _pieces(c)
+  _controls(c)
+
+
+def _pieces(c: ml_collections.ConfigDict) -> None:
   c.tokenizer.vocabulary.pieces = tuple('abcdefgh?+-')
 
 
@@ -116,7 +142,7 @@ def _mastermind(c: ml_collections.ConfigDict) -> None:
 
 
 def _phase(c: ml_collections.ConfigDict) -> None:
-  _safe(c)
+  _pieces(c)
   c.rl.objectives = ('erl2', 'rl2')
   for name, weight in (('quarter', 0.25), ('half', 0.5)):
     c[name] = _rl(c)
