@@ -14,10 +14,9 @@ import argparse
 from collections.abc import Iterator, Sequence
 import json
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
+from benchmarks import worlds
 from configs import tasks
 from meta_cot.evaluation import plots
 from meta_cot.runtime import files
@@ -31,25 +30,9 @@ WEIGHTS = {0.0: 'rl/erl2', 0.25: 'quarter/weighted', 0.5: 'half/weighted',
 _START = 'sft/episodes'
 
 
-def run(workdir: pathlib.Path, probability: float, more: Sequence[str]) -> None:
-  """Runs the experiment of one world.
-
-  Raises:
-    UserError: it failed; its messages are above.
-  """
-  command = [
-      sys.executable, '-m', 'meta_cot.main', '--config=configs/worlds.py:phase',
-      f'--workdir={workdir}',
-      f'--config.task.default_probability={probability}', *more]
-  if code := subprocess.run(command).returncode:
-    raise config_lib.UserError(
-        f'{" ".join(command[1:])}: exit code {code}; its messages are above.')
-
-
 def rows(workdir: pathlib.Path, probability: float) -> Iterator[dict[str, Any]]:
   """Reads what the policies of a world reach, the start first."""
-  found = files.read_json(
-      files.path(workdir) / 'episodes' / 'summary.json')['episodes']['policies']
+  found = worlds.reached(workdir)['policies']
   world = _world(probability)
   number = world.settings.num_attempts
   question = next(world.problems('test', 0, 1)).question
@@ -114,7 +97,9 @@ def main(argv: list[str] | None = None) -> None:
   found = []
   for probability in map(float, arguments.probabilities.split(',')):
     workdir = arguments.workdir / f'{probability:g}'
-    run(workdir, probability, more)
+    worlds.run(
+        'phase', workdir,
+        (f'--config.task.default_probability={probability}', *more))
     found += rows(workdir, probability)
   arguments.output.with_suffix('.json').write_text(
       json.dumps(found, indent=1) + '\n')

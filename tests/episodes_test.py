@@ -173,6 +173,38 @@ def test_any_of_first_never_falls_and_covers_every_episode():
   assert anyhow[-1] == is_correct.any(axis=-1).mean()
 
 
+def _graded(run, *difficulty):
+  """A run that knows how difficult its problems are."""
+  number = run.is_correct.shape[1]
+  return dataclasses.replace(run, details=dict(
+      difficulty=np.repeat(np.array(difficulty, object)[:, None], number, 1)))
+
+
+def test_problems_are_split_by_difficulty(tmp_path):
+  samples = _samples([[None]] * 3)
+  runs = [
+      _graded(_run([[[0, first]], [[0, 1]], [[1, 0]]]), 1, 0, 1)
+      for first in (0, 1)]
+  summary = episodes.summarise(dict(a=dict(enumerate(runs))), samples, 'sft')
+  easy, hard = summary['policies']['a']['by_difficulty']
+  assert [(p['difficulty'], p['num_problems']) for p in (easy, hard)] == [
+      (0, 1), (1, 2)]
+  rates = lambda part: [rate['by_seed'] for rate in part['episodes']]
+  assert rates(easy) == [[0, 0], [1, 1]]
+  assert rates(hard) == [[1/2, 1/2], [0, 1/2]]
+  text = report.episodes(tmp_path / 'a', json.loads(json.dumps(summary)))
+  assert '| a | 0 | 1 | 100.0 [100.0, 100.0] | [100.0, 100.0] |\n' in text
+  assert '| a | 1 | 2 | 25.0 [' in text
+
+
+@pytest.mark.parametrize('difficulty', [(2, 2), (2, None), (None, None)])
+def test_problems_that_are_alike_are_not_split(difficulty, tmp_path):
+  summary = episodes.summarise(
+      {'sft': {0: _graded(_run(CORRECT), *difficulty)}}, SAMPLES, 'sft')
+  assert summary['policies']['sft']['by_difficulty'] == []
+  assert 'difficulty' not in report.episodes(tmp_path / 'a', summary)
+
+
 def _summary():
   run = _run(CORRECT)
   return episodes.summarise(

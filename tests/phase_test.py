@@ -3,11 +3,8 @@
 
 import json
 
-import pytest
-
 from benchmarks import phase
 from configs import worlds
-from meta_cot.settings import config as config_lib
 from meta_cot.stages import experiment as experiment_lib
 
 
@@ -47,8 +44,3 @@ def test_the_experiment_has_a_stage_for_every_weight():
       made = settings.objective(objective)
       leaves[f'{name}/{objective}'] = float(made.weights(3, 0.0)[0])
   assert leaves == {policy: weight for weight, policy in phase.WEIGHTS.items()}
-
-
-def test_a_run_that_fails_is_named(tmp_path):
-  with pytest.raises(config_lib.UserError, match='exit code 2'):
-    phase.run(tmp_path / 'w', 1.5, ())

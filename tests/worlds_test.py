@@ -197,6 +197,7 @@ def test_optima_of_harbours(share, detour):
   for question, is_on, want in (
       ('220044', False, detour), ('221133', True, 1.0)):
     assert harbour.is_on_the_way(question) == is_on
+    assert world.difficulty(question) == (not is_on)
     best = functools.partial(optimum.best, world, question)
     assert best(2, 0).final == pytest.approx(1.0)
     assert best(2, 1).final == pytest.approx(want, abs=6e-4)

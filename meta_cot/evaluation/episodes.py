@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from meta_cot.evaluation import budgets
+from meta_cot.evaluation import reasoning
 from meta_cot.evaluation import runs as runs_lib
 from meta_cot.solvers import base
 
@@ -25,7 +26,8 @@ def summarise(
   """Everything the report says, as JSON values.
 
   A rate is a dict as in `budgets`, with success `by_seed`, and with two seeds
-  or more `seeds_ci95`, over runs (Student's t).
+  or more `seeds_ci95`, over runs (Student's t). `by_difficulty` has a part for
+  every difficulty where there are several.
 
   Args:
     runs: of every policy, at least one; all on the same problems.
@@ -39,6 +41,7 @@ def summarise(
               seeds=list(group),
               num_trajectories=_stack(group, 'is_correct').shape[2],
               episodes=_episodes(group, samples),
+              by_difficulty=_by_difficulty(group),
               minus_start=None if policy == start or start not in runs else
               _minus(group, runs[start]))
           for policy, group in runs.items()},
@@ -66,6 +69,18 @@ def _episodes(group: Runs, samples: base.Outcomes) -> list[dict]:
           equal_tokens=budgets.at_tokens(
               samples, tokens, _RIVALS, is_whole=False))
       for e, tokens in enumerate(over_all(np.cumsum(num_tokens, axis=-1)))]
+
+
+def _by_difficulty(group: Runs) -> list[dict]:
+  """Success of every episode, by what the task says of problems; or none."""
+  this_RxBxE = _stack(group, 'is_correct').mean(axis=2)
+  _, *parts = reasoning.parts(next(iter(group.values())))
+  return [
+      dict(difficulty=difficulty, num_problems=int(is_in_B.sum()),
+           episodes=[
+               runs_lib.rate(values_RxB)
+               for values_RxB in np.moveaxis(this_RxBxE[:, is_in_B], -1, 0)])
+      for difficulty, is_in_B in parts]
 
 
 def _minus(group: Runs, start: Runs) -> dict:

@@ -38,19 +38,22 @@ def summarise(
     name = dict(policy=policy, solver=solver, split=split)
     entries += [
         name | dict(difficulty=difficulty) | _means(outcomes, is_in_B)
-        for difficulty, is_in_B in _parts(outcomes)]
+        for difficulty, is_in_B in parts(outcomes)]
   return entries
 
 
-def _parts(outcomes: base.Outcomes) -> list[tuple[float | None, np.ndarray]]:
-  """Which problems belong to a part, [B] bool; the whole comes first."""
-  parts = [(None, np.ones(len(outcomes.is_correct), bool))]
+def parts(outcomes: base.Outcomes) -> list[tuple[float | None, np.ndarray]]:
+  """Says which problems belong to a part by difficulty, [B] bool.
+
+  The whole (None) comes first, alone where no two difficulties are known.
+  """
+  found = [(None, np.ones(len(outcomes.is_correct), bool))]
   if 'difficulty' in outcomes.details:
     said_B = outcomes.details['difficulty'][:, 0]
     known = sorted({value for value in said_B if value is not None})
     if len(known) > 1:
-      parts += [(value, said_B == value) for value in known]
-  return parts
+      found += [(value, said_B == value) for value in known]
+  return found
 
 
 def _means(outcomes: base.Outcomes, is_in_B: np.ndarray) -> dict:

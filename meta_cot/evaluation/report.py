@@ -175,7 +175,8 @@ def episodes(directory: epath.Path, summary: Mapping | None) -> str:
       'over problems, with all trajectories and seeds of a problem as one '
       "(normal); `over seeds` between the means of the seeds (Student's t). "
       f'`{summary["start"]}` is where training started.\n\n'
-      + _final_episode(summary) + '\n' + _every_episode(summary))
+      + _final_episode(summary) + '\n' + _by_difficulty(summary)
+      + _every_episode(summary))
 
 
 def episode_curves(
@@ -215,6 +216,19 @@ def _final_episode(summary: Mapping) -> str:
       + tables.table(
           'policy | seeds | episodes | tokens | solved % | over seeds | '
           f'minus {summary["start"]} | over seeds', rows))
+
+
+def _by_difficulty(summary: Mapping) -> str:
+  rows = [
+      [policy, f'{part["difficulty"]:g}', part['num_problems'],
+       part['episodes'][-1], part['episodes'][-1]['seeds_ci95']]
+      for policy, values in summary['policies'].items()
+      for part in values['by_difficulty']]
+  return '' if not rows else (
+      '### The final episode by difficulty\n\nDifficulty is what the task says '
+      'of a problem.\n\n' + tables.table(
+          'policy | difficulty | problems | solved % | over seeds', rows)
+      + '\n')
 
 
 def _every_episode(summary: Mapping) -> str:

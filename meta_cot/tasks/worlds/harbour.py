@@ -9,7 +9,8 @@ stays), right where the last cell is the goal. Behind an attempt that touched
 the lighthouse stands the goal, behind another `+.` or `-.`.
 
 Of a question *on the way* six moves lead home past the lighthouse; of the
-others, *detours*, they do not, so that looking costs the attempt.
+others, *detours*, they do not, so that looking costs the attempt. The
+`difficulty` of a detour is 1, of the others 0: reports keep them apart.
 """
 
 from collections.abc import Sequence
@@ -101,6 +102,10 @@ class Harbour(world.World):
     way = list(shortest(start, end))
     rng.shuffle(way)
     return ''.join(way)
+
+  def difficulty(self, question):
+    """Returns 0 on the way, and 1 for a detour."""
+    return int(not is_on_the_way(question))
 
   def arrays(self, problem):
     """Returns the cells of a problem, int32 [2] each."""

@@ -77,6 +77,10 @@ class World:
     """Makes the next attempt of a demonstration, by what was heard alone."""
     raise NotImplementedError
 
+  def difficulty(self, question: str) -> int | None:
+    """Returns a number by which reports split questions; None: no split."""
+    del question
+
   # What follows from it.
 
   @property
@@ -166,8 +170,10 @@ class World:
   def _problem(self, split: str, index: int) -> Problem:
     rng = random.Random(f'{self.name}/{self.seed}/{split}/{index}')
     question, hidden = self.draw(split, index, rng)
-    return Problem(
-        f'{self.name}-{split}-{index}', question, hidden, dict(hidden=hidden))
+    data, difficulty = dict(hidden=hidden), self.difficulty(question)
+    if difficulty is not None:
+      data['difficulty'] = difficulty
+    return Problem(f'{self.name}-{split}-{index}', question, hidden, data)
 
   def _settings(self) -> Settings:
     if self.settings is None:
