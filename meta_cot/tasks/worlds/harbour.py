@@ -88,20 +88,22 @@ class Harbour(world.World):
     return '+.' if is_right else '-.', is_right
 
   def act(self, question, heard, is_last, rng):
-    """Sails home, looks, or anywhere; then to the goal that was seen."""
+    """Sails home, past the lighthouse, or anywhere; then to the goal seen."""
     start, light, home = cells(question)
     beliefs = self.beliefs(question, heard)
     if len(beliefs) == 1:
-      end = _cell(next(iter(beliefs)))
+      stops = [_cell(next(iter(beliefs)))]
     elif is_last:
-      end = _cell(self.guess(question, heard, rng))
+      stops = [_cell(self.guess(question, heard, rng))]
     else:
       kind = rng.random()
-      end = home if kind < 0.5 else light if kind < 0.75 else rng.choice(
-          [cell for cell in _CELLS if cell != start])
-    way = list(shortest(start, end))
-    rng.shuffle(way)
-    return ''.join(way)
+      stops = [home] if kind < 0.5 else [
+          rng.choice([cell for cell in _CELLS if cell != start])]
+      if 0.5 <= kind < 0.75:
+        stops = [light, home][:1 + is_on_the_way(question)]
+    return ''.join(
+        ''.join(rng.sample(way, len(way))) for way in map(
+            shortest, (start, *stops), stops))
 
   def difficulty(self, question):
     """Returns 0 on the way, and 1 for a detour."""
