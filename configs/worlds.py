@@ -66,7 +66,7 @@ def experiment(task: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def _rl(c: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """A stage that tunes the reader, with each objective and three seeds."""
   r = kinds.rl(
-      start=_START, seeds=(0, 1, 2), num_iterations=300, eval_every=50,
+      start=_START, seeds=(0, 1, 2), num_iterations=300, eval_every=150,
       save_every=200, num_eval_problems=1_000, num_eval_samples=1)
   r.questions.rest = 0  # its next draw hides something else
   r.episodes.update(dict(
@@ -126,8 +126,7 @@ def _harbour(c: ml_collections.ConfigDict) -> None:
 def _hilo(c: ml_collections.ConfigDict) -> None:
   c.tokenizer.vocabulary.pieces = tuple('<>=')
   c.sft.num_tokens = 500_000
-  # Without it the first attempt soon is always the same number.
-  c.rl.loss.update(dict(entropy_bonus=0.03, entropy_bonus_end=0.0))
+  _larger(c)
 
 
 def _expressions(c: ml_collections.ConfigDict) -> None:
@@ -139,6 +138,17 @@ def _expressions(c: ml_collections.ConfigDict) -> None:
 
 def _mastermind(c: ml_collections.ConfigDict) -> None:
   c.tokenizer.vocabulary.pieces = tuple('abcdef')
+  _larger(c)
+
+
+def _larger(c: ml_collections.ConfigDict) -> None:
+  """More trajectories, larger steps, and a bonus for entropy at first.
+
+  Without the bonus the first attempt soon is always the same.
+  """
+  c.rl.questions.update(dict(num_questions=64, num_slots=512))
+  c.rl.loss.update(dict(entropy_bonus=0.05, entropy_bonus_end=0.0))
+  c.rl.optimizer.learning_rate = 1e-3
 
 
 def _phase(c: ml_collections.ConfigDict) -> None:
