@@ -119,8 +119,11 @@ def _pieces(c: ml_collections.ConfigDict) -> None:
 
 def _harbour(c: ml_collections.ConfigDict) -> None:
   c.tokenizer.vocabulary.pieces = tuple('UDLR+-.')
-  c.sft.num_tokens = 2_500_000
+  c.task.num_train = 60_000
+  c.sft.num_tokens = 5_000_000
   c.rl.episodes.episode_length = 8
+  c.rl.num_iterations = 200
+  c.rl.optimizer.learning_rate = 5e-4
 
 
 def _hilo(c: ml_collections.ConfigDict) -> None:

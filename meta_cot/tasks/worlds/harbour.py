@@ -88,7 +88,10 @@ class Harbour(world.World):
     return '+.' if is_right else '-.', is_right
 
   def act(self, question, heard, is_last, rng):
-    """Sails home, past the lighthouse, or anywhere; then to the goal seen."""
+    """Sails home, to the lighthouse or anywhere; then to the goal seen.
+
+    On the way half of the first attempts go home past the lighthouse.
+    """
     start, light, home = cells(question)
     beliefs = self.beliefs(question, heard)
     if len(beliefs) == 1:
@@ -96,11 +99,10 @@ class Harbour(world.World):
     elif is_last:
       stops = [_cell(self.guess(question, heard, rng))]
     else:
-      kind = rng.random()
-      stops = [home] if kind < 0.5 else [
-          rng.choice([cell for cell in _CELLS if cell != start])]
-      if 0.5 <= kind < 0.75:
-        stops = [light, home][:1 + is_on_the_way(question)]
+      past = [light, home] if is_on_the_way(question) else []
+      stops = rng.choice([
+          [home], past or [home], past or [light],
+          [rng.choice([cell for cell in _CELLS if cell != start])]])
     return ''.join(
         ''.join(rng.sample(way, len(way))) for way in map(
             shortest, (start, *stops), stops))
