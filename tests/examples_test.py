@@ -16,7 +16,8 @@ FILE = small_run.ROOT / 'examples' / 'pouring.py'
 TUTORIAL = small_run.ROOT / 'docs' / 'tasks.md'
 _SHORT = (
     '--config.model.num_layers=1', '--config.model.embed_dim=32',
-    '--config.model.mlp_dim=32', '--config.task.num_heldout=40', '--config.sft.num_tokens=40_000',
+    '--config.model.mlp_dim=32', '--config.task.num_heldout=40',
+    '--config.sft.num_tokens=40_000',
     '--config.evaluate.num_problems=24',
     '--config.evaluate.samples.num_samples=2',
     '--config.evaluate.samples.max_new_tokens=96',
