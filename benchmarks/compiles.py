@@ -88,6 +88,13 @@ def line(model: str, report: dict[str, Any], asked: str) -> dict[str, Any]:
       compile_seconds=round(program['compile_seconds']), command=asked)
 
 
+def _place(row: dict[str, Any]) -> tuple[int, int]:
+  """Where a row stands: by model and slice, then by program."""
+  slices = [(m, topology) for m, some in SLICES.items() for topology in some]
+  return (slices.index((row['model'], row['topology'])),
+          PROGRAMS.index(row['program']))
+
+
 def fits(row: dict[str, Any]) -> bool:
   """Tells whether a device holds the program and what is beside it."""
   return row['hbm']['peak'] + row['beside'] <= row['hbm']['capacity']
@@ -125,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
         any(word in part for part in cell) for word in words):
       continue
     print('python', *command(*cell), file=sys.stderr, flush=True)
-    results.append(compiled(*cell))
+    results = sorted([*results, compiled(*cell)], key=_place)
     path.write_text(json.dumps(results, indent=1) + '\n')
   print(table(results))
 

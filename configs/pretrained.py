@@ -59,7 +59,8 @@ def _train(c: ml_collections.ConfigDict, num_accumulation: int) -> None:
   c.rl.questions.update(dict(num_questions=32, num_samples=8, num_slots=128))
   c.rl.episodes.update(dict(num_episodes=2, episode_length=128))
   c.rl.updates.update(dict(
-      num_minibatches=2, num_accumulation=2, num_loss_chunks=8))
+      num_minibatches=2, num_accumulation=max(2, num_accumulation),
+      num_loss_chunks=8))
   c.rl.optimizer.learning_rate = 1e-6
 
 
