@@ -42,10 +42,12 @@ def get_config(variant: str = 'make24') -> ml_collections.ConfigDict:
         policies=(policy,), solvers=SOLVERS, num_problems=320,
         num_curve_problems=0)
     e.budget.tokens = tokens
-    e.samples.max_new_tokens = 40
-    e.search.update(dict(value='mixture', branching=2, step_length=9))
+    e.samples.update(dict(max_new_tokens=40, batch_size=128))
+    e.search.update(dict(
+        value='mixture', branching=2, step_length=9,
+        num_slots=16))  # a block's
     e.search.valuing.weights = (1.0, 5.0)
-    e.episodes.num_episodes = 2
+    e.episodes.update(dict(num_episodes=2, num_questions=16, num_slots=64))
     c.stages += (name,)
   return c
 
