@@ -101,7 +101,8 @@ function searchView(x) {
   };
   return {at, element: el('section', {class: 'card', 'data-solver': x.solver},
       el('div', {class: 'row'}, el('strong', {}, `${x.solver} of ${x.policy}`),
-         verdict(x.is_solved ? 1 : 0), `${number(x.num_tokens)} tokens drawn`,
+         verdict(x.is_solved ? 1 : 0),
+         x.num_tokens !== null && `${number(x.num_tokens)} tokens drawn`,
          counter),
       el('div', {class: 'split'}, el('div', {class: 'wide'}, element), about),
       el('div', {class: 'text', 'aria-label': 'The search as text'}, told,
