@@ -151,6 +151,7 @@ def _larger(c: ml_collections.ConfigDict) -> None:
   """
   c.rl.questions.update(dict(num_questions=64, num_slots=512))
   c.rl.loss.update(dict(entropy_bonus=0.05, entropy_bonus_end=0.0))
+  c.rl.num_iterations = 200
   c.rl.optimizer.learning_rate = 1e-3
 
 
