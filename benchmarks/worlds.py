@@ -67,7 +67,7 @@ def rows(name: str, workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
   """
   config = files.read_json(files.path(workdir) / 'config.json')
   world = _world(config)
-  controls = [c for c in worlds_config.CONTROLS if c in config]
+  controls = [c for c in worlds_config.CONTROLS if c in config['stages']]
   found = reached(workdir)
   policies = {_BEST: None} | found['policies']
   for control in controls:
