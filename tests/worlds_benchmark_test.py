@@ -64,6 +64,16 @@ def test_rows_have_what_is_seen_beside_what_is_best(tmp_path):
       '| safe .30 | rl/erl2 | 95.0 [10.0, 90.0] | 90.0, 100.0 | 100.0 | - |')
 
 
+def test_controls_that_were_not_run_have_no_rows(tmp_path):
+  _write(tmp_path, 'safe', {
+      policy: [0.5] for policy in ('sft/episodes', 'rl/erl2', 'rl/rl2')})
+  path = tmp_path / 'config.json'
+  made = json.loads(path.read_text())
+  path.write_text(json.dumps(made | dict(stages=['rl', 'episodes'])))
+  assert [row['policy'] for row in worlds.rows('safe .60', tmp_path)] == [
+      'rl/erl2', 'sft/episodes', 'rl/rl2', 'best of K, oracle']
+
+
 def test_parts_of_the_problems_have_rows_of_their_own(tmp_path):
   _write(tmp_path, 'harbour', {
       'sft/episodes': [0.6], 'rl/erl2': [1.0, 0.8], 'rl/rl2': [0.9, 0.9],
