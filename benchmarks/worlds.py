@@ -31,7 +31,9 @@ from meta_cot.tasks.worlds import world as world_lib
 # By name: the variant of the experiment, and what it changes.
 WORLDS = {
     'safe .30': ('safe', ()),
-    'safe .60': ('safe', ('--config.task.default_probability=0.6',)),
+    'safe .60': ('safe', (
+        '--config.task.default_probability=0.6', '--config.stages=' + str((
+            'problems', 'traces', 'tokenizer', 'sft', 'rl', 'episodes')))),
     'harbour': ('harbour', ()), 'hilo': ('hilo', ()),
     'mastermind': ('mastermind', ())}
 _PARTS = {'harbour': {0: 'on the way', 1: 'detours'}}  # by difficulty
