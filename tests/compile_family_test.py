@@ -6,6 +6,7 @@ import pytest
 
 from configs import dpo as dpo_config
 from configs import rl_traces
+from configs import search2 as search2_config
 from meta_cot.compile import __main__ as compile_lib
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import experiment as experiment_lib
@@ -49,6 +50,16 @@ def test_preferences():
   assert list(result.cost.collectives) == ['all-reduce']
   # The state is updated in place, the reference stays.
   assert 0 < result.memory.outputs - result.memory.aliased < 8192
+
+
+def test_labels_of_attempts():
+  """Where the last attempt is, the program finds out."""
+  config = search2_config.get_config('tiny')
+  config.meta_labels.update(dict(num_states=16, max_new_tokens=24))
+  result = compile_lib.compile_program(
+      compile_lib.for_accelerator(experiment_lib.parse(config)),
+      compile_lib.find_topology('v5e:2x2'), 'meta_labels/complete_8')
+  assert result.fits
 
 
 def test_rows_have_room_for_solutions():
