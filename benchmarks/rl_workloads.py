@@ -161,7 +161,8 @@ def iterating(
         judge=functools.partial(judge, flat=flat),
         reference=jax.tree.map(jnp.copy, state.params),
         prepare=programs.prepare(), update=programs.update(), vine=None,
-        branches=None, explore=None, rng=jax.random.key(1), mesh=one)
+        branches=None, solutions=None, explore=None, rng=jax.random.key(1),
+        mesh=one)
   number = 0
 
   def call():
