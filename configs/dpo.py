@@ -43,7 +43,7 @@ def _tiny() -> ml_collections.ConfigDict:
         num_validation=200)
     c[name] = kinds.train(
         objective='dpo', records=f'{name}_labels', start=loops.FIRST,
-        arms=('solution_only',), num_tokens=400_000, eval_every_steps=100,
+        arms=('solution_only',), num_tokens=120_000, eval_every_steps=100,
         save_every_steps=400)
     c[name].data.sequence_length = 64
     c[name].optimizer.learning_rate = 3e-4
