@@ -204,6 +204,17 @@ def test_optima_of_harbours(share, detour):
     assert best(1, 0).final == pytest.approx(share)
 
 
+def test_readers_of_harbour_look_more_often_on_the_way():
+  world = make('harbour', num_attempts=2, num_train=3_000)
+  looked = {0: [], 1: []}  # by difficulty
+  for problem in world.problems('train', 0, 3_000):
+    first = world.teacher.search(problem, 'reader', 0).nodes[1]
+    looked[problem.data['difficulty']].append(not first.state.endswith('.'))
+  # A quarter of the ways to any cell, and to home, happen to pass it too.
+  assert 0.5 < np.mean(looked[0]) < 0.65
+  assert 0.25 < np.mean(looked[1]) < 0.35
+
+
 SMALL = {
     'safe': safe.Safe(safe.Settings(2, 9, 9, 2, 2, 0.45)),
     'hilo': hilo.Hilo(hilo.Settings(3, 9, 9, 3, 0.4)),
