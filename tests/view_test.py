@@ -163,6 +163,15 @@ def test_fewer_rollouts_are_of_whole_iterations(workdir):
   assert not _stage(_read(workdir, max_rollouts=0), 'rl')['rl'][0]['rows']
 
 
+def test_rollouts_of_all_policies_are_bounded_together(workdir, tmp_path):
+  copy = tmp_path / 'w'
+  shutil.copytree(workdir, copy)
+  shutil.copytree(copy / 'rl/erl2/seed0', copy / 'rl/erl2/seed1')
+  found = _stage(_read(copy, max_rollouts=12), 'rl')['rl']
+  assert [made['run'] for made in found] == ['erl2/seed0', 'erl2/seed1']
+  assert [len(made['rows']) for made in found] == [6, 6]
+
+
 def test_a_run_that_goes_on_can_be_looked_at(workdir, tmp_path):
   config = json.loads((workdir / 'config.json').read_text())
   (tmp_path / 'config.json').write_text(json.dumps(config))

@@ -5,10 +5,10 @@
       [--max_rollouts=1000] [--max_problems=40] [--atif=FOLDER]
 
 The page needs no network and opens from a file. It may be made while the run
-goes on. `--max_rollouts` bounds the kept rollouts of each policy of RL that it
-shows (all of evenly spaced iterations), `--max_problems` the searches of each
-stage. `--atif` also writes all kept rollouts as trajectories of ATIF v1.7, a
-JSON file each.
+goes on. `--max_rollouts` bounds the kept rollouts that it shows, evenly of all
+policies of RL and of evenly spaced iterations, `--max_problems` the searches of
+each stage. `--atif` also writes all kept rollouts as trajectories of ATIF v1.7,
+a JSON file each.
 """
 
 from collections.abc import Sequence

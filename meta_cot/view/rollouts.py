@@ -60,7 +60,7 @@ def _piece(tokenizer: tokenizers.Tokenizer, token: int) -> str:
 def export(workdir: epath.Path, folder: epath.Path) -> int:
   """Writes all kept rollouts of a workdir as ATIF: how many there were."""
   number = 0
-  for path in sorted(_files(workdir)):
+  for path in kept_by(workdir):
     there = path.parent
     name = '/'.join(there.parts[len(workdir.parts):])
     decode = policy_lib.read(there).tokenizer().decode
@@ -82,12 +82,11 @@ def trajectories(
     yield atif.trajectory(list(group), decode, model=model)
 
 
-def _files(workdir: epath.Path) -> Iterable[epath.Path]:
-  """Those of all policies: STAGE/OBJECTIVE/SEED/NAME."""
+def kept_by(workdir: epath.Path) -> list[epath.Path]:
+  """Lists the files of all policies: STAGE/OBJECTIVE/SEED/NAME."""
   inside = lambda folder: [
       path for path in files.matching(folder, '*') if path.is_dir()]
-  for stage in inside(workdir):
-    for objective in inside(stage) if stage.name != 'replaced' else ():
-      for seed in inside(objective):
-        if (seed / kept.NAME).exists():
-          yield seed / kept.NAME
+  return sorted(
+      seed / kept.NAME for stage in inside(workdir)
+      if stage.name != 'replaced' for objective in inside(stage)
+      for seed in inside(objective) if (seed / kept.NAME).exists())

@@ -46,8 +46,9 @@ def read(
         f'--workdir: got {workdir}; there is no config.json in it: name the '
         'folder of a run.')
   there = files.read_json(path, stages=list)
+  num_policies = max(len(rollouts.kept_by(workdir)), 1)
   limits = dict(
-      max_rollouts=max_rollouts, max_problems=max_problems,
+      max_rollouts=max_rollouts // num_policies, max_problems=max_problems,
       style=there.get('style'))
   shared = {k: there[k] for k in _SHARED if k in there}
   stages = [
