@@ -5,8 +5,9 @@
 
 A small model learns from demonstrations to read what is said of attempts, and
 is tuned with each objective; `episodes` is the report. docs/rl.md says what the
-best policies reach. Variants are the tasks of meta_cot/tasks/worlds, and
-`phase`: `safe` with four weights of earlier attempts (benchmarks/phase.py).
+best policies reach. Variants are the tasks of meta_cot/tasks/worlds (`safe`
+tunes controls too, see benchmarks/worlds.py), and `phase`: `safe` with four
+weights of earlier attempts (benchmarks/phase.py).
 """
 
 import ml_collections
@@ -18,7 +19,7 @@ from configs import tasks
 
 _START = 'sft/episodes'
 
-# Stages that tune it to something that cannot be used, by what they change.
+# Stages in which earlier attempts cannot help, by what they change of episodes.
 CONTROLS = {
     'shuffled': dict(feedback='shuffled'), 'unanswered': dict(feedback='none'),
     'forgetful': dict(window=0)}
@@ -141,7 +142,10 @@ def _expressions(c: ml_collections.ConfigDict) -> None:
 
 def _mastermind(c: ml_collections.ConfigDict) -> None:
   c.tokenizer.vocabulary.pieces = tuple('abcdef')
+  c.task.num_train = 30_000
+  c.sft.num_tokens = 3_000_000
   _larger(c)
+  c.rl.loss.entropy_bonus = 0.02
 
 
 def _larger(c: ml_collections.ConfigDict) -> None:

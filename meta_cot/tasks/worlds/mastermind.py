@@ -53,7 +53,7 @@ class Mastermind(world.World):
 
   def act(self, question, heard, is_last, rng):
     """Guesses anything; in the end what may be right."""
-    if is_last or rng.random() < 0.3:
+    if is_last or rng.random() < 0.8:
       return self.guess(question, heard, rng)
     return rng.choice(self.attempts(question))
 
