@@ -85,6 +85,7 @@ class _NoTokenizer:
   """Texts are made by nobody, and read by nobody."""
 
   pad_id, eos_ids = 0, ()  # every episode runs to its limit
+  control_ids: dict[str, int] = {}
 
   def encode(self, text: str) -> list[int]:
     """See `sentencepiece.Tokenizer`."""

@@ -139,7 +139,7 @@ def test_the_second_round_killed_and_changed(tmp_path):
       name.removeprefix('replaced/') for name, at in after.items()
       if before.get(name) != at}
   assert {name.split('/')[0] for name in changed} == {
-      'begun', 'done', 'sft2', 'table'}
+      'begun', 'done', 'machines', 'sft2', 'table'}
   assert {n for n in changed if n.startswith(('begun/', 'done/'))} == {
       f'{part}/{stage}.json' for part in ('begun', 'done')
       for stage in ('sft2', 'table')}
