@@ -31,7 +31,8 @@ def _run(is_compacted, variant='llama', loop='unroll', **changes):
 
 
 @pytest.mark.parametrize('variant, loop', [
-    ('llama', 'unroll'), ('gemma', 'scan')])
+    ('llama', 'unroll'),
+    pytest.param('gemma', 'scan', marks=pytest.mark.slow)])
 def test_trees_are_the_same(variant, loop):
   plain = _run(False, variant, loop)
   lengths = plain.tree.embeddings.page.length

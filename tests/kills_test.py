@@ -21,14 +21,13 @@ from tests import small_run
 
 ARMS = ('traces', 'solution_only')
 MOMENTS = kills.moments(ARMS, num_rows=12)
-# One kind of place each: two shards, the tokenizer, a checkpoint that is
-# written, one that was, between checkpoints, a report, the searches,
+# One kind of place each: a shard, the tokenizer, a checkpoint that is written,
+# one that was, sizes of a budget, the searches, between checkpoints,
 # reinforcement learning as it saves and between its saves, its report.
 FEW = (
-    'problem shard', 'shard', 'model', 'traces: in a save',
-    'solution_only: renamed', 'solution_only: row', 'rows', 'search rows',
-    'words: row', 'judging', 'in the best save', 'iteration',
-    'episodes rows')
+    'problem shard', 'model', 'traces: in a save', 'solution_only: renamed',
+    'sizes', 'search rows', 'words: row', 'judging',
+    'in the best save', 'iteration', 'episodes rows')
 NUM_WORKDIRS = 5
 NUM_MORE = 3  # kills in every workdir, besides its share of the moments
 
