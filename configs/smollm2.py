@@ -17,7 +17,7 @@ it (`searched`); second attempts behind its own first ones, right or wrong
 Variants:
   search  no training: best-first search over the lines of the model as it is,
           on eight problems; some minutes.
-  tiny    SmolLM2-135M on problems of one and two steps: an hour on two CPU
+  tiny    SmolLM2-135M on problems of one and two steps: hours on two CPU
           cores.
   laptop  the same, with more of everything: a night.
   control no training: the model as it is on 60 problems of GSM8K
