@@ -19,7 +19,7 @@ Variants:
           on eight problems; some minutes.
   tiny    SmolLM2-135M on problems of one and two steps: hours on two CPU
           cores.
-  laptop  the same, with more of everything: a night.
+  laptop  the same, with more of everything: a night, by estimate; not run.
   control no training: the model as it is on 60 problems of GSM8K
           (`data/gsm8k/train.jsonl` and `test.jsonl`), which are beyond it.
   gpu     Qwen 2.5 0.5B (`models/qwen25`) on GSM8K, steps of up to 64 tokens.
