@@ -6,8 +6,9 @@
   python -m benchmarks.rl --model=S --against=plain,trl,tunix \\
       --trl-python=ENVIRONMENT/bin/python \\
       --tunix-python=ENVIRONMENT/bin/python
+  python -m benchmarks.rl --model=S --workloads=flat
 
-Workloads, one JSON line a contestant and one a ratio (above 1: ours is faster):
+Workloads, all or those named; one JSON line a contestant and one a ratio (above 1: ours is faster):
 
 step: GRPO, rollout, reward and update, against the trainers of other libraries.
 erl2: the same with several episodes a trajectory, ours alone.
@@ -26,6 +27,7 @@ from collections.abc import Iterator
 import contextlib
 import dataclasses
 import json
+import types
 
 import numpy as np
 
@@ -34,6 +36,7 @@ from benchmarks import models
 from benchmarks import rl_workloads as workloads
 from benchmarks import timing
 from meta_cot.model import config as model_config
+from meta_cot.settings import config as config_lib
 
 _RIVALS = ('plain', 'trl', 'tunix')
 _STOP_ID = 0  # of refill
@@ -184,6 +187,11 @@ def refill(
       occupancy=occupancy))
 
 
+WORKLOADS = types.MappingProxyType(dict(
+    step=step, erl2=erl2, flat=flat, rollout=rollout, refill=refill))
+_PLAIN = ('rollout', 'refill')  # measured against plain sampling
+
+
 def _parser() -> argparse.ArgumentParser:
   flags = contest.parser(__doc__, _RIVALS)
   for field in dataclasses.fields(workloads.Stepping):
@@ -197,12 +205,35 @@ def _parser() -> argparse.ArgumentParser:
   flags.add_argument(
       '--refills', type=int, default=4,
       help='of refill: as many times the questions, in the same slots')
+  flags.add_argument(
+      '--workloads', type=lambda text: text.split(','),
+      help='which, between commas; without: all, rollout and refill if plain '
+      'is a rival')
   return flags
+
+
+def _chosen(
+    flags: argparse.ArgumentParser, arguments: argparse.Namespace) -> list[str]:
+  """Names the workloads to run."""
+  if arguments.workloads is None:
+    return [
+        name for name in WORKLOADS
+        if name not in _PLAIN or 'plain' in arguments.against]
+  for name in arguments.workloads:
+    if name not in WORKLOADS:
+      flags.error(f'--workloads: got {name!r}; '
+                  f'{config_lib.nearest(name, tuple(WORKLOADS))}.')
+    if name in _PLAIN and 'plain' not in arguments.against:
+      flags.error(f'--workloads: got {name!r}, which is measured against '
+                  'plain; add plain to --against.')
+  return arguments.workloads
 
 
 def main(argv: list[str] | None = None) -> None:
   """Runs the workloads and prints their lines."""
-  arguments = _parser().parse_args(argv)
+  flags = _parser()
+  arguments = flags.parse_args(argv)
+  chosen = _chosen(flags, arguments)
   timing.check_allocator()
   model = contest.model(arguments)
   size = workloads.Stepping(**{
@@ -211,10 +242,8 @@ def main(argv: list[str] | None = None) -> None:
   facts = dict(
       model=arguments.model, parameters=model.num_params(),
       dtype=arguments.dtype, **dataclasses.asdict(size), **timing.machine())
-  parts = (step, erl2, flat) + (
-      (rollout, refill) if 'plain' in arguments.against else ())
-  for part in parts:
-    for line in part(model, size, arguments):
+  for name in chosen:
+    for line in WORKLOADS[name](model, size, arguments):
       print(json.dumps(facts | line), flush=True)
 
 

@@ -118,7 +118,15 @@ def test_prints_json(capsys):
   assert len(table.make(text).splitlines()) == 2 + 4
 
 
+def test_runs_one_workload(capsys):
+  rl.main([*FLAGS, '--workloads=flat'])
+  lines = map(json.loads, capsys.readouterr().out.splitlines())
+  assert [x['workload'] for x in lines] == ['flat'] * 3
+
+
 @pytest.mark.parametrize('flags, words', [
+    (['--workloads=flat,refil'], "did you mean 'refill'"),
+    (['--workloads=refill', '--against=none'], 'add plain to --against'),
     (['--against=plain,torch'], 'must be some of plain, trl, tunix, or none'),
     (['--against=trl', '--trl-python=/no/python'], None)])
 def test_refuses_rivals_that_it_cannot_run(flags, words, capsys):
