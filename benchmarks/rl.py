@@ -8,7 +8,7 @@
       --tunix-python=ENVIRONMENT/bin/python
   python -m benchmarks.rl --model=S --workloads=flat
 
-Workloads, all or those named; one JSON line a contestant and one a ratio (above 1: ours is faster):
+Workloads, one JSON line a contestant and one a ratio (above 1: ours is faster):
 
 step: GRPO, rollout, reward and update, against the trainers of other libraries.
 erl2: the same with several episodes a trajectory, ours alone.

@@ -311,8 +311,8 @@ def figure(**changes: Any) -> ml_collections.ConfigDict:
   """Makes a stage that draws what others left (docs/evaluation.md)."""
   f = ml_collections.ConfigDict()
   f.kind = 'figure'
-  # training | verifiers | nodes | compute | questions | values | discounted |
-  # within | votes | depth | lookahead.
+  # training | verifiers | nodes | compute | questions | values | guides |
+  # discounted | within | votes | depth | lookahead.
   f.figure = 'verifiers'
   # Of kind evaluate, or quality. Those of one label whose names differ in their
   # last number alone are seeds of the same.

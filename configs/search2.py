@@ -11,7 +11,8 @@ question with all attempts so far. Stage `attempts` leaves trees of them, and
 learns that number, v(Z, S, q): S is the last attempt and Z those before it
 (section 8.3.4). Stage `plain` labels and learns the same of first attempts
 alone. Stages `by_likelihood`, `by_plain_value` and `by_meta_value` search
-best-first with each, up to a right attempt.
+best-first with each, up to a right attempt, and `table` has all three beside
+samples at equal tokens (figure.json, and a picture).
 
 Variants:
   tiny  three-number Countdown, numbers up to 60, 0.2M parameters.
@@ -28,6 +29,11 @@ from configs import loops
 _POLICY = 'sft/revisions'
 _LENGTH = 24  # tokens of an attempt, at most
 _DEPTH = 4  # attempts one behind the other
+
+# What guides a search, by its report.
+GUIDES = {
+    'by_likelihood': 'likelihood', 'by_plain_value': 'plain value',
+    'by_meta_value': 'meta-value'}
 
 
 def get_config(variant: str = 'tiny') -> ml_collections.ConfigDict:
@@ -49,6 +55,10 @@ def _tiny() -> ml_collections.ConfigDict:
   for kind in ('plain', 'meta'):
     _report(c, f'by_{kind}_value', value='model', valuing=dict(
         model=f'{kind}_value/solution_only'))
+  c.table = kinds.figure(
+      figure='guides', stages=tuple(GUIDES), labels=tuple(GUIDES.values()),
+      title='Searches over attempts by what guides them')
+  c.stages += ('table',)
   return c
 
 

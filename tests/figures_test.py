@@ -185,6 +185,26 @@ def _searched(seed, number=2):
   return [*_samples(seed), *rows]
 
 
+def test_guides_beside_samples_of_as_many_tokens():
+  groups = [_group('a', _searched(0)), _group('b', _searched(0, number=3))]
+  lines = figures.FIGURES['guides'](groups).lines
+  assert set(lines) == {
+      'beam, a', 'beam, b', 'best of N', 'samples up to a right one'}
+  right = _correct([r for r in _searched(0) if r['solver'] == 'samples'])
+  assert [p.x for p in lines['best of N']] == [20, 30]
+  assert lines['best of N'][0].y == pytest.approx(np.mean([
+      np.mean([right[b, list(pair)].any() for pair in itertools.combinations(
+          range(_N), 2)]) for b in range(_B)]))
+  # One by one: what N at most cost on average, and where they are then.
+  cost, solved = [0.0], [0.0]
+  for n in range(_N):
+    drawn = sum(not right[b, :n].any() for b in range(_B))
+    cost.append(cost[-1] + 10 * drawn / _B)
+    solved.append(np.mean(right[:, :n + 1].any(axis=1)))
+  for point in lines['samples up to a right one']:
+    assert point.y == pytest.approx(np.interp(point.x, cost, solved))
+
+
 def test_differences_by_depth():
   rows = [_searched(seed) for seed in range(3)]
   line = figures.FIGURES['depth']([_group('x', *rows)]).lines['x']

@@ -16,6 +16,7 @@ FIGURES = types.MappingProxyType({
     'compute': compute.compute,
     'questions': values.questions,
     'values': values.values,
+    'guides': values.guides,
     'discounted': compute.discounted,
     'within': compute.within,
     'votes': values.votes,

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What values are worth (arXiv 2501.04682, Figures 3, 16, 17 and 29)."""
+"""What values are worth (arXiv 2501.04682, Figures 3, 16, 17, 29 and 30)."""
 
 from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from meta_cot.evaluation import budgets
 from meta_cot.evaluation import choices
@@ -14,6 +16,7 @@ from meta_cot.solvers import strategies
 from meta_cot.tasks import base as tasks
 
 _SOLVED = 'problems solved'
+_TOKENS = 'generated tokens per problem'
 
 
 def verifiers(groups: Sequence[base.Group]) -> base.Figure:
@@ -65,7 +68,49 @@ def values(groups: Sequence[base.Group]) -> base.Figure:
     if chosen:
       lines.setdefault(
           f'best of N, {group.label}', _over_n(chosen, is_tokens=True))
-  return base.Figure('generated tokens per problem', _SOLVED, lines)
+  return base.Figure(_TOKENS, _SOLVED, lines)
+
+
+def guides(groups: Sequence[base.Group]) -> base.Figure:
+  """Makes searches by what guides them, beside samples (Figure 30).
+
+  Labels are guides; a search ends at a right answer. Beside each point of one
+  are the exact verifier's choice of as many tokens of samples, and samples that
+  end with the first right one, as the search does.
+  """
+  lines = {}
+  for group in groups:
+    for solver in strategies.STRATEGIES:
+      found = [
+          (o, samples) for run, samples in _samples(group)
+          if (o := run.tested(solver)) is not None]
+      for name, success in (
+          (f'{solver}, {group.label}', lambda o, _: choosing.first(o, 1)),
+          ('best of N', lambda o, samples: budgets.success(
+              samples, budgets.within(
+                  samples, o.mean_tokens, is_whole=False), 'oracle')),
+          ('samples up to a right one', lambda o, samples: _up_to_right(
+              samples, o.mean_tokens))) if found else ():
+        lines.setdefault(name, []).extend(base.line([
+            [(o.mean_tokens, success(o, samples))] for o, samples in found]))
+  return base.Figure(_TOKENS, _SOLVED, {
+      name: sorted(points) for name, points in lines.items()})
+
+
+def _up_to_right(
+    samples: solvers_base.Outcomes, tokens: float) -> np.ndarray:
+  """[B] success of samples one by one up to a right one, for so many tokens.
+
+  Between N and N + 1 samples at most it is the mixture that costs as much; with
+  more tokens than all samples cost it is that of all.
+  """
+  is_right_BxN = np.logical_or.accumulate(samples.is_correct, axis=1)
+  is_drawn_BxN = np.pad(
+      ~is_right_BxN[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+  cost_N = np.cumsum(samples.num_tokens * is_drawn_BxN, axis=1).mean(axis=0)
+  return np.array([
+      np.interp(tokens, np.append(0, cost_N), np.append(0, row_N))
+      for row_N in is_right_BxN.astype(float)])
 
 
 def votes(groups: Sequence[base.Group]) -> base.Figure:
