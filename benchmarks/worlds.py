@@ -6,7 +6,8 @@
 
 Runs the experiments of `configs/worlds.py`, and prints a table: how often the
 last attempt is right, by objective and in the controls, beside that of the best
-policy for the objective, which is exact. OUTPUT.json has the rows. Arguments
+policy for the objective, which is exact (of `expressions` it is not known).
+OUTPUT.json has the rows. Arguments
 that are not named here go to every experiment. What was run before is not run
 again.
 """
@@ -25,6 +26,7 @@ from meta_cot.evaluation import runs as runs_lib
 from meta_cot.evaluation import tables
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
+from meta_cot.tasks.worlds import expressions
 from meta_cot.tasks.worlds import optimum
 from meta_cot.tasks.worlds import world as world_lib
 
@@ -35,7 +37,7 @@ WORLDS = {
         '--config.task.default_probability=0.6', '--config.stages=' + str((
             'problems', 'traces', 'tokenizer', 'sft', 'rl', 'episodes')))),
     'harbour': ('harbour', ()), 'hilo': ('hilo', ()),
-    'mastermind': ('mastermind', ())}
+    'mastermind': ('mastermind', ()), 'expressions': ('expressions', ())}
 _PARTS = {'harbour': {0: 'on the way', 1: 'detours'}}  # by difficulty
 _START, _ORACLE, _BEST = 'sft/episodes', 'best of K, oracle', 'rl/erl2'
 # Weights of earlier attempts.
@@ -69,10 +71,12 @@ def rows(name: str, workdir: pathlib.Path) -> Iterator[dict[str, Any]]:
   """
   config = files.read_json(files.path(workdir) / 'config.json')
   world = _world(config)
-  controls = [c for c in worlds_config.CONTROLS if c in config['stages']]
+  controls = [
+      c for c in (*worlds_config.TURNS, *worlds_config.CONTROLS)
+      if f'{c}_episodes' in config['stages']]
   found = reached(workdir)
   policies = {_BEST: None} | found['policies']
-  for control in controls:
+  for control in dict.fromkeys(controls):
     label = f'{control}/erl2'
     policies[label] = reached(workdir, f'{control}_episodes')['policies'][label]
   for part, question in _questions(name, world).items():
@@ -106,9 +110,12 @@ def _questions(
   return dict(sorted(found.items())) if name in _PARTS else found
 
 
-def _optima(world: world_lib.World, question: str) -> dict[str | None, float]:
+def _optima(
+    world: world_lib.World, question: str) -> dict[str | None, float | None]:
   """By policy; None: of those to which earlier attempts say nothing."""
   number = world.settings.num_attempts
+  if isinstance(world, expressions.Expressions):
+    return {None: None}
   return {
       policy: optimum.best(world, question, number, weight).final
       for policy, weight in _WEIGHTS.items()} | {

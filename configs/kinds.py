@@ -312,7 +312,7 @@ def figure(**changes: Any) -> ml_collections.ConfigDict:
   f = ml_collections.ConfigDict()
   f.kind = 'figure'
   # training | verifiers | nodes | compute | questions | values | guides |
-  # discounted | within | votes | depth | lookahead.
+  # discounted | within | turns | unsolved | votes | depth | lookahead.
   f.figure = 'verifiers'
   # Of kind evaluate, or quality. Those of one label whose names differ in their
   # last number alone are seeds of the same.

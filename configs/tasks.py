@@ -141,6 +141,7 @@ def expressions() -> ml_collections.ConfigDict:
   t = _world('expressions')
   t.largest = 9  # of the numbers in an expression
   t.largest_input = 5  # of those shown
+  t.num_forms = 3  # of a*x+b, a*x*x+b, (x+a)*b: so many
   return t
 
 

@@ -5,10 +5,14 @@
 
 A small model learns from demonstrations to read what is said of attempts, and
 is tuned with each objective; `episodes` is the report. docs/rl.md says what the
-best policies reach. Variants are the tasks of meta_cot/tasks/worlds (`safe`
-tunes controls too, see benchmarks/worlds.py), and `phase`: `safe` with four
-weights of earlier attempts (benchmarks/phase.py).
+best policies reach. Variants are the tasks of meta_cot/tasks/worlds, and
+`phase`: `safe` with four weights of earlier attempts (benchmarks/phase.py).
+`safe` tunes controls too, `expressions` one, three and five attempts, answered,
+unanswered and shuffled (benchmarks/worlds.py).
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 
@@ -23,6 +27,13 @@ _START = 'sft/episodes'
 CONTROLS = {
     'shuffled': dict(feedback='shuffled'), 'unanswered': dict(feedback='none'),
     'forgetful': dict(window=0)}
+
+# Stages of `expressions` beside five attempts, and one, that are answered.
+TURNS = {
+    'three': dict(num_episodes=3),
+    **{f'three_{name}': dict(num_episodes=3, **CONTROLS[name])
+       for name in ('shuffled', 'unanswered')},
+    **{name: CONTROLS[name] for name in ('shuffled', 'unanswered')}}
 
 
 def get_config(variant: str = 'safe') -> ml_collections.ConfigDict:
@@ -95,23 +106,27 @@ def _report(
   return e
 
 
-def _controls(c: ml_collections.ConfigDict) -> None:
-  """Adds the stages of `CONTROLS`, else as `rl`, and a report of each."""
-  for name, change in CONTROLS.items():
+def _others(
+    c: ml_collections.ConfigDict, changes: Mapping[str, Mapping[str, Any]],
+) -> None:
+  """Adds stages that differ from `rl` in their episodes, a report of each."""
+  for name, change in changes.items():
     c[name] = r = _rl(c)
     for key in ('questions', 'credit', 'loss', 'updates', 'optimizer'):
       r[key] = c.rl[key]  # the same: set for one, set for all
     for key in ('seeds', 'num_iterations', 'eval_every', 'num_eval_problems'):
       r[key] = c.rl.get_ref(key)
     r.objectives = ('erl2',)
-    r.episodes.update(change)
+    r.episodes = ml_collections.ConfigDict({
+        key: change[key] if key in change else c.rl.episodes.get_ref(key)
+        for key in c.rl.episodes})
     c[f'{name}_episodes'] = _report(r, name)
     c.stages += (name, f'{name}_episodes')
 
 
 def _safe(c: ml_collections.ConfigDict) -> None:
   _pieces(c)
-  _controls(c)
+  _others(c, CONTROLS)
 
 
 def _pieces(c: ml_collections.ConfigDict) -> None:
@@ -134,10 +149,15 @@ def _hilo(c: ml_collections.ConfigDict) -> None:
 
 
 def _expressions(c: ml_collections.ConfigDict) -> None:
-  c.tokenizer.vocabulary.pieces = tuple('x>*()+-,?')
-  c.model.max_length = 128
-  c.sft.data.sequence_length = 128
-  c.rl.episodes.update(dict(episode_length=12, feedback_length=8))
+  c.tokenizer.vocabulary.update(dict(
+      vocab_size=128, number_tokens=60, pieces=tuple('x>*()+-,?')))
+  c.model.update(dict(vocab_size=128, max_length=96))
+  c.task.update(dict(
+      num_attempts=5, num_forms=1, largest_input=3, num_train=30_000))
+  c.sft.data.sequence_length = 96
+  c.rl.episodes.update(dict(episode_length=8, feedback_length=6))
+  c.rl.num_iterations = 100
+  _others(c, TURNS)
 
 
 def _mastermind(c: ml_collections.ConfigDict) -> None:

@@ -17,7 +17,7 @@ from meta_cot.rollouts import feedback as feedback_lib
 from meta_cot.settings import config as config_lib
 from meta_cot.tasks.worlds import expressions
 
-SETTINGS = expressions.Settings(3, 400, 60, 5, 5)
+SETTINGS = expressions.Settings(3, 400, 60, 5, 5, 3)
 TASK = tasks.make('expressions', SETTINGS, 1)
 
 

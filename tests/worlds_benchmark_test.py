@@ -74,6 +74,35 @@ def test_controls_that_were_not_run_have_no_rows(tmp_path):
       'rl/erl2', 'sft/episodes', 'rl/rl2', 'best of K, oracle']
 
 
+def test_a_world_whose_best_is_unknown_has_all_turns(tmp_path):
+  _write(tmp_path, 'expressions', {
+      'sft/episodes': [0.3], 'rl/erl2': [0.5, 0.7], 'rl/single': [0.4, 0.4]})
+  for name in config.TURNS:
+    _write(tmp_path, 'expressions', {
+        'sft/episodes': [0.3], f'{name}/erl2': [0.4, 0.5]},
+           stage=f'{name}_episodes')
+  found = list(worlds.rows('expressions', tmp_path))
+  assert {row['policy'] for row in found} == {
+      'rl/erl2', 'sft/episodes', 'rl/single', 'best of K, oracle',
+      *(f'{name}/erl2' for name in config.TURNS)}
+  assert {row['best'] for row in found} == {None}
+  lines = worlds.table(found).splitlines()
+  assert len({line.count('|') for line in lines}) == 1
+
+
+def test_episodes_of_turns_differ_in_what_is_named():
+  made = config.get_config('expressions')
+  made.rl.episodes.num_episodes = 4  # as on the command line
+  groups = experiment_lib.parse(made).groups
+  mine = vars(groups['rl'].settings.episodes)
+  assert made.task.num_attempts == mine['num_episodes'] == 4
+  for name, change in config.TURNS.items():
+    assert vars(groups[name].settings.episodes) == mine | change
+    report = groups[f'{name}_episodes'].settings.episodes
+    assert report.feedback == (mine | change)['feedback']
+    assert report.num_episodes == (mine | change)['num_episodes']
+
+
 def test_parts_of_the_problems_have_rows_of_their_own(tmp_path):
   _write(tmp_path, 'harbour', {
       'sft/episodes': [0.6], 'rl/erl2': [1.0, 0.8], 'rl/rl2': [0.9, 0.9],

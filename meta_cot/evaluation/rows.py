@@ -21,6 +21,7 @@ from meta_cot.traces import record as record_lib
 
 VERSION = 2
 _RECORDS = '.records'
+WHOLE = 'all.jsonl'  # a piece of several solvers and splits, all problems
 
 _FIELDS = dict(
     version=int, policy=str, seed=int, step=int, solver=str, split=str,
@@ -91,6 +92,9 @@ def read(directory: epath.Path) -> list[dict[str, Any]]:
       raise config_lib.UserError(
           f'{path}: version is {piece[-1]["version"]}, this one reads '
           f'{VERSION}; remove the folder.')
+    if path.name == WHOLE:
+      rows += piece
+      continue
     start, stop = places(path)
     numbers = collections.Counter(row['place'] for row in piece)
     if numbers.keys() != set(range(start, stop)) or (

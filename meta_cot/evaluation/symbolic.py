@@ -39,7 +39,7 @@ def write(
       for row in rows_lib.of(
           policy, solver, split, [r.problem for r in some],
           outcomes(some, tokenizer, style))]
-  path = directory / POLICY / 'all.jsonl'
+  path = directory / POLICY / rows_lib.WHOLE
   rows_lib.write_records(
       path, (record for some in taught.values() for record in some))
   rows_lib.write(path, rows)

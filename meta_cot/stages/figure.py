@@ -9,6 +9,7 @@ import dataclasses
 from meta_cot.evaluation import figures
 from meta_cot.evaluation import plots
 from meta_cot.evaluation import rows as rows_lib
+from meta_cot.evaluation import summary as summary_lib
 from meta_cot.evaluation.figures import base as figures_base
 from meta_cot.runtime import distributed
 from meta_cot.runtime import files
@@ -66,10 +67,12 @@ def _runs(folder) -> list[figures_base.Run]:
   numbers = {
       (e['policy'], e['solver'], e['split']): e['num_problems']
       for e in summary.get('success', ())}
+  played = (summary.get('episodes') or dict(num_problems=0))['num_problems']
   rows = [
       row for row in rows_lib.read_tree(folder / 'rows')
       if row['place'] < numbers.get(
-          (row['policy'], row['solver'], row['split']), 0)]
+          (row['policy'], row['solver'], row['split']),
+          played * (row['solver'] == summary_lib.REVISIONS))]
   return figures_base.runs_of(rows, summary) or [
       figures_base.Run({}, {}, summary)]
 

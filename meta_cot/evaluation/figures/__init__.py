@@ -5,6 +5,7 @@ import types
 
 from meta_cot.evaluation.figures import compute
 from meta_cot.evaluation.figures import depth
+from meta_cot.evaluation.figures import played
 from meta_cot.evaluation.figures import training
 from meta_cot.evaluation.figures import values
 
@@ -19,6 +20,8 @@ FIGURES = types.MappingProxyType({
     'guides': values.guides,
     'discounted': compute.discounted,
     'within': compute.within,
+    'turns': played.turns,
+    'unsolved': played.unsolved,
     'votes': values.votes,
     'depth': depth.depth,
     'lookahead': depth.lookahead,

@@ -7,7 +7,8 @@ is no expression: the setting of execution feedback (RLEF, arXiv 2410.02089),
 whose public tests are answered and whose private tests pay.
 
 An expression is made of x, whole numbers, `+`, `-`, `*` and parentheses. The
-hidden ones are a*x+b, a*x*x+b and (x+a)*b, dealt to the splits by a hash.
+hidden ones are a*x+b, a*x*x+b and (x+a)*b, or the first of these forms alone,
+dealt to the splits by a hash.
 """
 
 import dataclasses
@@ -24,16 +25,18 @@ _FORMS = ('{a}*x+{b}', '{a}*x*x+{b}', '(x+{a})*{b}')
 _NUM_PUBLIC, _NUM_HIDDEN = 2, 4
 _MAX_LENGTH, _MAX_DEPTH, _MAX_VALUE = 40, 8, 10**6
 _TOKEN = re.compile(r'[0-9]{1,3}|[x+\-*()]')
+_NUMBER = re.compile('[0-9]+')
 _HELDOUT = 5  # one of so many expressions is in validation, another one in test
 UNREADABLE = '?'
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(world.Settings):
-  """How large the numbers of an expression are, and the inputs."""
+  """How large numbers and inputs are, and how many forms there are."""
 
   largest: int = config_lib.setting(low=2, high=20)
   largest_input: int = config_lib.setting(low=_NUM_PUBLIC, high=20)
+  num_forms: int = config_lib.setting(low=1, high=len(_FORMS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Expressions(world.World):
 
   def draw(self, split, index, rng):
     """Draws an expression, and the inputs that are shown."""
-    hidden = rng.choice(_expressions(self.settings.largest, self.seed)[split])
+    hidden = rng.choice(_expressions(
+        self.settings.largest, self.settings.num_forms, self.seed)[split])
     shown = sorted(rng.sample(
         range(1, self.settings.largest_input + 1), _NUM_PUBLIC))
     return ','.join(f'{x}>{value(hidden, x)}' for x in shown), hidden
@@ -63,11 +67,21 @@ class Expressions(world.World):
     return ','.join(map(str, said)), _values(attempt) == _values(hidden)
 
   def act(self, question, heard, is_last, rng):
-    """Proposes what is near; in the end what fits all that was heard."""
+    """Begins near what fits, and gets one number right with every attempt."""
+    largest = self.settings.largest
+    goal = rng.choice(fitting(largest, self.settings.num_forms, question))
     if is_last:
-      return rng.choice(fitting(self.settings.largest, question))
-    draw = lambda: rng.randint(1, self.settings.largest)
-    return rng.choice(_FORMS).format(a=draw(), b=draw())
+      return goal
+    shape, numbers = _parts(goal)
+    last_shape, last = _parts(heard[-1][0]) if heard else ('', [])
+    if last_shape == shape:
+      wrong = [i for i, n in enumerate(numbers) if n != last[i]]
+      kept = rng.choice(wrong or [0])
+      mine = [n if i == kept else last[i] for i, n in enumerate(numbers)]
+    else:
+      mine = [
+          rng.choice((n, str(rng.randint(1, largest)))) for n in numbers]
+    return shape.format(*mine)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,11 +154,18 @@ def _bounded(number: int) -> int:
   return number
 
 
+def _parts(text: str) -> tuple[str, list[str]]:
+  """Splits an expression into what is around its numbers, and the numbers."""
+  return _NUMBER.sub('{}', text), _NUMBER.findall(text)
+
+
 @functools.cache
-def _expressions(largest: int, seed: int) -> dict[str, list[str]]:
+def _expressions(
+    largest: int, num_forms: int, seed: int) -> dict[str, list[str]]:
   """The expressions of every split; no two are the same function."""
   different = sorted(
-      _all(largest), key=lambda text: splits.rank(_values(text), seed))
+      _all(largest, num_forms),
+      key=lambda text: splits.rank(_values(text), seed))
   number = max(1, len(different) // _HELDOUT)
   return {
       base.VALIDATION: different[:number],
@@ -153,10 +174,10 @@ def _expressions(largest: int, seed: int) -> dict[str, list[str]]:
 
 
 @functools.cache
-def _all(largest: int) -> tuple[str, ...]:
+def _all(largest: int, num_forms: int) -> tuple[str, ...]:
   """One expression of every function."""
   numbers, found = range(1, largest + 1), {}
-  for form in _FORMS:
+  for form in _FORMS[:num_forms]:
     for a in numbers:
       for b in numbers:
         text = form.format(a=a, b=b)
@@ -170,9 +191,10 @@ def _values(text: str) -> tuple[int | None, ...]:
 
 
 @functools.cache
-def fitting(largest: int, question: str) -> tuple[str, ...]:
+def fitting(
+    largest: int, num_forms: int, question: str) -> tuple[str, ...]:
   """Lists the expressions that give the pairs of a question."""
   pairs = [tuple(map(int, pair.split('>'))) for pair in question.split(',')]
   return tuple(
-      text for text in _all(largest)
+      text for text in _all(largest, num_forms)
       if all(value(text, x) == y for x, y in pairs))

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What episodes and searches in context reach (Figures 21 to 23)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from meta_cot.evaluation import anytime
+from meta_cot.evaluation import symbolic
+from meta_cot.evaluation.figures import base
+from meta_cot.solvers import base as solvers_base
+from meta_cot.solvers import choosing
+
+_POINTS = 24  # of a line over tokens, at most
+
+
+def turns(groups: Sequence[base.Group]) -> base.Figure:
+  """Makes success over attempts, by policy and label (Figures 21 and 22).
+
+  N trajectories of K episodes cost N K attempts; a problem is solved if the
+  last episode of any of them is right.
+  """
+  lines = {}
+  for group in groups:
+    for policy, found in _by_policy(group, ('revisions',)).items():
+      found = [_last(o) for o in found]
+      lines[f'{group.label}: {policy}'] = base.line([
+          [(n * number, choosing.oracle(o, n))
+           for n in range(1, o.is_correct.shape[1] + 1)]
+          for number, o in found])
+  return base.Figure('attempts', 'a last attempt is right', lines)
+
+
+def unsolved(groups: Sequence[base.Group]) -> base.Figure:
+  """Makes what no symbolic strategy solves in as many tokens (Figure 23).
+
+  Of all problems, those that a text of the policy solves within t tokens and no
+  strategy of the teacher does. A strategy whose tokens are not known solves its
+  problems at once.
+  """
+  lines = {}
+  for group in groups:
+    theirs = [
+        o for run in group.runs if run.policy == symbolic.POLICY
+        for key, o in run.outcomes.items() if key.solver != symbolic.TEACHER]
+    for policy, found in _by_policy(group, ('samples', 'greedy')).items():
+      if not theirs or policy == symbolic.POLICY:
+        continue
+      longest = max(o.num_tokens.max() for o in found)
+      tokens_T = np.unique(np.rint(np.geomspace(8, longest, _POINTS)))
+      is_left_BxT = ~np.any([
+          o.is_correct & (np.nan_to_num(o.num_tokens) <= tokens_T)
+          for o in theirs], axis=0)
+      name = f'{group.label}: {policy}' if len(groups) > 1 else policy
+      lines[name] = base.line([
+          [*zip(tokens_T, (anytime.within(o, tokens_T) * is_left_BxT).T)]
+          for o in found])
+  return base.Figure('tokens', 'solved where no strategy does', lines)
+
+
+def _by_policy(
+    group: base.Group, solvers: Sequence[str]
+) -> dict[str, list[solvers_base.Outcomes]]:
+  """Attempts of every policy's runs, by the first of the solvers there."""
+  found = {}
+  for run in group.runs:
+    outcomes = next((
+        o for solver in solvers if (o := run.tested(solver)) is not None), None)
+    if outcomes is not None:
+      found.setdefault(run.policy, []).append(outcomes)
+  return found
+
+
+def _last(
+    outcomes: solvers_base.Outcomes) -> tuple[int, solvers_base.Outcomes]:
+  """How many episodes trajectories have, and the last one of each."""
+  last = lambda values: outcomes.by_episode(values)[..., -1]
+  taken_BxG = np.maximum(last(outcomes.num_tokens), 1)
+  return outcomes.num_episodes, solvers_base.Outcomes(
+      last(outcomes.is_correct), last(outcomes.is_finished), taken_BxG,
+      last(outcomes.answers))
