@@ -222,6 +222,9 @@ def search(**changes: Any) -> ml_collections.ConfigDict:
   s.solver = 'samples'
   s.num_train = 1_000  # problems of the split train
   s.num_validation = 200
+  # Of samples: answers (all) | first_text | shortest_text (the search that the
+  # first or the shortest right text tells).
+  s.kept = 'answers'
   s.samples = _samples(num_samples=4)
   s.search = _search()
   s.update(changes)
@@ -312,7 +315,7 @@ def figure(**changes: Any) -> ml_collections.ConfigDict:
   f = ml_collections.ConfigDict()
   f.kind = 'figure'
   # training | verifiers | nodes | compute | questions | values | guides |
-  # discounted | within | turns | unsolved | votes | depth | lookahead.
+  # discounted | within | turns | unsolved | votes | depth | lookahead | table.
   f.figure = 'verifiers'
   # Of kind evaluate, or quality. Those of one label whose names differ in their
   # last number alone are seeds of the same.

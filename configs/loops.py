@@ -5,16 +5,26 @@
       --workdir=runs/star
 
 A round is a stage `searchN`, which answers training problems, and a stage
-`sftN`, which learns the solutions that were found. Stage `table` compares the
-policies of all rounds, with and without a search (Table 1 of arXiv 2501.04682).
+`sftN`, which learns from what was found. Stage `table` compares the policies of
+all rounds and the controls (docs/loops.md): `plain`, which learns as many
+answers of the first policy at once, and `taught`, which goes on with the
+teacher's data; both are trained on as many tokens as all rounds together.
 
-Variants:
-  star_tiny    STaR: samples; every round trains the first policy anew. Two
-               rounds, a few minutes on two CPU cores; no result is kept yet.
-  ts_llm_tiny  TS-LLM: MCTS guided by the policy's likelihood; every round goes
-               on from the policy of the round before. A few minutes on two CPU
-               cores; no result is kept yet.
+Variants, two rounds each, some minutes on two CPU cores; no results are kept:
+  star_tiny          STaR: right samples; every round trains the first policy
+                     anew.
+  meta_star_tiny     Meta-STaR: the search itself is what is learned; the first
+                     round searches best-first, the next one writes searches.
+  ts_llm_tiny        TS-LLM: MCTS; every round trains the policy and the value
+                     that guides the next one. Every policy is asked with every
+                     value (Table 1 of arXiv 2501.04682).
+  shortening_tiny    Searchformer: a policy of searches learns the shortest
+                     right one of several that it wrote.
+  mcts_distill_tiny  Steps in proportion to their visits in MCTS.
+  dagger_tiny        The teacher goes on from states that the policy reached.
 """
+
+from typing import Any
 
 import ml_collections
 
@@ -23,6 +33,13 @@ from configs import kinds
 from configs import tasks
 
 FIRST = 'sft/solution_only'  # the policy of round 0
+
+_NUM_ASKED = 2_000  # training problems of a round
+_NUM_TOKENS = 200_000  # trained in a round
+_TREES = dict(
+    branching=4, num_simulations=8, step_length=8, temperature=1.5)
+# Samples that have about the tokens of such a tree.
+_NUM_SAMPLES_OF_TREE = 16
 
 
 def get_config(variant: str = 'star_tiny') -> ml_collections.ConfigDict:
@@ -58,45 +75,169 @@ def first_policy() -> ml_collections.ConfigDict:
 def _star(c: ml_collections.ConfigDict, num_rounds: int) -> None:
   policy = FIRST
   for i in range(1, num_rounds + 1):
-    c[f'search{i}'] = kinds.search(
-        policy=policy, solver='samples', num_train=2_000, num_validation=100)
+    search(c, f'search{i}', policy, solver='samples')
     policy = learn(c, i, start=FIRST)
-  _compare(c, num_rounds)
+  _compare(c, num_rounds, num_samples=num_rounds * 4)
+
+
+def _meta_star(c: ml_collections.ConfigDict, num_rounds: int) -> None:
+  search(c, 'search1', FIRST, solver='best_first')
+  c.search1.search.update(dict(_TREES, num_expansions=8))
+  policy = learn(c, 1, start=FIRST, arm='verified_traces')
+  for i in range(2, num_rounds + 1):
+    _write_searches(c, i, policy, kept='first_text')
+    policy = learn(c, i, start=FIRST, arm='verified_traces')
+  _controls(c, num_rounds, num_rounds * _NUM_SAMPLES_OF_TREE)
+  _table(c, num_rounds, reference=FIRST, solvers=('greedy',))
+
+
+def _shortening(c: ml_collections.ConfigDict, num_rounds: int) -> None:
+  c.sft.update(dict(arms=('traces',), num_tokens=1_000_000))
+  c.sft.data.sequence_length = 192
+  policy = 'sft/traces'
+  for i in range(1, num_rounds + 1):
+    _write_searches(c, i, policy, kept='shortest_text')
+    policy = learn(c, i, start=policy, arm='verified_traces')
+  search(c, 'plain_search', 'sft/traces', solver='samples', kept='first_text')
+  c.plain_search.samples.num_samples = 8
+  _learn(c, 'plain', 'plain_search', 'sft/traces', 'verified_traces',
+         num_rounds * _NUM_TOKENS)
+  _learn(c, 'taught', 'traces', 'sft/traces', 'traces',
+         num_rounds * _NUM_TOKENS)
+  _table(c, num_rounds, reference='sft/traces', solvers=('greedy',))
+
+
+def _mcts_distill(c: ml_collections.ConfigDict, num_rounds: int) -> None:
+  policy = FIRST
+  for i in range(1, num_rounds + 1):
+    search(c, f'search{i}', policy, solver='mcts', search=_TREES)
+    c[f'search{i}'].search.tree.early_stop = 'never'  # visits go on
+    policy = learn(c, i, start=policy, arm='visited')
+  _compare(c, num_rounds, num_samples=num_rounds * _NUM_SAMPLES_OF_TREE)
+
+
+def _dagger(c: ml_collections.ConfigDict, num_rounds: int) -> None:
+  policy = FIRST
+  for i in range(1, num_rounds + 1):
+    search(c, f'search{i}', policy, solver='samples')
+    policy = learn(c, i, start=policy, arm='relabelled')
+  _compare(c, num_rounds, num_samples=num_rounds * 4)
 
 
 def _ts_llm(c: ml_collections.ConfigDict, num_rounds: int) -> None:
-  policy = FIRST
+  policy, values = FIRST, {}
   for i in range(1, num_rounds + 1):
-    c[f'search{i}'] = search = kinds.search(
-        policy=policy, solver='mcts', num_train=2_000, num_validation=100)
-    search.search.update(_TREES)
+    search(c, f'search{i}', policy, solver='mcts', search=_TREES)
+    _guide(c[f'search{i}'], values.get(i - 1))
+    c[f'label{i}'] = kinds.label(
+        policy=policy, records=f'search{i}', source='td')
+    values[i] = _learn(
+        c, f'value{i}', f'label{i}', policy, 'solution_only', _NUM_TOKENS,
+        objective='value')
+    c.stages = (*c.stages[:-1], f'label{i}', f'value{i}')
     policy = learn(c, i, start=policy)
-  _compare(c, num_rounds)
-
-
-def learn(c: ml_collections.ConfigDict, i: int, start: str) -> str:
-  """Adds the training of round i; returns the policy that it leaves."""
-  c[f'sft{i}'] = kinds.train(
-      records=f'search{i}', start=start, arms=('solution_only',),
-      num_tokens=200_000, eval_every_steps=100, save_every_steps=400)
-  c[f'sft{i}'].data.sequence_length = 64
-  c[f'sft{i}'].optimizer.learning_rate = 1e-3
-  c.stages += (f'search{i}', f'sft{i}')
-  return f'sft{i}/solution_only'
-
-
-def _compare(c: ml_collections.ConfigDict, num_rounds: int) -> None:
-  """Adds the table over the policies of all rounds."""
-  c.table = kinds.evaluate(
-      policies=('sft', *(f'sft{i}' for i in range(1, num_rounds + 1))),
-      reference=FIRST, solvers=('greedy', 'mcts'), num_problems=300,
-      num_curve_problems=0)
-  c.table.search.update(_TREES)
-  c.table.search.outcome = 'value'  # no verifier, as where a problem is new
+  _controls(c, num_rounds, num_rounds * _NUM_SAMPLES_OF_TREE)
+  asked = []
+  for i in range(num_rounds + 1):
+    for j in range(num_rounds + 1):
+      asked.append((f'policy{i}_value{j}', f'policy {i}, value {j}'))
+      _ask(c, asked[-1][0], (f'sft{i or ""}',), f'sft{i or ""}/solution_only')
+      _guide(c[asked[-1][0]], values.get(j))
+  for name in ('plain', 'taught'):
+    asked.append((name + '_asked', name + ', value 0'))
+    _ask(c, asked[-1][0], (name,), f'{name}/solution_only')
+  names, labels = zip(*asked)
+  c.table = kinds.figure(
+      figure='table', stages=names, labels=labels,
+      title='Every policy with every value; value 0 is the likelihood')
   c.stages += ('table',)
 
 
-_TREES = dict(
-    branching=4, num_simulations=8, step_length=8, temperature=1.5)
+def _guide(group: ml_collections.ConfigDict, value: str | None) -> None:
+  """Lets a value guide the searches of a stage; None: the likelihood."""
+  if value is not None:
+    group.search.value, group.search.valuing.model = 'model', value
 
-VARIANTS = {'star_tiny': _star, 'ts_llm_tiny': _ts_llm}
+
+def search(
+    c: ml_collections.ConfigDict, name: str, policy: str, solver: str,
+    search: dict[str, Any] | None = None, **changes: Any,
+) -> None:
+  """Adds a stage in which a policy answers training problems."""
+  c[name] = kinds.search(
+      policy=policy, solver=solver, num_train=_NUM_ASKED, num_validation=100,
+      **changes)
+  c[name].search.update(search or {})
+  c.stages += (name,)
+
+
+def _write_searches(
+    c: ml_collections.ConfigDict, i: int, policy: str, kept: str) -> None:
+  """Adds the searches of round i that a policy writes itself."""
+  search(c, f'search{i}', policy, solver='samples', kept=kept)
+  c[f'search{i}'].samples.update(dict(num_samples=4, max_new_tokens=160))
+
+
+def learn(
+    c: ml_collections.ConfigDict, i: int, start: str,
+    arm: str = 'solution_only',
+) -> str:
+  """Adds the training of round i; returns the policy that it leaves."""
+  return _learn(c, f'sft{i}', f'search{i}', start, arm, _NUM_TOKENS)
+
+
+def _learn(
+    c: ml_collections.ConfigDict, name: str, records: str, start: str,
+    arm: str, num_tokens: int, **changes: Any,
+) -> str:
+  c[name] = kinds.train(
+      records=records, start=start, arms=(arm,), num_tokens=num_tokens,
+      eval_every_steps=100, save_every_steps=400, **changes)
+  c[name].data.sequence_length = 192 if 'traces' in arm else 64
+  c[name].optimizer.learning_rate = 1e-3
+  c.stages += (name,)
+  return f'{name}/{arm}'
+
+
+def _controls(
+    c: ml_collections.ConfigDict, num_rounds: int, num_samples: int) -> None:
+  """Adds policies with as many tokens, without rounds: `plain`, `taught`."""
+  search(c, 'plain_search', FIRST, solver='samples')
+  c.plain_search.samples.num_samples = num_samples
+  for name, records in (('plain', 'plain_search'), ('taught', 'traces')):
+    _learn(c, name, records, FIRST, 'solution_only', num_rounds * _NUM_TOKENS)
+
+
+def _compare(
+    c: ml_collections.ConfigDict, num_rounds: int, num_samples: int) -> None:
+  """Adds the controls, and the table over all policies."""
+  _controls(c, num_rounds, num_samples)
+  _table(c, num_rounds, reference=FIRST, solvers=('greedy', 'mcts'))
+
+
+def _table(
+    c: ml_collections.ConfigDict, num_rounds: int, reference: str,
+    solvers: tuple[str, ...],
+) -> None:
+  rounds = (f'sft{i}' for i in range(1, num_rounds + 1))
+  _ask(c, 'table', ('sft', *rounds, 'plain', 'taught'), reference)
+  c.table.solvers = solvers
+
+
+def _ask(
+    c: ml_collections.ConfigDict, name: str, policies: tuple[str, ...],
+    reference: str,
+) -> None:
+  """Adds a report of greedy answers and searches."""
+  c[name] = kinds.evaluate(
+      policies=policies, reference=reference, solvers=('greedy', 'mcts'),
+      num_problems=300, num_curve_problems=0)
+  c[name].search.update(_TREES)
+  c[name].search.outcome = 'value'  # no verifier, as where a problem is new
+  c.stages += (name,)
+
+
+VARIANTS = {
+    'star_tiny': _star, 'meta_star_tiny': _meta_star, 'ts_llm_tiny': _ts_llm,
+    'shortening_tiny': _shortening, 'mcts_distill_tiny': _mcts_distill,
+    'dagger_tiny': _dagger}

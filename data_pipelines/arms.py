@@ -14,6 +14,7 @@ from meta_cot.traces import events as events_lib
 from meta_cot.traces import format as format_lib
 from meta_cot.traces import from_tree
 from meta_cot.traces import record as record_lib
+from meta_cot.traces import telling
 
 Events = tuple[events_lib.Event, ...]
 Attempts = tuple[Events, ...]  # at one question; each is a whole text
@@ -30,16 +31,23 @@ class Arm:
   is_played: bool = False  # the record's first steps, each answered
   task: base.Task | None = None  # of the records, see `make`
   is_free: bool = False  # its wrong attempts need no legal steps
+  is_verified: bool = False  # a search that found a solution, or none
+  is_visited: bool = False  # one way down the tree, drawn by visits
+  is_relabelled: bool = False  # the teacher goes on from a state of the record
+  style: str | None = None  # that it is written in, see `make`
 
   @property
   def is_random(self) -> bool:
     """Whether it draws; if not, its sequences are tokenised once and kept."""
-    return self.is_permuted or self.is_revised
+    return (self.is_permuted or self.is_revised or self.is_visited
+            or self.is_relabelled)
 
   @property
   def is_attempt(self) -> bool:
     """Whether it writes one attempt, and no search."""
-    return self.is_solution and not (self.is_revised or self.is_played)
+    return self.is_solution and not (
+        self.is_revised or self.is_played or self.is_visited
+        or self.is_relabelled)
 
   @property
   def styles(self) -> tuple[str, ...]:
@@ -53,10 +61,17 @@ class Arm:
       max_attempts: int,
   ) -> Attempts | None:
     """Returns the attempts; None for a record that has no such sequence."""
+    if self.is_verified:
+      record = telling.writable(record, self.style) if self.style else record
+      return (events_lib.linearize(record),) if record.solution else None
     if not self.is_solution:
       return (events_lib.linearize(record),)
     if self.is_played:
       return played(record)
+    if self.is_visited or self.is_relabelled:
+      attempt = visited(record, rng) if self.is_visited else relabelled(
+          self.task, record, rng)
+      return (attempt,) if attempt and self._can_write(attempt) else None
     if not record.solution:
       return None
     problem = record.problem
@@ -68,6 +83,69 @@ class Arm:
     if self.is_kept:
       attempts += attempts[-1:] * (max_attempts - len(attempts))
     return attempts
+
+  def _can_write(self, attempt: Events) -> bool:
+    """Whether there are steps, and the style can write them."""
+    return bool(attempt[-1].text) and (
+        self.style is None or telling.can_write(attempt, self.style))
+
+
+def visited(
+    record: record_lib.TraceRecord, rng: np.random.Generator) -> Events:
+  """Draws a way down a tree, every step in proportion to its visits.
+
+  So the mean loss of a step is the cross-entropy with the shares of visits
+  among the children of its node, as in AlphaZero. A way that ends before a
+  terminal node is an answer that is not whole.
+
+  Args:
+    record: of a search that counts visits.
+    rng: drawn from once for every step.
+  """
+  nodes, way = record.nodes, [0]
+  while True:
+    children = [
+        i for i, node in enumerate(nodes)
+        if node.parent == way[-1] and node.visits > 0]
+    if not children:
+      break
+    visits = np.array([nodes[i].visits for i in children], np.float64)
+    way.append(children[rng.choice(len(children), p=visits / visits.sum())])
+  return events_lib.Start(record.problem.question), dataclasses.replace(
+      events_lib.answer(record, way), is_whole=nodes[way[-1]].is_terminal)
+
+
+def relabelled(
+    task: base.Task, record: record_lib.TraceRecord, rng: np.random.Generator
+) -> Events | None:
+  """Lets the teacher go on from a state that was reached (DAgger).
+
+  The steps to the state are given; those of the teacher are trained.
+
+  Args:
+    task: that has a teacher, states and `rest`.
+    record: of one of its problems.
+    rng: one draw, of the state.
+
+  Returns:
+    The question and the steps; None where no solution goes on from the state.
+  """
+  nodes, longest = record.nodes, task.states.max_steps(record.problem)
+  ways = [
+      from_tree.path(nodes, i) for i, node in enumerate(nodes)
+      if node.state and not node.is_terminal]
+  ways = [way for way in ways if len(way) <= longest]  # a step is left
+  if not ways:
+    return None
+  way = ways[int(rng.integers(len(ways)))]
+  rest = base.rest(task, record.problem, nodes[way[-1]].state)
+  found = task.teacher.search(rest, task.teacher.strategies[0], 0)
+  if not found.solution:
+    return None
+  steps = [nodes[i].step for i in way[1:]]
+  steps += [found.nodes[i].step for i in found.solution[1:]]
+  return events_lib.Start(record.problem.question), events_lib.Answer(
+      '\n'.join(steps), num_given=len(way) - 1)
 
 
 def failures(
@@ -163,8 +241,13 @@ def make(name: str, task: base.Task, style: str | None = None) -> Arm:
   if arm.is_played and task.feedback is None:
     raise config_lib.ConfigError(
         f'arms: got {name!r}; this task gives no feedback between attempts.')
+  if arm.is_relabelled and None in (
+      task.teacher, task.states, getattr(task, 'rest', None)):
+    raise config_lib.ConfigError(
+        f'arms: got {name!r}; it needs a task with a teacher, states and a '
+        'method rest(problem, state), such as countdown.')
   return dataclasses.replace(
-      arm, task=task,
+      arm, task=task, style=style,
       is_free=style is not None and not format_lib.STYLES[style].EVENT_ENDS)
 
 
@@ -175,4 +258,7 @@ ARMS: Mapping[str, Arm] = types.MappingProxyType({
     'revisions': Arm(is_revised=True),
     'revisions_kept': Arm(is_revised=True, is_kept=True),
     'episodes': Arm(is_played=True),
+    'verified_traces': Arm(is_solution=False, is_verified=True),
+    'visited': Arm(is_visited=True),
+    'relabelled': Arm(is_relabelled=True),
 })

@@ -13,6 +13,7 @@ from configs import kinds
 from meta_cot.evaluation import figures
 from meta_cot.evaluation import rows as rows_lib
 from meta_cot.evaluation.figures import base
+from meta_cot.evaluation.figures import pairs
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import base as stages
 from meta_cot.stages import experiment as experiment_lib
@@ -331,3 +332,25 @@ def test_a_figure_of_nothing_is_one_line(tmp_path):
 def test_wrong_settings_are_one_line(changes, words):
   with pytest.raises(config_lib.ConfigError, match=words):
     _experiment(**changes)
+
+
+def test_a_table_has_every_policy_with_every_value():
+  some = lambda seed: [
+      *_rows(seed, 'greedy', number=1), *_rows(seed, 'mcts', number=1)]
+  groups = [
+      _group('policy 0, value 0', some(0)), _group('policy 0, value 1', some(1)),
+      _group('policy 1, value 1', some(2)), _group('other, none', list(
+          _rows(3, 'greedy', number=1)))]
+  figure = figures.FIGURES['table'](groups)
+  assert figure.columns == ('greedy', 'value 0', 'value 1')
+  assert {k: [p.x for p in v] for k, v in figure.lines.items()} == {
+      'policy 0': [0, 1, 2], 'policy 1': [0, 2], 'other': [0]}
+  rate = _correct(list(_rows(1, 'mcts', number=1))).mean()
+  assert figure.lines['policy 0'][2].y == pytest.approx(rate)
+  header, _, *lines = pairs.markdown(figure).splitlines()
+  assert header == '| policy | greedy | value 0 | value 1 |'
+  cells = [line.strip('| ').split(' | ') for line in lines]
+  assert cells[0][3].startswith(f'{100 * rate:.1f} [')
+  assert cells[1][2] == cells[2][1 + 1] == '-'
+  with pytest.raises(config_lib.UserError, match='POLICY, VALUE'):
+    figures.FIGURES['table']([_group('policy 0', some(0))])

@@ -19,7 +19,14 @@ from tests import run_comparison
 ROOT = pathlib.Path(__file__).parents[1]
 STAGES = (
     'problems', 'traces', 'tokenizer', 'sft', 'search1', 'sft1', 'search2',
-    'sft2', 'table')
+    'sft2', 'plain_search', 'plain', 'taught', 'table')
+ROUNDS_OF_TS_LLM = (
+    'search1', 'label1', 'value1', 'sft1', 'search2', 'label2', 'value2',
+    'sft2')
+# What the kill tests run: the loop itself, and no controls.
+_SHORT = dict(
+    star_tiny=(*STAGES[:8], 'table'),
+    ts_llm_tiny=(*STAGES[:4], *ROUNDS_OF_TS_LLM, 'policy2_value2'))
 # Two numbers: a policy that has trained for a second solves some.
 _SMALL = (
     '--config.task.num_numbers=2', '--config.task.max_number=12',
@@ -27,8 +34,7 @@ _SMALL = (
     '--config.traces.num_shards=1', '--config.model.num_layers=1',
     '--config.sft.num_tokens=30000', '--config.sft.batch_size=4',
     '--config.sft.data.sequence_length=32',
-    '--config.sft.optimizer.warmup_steps=10',
-    '--config.table.solvers=greedy', '--config.table.num_problems=8')
+    '--config.sft.optimizer.warmup_steps=10')
 _ROUND = (
     'num_tokens=4000', 'save_every_steps=4', 'log_every_steps=2',
     'eval_every_steps=8', 'num_eval_batches=1')
@@ -38,13 +44,29 @@ _ROUND = (
 def test_a_loop_is_a_longer_tuple_of_stages(variant):
   parsed = experiment.parse(
       config_file.load(f'configs/loops.py:{variant}', ()))
-  assert parsed.stages == STAGES
-  start = 'sft' if variant == 'star_tiny' else 'sft1'
   groups = {name: group.settings for name, group in parsed.groups.items()}
-  assert groups['search2'].policy == 'sft1/solution_only'
+  if variant == 'ts_llm_tiny':
+    assert parsed.stages[4:12] == ROUNDS_OF_TS_LLM
+    assert groups['search2'].search.valuing.model == 'value1/solution_only'
+    assert groups['table'].labels[5] == 'policy 1, value 2'
+    assert groups['policy1_value2'].search.valuing.model == (
+        'value2/solution_only')
+    assert groups['policy1_value2'].policies == ('sft1',)
+  else:
+    assert parsed.stages == STAGES
+    assert groups['table'].policies == (
+        'sft', 'sft1', 'sft2', 'plain', 'taught')
+  (arm,) = groups['sft1'].arms
+  assert groups['search2'].policy == f'sft1/{arm}'
   assert groups['sft2'].records == 'search2'
-  assert groups['sft2'].start == f'{start}/solution_only'
-  assert groups['table'].policies == ('sft', 'sft1', 'sft2')
+  (first,) = groups['sft'].arms
+  assert groups['sft2'].start == (
+      f'sft/{first}' if variant in ('star_tiny', 'meta_star_tiny')
+      else f'sft1/{arm}')
+  rounds = sum(groups[f'sft{i}'].num_tokens for i in (1, 2))
+  for name in ('plain', 'taught'):  # no more tokens than both rounds
+    assert groups[name].num_tokens == rounds
+    assert groups[name].start == f'sft/{first}'
 
 
 def _command(
@@ -55,11 +77,18 @@ def _command(
   searches = (
       f'--config.search{i}.{setting}' for i in (1, 2)
       for setting in ('num_train=48', 'num_validation=8'))
+  values = (
+      f'--config.{name}{i}.{setting}' for i in (1, 2) for name, setting in (
+          ('value', 'num_tokens=2000'), ('label', 'num_validation=8'))
+  ) if variant == 'ts_llm_tiny' else ()
+  table = 'table' if variant == 'star_tiny' else 'policy2_value2'
   return [
       sys.executable, '-m', 'meta_cot.main',
       f'--config=configs/loops.py:{variant}', f'--workdir={workdir}',
       f'--config.compilation_cache={workdir.parent.parent / "cache"}',
-      *_SMALL, *rounds, *searches, *more]
+      f'--config.stages={",".join(_SHORT[variant])}',
+      f'--config.{table}.solvers=greedy', f'--config.{table}.num_problems=8',
+      *_SMALL, *rounds, *searches, *values, *more]
 
 
 def _run(workdir: pathlib.Path, *more: str, **variant: str) -> str:
@@ -112,26 +141,27 @@ def test_a_tree_search_of_the_second_round_killed(tmp_path):
   assert (workdir / 'done' / 'sft1.json').exists()
   assert not (workdir / 'done' / 'search2.json').exists(), 'killed too late'
   log = _run(workdir, **variant)
-  assert log.count('already done') == STAGES.index('search2')
+  assert log.count('already done') == _SHORT['ts_llm_tiny'].index('search2')
   assert not run_comparison.differences(unbroken, workdir)
 
 
 def test_the_second_round_killed_and_changed(tmp_path):
   unbroken, workdir = _workdirs(tmp_path)
   log = _run(unbroken)
-  assert [n for n in STAGES if f' stage {n}\n' in log] == list(STAGES)
+  assert [n for n in STAGES if f' stage {n}\n' in log] == list(
+      _SHORT['star_tiny'])
   metrics = workdir / 'sft2' / 'solution_only' / 'metrics.jsonl'
   _kill(workdir, lambda: (
       metrics.exists() and metrics.read_text().count('\n') >= 3))
   assert (workdir / 'done' / 'search2.json').exists()
   assert not (workdir / 'done' / 'sft2.json').exists(), 'killed too late'
   log = _run(workdir)
-  assert log.count('already done') == STAGES.index('sft2')
+  assert log.count('already done') == _SHORT['star_tiny'].index('sft2')
   assert not run_comparison.differences(unbroken, workdir)
 
   before = _times(workdir)
   log = _run(workdir, '--config.sft2.optimizer.learning_rate=0.002')
-  assert log.count('already done') == STAGES.index('sft2')
+  assert log.count('already done') == _SHORT['star_tiny'].index('sft2')
   assert 'stage sft2: runs again (' in log and 'learning_rate' in log
   assert 'stage table: runs again (sft2/solution_only was made anew)' in log
   after = _times(workdir)

@@ -6,8 +6,7 @@ A step of a tree is one operation of a solution, such as those of
 the record as it is, with no state.
 """
 
-from collections.abc import Callable, Sequence
-import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from meta_cot.solvers import vocabulary
 from meta_cot.tasks import base
 from meta_cot.traces import format as format_lib
 from meta_cot.traces import from_tree
+from meta_cot.traces import telling
 
 
 def read(
@@ -149,9 +149,7 @@ def told(record: traces.TraceRecord, style: str) -> tuple[str, int]:
   Raises:
     ValueError: the text reads back as something else.
   """
-  part = _part(record, style, _way)
-  if not _can_tell(part, style):  # nodes that do not go together; takes longer
-    part = _part(record, style, lambda nodes: nodes)
+  part = telling.writable(record, style)
   events = traces.linearize(part)
   text = traces.render(events, style=style)
   without_values = tuple(e for e in events if not isinstance(e, traces.Value))
@@ -160,42 +158,3 @@ def told(record: traces.TraceRecord, style: str) -> tuple[str, int]:
         f'problem {record.problem.id!r}: the search {text!r} reads back as '
         'another one.')
   return text, len(record.nodes) - len(part.nodes)
-
-
-def _part(record, style: str, looked_at: Callable) -> traces.TraceRecord:
-  """The record with the nodes that can be told, one after the other.
-
-  A node is kept if the style can write what `looked_at` makes of it and the
-  nodes kept before.
-  """
-  kept, index = [], {-1: -1}
-  for i, node in enumerate(record.nodes):
-    if node.parent not in index:
-      continue
-    nodes = [*kept, dataclasses.replace(node, parent=index[node.parent])]
-    if _can_tell(dataclasses.replace(
-        record, nodes=tuple(looked_at(nodes)), solution=()), style):
-      index[i] = len(kept)
-      kept = nodes
-  is_whole = all(i in index for i in record.solution)
-  return dataclasses.replace(
-      record, nodes=tuple(kept), solution=tuple(
-          index[i] for i in record.solution) if is_whole else ())
-
-
-def _way(nodes: Sequence[traces.Node]) -> list[traces.Node]:
-  """The way to the last of the nodes alone."""
-  way = from_tree.path(nodes, len(nodes) - 1)
-  return [
-      dataclasses.replace(
-          nodes[i], parent=depth - 1, order=depth if i != way[-1] else -1)
-      for depth, i in enumerate(way)]
-
-
-def _can_tell(record: traces.TraceRecord, style: str) -> bool:
-  """Whether the style can write all of a record."""
-  try:
-    traces.render(traces.linearize(record), style=style)
-  except ValueError:
-    return False
-  return True

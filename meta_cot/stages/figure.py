@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage `figure`: a picture of what other stages left, and its numbers.
 
-Leaves figure.png, figure.svg and figure.json, the points of every line.
+Leaves figure.png, figure.svg and figure.json, the points of every line; and
+table.md where the figure is a table.
 """
 
 import dataclasses
@@ -11,12 +12,14 @@ from meta_cot.evaluation import plots
 from meta_cot.evaluation import rows as rows_lib
 from meta_cot.evaluation import summary as summary_lib
 from meta_cot.evaluation.figures import base as figures_base
+from meta_cot.evaluation.figures import pairs
 from meta_cot.runtime import distributed
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import base
 
 _NAMES = ('figure.png', 'figure.svg', 'figure.json')
+_TABLE = 'table.md'  # of a figure with columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +56,8 @@ def _run(context, settings, directory) -> None:
           directory / name, {k: [p[:4] for p in v] for k, v in lines.items()},
           x_label=figure.x_label, y_label=figure.y_label, title=settings.title,
           is_log=figure.is_log, is_rate=figure.is_rate)
+    if figure.columns:
+      files.write_atomic(directory / _TABLE, pairs.markdown(figure))
     files.write_json(directory / _NAMES[2], dict(
         figure=settings.figure, title=settings.title, x=figure.x_label,
         y=figure.y_label, lines={

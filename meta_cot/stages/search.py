@@ -10,6 +10,7 @@ import logging
 import jax
 
 from data_pipelines import store
+from meta_cot import traces
 from meta_cot.evaluation import bench
 from meta_cot.evaluation import rows as rows_lib
 from meta_cot.runtime import distributed
@@ -24,7 +25,15 @@ from meta_cot.solvers import vocabulary
 from meta_cot.stages import base
 from meta_cot.stages import data
 from meta_cot.stages import solving
+from meta_cot.traces import format as format_lib
 from meta_cot.traces import record as record_lib
+from meta_cot.traces import telling
+
+# Of the samples of a problem, those that a record is made of: all answers, or
+# the search that one right text tells, the first such or the shortest.
+_KEPT = {
+    'answers': None, 'first_text': lambda row: row['attempt'],
+    'shortest_text': lambda row: (row['num_tokens'], row['attempt'])}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Settings:
       if name not in ('revisions', *prompting.STRATEGIES)))
   num_train: int = config_lib.setting(low=1)
   num_validation: int = config_lib.setting(low=1)
+  kept: str = config_lib.setting(choices=tuple(_KEPT))
   samples: sampling.Settings
   search: strategies.Settings
 
@@ -60,6 +70,15 @@ def _check(context, settings, name) -> None:
     raise base.wrong(
         name, 'kind', f"got 'search'; task {context.shared.task_kind} has no "
         'states, so there are no records of its solutions.')
+  if settings.kept != 'answers' and settings.solver != 'samples':
+    raise base.wrong(
+        name, 'kept', f"got {settings.kept!r} with solver {settings.solver!r}, "
+        "whose trees are kept as they are; must be 'answers'.")
+  style = context.planned(settings.policy).style
+  if settings.kept != 'answers' and not format_lib.STYLES[style].EVENT_ENDS:
+    raise base.wrong(
+        name, 'kept', f'got {settings.kept!r}; style {style!r} writes no '
+        "searches; must be 'answers'.")
   solving.check(context, settings, name)
 
 
@@ -102,14 +121,38 @@ def _store(context, settings, directory, policy, split, problems) -> None:
 
 def _record(
     context, settings, policy, words, problem, rows) -> record_lib.TraceRecord:
-  """Samples of a problem, one after the other."""
+  """Samples of a problem, one after the other; or the search of one."""
+  about = dict(
+      strategy=settings.solver, seed=context.seed,
+      arguments=dataclasses.asdict(settings.samples),
+      model=f'{policy.label}, step {policy.step}')
+  if settings.kept != 'answers':
+    return _text(context, settings, policy, problem, rows, about)
   return trees.of_answers(
       context.task, problem, [row['answer'] for row in rows],
       [row['is_correct'] for row in rows],
-      [words.cut(row['details']['tokens']) for row in rows],
-      strategy=settings.solver,
-      arguments=dataclasses.asdict(settings.samples), seed=context.seed,
-      model=f'{policy.label}, step {policy.step}')
+      [words.cut(row['details']['tokens']) for row in rows], **about)
+
+
+def _text(
+    context, settings, policy, problem, rows, about
+) -> record_lib.TraceRecord:
+  """The search of the first right text in an order; without one, the root."""
+  prompt = traces.prompt(problem, style=policy.style)
+  state = context.task.states.first(problem)
+  for row in sorted(rows, key=_KEPT[settings.kept]):
+    if not row['is_correct']:
+      continue
+    *tokens, _ = row['details']['tokens']  # behind it the text ends
+    record = telling.from_text(
+        problem, prompt + policy.tokenizer.decode(tokens), policy.style,
+        **about)
+    if record is not None and record.is_solved:
+      root = dataclasses.replace(record.nodes[0], state=state)
+      return dataclasses.replace(record, nodes=(root, *record.nodes[1:]))
+  return record_lib.TraceRecord(
+      problem=problem, nodes=(record_lib.Node(-1, '', state, 0),), solution=(),
+      traversal='depth_first', **about)
 
 
 STAGE = base.Stage(

@@ -186,6 +186,23 @@ def ask(task: Task, question: str) -> Problem:
     raise config_lib.UserError(f'question: {e}') from e
 
 
+def rest(task: Task, problem: Problem, state: str) -> Problem:
+  """Makes the problem that is left at a state.
+
+  A task may have `rest(problem, state) -> Problem`; the steps of a solution of
+  what it returns lead from the state to a solution of the problem.
+
+  Raises:
+    UserError: the task has no such method.
+  """
+  make = getattr(task, 'rest', None)
+  if make is None:
+    raise config_lib.UserError(
+        'rest: this task does not say what is left at a state; give it a '
+        'method rest(problem, state).')
+  return make(problem, state)
+
+
 def difficulty(task: Task, problem: Problem) -> float | None:
   """Says how difficult a problem is.
 

@@ -138,6 +138,11 @@ class NumberPuzzles:
     numbers = rng.permutation(problem.data['numbers']).tolist()
     return make_problem(self.name, numbers, problem.data['target'])
 
+  def rest(self, problem: Problem, state: str) -> Problem:
+    """Returns the puzzle of the numbers left, with the same target."""
+    return make_problem(
+        self.name, operations.numbers(state), problem.data['target'])
+
   def ask(self, question: str) -> Problem:
     """Makes the problem of a question such as '4,9,3>24'.
 

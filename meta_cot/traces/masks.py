@@ -36,15 +36,16 @@ def trainable(spans: Sequence[events_lib.Span], mask: str) -> list[bool]:
 def trains_end(events: Sequence[events_lib.Event], mask: str) -> bool:
   """Whether the end-of-sequence token after the text is trained.
 
-  It belongs to S where there is one, else to Z; so only 'meta_cot' leaves it
-  out, where a solution follows.
+  It belongs to S where there is one, else to Z; so 'meta_cot' leaves it out,
+  where a solution follows. So does an answer that is not whole.
 
   Raises:
     ValueError: no such mask.
   """
   _predicate(mask)
-  has_solution = any(isinstance(e, events_lib.Answer) for e in events)
-  return mask != 'meta_cot' or not has_solution
+  answers = [e for e in events if isinstance(e, events_lib.Answer)]
+  return all(e.is_whole for e in answers) and (
+      mask != 'meta_cot' or not answers)
 
 
 def trained_ranges(
@@ -69,7 +70,21 @@ def trained_ranges(
     elif is_trained and end > at:
       ranges.append((at, end))
     at = end
-  return ''.join(span.text for span in spans), ranges
+  given = _num_given(events, style)
+  return ''.join(span.text for span in spans), [
+      (max(start, given), end) for start, end in ranges if end > given]
+
+
+def _num_given(events: Sequence[events_lib.Event], style: str) -> int:
+  """Characters up to the end of the steps that an answer was given."""
+  *_, last = events
+  number = getattr(last, 'num_given', 0)
+  if not number:
+    return 0
+  given = dataclasses.replace(
+      last, text='\n'.join(last.text.split('\n')[:number]))
+  return len(format_lib.render((*events[:-1], given), style)) + len(
+      format_lib.STYLES[style].STEP_END)
 
 
 def prune(

@@ -5,6 +5,7 @@ import types
 
 from meta_cot.evaluation.figures import compute
 from meta_cot.evaluation.figures import depth
+from meta_cot.evaluation.figures import pairs
 from meta_cot.evaluation.figures import played
 from meta_cot.evaluation.figures import training
 from meta_cot.evaluation.figures import values
@@ -25,4 +26,5 @@ FIGURES = types.MappingProxyType({
     'votes': values.votes,
     'depth': depth.depth,
     'lookahead': depth.lookahead,
+    'table': pairs.table,
 })

@@ -67,6 +67,7 @@ class Figure:
   lines: Mapping[str, Sequence[Point]]
   is_log: bool = True  # of x
   is_rate: bool = True  # of y
+  columns: tuple[str, ...] = ()  # x is a number of these; it is a table too
 
 
 def runs_of(
