@@ -73,7 +73,9 @@ def train(**changes: Any) -> ml_collections.ConfigDict:
   t.style = placeholder(str)  # of what is written; None: config.style
   t.start = placeholder(str)  # a policy to go on from; None: a new model
   # What a policy learns to write: traces | solution_only |
-  # solution_only_permuted | revisions | revisions_kept | episodes.
+  # solution_only_permuted | revisions | revisions_kept | episodes |
+  # verified_traces | visited | relabelled; of style compact_drafts too
+  # backtracks | resets | attempts | checked.
   t.arms = ('traces', 'solution_only')
   # Every arm is trained with each, as ARM/seedN; (): with config.seed, as ARM.
   t.seeds = ()

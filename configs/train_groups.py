@@ -22,6 +22,13 @@ def data() -> ml_collections.ConfigDict:
   d.prune_fraction = 0.0  # share of traces with failed branches cut off
   d.max_attempts = 4  # of arm revisions, the right one included
   d.trained_attempts = 'all'  # of arm revisions: all | final (the right one)
+  # Of arm backtracks: share of steps with a wrong one before them; of arm
+  # resets: share of solutions with a beginning of a wrong one before them.
+  d.backtrack_rate = 0.0
+  # What stands before a question: none | strategy (that of the record) | budget
+  # (the least of `openings` that holds the tokens of the text).
+  d.opening = 'none'
+  d.openings = ()  # that may; records with others are left out
   d.value = _value()
   d.verdict = _verdict()
   d.pairs = _pairs()

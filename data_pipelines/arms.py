@@ -7,6 +7,7 @@ import types
 
 import numpy as np
 
+from data_pipelines import drafted
 from meta_cot.problem import Problem
 from meta_cot.settings import config as config_lib
 from meta_cot.tasks import base
@@ -34,27 +35,32 @@ class Arm:
   is_verified: bool = False  # a search that found a solution, or none
   is_visited: bool = False  # one way down the tree, drawn by visits
   is_relabelled: bool = False  # the teacher goes on from a state of the record
+  # How what was taken back is written: '' | 'backtracks' | 'reset' |
+  # 'attempts' | 'checked'; see `drafted`.
+  draft: str = ''
+  rate: float = 0.0  # of backtracks and resets
   style: str | None = None  # that it is written in, see `make`
 
   @property
   def is_random(self) -> bool:
     """Whether it draws; if not, its sequences are tokenised once and kept."""
     return (self.is_permuted or self.is_revised or self.is_visited
-            or self.is_relabelled)
+            or self.is_relabelled or bool(self.draft))
 
   @property
   def is_attempt(self) -> bool:
     """Whether it writes one attempt, and no search."""
     return self.is_solution and not (
         self.is_revised or self.is_played or self.is_visited
-        or self.is_relabelled)
+        or self.is_relabelled or self.draft)
 
   @property
   def styles(self) -> tuple[str, ...]:
     """Styles that can write it; not all write searches."""
     return tuple(
         name for name, style in format_lib.STYLES.items()
-        if style.EVENT_ENDS or self.is_solution)
+        if (style.EVENT_ENDS or self.is_solution) and (
+            not self.draft or format_lib.has_drafts(name)))
 
   def __call__(
       self, record: record_lib.TraceRecord, rng: np.random.Generator,
@@ -74,6 +80,8 @@ class Arm:
       return (attempt,) if attempt and self._can_write(attempt) else None
     if not record.solution:
       return None
+    if self.draft:
+      return (self._drafted(record, rng, max_attempts),)
     problem = record.problem
     if self.is_permuted:
       problem = self.task.vary(problem, rng)
@@ -83,6 +91,24 @@ class Arm:
     if self.is_kept:
       attempts += attempts[-1:] * (max_attempts - len(attempts))
     return attempts
+
+  def _drafted(
+      self, record: record_lib.TraceRecord, rng: np.random.Generator,
+      max_attempts: int,
+  ) -> Events:
+    """The solution with what was taken back before it."""
+    if self.draft == 'backtracks':
+      return drafted.with_backtracks(
+          self.task, record, self.style, self.rate, rng)
+    if self.draft == 'reset':
+      wrong = failures(
+          self.task, record, rng, 1, is_free=self.is_free, is_always=True)
+      return drafted.with_reset(record, wrong, self.style, self.rate, rng)
+    wrong = failures(
+        self.task, record, rng, max_attempts - 1, is_free=self.is_free)
+    return drafted.with_attempts(
+        self.task, record, wrong, self.style,
+        is_checked=self.draft == 'checked')
 
   def _can_write(self, attempt: Events) -> bool:
     """Whether there are steps, and the style can write them."""
@@ -150,7 +176,7 @@ def relabelled(
 
 def failures(
     task: base.Task, record: record_lib.TraceRecord, rng: np.random.Generator,
-    limit: int, *, is_free: bool = False,
+    limit: int, *, is_free: bool = False, is_always: bool = False,
 ) -> Attempts:
   """Dead ends of the search as wrong solutions (arXiv 2501.04682, Eq. 4-7).
 
@@ -165,9 +191,10 @@ def failures(
     limit: at least 0.
     is_free: whether any answer is wrong that the verifier decides is; else it
       must have legal steps, as many as a solution has.
+    is_always: as many as the limit, if there are.
   """
   is_wrong = _is_judged_wrong if is_free else _is_wrong
-  count = rng.integers(limit + 1)
+  count = limit if is_always else rng.integers(limit + 1)
   ends = [
       i for i, node in enumerate(record.nodes)
       if node.is_terminal and not node.is_correct]
@@ -234,7 +261,7 @@ def make(name: str, task: base.Task, style: str | None = None) -> Arm:
       have.
   """
   arm = ARMS[name]
-  if arm.is_revised and task.states is None:
+  if (arm.is_revised or arm.draft) and task.states is None:
     raise config_lib.ConfigError(
         f'arms: got {name!r}; this task has no states, so it has no '
         'wrong ends to revise.')
@@ -248,7 +275,8 @@ def make(name: str, task: base.Task, style: str | None = None) -> Arm:
         'method rest(problem, state), such as countdown.')
   return dataclasses.replace(
       arm, task=task, style=style,
-      is_free=style is not None and not format_lib.STYLES[style].EVENT_ENDS)
+      is_free=style is not None and not (
+          format_lib.STYLES[style].EVENT_ENDS or format_lib.has_drafts(style)))
 
 
 ARMS: Mapping[str, Arm] = types.MappingProxyType({
@@ -261,4 +289,8 @@ ARMS: Mapping[str, Arm] = types.MappingProxyType({
     'verified_traces': Arm(is_solution=False, is_verified=True),
     'visited': Arm(is_visited=True),
     'relabelled': Arm(is_relabelled=True),
+    'backtracks': Arm(draft='backtracks'),
+    'resets': Arm(draft='reset'),
+    'attempts': Arm(draft='attempts'),
+    'checked': Arm(draft='checked'),
 })

@@ -65,9 +65,23 @@ class DataConfig:
   prune_fraction: float = config_lib.setting(low=0.0, high=1.0)
   max_attempts: int = config_lib.setting(low=1)  # arms that write several
   trained_attempts: str = config_lib.setting(choices=('final', 'all'))
+  backtrack_rate: float = config_lib.setting(low=0.0, high=1.0)
+  opening: str = config_lib.setting(choices=('none', 'strategy', 'budget'))
+  openings: tuple[str, ...] = config_lib.setting(is_unique=True)
   value: ValueConfig
   verdict: VerdictConfig
   pairs: PairsConfig
+
+  def __post_init__(self):
+    if (self.opening == 'none') != (not self.openings):
+      raise config_lib.ConfigError(
+          f'openings: got {self.openings} with opening {self.opening!r}; name '
+          "what may stand there, or nothing with 'none'.")
+    if self.opening == 'budget' and not all(
+        name.isdecimal() for name in self.openings):
+      raise config_lib.ConfigError(
+          f"openings: got {self.openings} with opening 'budget'; must be whole "
+          'numbers of tokens.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,16 +110,37 @@ class Texts:
     config = self.config
     if config.prune_fraction and rng.random() < config.prune_fraction:
       record = masks.prune(record, rng.random(), rng)
-    attempts = self.arm(record, rng, config.max_attempts)
+    arm = dataclasses.replace(self.arm, rate=config.backtrack_rate)
+    attempts = arm(record, rng, config.max_attempts)
     if attempts is None:
       return None
-    tokens, weights = tokenize_attempts(
-        attempts, config, self.tokenizer, self.style)
+    write = lambda tokenizer: tokenize_attempts(
+        attempts, config, tokenizer, self.style)
+    tokens, weights = write(self.tokenizer)
+    if config.opening != 'none':
+      opening = self._opening(record, attempts, len(tokens))
+      if opening is None:
+        return None
+      tokens, weights = write(tokenizers.Opened(
+          self.tokenizer, tokenizers.opening(opening)))
     example = np.empty(len(tokens) - 1, POSITION)
     example['tokens'] = tokens[:-1]
     example['targets'] = tokens[1:]
     example['weights'] = weights[1:]
     return example
+
+
+  def _opening(
+      self, record: record_lib.TraceRecord, attempts: arms.Attempts,
+      num_tokens: int) -> str | None:
+    """What stands before the question; None: nothing that is named does."""
+    names = self.config.openings
+    if self.config.opening == 'strategy':
+      return record.strategy if record.strategy in names else None
+    written = num_tokens - len(self.tokenizer.encode_prompt(
+        format_lib.prompt(attempts[0], self.style)))
+    return min(
+        (name for name in names if int(name) >= written), key=int, default=None)
 
 
 def tokenize(

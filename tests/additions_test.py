@@ -78,7 +78,7 @@ def test_a_style(monkeypatch):
     traces.parse(text + 'x', style='plain')
   tokenizer = sentencepiece.train([text], 64, 24)
   config = examples.DataConfig(
-      64, 'procedure_cloning', None, 1, 0, 1, 0.0, 1, 'all',
+      64, 'procedure_cloning', None, 1, 0, 1, 0.0, 1, 'all', 0.0, 'none', (),
       examples.ValueConfig(1.0, 0.0, None),
       examples.VerdictConfig('?', '!', 'x', None),
       examples.PairsConfig(0.1, 0.25))

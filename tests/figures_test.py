@@ -338,7 +338,8 @@ def test_a_table_has_every_policy_with_every_value():
   some = lambda seed: [
       *_rows(seed, 'greedy', number=1), *_rows(seed, 'mcts', number=1)]
   groups = [
-      _group('policy 0, value 0', some(0)), _group('policy 0, value 1', some(1)),
+      _group('policy 0, value 0', some(0)),
+      _group('policy 0, value 1', some(1)),
       _group('policy 1, value 1', some(2)), _group('other, none', list(
           _rows(3, 'greedy', number=1)))]
   figure = figures.FIGURES['table'](groups)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from data_pipelines import tokenizers
 from meta_cot import decode
 from meta_cot import sharding
 from meta_cot.rollouts import episodes
@@ -29,7 +30,7 @@ def _player(tokenizer) -> player_lib.Player:
 
 
 def test_a_question_is_opened_as_a_player_opens_it():
-  opened, some = opening.Opened(_PLAIN, '!x'), small_rl.PROBLEMS[:2]
+  opened, some = tokenizers.Opened(_PLAIN, '!x'), small_rl.PROBLEMS[:2]
   one = _player(opened).ask(some, [0, 1])
   other = _player(_PLAIN).ask(some, [0, 1], ['!x', '!x'])
   for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
@@ -39,21 +40,22 @@ def test_a_question_is_opened_as_a_player_opens_it():
 
 
 def test_all_else_is_the_tokenizers_own():
-  opened = opening.Opened(_PLAIN, '!')
+  opened = tokenizers.Opened(_PLAIN, '!')
   assert opened.encode('2+3') == _PLAIN.encode('2+3')
   assert opened.eos_ids == _PLAIN.eos_ids
-  same = opening.Opened(_PLAIN, '!')
+  same = tokenizers.Opened(_PLAIN, '!')
   assert same == opened and hash(same) == hash(opened)
-  assert opened != opening.Opened(_PLAIN, 'x') and opened != _PLAIN
+  assert opened != tokenizers.Opened(_PLAIN, 'x') and opened != _PLAIN
   copy = pickle.loads(pickle.dumps(opened))
   assert copy.encode_prompt('2') == opened.encode_prompt('2')
 
 
 def test_names():
-  assert opening.named([(1.0, '')]) == {'': ''}
-  assert opening.named([[0.98, '!']]) == {'': '!'}
-  assert opening.named([(1.0, 'x'), (0.95, '!')]) == {
+  assert opening.named({}) == {'': ''}
+  assert opening.named(dict(discounts=[[0.98, '!']])) == {'': '!'}
+  assert opening.named(dict(discounts=[(1.0, 'x'), (0.95, '!')])) == {
       'gamma 1': 'x', 'gamma 0.95': '!'}
+  assert opening.named(dict(openings=['8', '16'])) == {'8': '8:', '16': '16:'}
 
 
 @pytest.mark.parametrize('openings', [('',), ('', '!'), ('!', 'x', '@')])

@@ -299,7 +299,8 @@ def test_every_arm_is_written(name):
   config = examples.DataConfig(
       sequence_length=64, mask='procedure_cloning', num_records=None,
       packing_bins=1, num_workers=0, num_streams=1, prune_fraction=0.0,
-      max_attempts=3, trained_attempts='all',
+      max_attempts=3, trained_attempts='all', backtrack_rate=0.0,
+      opening='none', openings=(),
       value=examples.ValueConfig(1.0, 0.0, None),
       verdict=examples.VerdictConfig('?', '!', 'x', None),
       pairs=examples.PairsConfig(0.1, 0.25))

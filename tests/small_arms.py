@@ -15,11 +15,12 @@ TASK = tasks.make('countdown', SETTINGS)
 # All but those of tasks with feedback.
 ARMS = {
     name: arms.make(name, TASK) for name, arm in arms.ARMS.items()
-    if not arm.is_played}
+    if not (arm.is_played or arm.draft)}
 CONFIG = examples_lib.DataConfig(
     sequence_length=160, mask='procedure_cloning', num_records=None,
     packing_bins=4, num_workers=0, num_streams=1, prune_fraction=0.0,
-    max_attempts=4, trained_attempts='final',
+    max_attempts=4, trained_attempts='final', backtrack_rate=0.0,
+    opening='none', openings=(),
     value=examples_lib.ValueConfig(1.0, 0.0, None),
     verdict=examples_lib.VerdictConfig('?', '!', 'x', None),
     pairs=examples_lib.PairsConfig(0.1, 0.25))

@@ -1,34 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Questions with a text in front, such as the prompt of a discount."""
+"""The texts that may stand in front of a policy's questions, by name."""
 
-from collections.abc import Iterable
-import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from data_pipelines import tokenizers
 
 
-@dataclasses.dataclass(frozen=True)
-class Opened:
-  """A tokenizer that puts `text` in front of every question."""
+def named(about: Mapping[str, Any]) -> dict[str, str]:
+  """Reads from what a policy says of itself what it is asked with.
 
-  tokenizer: tokenizers.Tokenizer
-  text: str
-
-  def encode_prompt(self, text: str) -> list[int]:
-    """See `tokenizers.Tokenizer`."""
-    return self.tokenizer.encode_prompt(self.text + text)
-
-  def __getattr__(self, name: str) -> Any:
-    """All else is the tokenizer's own."""
-    if name.startswith('__'):  # of copies that have no fields yet
-      raise AttributeError(name)
-    return getattr(self.tokenizer, name)
-
-
-def named(discounts: Iterable[tuple[float, str]]) -> dict[str, str]:
-  """Names the texts by their discounts; one alone needs no name."""
-  some = tuple(discounts)
+  Those are the prompts of its discounts, one alone without a name, or what it
+  was taught with: budgets or strategies. Else it is nothing, without a name.
+  """
+  if names := about.get('openings'):
+    return {name: tokenizers.opening(name) for name in names}
+  some = about.get('discounts', [(1.0, '')])
   if len(some) == 1:
     return {'': some[0][1]}
   return {f'gamma {gamma:g}': text for gamma, text in some}

@@ -32,6 +32,8 @@ from meta_cot.solvers import vocabulary
 from meta_cot.tasks import base as tasks_base
 from meta_cot.traces import analysis
 from meta_cot.traces import behaviours
+from meta_cot.traces import drafts
+from meta_cot.traces import format as format_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,6 +293,8 @@ class Sampler:
         some[i:i + self._settings.num_samples]
         for i in range(0, len(some), self._settings.num_samples)])
     kept = dict(searched=grid(self._searched(policy, claims, done)))
+    if format_lib.has_drafts(policy.style):
+      kept |= dict(attempts=grid([*map(drafts.num_attempts, texts)]))
     if self._keeps_tokens:
       kept |= dict(tokens=grid([
           tokens[:length].tolist()

@@ -104,7 +104,8 @@ def is_in_graph(task: base.Task, style: str, vocab_size: int) -> bool:
   """
   module = format_lib.STYLES[style]
   return task.in_graph is not None and vocab_size <= MAX_IN_GRAPH and (
-      module.OPENING, module.STEP_END) == task.in_graph.marks
+      module.OPENING, module.STEP_END) == task.in_graph.marks and (
+          not format_lib.has_drafts(style))
 
 
 def graph_inputs(

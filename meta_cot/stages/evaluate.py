@@ -14,6 +14,7 @@ from typing import Any
 from etils import epath
 import jax
 
+from data_pipelines import tokenizers
 from meta_cot.evaluation import bench
 from meta_cot.evaluation import report
 from meta_cot.evaluation import rows as rows_lib
@@ -146,8 +147,8 @@ class _Asked(solving.Asked):
 
   @property
   def openings(self) -> dict[str, str]:
-    """What may stand in front, by name: the prompts of its discounts."""
-    return opening_lib.named(self.folder.about.get('discounts', [(1.0, '')]))
+    """What may stand in front, by name: discounts, budgets, strategies."""
+    return opening_lib.named(self.folder.about)
 
   @property
   def label(self) -> str:
@@ -168,7 +169,7 @@ class _Asked(solving.Asked):
     policy = self.at(step, tokens if self.metrics else None)
     _, text = self.opening
     return policy if not text else dataclasses.replace(
-        policy, tokenizer=opening_lib.Opened(policy.tokenizer, text))
+        policy, tokenizer=tokenizers.Opened(policy.tokenizer, text))
 
   def rows(
       self, directory: epath.Path, problems: dict[str, list[Problem]],

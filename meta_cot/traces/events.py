@@ -62,6 +62,8 @@ class Answer:
   text: str
   # As a policy wrote it, with what ended it; () where none did.
   tokens: tuple[int, ...] = dataclasses.field(default=(), compare=False)
+  # As it is written, what was taken back included; '' where nothing was.
+  draft: str = dataclasses.field(default='', compare=False)
   # Steps at its beginning that are read and not trained.
   num_given: int = dataclasses.field(default=0, compare=False)
   # False: it may go on, so that its end is not trained.

@@ -19,6 +19,7 @@ from typing import Any
 
 from meta_cot.problem import Problem
 from meta_cot.traces import arithmetic
+from meta_cot.traces import drafts
 from meta_cot.traces import events as events_lib
 from meta_cot.traces import free_text
 from meta_cot.traces import grid
@@ -27,7 +28,13 @@ from meta_cot.traces import sudoku
 
 STYLES = {
     **arithmetic.STYLES, **grid.STYLES, **sudoku.STYLES, 'prose': prose,
-    'free_text': free_text}
+    'free_text': free_text,
+    'compact_drafts': drafts.Drafts(arithmetic.STYLES['compact'])}
+
+
+def has_drafts(style: str) -> bool:
+  """Says whether solutions of a style may be taken back in part."""
+  return getattr(_module(style), 'has_drafts', False)
 
 
 def spans(

@@ -24,9 +24,8 @@ def example(
 
 
 def about(config: examples.DataConfig) -> Mapping[str, Any]:
-  """Describes nothing else."""
-  del config
-  return {}
+  """Describes what stands before questions."""
+  return dict(openings=config.openings) if config.openings else {}
 
 
 def loss(

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arms: what of a search a policy learns to write, beside what it does not.
+
+  python -m meta_cot.main --config=configs/arms.py:backtracks_tiny \
+      --workdir=runs/backtracks
+
+Three-number Countdown, the policy of `configs/loops.py`; stage `table` compares
+(docs/traces.md, "Drafts" and "Openings").
+
+Variants, some minutes each on two CPU cores; no results are kept:
+  attempts_tiny    attempts up to the right one, behind which alone the text
+                   ends (Eq. 7); the report has their mean number.
+  backtracks_tiny  wrong steps that are taken back, before 0, 10 and 50% of the
+                   right ones (Eqs. 8 and 9).
+  resets_tiny      beginnings of wrong attempts, masked, before half of the
+                   solutions (Eq. 10).
+  checked_tiny     every attempt is checked before it counts.
+  budgets_tiny     searches with their budget in the prompt.
+  strategies_tiny  twelve strategies in one policy, named in the prompt, beside
+                   the same without names.
+"""
+
+from collections.abc import Sequence
+import functools
+
+import ml_collections
+
+from configs import base
+from configs import kinds
+from configs import loops
+
+_BUDGETS = ('24', '48', '96', '160')  # tokens
+_HEURISTICS = ('sum', 'mult')
+_STRATEGIES = (
+    *(f'dfs_{h}' for h in _HEURISTICS),
+    *(f'bfs_{h}_{n}' for h in _HEURISTICS for n in range(1, 6)))
+
+
+def get_config(variant: str = 'backtracks_tiny') -> ml_collections.ConfigDict:
+  """Makes the experiment of one variant.
+
+  Raises:
+    ValueError: no such variant; lists them.
+  """
+  return base.choose(VARIANTS, variant)()
+
+
+def _drafts(
+    arm: str, rates: Sequence[float] = (0.0,)) -> ml_collections.ConfigDict:
+  """Solutions with what was taken back, beside solutions alone."""
+  c = loops.first_policy()
+  c.style = 'compact_drafts'
+  c.tokenizer.vocabulary.pieces = ('~', '^', '?', 'x', '!')
+  policies = ['sft']
+  for rate in rates:
+    name = f'{arm}{round(100 * rate)}' if len(rates) > 1 else arm
+    c[name] = _train(arm, c.sft.num_tokens)
+    c[name].data.backtrack_rate = rate
+    policies.append(name)
+  return _compared(c, policies, loops.FIRST)
+
+
+def _backtracks() -> ml_collections.ConfigDict:
+  c = _drafts('backtracks', rates=(0.0, 0.1, 0.5))
+  for name in c.table.policies[1:]:
+    c[name].data.mask = 'procedure_cloning'  # wrong steps are trained too
+  return c
+
+
+def _resets() -> ml_collections.ConfigDict:
+  c = _drafts('resets')
+  c.resets.data.backtrack_rate = 0.5
+  return c
+
+
+def _budgets() -> ml_collections.ConfigDict:
+  return _opened('budget', _BUDGETS)
+
+
+def _strategies() -> ml_collections.ConfigDict:
+  c = _opened('strategy', _STRATEGIES)
+  c.traces.strategies = 'stream_of_search'
+  c.tokenizer.vocabulary.pieces = _STRATEGIES
+  return c
+
+
+def _opened(
+    opening: str, openings: Sequence[str]) -> ml_collections.ConfigDict:
+  """Searches behind what is said of them, beside the same without."""
+  c = loops.first_policy()
+  c.sft = _train('traces', 1_000_000)
+  c.opened = _train('traces', 1_000_000)
+  c.opened.data.update(dict(opening=opening, openings=tuple(openings)))
+  return _compared(c, ['sft', 'opened'], 'sft/traces')
+
+
+def _train(arm: str, num_tokens: int) -> ml_collections.ConfigDict:
+  t = kinds.train(
+      arms=(arm,), num_tokens=num_tokens, eval_every_steps=100,
+      save_every_steps=400)
+  t.data.sequence_length = 192 if arm == 'traces' else 96
+  if arm != 'traces':
+    t.data.mask = 'solution_path'  # not what was taken back
+  return t
+
+
+def _compared(
+    c: ml_collections.ConfigDict, policies: Sequence[str], reference: str
+) -> ml_collections.ConfigDict:
+  """Adds the table over the policies."""
+  c.table = kinds.evaluate(
+      policies=tuple(policies), reference=reference, num_problems=300,
+      num_curve_problems=0)
+  c.table.samples.num_samples = 4
+  c.stages += (*policies[1:], 'table')
+  return c
+
+
+VARIANTS = {
+    'attempts_tiny': functools.partial(_drafts, 'attempts'),
+    'backtracks_tiny': _backtracks,
+    'resets_tiny': _resets,
+    'checked_tiny': functools.partial(_drafts, 'checked'),
+    'budgets_tiny': _budgets,
+    'strategies_tiny': _strategies,
+}
