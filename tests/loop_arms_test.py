@@ -3,6 +3,7 @@
 
 import collections
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from meta_cot import tasks
 from meta_cot import traces
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import trees
+from meta_cot.stages import search as search_stage
 from meta_cot.tasks import countdown
 from meta_cot.traces import telling
 from meta_cot.traces.arithmetic import teacher
@@ -145,3 +147,29 @@ def test_the_teacher_goes_on_from_what_was_reached(tokenizer):
 def test_a_task_without_what_is_left_has_no_such_arm():
   with pytest.raises(config_lib.ConfigError, match='rest'):
     arms.make('relabelled', tasks.make('maze'))
+
+
+@pytest.mark.parametrize('kept, wanted', [
+    ('first_text', '4,9,3>24:9+4=13,3;+16-10*39x9-3=6,4;*24!S9-3=6,6*4=24'),
+    ('shortest_text', '4,9,3>24:9-3=6,4;*24!S9-3=6,6*4=24')])
+def test_the_search_of_one_right_text_is_kept(tokenizer, kept, wanted):
+  texts = [
+      'S9-3=6,6*4=24',  # right, but no search
+      '9-3=6,4;+10x9-4=5,3;*15!S9-4=5,5*3=15',  # wrong
+      '9+4=13,3;+16-10*39x9-3=6,4;*24!S9-3=6,6*4=24',
+      '9-3=6,4;*24!S9-3=6,6*4=24',
+      '9-3=6,4;*25!S9-3=6,6*4=24']  # a fault in the search
+  rows = [
+      dict(attempt=i, is_correct='=24' in text, num_tokens=len(text),
+           details=dict(tokens=[*tokenizer.encode(text), tokenizer.eos_id]))
+      for i, text in enumerate(texts)]
+  context = types.SimpleNamespace(task=TASK)
+  settings = types.SimpleNamespace(kept=kept)
+  policy = types.SimpleNamespace(style=STYLE, tokenizer=tokenizer)
+  found = search_stage.kept_text(
+      context, settings, policy, PROBLEM, rows, ABOUT)
+  assert traces.render(traces.linearize(found), style=STYLE) == wanted
+  assert found.nodes[0].state == '4,9,3'
+  none = search_stage.kept_text(
+      context, settings, policy, PROBLEM, rows[:2], ABOUT)
+  assert not none.solution and len(none.nodes) == 1

@@ -127,17 +127,17 @@ def _record(
       arguments=dataclasses.asdict(settings.samples),
       model=f'{policy.label}, step {policy.step}')
   if settings.kept != 'answers':
-    return _text(context, settings, policy, problem, rows, about)
+    return kept_text(context, settings, policy, problem, rows, about)
   return trees.of_answers(
       context.task, problem, [row['answer'] for row in rows],
       [row['is_correct'] for row in rows],
       [words.cut(row['details']['tokens']) for row in rows], **about)
 
 
-def _text(
+def kept_text(
     context, settings, policy, problem, rows, about
 ) -> record_lib.TraceRecord:
-  """The search of the first right text in an order; without one, the root."""
+  """Reads the search of one right text, see `_KEPT`; the root without one."""
   prompt = traces.prompt(problem, style=policy.style)
   state = context.task.states.first(problem)
   for row in sorted(rows, key=_KEPT[settings.kept]):
