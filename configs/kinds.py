@@ -341,6 +341,9 @@ def rl(**changes: Any) -> ml_collections.ConfigDict:
   r.objectives = ('erl2', 'rl2', 'single')  # each is trained
   r.seeds = (0,)  # and each with each of them
   r.num_iterations = 100
+  # Iterations that what is learned is behind the policy: 0 | 1 (drawn before
+  # the updates before it: the host judges while devices update).
+  r.lag = 0
   r.eval_every = 20  # iterations
   r.num_eval_problems = 256
   r.num_eval_samples = 4  # trajectories of each

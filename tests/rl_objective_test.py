@@ -90,28 +90,6 @@ def test_it_is_played_and_compiled_too(imitation):
       for part in ('rollout', 'prepare', 'keep', 'update', 'evaluate')]
 
 
-def test_one_step_behind_it_learns_from_what_the_policy_before_did():
-  """The next trajectories are collected before the update."""
-  run = small_rl.Run()
-  memory, state = run.memory(), run.state()
-  with run.mesh:
-    experience = run.learner.collect(state.params, memory, 0)
-    following = run.learner.collect(state.params, memory, 1)
-    state, row = run.learner.learn(state, experience)
-    run.learner.remember(memory, experience, row)
-    state, later = run.learner.learn(state, following)
-  assert row['gap_max'] < 1e-4 < later['gap_max']
-  assert experience.questions != following.questions
-  assert int(state.step) == 2
-  # The first is what an iteration does.
-  other = small_rl.Run()
-  _, (expected,) = other.iterate()
-  same = lambda row: {
-      k: v for k, v in row.items() if not k.startswith('time/')}
-  assert same(row) == same(expected) | dict(
-      questions_resting=row['questions_resting'])
-
-
 @pytest.mark.parametrize('name, needs', [
     ('rloo', {'reference'}), ('gae', {'reference', 'values'}),
     ('vineppo', {'reference', 'continuations'}),

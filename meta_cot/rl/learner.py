@@ -29,12 +29,37 @@ from meta_cot.rl import questions as questions_lib
 from meta_cot.rl import settings as settings_lib
 from meta_cot.rollouts import branching
 from meta_cot.rollouts import continuations
+from meta_cot.rollouts import episodes
 from meta_cot.rollouts import judge as judge_lib
 from meta_cot.rollouts import player as player_lib
 from meta_cot.rollouts import trees as trees_lib
 from meta_cot.training import state as state_lib
 
 _COLLECT, _VALUES, _DISCOUNT, _EXPLORE, _BRANCH = range(5)  # what a key is for
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+  """What an iteration draws; its programs may still run."""
+
+  params: types.Params  # of the policy that draws
+  numbers: list[int]  # of the questions
+  iteration: int
+  asked: player_lib.Asked
+  discount_Q: np.ndarray
+  rollouts: episodes.Rollouts
+  trees: trees_lib.Trees | None  # where trajectories have branches
+  copies: Any  # rollouts and tokens explored, for the host
+  start: float  # seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdicts:
+  """What the host has seen and said of what was drawn."""
+
+  host: episodes.Rollouts
+  judged: judge_lib.Judged
+  times: tuple[float, float, float]  # seconds: begun, drawn, judged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +107,7 @@ class Learner:
       keep(self.whole(state), experience, iteration)
     state, row = self.learn(state, experience)
     self.remember(memory, experience, row)
-    return state, row
+    return state, row | dict(staleness=0.0)
 
   def whole(self, state: state_lib.TrainState) -> types.Params:
     """Returns all parameters of the policy in training."""
@@ -97,51 +122,61 @@ class Learner:
       self, params: types.Params, memory: questions_lib.Memory, iteration: int
   ) -> Experience:
     """Asks the next questions, plays, judges and gives credit."""
-    config, rng = self.config, jax.random.fold_in(self.rng, iteration)
-    times = [time.perf_counter()]
-    tick = lambda: times.append(time.perf_counter())
-    asked, numbers, discount_Q = self._ask(params, memory, rng)
+    drawn = self.draw(
+        params, memory.questions.take(self.config.questions.num_questions),
+        iteration)
+    return self.give_credit(drawn, self.verdicts(drawn), memory.kl_coefficient)
+
+  def draw(
+      self, params: types.Params, numbers: list[int], iteration: int
+  ) -> Drawn:
+    """Plays the questions of these numbers; waits for no program."""
+    start = time.perf_counter()
+    rng = jax.random.fold_in(self.rng, iteration)
+    asked, discount_Q = self._ask(params, numbers, rng)
     rollouts, trees = self._draw(params, asked, rng)
-    drawn = rollouts if trees is None else trees
-    host, explored_Q = self.player.fetch((rollouts, asked.num_explored))
-    tick()
-    problems = [self.problems[q] for q in numbers]
+    return Drawn(
+        params, numbers, iteration, asked, discount_Q, rollouts, trees,
+        self.player.whole((rollouts, asked.num_explored)), start)
+
+  def verdicts(self, drawn: Drawn) -> Verdicts:
+    """Waits for what was drawn, and judges it on the host."""
+    host, explored_Q = jax.device_get(drawn.copies)
+    times = [drawn.start, time.perf_counter()]
+    judged = self.judge(self._problems(drawn), host).after(explored_Q)
+    return Verdicts(host, judged, (*times, time.perf_counter()))
+
+  def give_credit(
+      self, drawn: Drawn, verdicts: Verdicts, kl_coefficient: float
+  ) -> Experience:
+    """Makes what is learned from what was drawn and judged."""
+    config, judged, start = self.config, verdicts.judged, time.perf_counter()
+    asked, rollouts, problems = (
+        drawn.asked, drawn.rollouts, self._problems(drawn))
+    made = rollouts if drawn.trees is None else drawn.trees
     if self.solutions is not None:
-      drawn = self.solutions(problems, rollouts, host)
-    judged = self.judge(problems, host).after(explored_Q)
-    verdicts = sharding.split_batch(credit.Verdicts(
+      made = self.solutions(problems, rollouts, verdicts.host)
+    given = sharding.split_batch(credit.Verdicts(
         rewards=judged.rewards, is_taken=judged.is_taken,
         is_judged=self._is_judged(judged),
         tokens_before=judged.tokens_thought,
-        discounts=np.repeat(discount_Q, config.questions.per_question)),
-                                    self.mesh)
-    tick()
-    progress = iteration / config.num_iterations
+        discounts=np.repeat(drawn.discount_Q, config.questions.per_question)),
+                                 self.mesh)
+    progress = drawn.iteration / config.num_iterations
     values_NxJ = self._values(
-        params, asked, rollouts, problems, judged, discount_Q, progress,
-        jax.random.fold_in(rng, _VALUES))
+        drawn, problems, judged, progress, jax.random.fold_in(
+            jax.random.fold_in(self.rng, drawn.iteration), _VALUES))
     batch, is_flat_N = self.prepare(
-        params, self.reference, asked.prompts, asked.lengths, drawn, verdicts,
-        jnp.float32(progress), jnp.float32(memory.kl_coefficient), values_NxJ)
+        drawn.params, self.reference, asked.prompts, asked.lengths, made, given,
+        jnp.float32(progress), jnp.float32(kl_coefficient), values_NxJ)
     is_flat_N, rewards_N = self.player.fetch((is_flat_N, batch.rewards))
-    num_new_R = self._num_new(drawn)
-    tick()
-    row = monitor.collected(
-        judged, host, is_flat_N, num_samples=config.questions.per_question,
-        num_slots=self.player.num_slots)
-    if trees is not None:
-      row['tokens'] = float(num_new_R.sum())  # shared ones once
-    if rewards_N is not None:
-      row['reward'] = float(rewards_N.mean())
-    num_prompt = self.player.fetch(asked.lengths).sum() - len(numbers)
-    row['forwarded_tokens'] = float(
-        num_new_R.sum() + num_prompt * len(num_new_R) // len(numbers))
-    row |= zip(
-        ('time/rollout', 'time/judge', 'time/prepare'), np.diff(times).tolist(),
-        strict=True)
+    num_new_R = self._num_new(made)
+    seconds = time.perf_counter() - start
+    row = self._row(drawn, verdicts, is_flat_N, rewards_N, num_new_R)
     return Experience(
-        batch, memory.kl_coefficient, numbers, judged,
-        self._cut(batch, is_flat_N, num_new_R, asked.prompts.shape), row)
+        batch, kl_coefficient, drawn.numbers, judged,
+        self._cut(batch, is_flat_N, num_new_R, asked.prompts.shape),
+        row | {'time/prepare': seconds})
 
   def learn(
       self, state: state_lib.TrainState, experience: Experience
@@ -154,7 +189,17 @@ class Learner:
     Raises:
       FloatingPointError: a loss or gradient is not finite.
     """
-    start, updates, metrics = time.perf_counter(), self.config.updates, []
+    start = time.perf_counter()
+    state, metrics = self.begin_updates(state, experience)
+    row = self.updated(metrics, int(state.step))
+    return state, row | experience.row | {
+        'time/update': time.perf_counter() - start}
+
+  def begin_updates(
+      self, state: state_lib.TrainState, experience: Experience
+  ) -> tuple[state_lib.TrainState, list[dict[str, jax.Array]]]:
+    """Starts the updates of `learn`, and waits for none of them."""
+    updates, metrics = self.config.updates, []
     batch = experience.batch if experience.cut is None else (
         experience.cut(experience.batch))
     for number in range(updates.per_iteration):
@@ -162,10 +207,14 @@ class Learner:
           state, batch, jnp.int32(number % updates.num_minibatches),
           jnp.float32(experience.kl_coefficient), self.base)
       metrics.append(row)
+    return state, metrics
+
+  def updated(
+      self, metrics: list[dict[str, jax.Array]], step: int
+  ) -> dict[str, float]:
+    """Waits for updates, the last one number `step`; errors of `learn`."""
     metrics = jax.tree.map(float, jax.device_get(metrics))
-    seconds = time.perf_counter() - start
-    row = monitor.updated(metrics, self.name, int(state.step))
-    return state, row | experience.row | {'time/update': seconds}
+    return monitor.updated(metrics, self.name, step)
 
   def remember(
       self, memory: questions_lib.Memory, experience: Experience,
@@ -190,10 +239,9 @@ class Learner:
           memory.kl_coefficient, row['kl_k1'], target=settings.kl_target,
           horizon=settings.kl_horizon, num=len(judged.rewards)))
 
-  def _ask(self, params, memory, rng):
-    """Questions of an iteration, their numbers and discounts."""
+  def _ask(self, params, numbers, rng):
+    """The questions of these numbers, and their discounts."""
     config = self.config.credit
-    numbers = memory.questions.take(self.config.questions.num_questions)
     kinds_Q = np.asarray(jax.random.randint(
         jax.random.fold_in(rng, _DISCOUNT), (len(numbers),), 0,
         len(config.discounts)))
@@ -202,7 +250,10 @@ class Learner:
         [config.discount_prompts[k] for k in kinds_Q])
     if self.explore is not None:
       asked = self.explore(params, asked, jax.random.fold_in(rng, _EXPLORE))
-    return asked, numbers, np.array(config.discounts, np.float32)[kinds_Q]
+    return asked, np.array(config.discounts, np.float32)[kinds_Q]
+
+  def _problems(self, drawn: Drawn) -> list[Problem]:
+    return [self.problems[q] for q in drawn.numbers]
 
   def _draw(self, params, asked, rng):
     """Rollouts, and the trees that they are of where there are branches."""
@@ -212,6 +263,24 @@ class Learner:
     trees = self.branches(
         params, asked, rollouts, jax.random.fold_in(rng, _BRANCH))
     return trees_lib.as_rollouts(trees, self.player.rules, rollouts), trees
+
+  def _row(self, drawn, verdicts, is_flat_N, rewards_N, num_new_R):
+    """Metrics of what was collected."""
+    row = monitor.collected(
+        verdicts.judged, verdicts.host, is_flat_N,
+        num_samples=self.config.questions.per_question,
+        num_slots=self.player.num_slots)
+    if drawn.trees is not None:
+      row['tokens'] = float(num_new_R.sum())  # shared ones once
+    if rewards_N is not None:
+      row['reward'] = float(rewards_N.mean())
+    number = len(drawn.numbers)
+    num_prompt = self.player.fetch(drawn.asked.lengths).sum() - number
+    row['forwarded_tokens'] = float(
+        num_new_R.sum() + num_prompt * len(num_new_R) // number)
+    return row | dict(zip(
+        ('time/rollout', 'time/judge'), np.diff(verdicts.times).tolist(),
+        strict=True))
 
   def _num_new(self, drawn) -> np.ndarray:
     """Counts the tokens of every row behind its prompt, [R]."""
@@ -248,8 +317,7 @@ class Learner:
     """Whether all episodes that count were decided, [N] bool."""
     return ~judged.is_undecided[:, self._weights(judged, 1.0) != 0].any(axis=1)
 
-  def _values(self, params, asked, rollouts, problems, judged, discount_Q,
-              progress, rng):
+  def _values(self, drawn, problems, judged, progress, rng):
     """Monte-Carlo values before every step, [N, J]; None without need."""
     if self.vine is None:
       return None
@@ -258,13 +326,15 @@ class Learner:
 
     def value(done, questions_V, before_V):
       each = functools.partial(np.repeat, repeats=num_rollouts, axis=0)
-      discounted = done.rewards * each(discount_Q[questions_V])[:, None] ** (
+      gammas_V = drawn.discount_Q[questions_V]
+      discounted = done.rewards * each(gammas_V)[:, None] ** (
           done.tokens_thought + each(before_V)[:, None])
       total = (discounted * weights_E).sum(axis=1)
       return _mean(total, self._is_judged(done), len(before_V))
 
     return sharding.split_batch(self.vine(
-        params, asked, rollouts, problems, judged, value, rng), self.mesh)
+        drawn.params, drawn.asked, drawn.rollouts, problems, judged, value,
+        rng), self.mesh)
 
 
 def _mean(values_N, is_known_N, num_groups) -> np.ndarray:

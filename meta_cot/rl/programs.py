@@ -33,6 +33,7 @@ from meta_cot.model import config as model_config
 from meta_cot.program import Program
 from meta_cot.rl import exploration
 from meta_cot.rl import kept
+from meta_cot.rl import lagged
 from meta_cot.rl import objective as objective_lib
 from meta_cot.rl import playing
 from meta_cot.rl import qstar
@@ -202,6 +203,11 @@ class Programs:
   def state(self) -> state_lib.TrainState:
     """Shapes and shardings of a run's state."""
     return state_lib.shardings(self.init, self.optimizer, self.mesh)[0]
+
+  @property
+  def saved(self) -> state_lib.TrainState:
+    """The same of what a checkpoint has."""
+    return lagged.begin(self.state) if self.settings.lag else self.state
 
   @functools.cached_property
   def start(self) -> types.Params:

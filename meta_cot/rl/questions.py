@@ -96,6 +96,7 @@ class Memory:
   kl_coefficient: float
   best: dict[str, float] | None = None  # iteration, success
   first: dict[str, float] | None = None  # `monitor.COMPARED` of iteration 0
+  asked: list[int] | None = None  # questions under way, with a lag
 
   def stream_names(self) -> tuple[str, ...]:
     return ('memory',)
@@ -106,7 +107,8 @@ class Memory:
       return {}
     return {'memory': dict(
         questions=self.questions.get_state(), best=self.best,
-        kl_coefficient=self.kl_coefficient, first=self.first)}
+        kl_coefficient=self.kl_coefficient, first=self.first,
+        asked=self.asked)}
 
   def set_state(self, state: dict[str, Any]) -> None:
     saved = state['memory']
@@ -114,3 +116,4 @@ class Memory:
     self.kl_coefficient = saved['kl_coefficient']
     self.best = saved['best']
     self.first = saved['first']
+    self.asked = saved['asked']

@@ -110,6 +110,7 @@ class RlConfig:
   seeds: tuple[int, ...] = config_lib.setting(
       low=0, min_items=1, is_unique=True, is_free=True)
   num_iterations: int = config_lib.setting(low=1, is_free=True)
+  lag: int = config_lib.setting(low=0, high=1)
   eval_every: int = config_lib.setting(is_free=True, low=1)
   num_eval_problems: int = config_lib.setting(is_free=True, low=1)
   num_eval_samples: int = config_lib.setting(is_free=True, low=1)

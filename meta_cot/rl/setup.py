@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from meta_cot import sharding
 from meta_cot import types
 from meta_cot.problem import Problem
+from meta_cot.rl import lagged
 from meta_cot.rl import learner as learner_lib
 from meta_cot.rl import programs as programs_lib
 from meta_cot.rl import qstar
@@ -81,8 +82,9 @@ class Setup:
     programs = self.programs
     made = state_lib.jit_create(
         programs.init, programs.optimizer, programs.mesh)(jax.random.key(seed))
-    return made.replace(params=jax.tree.map(
+    state = made.replace(params=jax.tree.map(
         jnp.copy, programs.settings.trained.begin(made.params, self.start)))
+    return lagged.begin(state) if programs.settings.lag else state
 
 
 class Evaluation:

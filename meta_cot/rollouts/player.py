@@ -71,7 +71,7 @@ class Player:
     self.num_slots = min(num_slots, num_questions * num_samples)
     self.play = jit_rollout(
         model, rules=rules, num_samples=num_samples, num_slots=num_slots)
-    self._whole = jax.jit(
+    self.whole = jax.jit(  # in full on every device
         lambda x: x, out_shardings=sharding.replicated(mesh))
 
   def ask(
@@ -110,7 +110,7 @@ class Player:
 
   def fetch(self, rollouts: episodes.Rollouts) -> episodes.Rollouts:
     """Copies results to the host, in full in every process."""
-    return jax.device_get(self._whole(rollouts))
+    return jax.device_get(self.whole(rollouts))
 
 
 def padded(

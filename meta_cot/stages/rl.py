@@ -17,6 +17,7 @@ import jax
 from data_pipelines import store
 from meta_cot.problem import Problem
 from meta_cot.rl import kept
+from meta_cot.rl import lagged
 from meta_cot.rl import parts as parts_lib
 from meta_cot.rl import programs as programs_lib
 from meta_cot.rl import qstar
@@ -207,7 +208,7 @@ def train(
 def _open(setup, learner, saves, directory, seed, clock):
   """The state to go on from, and the writer of what follows."""
   settings = learner.config
-  state, pending = saves.restore(setup.programs.state)
+  state, pending = saves.restore(setup.programs.saved)
   if state is None:
     state = setup.state(seed)
   first = int(state.step) // settings.updates.per_iteration
@@ -233,9 +234,11 @@ def _loop(learner, programs, evaluate, state, memory, saves, writers, clock,
   best, stop = _open_best(directory), interruption.Stop(learner.mesh)
   shown = status.Status(
       name, config.num_iterations, 'iteration', first=first)
+  iterate = (
+      lagged.Iterations(learner) if config.lag else learner).iterate
   clock.switch('step')
   for iteration in range(first, config.num_iterations):
-    state, row = learner.iterate(state, memory, iteration, keep)
+    state, row = iterate(state, memory, iteration, keep)
     done = iteration + 1
     is_last = done == config.num_iterations
     if is_last or done % config.eval_every == 0:
