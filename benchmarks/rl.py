@@ -13,6 +13,8 @@ Workloads, one JSON line a contestant and one a ratio (above 1: ours is faster):
 step: GRPO, rollout, reward and update, against the trainers of other libraries.
 erl2: the same with several episodes a trajectory, ours alone.
 rollout: the rollout of `step` against plain sampling of as many tokens.
+lag: the step with a judge that takes `--judge-seconds` on the host, one step
+  behind (`rl.lag = 1`) against in turn.
 flat: the step without a KL where all samples of a share of the questions are
   equally right, against the same with all rows in the update.
 refill: trajectories that end at random, in slots that are refilled, against
@@ -109,6 +111,29 @@ def flat(
     yield line
 
 
+def lag(
+    model: model_config.ModelConfig, size: workloads.Stepping,
+    arguments: argparse.Namespace,
+) -> Iterator[dict]:
+  """Iterations that are drawn a step ahead, against one after the other."""
+  rows = {}
+
+  def stepping(name, lag):
+    call = workloads.iterating(
+        model, size, lag=lag, judge_seconds=arguments.judge_seconds)
+    return timing.of_function(
+        name, lambda: rows.setdefault(name, []).append(call()))
+
+  contestants = [stepping('ours', 1), stepping('in turn', 0)]
+  costs = timing.measure(contestants, arguments.repeats)
+  for line in timing.report(
+      contestants, costs, tokens=size.rows * size.new_tokens, facts=dict(
+          workload='lag', judge_seconds=arguments.judge_seconds)):
+    if 'contestant' in line:
+      line |= _breakdown(rows[line['contestant']])
+    yield line
+
+
 def _breakdown(rows: list[dict[str, float]]) -> dict:
   """Seconds of the parts of an iteration; the first one compiled."""
   return dict(
@@ -188,7 +213,8 @@ def refill(
 
 
 WORKLOADS = types.MappingProxyType(dict(
-    step=step, erl2=erl2, flat=flat, rollout=rollout, refill=refill))
+    step=step, erl2=erl2, flat=flat, lag=lag, rollout=rollout,
+    refill=refill))
 _PLAIN = ('rollout', 'refill')  # measured against plain sampling
 
 
@@ -202,6 +228,9 @@ def _parser() -> argparse.ArgumentParser:
   flags.add_argument(
       '--flat', type=float, default=0.5,
       help='of flat: share of the questions without a gradient')
+  flags.add_argument(
+      '--judge-seconds', type=float, default=0.5,
+      help='of lag: what the judge waits')
   flags.add_argument(
       '--refills', type=int, default=4,
       help='of refill: as many times the questions, in the same slots')

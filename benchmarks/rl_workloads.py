@@ -5,6 +5,7 @@ from collections.abc import Callable
 import dataclasses
 import functools
 import math
+import time
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from meta_cot import sharding
 from meta_cot import types
 from meta_cot.model import config as model_config
 from meta_cot.model import transformer
+from meta_cot.rl import lagged
 from meta_cot.rl import learner as learner_lib
 from meta_cot.rl import programs as programs_lib
 from meta_cot.rl import questions as questions_lib
@@ -60,11 +62,11 @@ def prompts(model: model_config.ModelConfig, size: Stepping) -> np.ndarray:
 
 def settings(
     size: Stepping, num_episodes: int, objective: str,
-    skips_flat_groups: bool = True,
+    skips_flat_groups: bool = True, lag: int = 0,
 ) -> settings_lib.RlConfig:
   """Those of an experiment, but for what the workload says."""
   values = kinds.rl(
-      objectives=(objective,), num_iterations=_NUM_ITERATIONS,
+      objectives=(objective,), num_iterations=_NUM_ITERATIONS, lag=lag,
       optimizer=dataclasses.asdict(models.adamw()))
   del values.kind
   values.questions.update(dict(
@@ -111,13 +113,16 @@ class _Player(player_lib.Player):
 
 
 def judge(
-    problems: object, rollouts: episodes.Rollouts, *, flat: float = 0.0
+    problems: object, rollouts: episodes.Rollouts, *, flat: float = 0.0,
+    seconds: float = 0.0,
 ) -> judge_lib.Judged:
   """The reward: the share of even tokens in an episode.
 
-  In the share `flat` of the trajectories, of the first questions, it is 0.
+  In the share `flat` of the trajectories, of the first questions, it is 0. It
+  waits so many seconds, as for verifiers in processes of their own.
   """
   del problems
+  time.sleep(seconds)
   shape = rollouts.starts.shape
   rewards = np.zeros(shape, np.float32)
   for n, e in np.ndindex(shape):
@@ -138,10 +143,10 @@ def judge(
 def iterating(
     model: model_config.ModelConfig, size: Stepping, *, num_episodes: int = 1,
     objective: str = 'single', flat: float = 0.0,
-    skips_flat_groups: bool = True,
+    skips_flat_groups: bool = True, lag: int = 0, judge_seconds: float = 0.0,
 ) -> Callable[[], dict[str, float]]:
   """Iterations of `learner.Learner`; a call returns the row of metrics."""
-  config = settings(size, num_episodes, objective, skips_flat_groups)
+  config = settings(size, num_episodes, objective, skips_flat_groups, lag)
   one = mesh()
   programs = programs_lib.Programs(
       None, model, config, lambda: 0, _NoTokenizer(), lambda: None, one,
@@ -159,11 +164,13 @@ def iterating(
         player=_Player(
             model, one, prompts(model, size), rules=programs.rules,
             num_samples=size.samples, num_slots=size.rows),
-        judge=functools.partial(judge, flat=flat),
+        judge=functools.partial(judge, flat=flat, seconds=judge_seconds),
         reference=jax.tree.map(jnp.copy, state.params),
         prepare=programs.prepare(), update=programs.update(), vine=None,
         branches=None, solutions=None, explore=None, rng=jax.random.key(1),
         mesh=one)
+  if lag:
+    state, learner = lagged.begin(state), lagged.Iterations(learner)
   number = 0
 
   def call():
