@@ -99,12 +99,14 @@ def test_prints_json(capsys):
   assert named == [
       ('step', 'ours'), ('erl2', 'ours'),
       ('flat', 'ours'), ('flat', 'all rows'), ('flat', 'all rows'),
+      ('lag', 'ours'), ('lag', 'in turn'), ('lag', 'in turn'),
       ('rollout', 'ours'), ('rollout', 'plain'), ('rollout', 'plain'),
       ('refill', 'ours'), ('refill', 'plain'), ('refill', 'batches'),
       ('refill', 'plain'), ('refill', 'batches')]
-  step, erl2, refill = lines[0], lines[1], lines[8]
+  step, erl2, refill = lines[0], lines[1], lines[11]
   for line, tokens in (
-      (step, 36), (erl2, 72), (lines[3], 36), (lines[5], 36)):
+      (step, 36), (erl2, 72), (lines[3], 36), (lines[5], 36),
+      (lines[8], 36)):
     if 'breakdown' in line:  # all tokens that were drawn
       assert line['trained_tokens'] == tokens
     assert line['tokens_per_second'] == pytest.approx(
@@ -115,7 +117,7 @@ def test_prints_json(capsys):
       step['seconds']['max'])
   assert refill['slots'] == 6 and refill['trajectories'] == 12
   assert 0 < refill['occupancy'] <= 1
-  assert len(table.make(text).splitlines()) == 2 + 4
+  assert len(table.make(text).splitlines()) == 2 + 5
 
 
 def test_runs_one_workload(capsys):
