@@ -7,7 +7,7 @@
 Three-number Countdown, the policy of `configs/loops.py`; stage `table` compares
 (docs/traces.md, "Drafts" and "Openings").
 
-Variants, some minutes each on two CPU cores; no results are kept:
+Variants, none of which was run whole:
   attempts_tiny    attempts up to the right one, behind which alone the text
                    ends (Eq. 7); the report has their mean number.
   backtracks_tiny  wrong steps that are taken back, before 0, 10 and 50% of the
