@@ -272,7 +272,7 @@ def make(name: str, task: base.Task, style: str | None = None) -> Arm:
       task.teacher, task.states, getattr(task, 'rest', None)):
     raise config_lib.ConfigError(
         f'arms: got {name!r}; it needs a task with a teacher, states and a '
-        'method rest(problem, state), such as countdown.')
+        'method rest(problem, state), such as puzzles of numbers.')
   return dataclasses.replace(
       arm, task=task, style=style,
       is_free=style is not None and not (

@@ -173,12 +173,12 @@ def test_budgets_and_strategies_stand_before_questions(records, tokenizer):
   about = supervised.about(config)
   assert opening.named(about) == {'24': '24:', '40': '40:'}
   assert opening.named(supervised.about(small_arms.CONFIG)) == {'': ''}
-  other = dataclasses.replace(config, opening='strategy', openings=('dfs_sum',))
+  other = dataclasses.replace(config, opening='strategy', openings=('dfs',))
   texts = examples_lib.Texts(
       small_arms.ARMS['traces'], other, tokenizer, 'compact')
   assert texts(records[0], np.random.default_rng(0)) is None
-  named = dataclasses.replace(records[0], strategy='dfs_sum')
-  assert _shown(texts(named, np.random.default_rng(0))).startswith('dfs_sum:')
+  named = dataclasses.replace(records[0], strategy='dfs')
+  assert _shown(texts(named, np.random.default_rng(0))).startswith('dfs:')
 
 
 @pytest.mark.parametrize('opening_, names', [

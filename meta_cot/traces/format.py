@@ -19,7 +19,6 @@ from typing import Any
 
 from meta_cot.problem import Problem
 from meta_cot.traces import arithmetic
-from meta_cot.traces import drafts
 from meta_cot.traces import events as events_lib
 from meta_cot.traces import free_text
 from meta_cot.traces import grid
@@ -28,8 +27,7 @@ from meta_cot.traces import sudoku
 
 STYLES = {
     **arithmetic.STYLES, **grid.STYLES, **sudoku.STYLES, 'prose': prose,
-    'free_text': free_text,
-    'compact_drafts': drafts.Drafts(arithmetic.STYLES['compact'])}
+    'free_text': free_text}
 
 
 def has_drafts(style: str) -> bool:
