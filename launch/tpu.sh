@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Runs meta_cot on TPU VMs of Google Cloud; launch/README.md tells how.
+# Runs meta_cot on TPUs of Google Cloud; launch/README.md tells how.
 #
 #   launch/tpu.sh create   asks for the TPU and waits until it is there
 #   launch/tpu.sh setup    brings the committed code to every worker
@@ -12,6 +12,8 @@
 #   launch/tpu.sh resume   what is missing of create and setup; then watches the
 #                          running job, or runs the same command again
 #   launch/tpu.sh delete   deletes the TPU: only this ends the costs
+#
+# --via=tpu-vm (the Cloud TPU API) or gke (a JobSet) says by which way.
 #
 # Flags: --settings=FILE (launch/tpu.env), --dry-run (prints the commands, runs
 # nothing), --allow-dirty (setup: uncommitted code too), --KEY=VALUE for every
@@ -101,6 +103,8 @@ require_ready() {
 command_create() {
   check_workdir
   check_config
+  [[ ${SETTING[VIA]} != tpu-vm || -n $DRY_RUN ]] || echo "note: the Cloud TPU\
+ API (VIA=tpu-vm) gets fixes only and ends before TPU7x; --via=gke goes on." >&2
   create_resource
 }
 
@@ -202,11 +206,19 @@ command_delete() { delete_resource; }
 
 parse_arguments "$@"
 load_settings "$SETTINGS_FILE" "${SETTING_FLAGS[@]}"
+case ${SETTING[VIA]} in
+  # Each redefines what it does otherwise.
+  gke)
+    # shellcheck source=launch/tpu/gke.sh
+    source launch/tpu/gke.sh ;;
+esac
 RUN_FOLDER=runs/${SETTING[NAME]}
 SCRATCH=$(mktemp -d)
 trap 'stop_watchers; rm -rf "$SCRATCH"' EXIT
 if [[ -z $DRY_RUN ]]; then
   command -v gcloud >/dev/null || usage_error "gcloud is not on the PATH;\
  install it: https://cloud.google.com/sdk/docs/install"
+  [[ ${SETTING[VIA]} != gke ]] || command -v kubectl >/dev/null || usage_error \
+    "kubectl is not on the PATH; run: gcloud components install kubectl"
 fi
 "command_$COMMAND"

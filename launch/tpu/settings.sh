@@ -59,8 +59,18 @@ declare_settings() {
     'a zone such as us-east5-a'
   setting NAME '(required)' '[a-z]([a-z0-9-]{0,48}[a-z0-9])?' \
     'small letters, digits and dashes, at most 50'
-  setting ACCELERATOR_TYPE '(required)' '(v[2-4]|v5p|v5litepod|v6e)-[0-9]+' \
-    'v5litepod-N, v5p-N, v6e-N, v4-N, v3-N or v2-N'
+  setting ACCELERATOR_TYPE '(required)' \
+    '(v[2-4]|v5p|v5litepod|v6e)-[0-9]+|tpu7x-[1-9][0-9]*x[1-9][0-9]*x[1-9][0-9]*' \
+    'v5litepod-N, v5p-N, v6e-N, v4-N, v3-N, v2-N or tpu7x-AxBxC'
+  setting VIA tpu-vm 'tpu-vm|gke' 'tpu-vm or gke'
+  setting CLUSTER '' '[a-z0-9-]*' 'the name of a GKE cluster'
+  setting CLUSTER_LOCATION '' '[a-z0-9-]*' 'a region or zone'
+  setting NAMESPACE default '[a-z0-9-]+' 'a namespace of the cluster'
+  setting IMAGE '' "[^[:space:]\$\`\"'\\\\]*" \
+    'a container image such as us-docker.pkg.dev/my-project/a/meta-cot'
+  setting QUEUE '' '[a-z0-9.-]*' 'the name of a Kueue queue'
+  setting POD_SERVICE_ACCOUNT '' '[a-z0-9.-]*' \
+    'a service account of the cluster'
   setting RUNTIME_VERSION auto '[a-z0-9][a-z0-9.-]+' 'a TPU software version'
   setting NUM_SLICES 1 '[1-9][0-9]*' 'a number >= 1'
   setting MODE queued 'queued|vm' 'queued or vm'
@@ -178,8 +188,28 @@ check_settings() {
     usage_error "${SETTING_SOURCE[PORT]}: PORT=${SETTING[PORT]}; must be\
  <= 65534."
   fi
+  check_via
   if [[ ${SETTING[RUNTIME_VERSION]} == auto ]]; then
     SETTING[RUNTIME_VERSION]=$(runtime_version)
+  fi
+}
+
+# What a way needs, and what it cannot do.
+check_via() {
+  local key
+  case ${SETTING[VIA]} in
+    tpu-vm) [[ ${SETTING[ACCELERATOR_TYPE]} != tpu7x-* ]] || usage_error \
+      "${SETTING_SOURCE[ACCELERATOR_TYPE]}: the Cloud TPU API does not serve\
+ TPU7x; run: launch/tpu.sh create --via=gke --cluster=CLUSTER --image=IMAGE" ;;
+    gke)
+      for key in CLUSTER IMAGE; do
+        [[ -n ${SETTING[$key]} ]] || usage_error "${SETTING_SOURCE[VIA]}:\
+ VIA=gke needs $key; add $key=... or give $(flag_of "$key")=..."
+      done ;;
+  esac
+  if [[ ${SETTING[VIA]} != tpu-vm && ${SETTING[RESERVED]} == 1 ]]; then
+    usage_error "${SETTING_SOURCE[RESERVED]}: RESERVED=1 is for VIA=tpu-vm;\
+ name the reservation in CREATE_FLAGS."
   fi
 }
 
@@ -197,7 +227,9 @@ runtime_version() {
 hosts_per_slice() {
   local type=${SETTING[ACCELERATOR_TYPE]}
   local size=${type##*-}
-  if ((size <= 8)); then
+  if [[ $type == tpu7x-* ]]; then
+    echo $(((${size//x/*} + 3) / 4))
+  elif ((size <= 8)); then
     echo 1
   elif [[ $type == v5litepod-* || $type == v6e-* ]]; then
     echo $(((size + 3) / 4))
