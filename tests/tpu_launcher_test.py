@@ -223,7 +223,8 @@ def test_example_settings_are_complete(cloud):
 def test_scripts_pass_shellcheck():
   # launch/tpu.sh brings in what it sources.
   scripts = [ROOT / 'test.sh', ROOT / 'launch' / 'tpu' / 'worker.sh',
-             ROOT / 'launch' / 'tpu' / 'pod.sh', *ROOT.glob('launch/*.sh'),
+             ROOT / 'launch' / 'tpu' / 'pod.sh',
+             ROOT / 'launch' / 'slurm.sbatch', *ROOT.glob('launch/*.sh'),
              *(p for p in ROOT.glob('.ci/*') if p.is_file())]
   own = pathlib.Path(sys.executable).with_name('shellcheck')
   result = subprocess.run(
