@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""launch/Dockerfile, launch/tpu/pod.sh and launch/slurm.sbatch, without either."""
+"""The image, its first process, and Slurm, without any of them."""
 
 import json
 import os
