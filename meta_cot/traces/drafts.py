@@ -6,8 +6,8 @@
   4,9,3>24:S9-3=6,6+4=10?10xS9-3=6,6*4=24?24!
 
 `?` begins a check, the state that was reached; `x` behind it takes back all,
-`!` nothing. What is left is the answer, in the words of another style. Searches
-are not written.
+`!` nothing. What is left is the answer, in the words of another style; searches
+are written as there, without drafts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,15 +44,9 @@ class Drafts:
 
   def spans(
       self, events: Sequence[events_lib.Event]) -> list[events_lib.Span]:
-    """The text in pieces; what is taken back is of kind 'abandoned'.
-
-    Raises:
-      ValueError: there are events of a search.
-    """
-    if len(events) > 2:
-      raise ValueError('a search cannot be written with drafts.')
+    """The text in pieces; what is taken back is of kind 'abandoned'."""
     spans = self.base.spans(events)
-    draft = getattr(events[-1], 'draft', '')
+    draft = getattr(events[-1], 'draft', '') if len(events) == 2 else ''
     if not draft:
       return spans
     return [spans[0], *(
