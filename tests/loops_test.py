@@ -82,13 +82,15 @@ def _command(
           ('value', 'num_tokens=2000'), ('label', 'num_validation=8'))
   ) if variant == 'ts_llm_tiny' else ()
   table = 'table' if variant == 'star_tiny' else 'policy2_value2'
+  policies = ('--config.table.policies=sft,sft1,sft2',) * (
+      variant == 'star_tiny')
   return [
       sys.executable, '-m', 'meta_cot.main',
       f'--config=configs/loops.py:{variant}', f'--workdir={workdir}',
       f'--config.compilation_cache={workdir.parent.parent / "cache"}',
       f'--config.stages={",".join(_SHORT[variant])}',
       f'--config.{table}.solvers=greedy', f'--config.{table}.num_problems=8',
-      *_SMALL, *rounds, *searches, *values, *more]
+      *_SMALL, *rounds, *searches, *values, *policies, *more]
 
 
 def _run(workdir: pathlib.Path, *more: str, **variant: str) -> str:
