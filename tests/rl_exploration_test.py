@@ -236,7 +236,7 @@ def test_single_explores_nothing():
   run = small_rl.Run('single', **_settings())
   assert run.learner.explore is None
   asked, *_ = run.learner._ask(
-      run.setup.start, run.memory(), jax.random.key(0))
+      run.setup.start, run.memory().questions.take(4), jax.random.key(0))
   assert asked.num_explored is None
   assert asked.prompts.shape == (4, run.programs.question_width)
 
