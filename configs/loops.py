@@ -10,7 +10,7 @@ all rounds and the controls (docs/loops.md): `plain`, which learns as many
 answers of the first policy at once, and `taught`, which goes on with the
 teacher's data; both are trained on as many tokens as all rounds together.
 
-Variants, two rounds each; of these only the rounds of star_tiny were run:
+Variants, two rounds each; docs/loops.md says which were run, and how short:
   star_tiny          STaR: right samples; every round trains the first policy
                      anew.
   meta_star_tiny     Meta-STaR: the search itself is what is learned; the first
