@@ -179,12 +179,18 @@ def test_a_failing_rank_is_named_and_its_code_stands(cluster):
   assert 'interrupted' not in cluster.run('run', code=2).stdout
 
 
-def test_stop_saves_and_resume_goes_on(cluster):
+def _running(cluster):
+  """A job whose two ranks run until they are told to end."""
   cluster.program(fake_cloud.ENDLESS)
   cluster.ready()
   job = cluster.start('run')
   fake_cloud.wait_for(lambda: all(
       cluster.has_logged(rank, 'runs') for rank in range(2)))
+  return job
+
+
+def test_stop_saves_and_resume_goes_on(cluster):
+  job = _running(cluster)
   assert 'job 001 is running already' in cluster.refused('run', code=1)
   cluster.run('stop')
   out = job.communicate(timeout=30)[0]
@@ -197,11 +203,7 @@ def test_stop_saves_and_resume_goes_on(cluster):
 
 
 def test_interrupt_detaches_and_resume_attaches(cluster):
-  cluster.program(fake_cloud.ENDLESS)
-  cluster.ready()
-  job = cluster.start('run')
-  fake_cloud.wait_for(lambda: all(
-      cluster.has_logged(rank, 'runs') for rank in range(2)))
+  job = _running(cluster)
   job.send_signal(signal.SIGTERM)
   assert 'detached; the job goes on' in job.communicate(timeout=20)[0]
   assert job.returncode == 143
