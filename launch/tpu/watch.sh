@@ -125,7 +125,7 @@ judge_results() {
 }
 
 # Whether one time, SECONDS.NANOSECONDS, is before another.
-is_before() { [[ $(printf '%s\n%s\n' "$1" "$2" | sort -n | head -n 1) == "$1" &&
+is_before() { [[ $(printf '%s\n%s\n' "$1" "$2" | sort -n | sed -n 1p) == "$1" &&
   $1 != "$2" ]]; }
 
 first_without_result() {
