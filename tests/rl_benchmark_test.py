@@ -90,6 +90,7 @@ def test_stops_leave_other_tokens_as_likely_as_one_another():
   assert rest.max() < 0.3
 
 
+@pytest.mark.slow
 def test_prints_json(capsys):
   rl.main(FLAGS)
   text = capsys.readouterr().out.splitlines()
