@@ -176,6 +176,25 @@ def test_errors_over_questions():
   assert point[:4] == pytest.approx((4000, *_interval([1.0, 2.0, 1.5])))
 
 
+def test_corrections_are_of_states_behind_one_attempt():
+  def made(label, *means):
+    behind = [[
+        dict(num_steps=n, num_records=9, mean=mean / (n + 1),
+             ci95=[mean / 4, mean]) for n in (0, 1, 2)] for mean in means]
+    return base.Group(label, [
+        base.Run({}, {}, dict(splits=dict(validation=dict(behind=some))))
+        for some in behind])
+
+  figure = figures.FIGURES['corrections']([
+      made('50 own ones', 0.2, 0.4, 0.6), made('50 given ones', 0.8),
+      made('90 own ones', 0.6)])
+  assert set(figure.lines) == {'own ones', 'given ones'}
+  first, second = figure.lines['own ones']
+  assert first[:4] == pytest.approx((50, *_interval([0.1, 0.2, 0.3])))
+  assert second == (90, 0.3, 0.15, 0.6, 1)
+  assert figure.lines['given ones'] == [(50, 0.4, 0.2, 0.8, 1)]
+
+
 def _searched(seed, number=2):
   """A search of as many tokens as `number` samples, and its samples."""
   steps = lambda *_: 3

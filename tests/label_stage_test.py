@@ -96,6 +96,13 @@ def test_labels_are_shares_of_completions(labelled):
   counts = summary['splits']['train']
   assert counts['num_records'] == 5
   assert counts['num_states'] > counts['num_above_half'] > 0
+  of_questions = [
+      source[i].nodes[0].value for i in range(3)]  # of validation
+  first, *more = summary['splits']['validation']['behind']
+  assert first['num_steps'] == 0 and first['num_records'] == 3
+  assert first['mean'] == pytest.approx(np.mean(of_questions))
+  assert first['ci95'][0] <= first['mean'] <= first['ci95'][1]
+  assert [x['num_steps'] for x in more] == list(range(1, len(more) + 1))
 
 
 def test_pieces_are_kept_and_give_the_same_records(labelled, monkeypatch):

@@ -22,6 +22,7 @@ from meta_cot import sharding
 from meta_cot import traces
 from meta_cot import types
 from meta_cot.evaluation import rows as rows_lib
+from meta_cot.evaluation import statistics
 from meta_cot.rollouts import judge as judge_lib
 from meta_cot.rollouts import labels
 from meta_cot.rollouts import player
@@ -36,6 +37,7 @@ from meta_cot.solvers import vocabulary
 from meta_cot.stages import base
 from meta_cot.stages import data
 from meta_cot.tasks import base as tasks
+from meta_cot.traces import from_tree
 from meta_cot.traces import record as record_lib
 from meta_cot.training import flops
 from meta_cot.training import policy as policy_lib
@@ -286,7 +288,8 @@ def _run(context, settings, directory) -> None:
           for r in records])
     files.write_json(directory / 'summary.json', dict(
         base_rate=rate, splits={
-            split: _counts(records) for split, records in found.items()}))
+            split: _counts(records) | dict(behind=_behind(records))
+            for split, records in found.items()}))
   distributed.wait(f'{directory.name}: records')
 
 
@@ -318,6 +321,28 @@ def _counts(records: Sequence[traces.TraceRecord]) -> dict[str, int]:
       num_attempts=sum(record.nodes[0].visits for record in records),
       num_without_target=len(nodes) - len(known),
       num_above_half=sum(value > 0.5 for value in known))
+
+
+def _behind(records: Sequence[traces.TraceRecord]) -> list[dict]:
+  """The mean target of what goes on behind so many steps, over records.
+
+  States of a record count as often as attempts came through them.
+  """
+  found = {}  # number of steps -> a mean of every record that has such states
+  for record in records:
+    mine = {}
+    for i, node in enumerate(record.nodes):
+      if node.value is not None and not node.is_terminal and node.visits:
+        depth = len(from_tree.path(record.nodes, i)) - 1
+        mine.setdefault(depth, []).append((node.value, node.visits))
+    for depth, some in mine.items():
+      values, visits = zip(*some)
+      found.setdefault(depth, []).append(
+          float(np.average(values, weights=visits)))
+  return [
+      dict(num_steps=depth, num_records=len(means), mean=float(np.mean(means)),
+           ci95=statistics.normal_interval(means))
+      for depth, means in sorted(found.items())]
 
 
 def _store(context, settings, directory, split, records) -> None:

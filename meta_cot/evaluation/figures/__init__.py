@@ -13,8 +13,8 @@ from meta_cot.evaluation.figures import values
 FIGURES = types.MappingProxyType({
     'training': training.training, 'nodes': compute.nodes,
     'compute': compute.compute, 'discounted': compute.discounted,
-    'within': compute.within, 'turns': played.turns,
-    'unsolved': played.unsolved, 'verifiers': values.verifiers,
+    'within': compute.within, 'corrections': played.corrections,
+    'turns': played.turns, 'unsolved': played.unsolved, 'verifiers': values.verifiers,
     'questions': values.questions, 'values': values.values,
     'guides': values.guides, 'votes': values.votes,
     'depth': depth.depth, 'lookahead': depth.lookahead, 'table': pairs.table,

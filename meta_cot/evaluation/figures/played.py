@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What episodes and searches in context reach (Figures 21 to 23)."""
+"""What episodes and searches in context reach (Figures 19, 21 to 23)."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,30 @@ from meta_cot.evaluation import symbolic
 from meta_cot.evaluation.figures import base
 from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import choosing
+from meta_cot.tasks import base as tasks
 
 _POINTS = 24  # of a line over tokens, at most
+
+
+def corrections(groups: Sequence[base.Group]) -> base.Figure:
+  """Makes success of a second attempt over training tokens (Figure 19).
+
+  Stages are of kind `label`, their steps attempts; a label is the number of
+  tokens and, behind a blank, whose first attempts they are.
+  """
+  lines = {}
+  for group in groups:
+    tokens, _, whose = group.label.partition(' ')
+    behind = [
+        entry for run in group.runs
+        for entry in run.summary['splits'][tasks.VALIDATION]['behind']
+        if entry['num_steps'] == 1]
+    if behind:
+      lines.setdefault(whose, []).append(base.of_estimates(float(tokens), [
+          dict(estimate=entry['mean'], low=entry['ci95'][0],
+               high=entry['ci95'][1]) for entry in behind]))
+  return base.Figure(
+      'training tokens', 'the second attempt is right', lines, is_log=False)
 
 
 def turns(groups: Sequence[base.Group]) -> base.Figure:
