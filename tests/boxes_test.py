@@ -42,6 +42,7 @@ def test_who_is_paid_for_the_last_attempt_looks_first():
   assert best(1, 0.0).final == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_it_runs(tmp_path):
   """Every stage once, as short as can be, and in another folder."""
   small_run.run_elsewhere(FILE, tmp_path, _SHORT)

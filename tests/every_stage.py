@@ -17,7 +17,6 @@ def get_config() -> ml_collections.ConfigDict:
   tuned = erl2.get_config('tiny')
   c.sft.arms = ('traces', 'solution_only')
   c.search = search.get_config('tiny').search
-  c.search.budget.update(dict(tokens=400, num_problems=4, block=4))
   c.answers = kinds.search(
       policy=START, solver='samples', num_train=12, num_validation=4)
   c.answers.samples.update(dict(
@@ -42,6 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.judged.samples.update(dict(
       batch_size=16, num_samples=2, max_new_tokens=16,
       judges=('value/solution_only', 'words/solution_only')))
+  c.judged.budget.update(dict(tokens=80, num_problems=4, block=4))
   c.figure = kinds.figure(figure='verifiers', stages=('judged',))
   c.rl, c.episodes = tuned.rl, tuned.episodes
   c.rl.start = c.episodes.start = START

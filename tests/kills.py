@@ -62,7 +62,6 @@ _BEFORE_VALUE = (
     Moment('evaluate', 'report', 'evaluate/report.md'),
     Moment('search', 'start', 'done/evaluate.json', latest=1.0),
     Moment('search', 'searching', 'done/evaluate.json', latest=10.0),
-    Moment('search', 'sizes', 'search/sizes/**/*.jsonl', latest=4.0),
     Moment('search', 'search rows', 'search/rows/**/*.jsonl'),
     Moment('search', 'search summary', 'search/summary.json'),
     Moment('search', 'search report', 'search/report.md'),
@@ -84,6 +83,7 @@ _BEFORE_WORDS = (
 )
 _AFTER_WORDS = (
     Moment('judged', 'start', 'done/words.json', latest=1.0),
+    Moment('judged', 'sizes', 'judged/sizes/**/*.jsonl', latest=4.0),
     Moment('judged', 'judged rows', 'judged/rows/**/*.jsonl'),
     Moment('judged', 'judging', 'judged/rows/**/*.jsonl', latest=4.0),
     Moment('judged', 'judged summary', 'judged/summary.json'),
