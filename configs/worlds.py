@@ -150,10 +150,13 @@ def _hilo(c: ml_collections.ConfigDict) -> None:
 
 def _expressions(c: ml_collections.ConfigDict) -> None:
   c.tokenizer.vocabulary.update(dict(
-      vocab_size=128, number_tokens=60, pieces=tuple('x>*()+-,?')))
+      vocab_size=128, number_tokens=80, pieces=tuple('x>*()+-,?')))
   c.model.update(dict(vocab_size=128, max_length=96))
   c.task.update(dict(
-      num_attempts=5, num_forms=1, largest_input=3, num_train=30_000))
+      num_attempts=5, num_forms=1, largest=40, largest_input=1,
+      num_train=30_000))
+  c.sft.num_tokens = 3_000_000
+  c.sft.optimizer.learning_rate = 2e-3
   c.sft.data.sequence_length = 96
   c.rl.episodes.update(dict(episode_length=8, feedback_length=6))
   c.rl.num_iterations = 100

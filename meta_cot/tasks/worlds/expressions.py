@@ -34,8 +34,8 @@ UNREADABLE = '?'
 class Settings(world.Settings):
   """How large numbers and inputs are, and how many forms there are."""
 
-  largest: int = config_lib.setting(low=2, high=20)
-  largest_input: int = config_lib.setting(low=_NUM_PUBLIC, high=20)
+  largest: int = config_lib.setting(low=2, high=99)
+  largest_input: int = config_lib.setting(low=_NUM_PUBLIC - 1, high=20)
   num_forms: int = config_lib.setting(low=1, high=len(_FORMS))
 
 
@@ -55,7 +55,7 @@ class Expressions(world.World):
     hidden = rng.choice(_expressions(
         self.settings.largest, self.settings.num_forms, self.seed)[split])
     shown = sorted(rng.sample(
-        range(1, self.settings.largest_input + 1), _NUM_PUBLIC))
+        range(self.settings.largest_input + 1), _NUM_PUBLIC))
     return ','.join(f'{x}>{value(hidden, x)}' for x in shown), hidden
 
   def say(self, question, hidden, attempt):
