@@ -86,7 +86,8 @@ class Arm:
     if self.is_permuted:
       problem = self.task.vary(problem, rng)
     attempts = () if not self.is_revised else failures(
-        self.task, record, rng, max_attempts - 1, is_free=self.is_free)
+        self.task, record, rng, max_attempts - 1,
+        is_free=self.is_free or record.model != 'symbolic')
     attempts += (_attempt(problem, record, record.solution),)
     if self.is_kept:
       attempts += attempts[-1:] * (max_attempts - len(attempts))
@@ -189,8 +190,8 @@ def failures(
     record: of one of its problems.
     rng: drawn from twice.
     limit: at least 0.
-    is_free: whether any answer is wrong that the verifier decides is; else it
-      must have legal steps, as many as a solution has.
+    is_free: whether any answer is wrong that the verifier decides is (what a
+      model wrote); else it must have legal steps, as many as a solution has.
     is_always: as many as the limit, if there are.
   """
   is_wrong = _is_judged_wrong if is_free else _is_wrong

@@ -183,6 +183,22 @@ def test_the_generator_alone_decides_the_revisions(records):
   assert draw(0) == draw(0) != draw(1)
 
 
+def test_what_a_model_got_wrong_is_shown_with_its_false_steps(records):
+  record = max(records, key=_num_failures)
+  nodes = tuple(
+      dataclasses.replace(n, step=n.step.partition('=')[0] + '=59')
+      if n.is_terminal and not n.is_correct else n for n in record.nodes)
+  false = dataclasses.replace(record, nodes=nodes)
+  draw = lambda r: [REVISIONS(r, np.random.default_rng(i), 2)
+                    for i in range(20)]
+  assert set(map(len, draw(false))) == {1}
+  of_model = draw(dataclasses.replace(false, model='sft/solution_only'))
+  assert set(map(len, of_model)) == {1, 2}
+  assert all(
+      attempts[0][1].text.endswith('=59') for attempts in of_model
+      if len(attempts) == 2)
+
+
 def test_ends_that_are_no_solutions_are_not_shown(records):
   record = max(records, key=_num_failures)
   target = str(record.problem.data['target'])

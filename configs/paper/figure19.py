@@ -57,7 +57,7 @@ def _tune(num_tokens: int) -> ml_collections.ConfigDict:
       records='answers', start=loops.FIRST, arms=(_ARM,), seeds=puzzles.SEEDS,
       num_tokens=num_tokens, eval_every_steps=100, save_every_steps=400)
   t.data.update(dict(
-      sequence_length=64, max_attempts=2, trained_attempts='all'))
+      sequence_length=64, max_attempts=2, trained_attempts='final'))
   t.optimizer.learning_rate = 1e-3
   return t
 
