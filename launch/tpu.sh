@@ -13,7 +13,8 @@
 #                          running job, or runs the same command again
 #   launch/tpu.sh delete   deletes the TPU: only this ends the costs
 #
-# --via=tpu-vm (the Cloud TPU API) or gke (a JobSet) says by which way.
+# --via=tpu-vm (the Cloud TPU API), compute-engine (managed instance groups) or
+# gke (a JobSet) says by which way.
 #
 # Flags: --settings=FILE (launch/tpu.env), --dry-run (prints the commands, runs
 # nothing), --allow-dirty (setup: uncommitted code too), --KEY=VALUE for every
@@ -104,7 +105,8 @@ command_create() {
   check_workdir
   check_config
   [[ ${SETTING[VIA]} != tpu-vm || -n $DRY_RUN ]] || echo "note: the Cloud TPU\
- API (VIA=tpu-vm) gets fixes only and ends before TPU7x; --via=gke goes on." >&2
+ API (VIA=tpu-vm) gets fixes only and ends before TPU7x; --via=compute-engine and\
+ --via=gke go on." >&2
   create_resource
 }
 
@@ -208,6 +210,9 @@ parse_arguments "$@"
 load_settings "$SETTINGS_FILE" "${SETTING_FLAGS[@]}"
 case ${SETTING[VIA]} in
   # Each redefines what it does otherwise.
+  compute-engine)
+    # shellcheck source=launch/tpu/gce.sh
+    source launch/tpu/gce.sh ;;
   gke)
     # shellcheck source=launch/tpu/gke.sh
     source launch/tpu/gke.sh ;;

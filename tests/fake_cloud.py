@@ -163,7 +163,8 @@ class Cloud:
     for process in self.started:
       process.kill()
       process.wait()
-    names = [path.name for path in self.state.glob('sessions/*')]
+    names = [
+        path.name.rpartition('.')[2] for path in self.state.glob('sessions/*')]
     names += [
         path.read_text().split()[0]
         for path in self.state.glob('homes/*/*/meta_cot/run/pid')
@@ -181,9 +182,20 @@ def wait_for(condition, seconds: float = 40) -> None:
     time.sleep(0.05)
 
 
-def ready_cloud(folder: pathlib.Path) -> Cloud:
+class Engine(Cloud):
+  """The same by way of Compute Engine."""
+
+  def write_settings(self, **changes: str | None) -> None:
+    super().write_settings(**({'VIA': 'compute-engine'} | changes))
+
+  def resource(self) -> dict:
+    """Groups, instances, template and policy that there are."""
+    return json.loads((self.state / 'resource.json').read_text())
+
+
+def ready_cloud(folder: pathlib.Path, kind: type[Cloud] = Cloud) -> Cloud:
   """A cloud whose TPU is there and set up: the template of others."""
-  made = Cloud(folder)
+  made = kind(folder)
   made.run('create')
   made.run('setup')
   return made

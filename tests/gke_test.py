@@ -260,6 +260,6 @@ def test_wrong_settings(cluster):
       (['--accelerator-type=v2-8'], 'served by --via=tpu-vm only'),
       (['--accelerator-type=v5p-24'], 'take a power of two'),
       (['--via=tpu-vm', '--accelerator-type=tpu7x-2x2x1'],
-       'launch/tpu.sh create --via=gke')):
+       'or on a cluster --via=gke --cluster=CLUSTER')):
     assert words in cluster.refused('create', *flags, code=2)
   assert not (cluster.state / 'calls.jsonl').exists()

@@ -22,23 +22,8 @@ location() { echo "${SETTING[CLUSTER_LOCATION]:-${SETTING[ZONE]%-*}}"; }
 
 # kube WORD...: kubectl on this cluster, whatever the current one is.
 kube() {
-  local -a command=(kubectl "--context=gke_${SETTING[PROJECT]}_$(
-    location)_${SETTING[CLUSTER]}" "--namespace=${SETTING[NAMESPACE]}" "$@")
-  if [[ -n $DRY_RUN ]]; then
-    quote "${command[@]}"
-  else
-    "${command[@]}" </dev/null
-  fi
-}
-
-# cloud WORD...: gcloud in this project; a dry run prints it.
-cloud() {
-  local -a command=(gcloud "$@" "--project=${SETTING[PROJECT]}")
-  if [[ -n $DRY_RUN ]]; then
-    quote "${command[@]}"
-  else
-    "${command[@]}" </dev/null
-  fi
+  call kubectl "--context=gke_${SETTING[PROJECT]}_$(
+    location)_${SETTING[CLUSTER]}" "--namespace=${SETTING[NAMESPACE]}" "$@"
 }
 
 pools() {

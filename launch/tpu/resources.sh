@@ -6,7 +6,19 @@ STATE=        # absent | waiting | ready | lost | failed | unknown
 STATE_TEXT=   # what Google Cloud says
 declare -a NODE_ADDRESSES=()  # per slice: internal addresses, ;-separated
 
-# tpus GROUP VERB NAME FLAG...: one gcloud command; a dry run prints it.
+# call WORD...: one command, without input; a dry run prints it.
+call() {
+  if [[ -n $DRY_RUN ]]; then
+    quote "$@"
+  else
+    "$@" </dev/null
+  fi
+}
+
+# cloud WORD...: gcloud in this project.
+cloud() { call gcloud "$@" "--project=${SETTING[PROJECT]}"; }
+
+# tpus GROUP VERB NAME FLAG...: gcloud's Cloud TPU API.
 tpus() {
   local -a command=(gcloud)
   # Only alpha tunnels through the Identity-Aware Proxy.
@@ -15,11 +27,7 @@ tpus() {
   fi
   command+=(compute tpus "$@" "--project=${SETTING[PROJECT]}"
     "--zone=${SETTING[ZONE]}")
-  if [[ -n $DRY_RUN ]]; then
-    quote "${command[@]}"
-  else
-    "${command[@]}" </dev/null
-  fi
+  call "${command[@]}"
 }
 
 is_queued() { [[ ${SETTING[MODE]} == queued ]]; }
@@ -169,7 +177,7 @@ request_resource() {
 
 # Waits until the resource can be used.
 wait_ready() {
-  local deadline shown='' error
+  local deadline shown=''
   deadline=$(($(clock) + $(milliseconds "${SETTING[WAIT_SECONDS]}")))
   while true; do
     read_state ready
@@ -178,10 +186,7 @@ wait_ready() {
     shown=$STATE_TEXT
     case $STATE in
       ready) return ;;
-      failed)
-        error=$(tpus queued-resources describe "${SETTING[NAME]}" \
-          '--format=value(state.failedData.error.message)' 2>&1) || true
-        explain_failure "$error" ;;
+      failed) explain_failure "$(failure_message)" ;;
       lost) fail "$STATE_TEXT before it could be used; delete it and create it\
  again: launch/tpu.sh delete, launch/tpu.sh create." ;;
       absent) fail "$(what) disappeared: $STATE_TEXT" ;;
@@ -193,6 +198,12 @@ wait_ready() {
   done
 }
 
+# Why a request ended as failed.
+failure_message() {
+  tpus queued-resources describe "${SETTING[NAME]}" \
+    '--format=value(state.failedData.error.message)' 2>&1 || true
+}
+
 # What went wrong, from a message on stdin: one word.
 failure_kind() {
   local message
@@ -202,11 +213,14 @@ failure_kind() {
     *quota*) echo quota ;;
     *SERVICE_DISABLED* | *'has not been used in project'*) echo service ;;
     *'no more capacity'* | *stockout* | *RESOURCE_POOL_EXHAUSTED* | \
-      *'insufficient'*'capacity'*) echo capacity ;;
+      *'insufficient'*'capacity'* | *'enough resources available'*)
+      echo capacity ;;
     *PERMISSION_DENIED* | *'not have permission'* | *UNAUTHENTICATED* | \
-      *'gcloud auth login'* | *forbidden*) echo permission ;;
+      *'gcloud auth login'* | *forbidden* | *required*permission*)
+      echo permission ;;
     *ALREADY_EXISTS* | *'already exists'*) echo exists ;;
-    *INVALID_ARGUMENT* | *'not found'* | *NOT_FOUND*) echo argument ;;
+    *INVALID_ARGUMENT* | *'invalid value'* | *'not found'* | *NOT_FOUND*)
+      echo argument ;;
     *) echo other ;;
   esac
   shopt -u nocasematch
@@ -214,25 +228,29 @@ failure_kind() {
 
 # Prints Google's message and what to do about it, and exits.
 explain_failure() {
-  local message=$1 advice project=${SETTING[PROJECT]} zone=${SETTING[ZONE]}
-  case $(failure_kind <<<"$message") in
-    quota) advice="ask for quota of ${SETTING[ACCELERATOR_TYPE]} in $zone\
+  echo "$1" >&2
+  fail "could not create $(what); $(advice "$(failure_kind <<<"$1")")."
+}
+
+# advice KIND: what to do about a failure.
+advice() {
+  local project=${SETTING[PROJECT]} zone=${SETTING[ZONE]}
+  case $1 in
+    quota) echo "ask for quota of ${SETTING[ACCELERATOR_TYPE]} in $zone\
  (console: IAM & Admin > Quotas, service tpu.googleapis.com; spot has its own),\
  or take a smaller ACCELERATOR_TYPE or another ZONE" ;;
-    service) advice="run: gcloud services enable tpu.googleapis.com\
+    service) echo "run: gcloud services enable tpu.googleapis.com\
  --project=$project" ;;
-    permission) advice="run 'gcloud auth login' and check that the account has\
+    permission) echo "run 'gcloud auth login' and check that the account has\
  the role roles/tpu.admin in project $project" ;;
-    capacity) advice="try again later, another ZONE, or MODE=queued, which\
+    capacity) echo "try again later, another ZONE, or MODE=queued, which\
  waits in Google's queue" ;;
-    exists) advice="remove it with 'launch/tpu.sh delete' or choose another\
+    exists) echo "remove it with 'launch/tpu.sh delete' or choose another\
  NAME" ;;
-    argument) advice="check ACCELERATOR_TYPE and RUNTIME_VERSION against:\
+    argument) echo "check ACCELERATOR_TYPE and RUNTIME_VERSION against:\
  gcloud compute tpus accelerator-types list --zone=$zone --project=$project" ;;
-    *) advice="see the message above" ;;
+    *) echo "see the message above" ;;
   esac
-  echo "$message" >&2
-  fail "could not create $(what); $advice."
 }
 
 # Creates what is missing and waits for it.

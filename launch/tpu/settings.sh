@@ -62,7 +62,7 @@ declare_settings() {
   setting ACCELERATOR_TYPE '(required)' \
     '(v[2-4]|v5p|v5litepod|v6e)-[0-9]+|tpu7x-[1-9][0-9]*x[1-9][0-9]*x[1-9][0-9]*' \
     'v5litepod-N, v5p-N, v6e-N, v4-N, v3-N, v2-N or tpu7x-AxBxC'
-  setting VIA tpu-vm 'tpu-vm|gke' 'tpu-vm or gke'
+  setting VIA tpu-vm 'tpu-vm|compute-engine|gke' 'tpu-vm, compute-engine or gke'
   setting CLUSTER '' '[a-z0-9-]*' 'the name of a GKE cluster'
   setting CLUSTER_LOCATION '' '[a-z0-9-]*' 'a region or zone'
   setting NAMESPACE default '[a-z0-9-]+' 'a namespace of the cluster'
@@ -99,6 +99,7 @@ declare_settings() {
   setting POLL_SECONDS 30 "$seconds" 'seconds'
   setting WATCH_SECONDS 1 "$seconds" 'seconds'
   setting RETRY_SECONDS 10 "$seconds" 'seconds'
+  setting BOOT_SECONDS 300 "$seconds" 'seconds'
   setting STOP_SECONDS 300 "$seconds" 'seconds'
   setting FAIL_SECONDS 10 "$seconds" 'seconds'
   setting SETTLE_SECONDS 90 "$seconds" 'seconds'
@@ -180,7 +181,8 @@ check_settings() {
     usage_error "${SETTING_SOURCE[RESERVED]}: RESERVED=1 does not go with\
  SPOT=1; set one of them to 0."
   fi
-  if ((SETTING[NUM_SLICES] > 1)) && [[ ${SETTING[MODE]} != queued ]]; then
+  if ((SETTING[NUM_SLICES] > 1)) &&
+      [[ ${SETTING[VIA]} == tpu-vm && ${SETTING[MODE]} == vm ]]; then
     usage_error "${SETTING_SOURCE[MODE]}: MODE=vm makes one slice, got\
  NUM_SLICES=${SETTING[NUM_SLICES]}; set MODE=queued."
   fi
@@ -200,7 +202,12 @@ check_via() {
   case ${SETTING[VIA]} in
     tpu-vm) [[ ${SETTING[ACCELERATOR_TYPE]} != tpu7x-* ]] || usage_error \
       "${SETTING_SOURCE[ACCELERATOR_TYPE]}: the Cloud TPU API does not serve\
- TPU7x; run: launch/tpu.sh create --via=gke --cluster=CLUSTER --image=IMAGE" ;;
+ TPU7x; run: launch/tpu.sh create --via=compute-engine, or on a cluster\
+ --via=gke --cluster=CLUSTER --image=IMAGE" ;;
+    compute-engine) [[ ${SETTING[ACCELERATOR_TYPE]} =~ ^(v5p|v6e|tpu7x)- ]] ||
+      usage_error "${SETTING_SOURCE[ACCELERATOR_TYPE]}: VIA=compute-engine\
+ serves v5p, v6e and tpu7x, got ${SETTING[ACCELERATOR_TYPE]}; run:\
+ launch/tpu.sh create --via=tpu-vm" ;;
     gke)
       for key in CLUSTER IMAGE; do
         [[ -n ${SETTING[$key]} ]] || usage_error "${SETTING_SOURCE[VIA]}:\
@@ -213,11 +220,14 @@ check_via() {
   fi
 }
 
+# Software of the VMs; on Compute Engine the family of their image.
 runtime_version() {
-  case ${SETTING[ACCELERATOR_TYPE]} in
-    v5litepod-*) echo v2-alpha-tpuv5-lite ;;
-    v5p-*) echo v2-alpha-tpuv5 ;;
-    v6e-*) echo v2-alpha-tpuv6e ;;
+  case ${SETTING[VIA]}:${SETTING[ACCELERATOR_TYPE]} in
+    compute-engine:tpu7x-*) echo ubuntu-accel-2404-amd64-tpu-tpu7x ;;
+    compute-engine:*) echo ubuntu-accel-2204-amd64-tpu-v5e-v5p-v6e ;;
+    *:v5litepod-*) echo v2-alpha-tpuv5-lite ;;
+    *:v5p-*) echo v2-alpha-tpuv5 ;;
+    *:v6e-*) echo v2-alpha-tpuv6e ;;
     *) echo tpu-ubuntu2204-base ;;
   esac
 }

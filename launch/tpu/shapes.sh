@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck shell=bash
-# Sourced by launch/tpu/gke.sh: a slice as GKE names it.
+# Sourced by launch/tpu/gce.sh and gke.sh: a slice as Compute Engine and GKE name
+# it.
 
 TOPOLOGY=      # such as 2x2x4, in chips
 MACHINE_TYPE=  # of a host

@@ -41,26 +41,35 @@ load_ranks() {
 
 num_ranks() { echo "${#RANK_SLICE[@]}"; }
 
+# What another way than the Cloud TPU API does otherwise: the name of a rank, its
+# VM for ssh, flags that choose the worker there, gcloud's ssh and scp, and the
+# wait for the first connection.
 rank_name() {
-  echo "rank $1 (node $(node_name "${RANK_SLICE[$1]}"), worker\
- ${RANK_WORKER[$1]})"
+  echo "rank $1 (node $(rank_vm "$1"), worker ${RANK_WORKER[$1]})"
 }
+
+rank_vm() { node_name "${RANK_SLICE[$1]}"; }
+
+worker_flags() { echo "--worker=${RANK_WORKER[$1]}"; }
+
+reach() { tpus tpu-vm "$@"; }
+
+await_ssh() { remote 0 true; }
 
 rank_file() { printf 'rank-%03d.log' "$1"; }
 
-# Node of a rank, with the user to log in as.
+# VM of a rank, with the user to log in as.
 rank_target() {
-  echo "${SETTING[SSH_USER]:+${SETTING[SSH_USER]}@}$(
-    node_name "${RANK_SLICE[$1]}")"
+  echo "${SETTING[SSH_USER]:+${SETTING[SSH_USER]}@}$(rank_vm "$1")"
 }
 
 # Flags of every ssh and scp to a rank, one a line. A host that is gone is
 # noticed after a minute instead of never.
 connection_flags() {
   local kind=$1 rank=$2
-  printf '%s\n' "--worker=${RANK_WORKER[rank]}" --quiet \
-    --strict-host-key-checking=no "--$kind-flag=-oConnectTimeout=20" \
-    "--$kind-flag=-oServerAliveInterval=15" \
+  worker_flags "$rank"
+  printf '%s\n' --quiet --strict-host-key-checking=no \
+    "--$kind-flag=-oConnectTimeout=20" "--$kind-flag=-oServerAliveInterval=15" \
     "--$kind-flag=-oServerAliveCountMax=4"
   case ${SETTING[SSH_ROUTE]} in
     internal) echo --internal-ip ;;
@@ -74,7 +83,7 @@ ssh_rank() {
   local rank=$1 command=$2
   local -a flags
   mapfile -t flags < <(connection_flags ssh "$rank")
-  tpus tpu-vm ssh "$(rank_target "$rank")" "${flags[@]}" \
+  reach ssh "$(rank_target "$rank")" "${flags[@]}" \
     "--command=$command; echo meta_cot-exit:\$?"
 }
 
@@ -204,7 +213,7 @@ check_connection() {
     return
   fi
   mkdir -p "$logs"
-  remote 0 true >"$logs/connect.log" 2>&1 || {
+  await_ssh >"$logs/connect.log" 2>&1 || {
     tail -n "${SETTING[LAST_LINES]}" "$logs/connect.log" >&2
     fail "no ssh connection to $(rank_name 0) after ${SETTING[SSH_RETRIES]}\
  retries; is port 22 open in the network's firewall, and SSH_ROUTE right?"
@@ -219,7 +228,7 @@ install_rank() {
   mapfile -t flags < <(connection_flags scp "$rank")
   for ((try = 0; try <= SETTING[SSH_RETRIES]; try++)); do
     ((try == 0)) || pause_before_retry "$rank" "$try"
-    if tpus tpu-vm scp "$RUN_FOLDER/code.tar.gz" \
+    if reach scp "$RUN_FOLDER/code.tar.gz" \
         "$(rank_target "$rank"):meta_cot_code.tar.gz" "${flags[@]}"; then
       copied=yes
       break
