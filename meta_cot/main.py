@@ -15,8 +15,6 @@ from collections.abc import Sequence
 import functools
 import logging
 
-import jax
-
 from meta_cot import sharding
 from meta_cot.runtime import distributed
 from meta_cot.runtime import files
@@ -98,7 +96,8 @@ def run(context: base.Context, group: base.Group) -> None:
 
 def _start_logging() -> None:
   """Plain lines on stderr; with the process's number where there are many."""
-  who = f' [{jax.process_index()}]' if jax.process_count() > 1 else ''
+  who = (f' [{distributed.process_index()}]'
+         if distributed.num_processes() > 1 else '')
   logging.basicConfig(
       level=logging.INFO, format=f'%(asctime)s{who} %(message)s',
       datefmt='%H:%M:%S', force=True, handlers=[status.Handler()])

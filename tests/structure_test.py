@@ -173,6 +173,12 @@ def test_mesh_axes_are_found(source):
   assert list(_names_of_mesh_axes(ast.parse(source)))
 
 
+def test_only_sharding_takes_the_number_of_a_process_from_jax():
+  """JAX numbers processes by their devices; who writes is the launcher's 0."""
+  assert [path for path in _files('meta_cot') if 'jax.process_index(' in (
+      ROOT / path).read_text()] == [pathlib.Path('meta_cot/sharding.py')]
+
+
 def test_sizes():
   wrong = []
   for path in _files(*FOLDERS):

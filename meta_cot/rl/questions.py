@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
+
+from meta_cot.runtime import distributed
 
 
 @dataclasses.dataclass
@@ -103,7 +104,7 @@ class Memory:
 
   def get_state(self) -> dict[str, Any]:
     """The same in all processes; the first one writes it."""
-    if jax.process_index():
+    if not distributed.is_primary():
       return {}
     return {'memory': dict(
         questions=self.questions.get_state(), best=self.best,

@@ -12,7 +12,6 @@ import functools
 import logging
 
 from etils import epath
-import jax
 
 from data_pipelines import store
 from meta_cot.problem import Problem
@@ -25,6 +24,7 @@ from meta_cot.rl import questions as questions_lib
 from meta_cot.rl import settings as settings_lib
 from meta_cot.rl import setup as setup_lib
 from meta_cot.rollouts import player
+from meta_cot.runtime import distributed
 from meta_cot.runtime import files
 from meta_cot.runtime import interruption
 from meta_cot.runtime import status
@@ -169,7 +169,7 @@ def train(
   clock, learner = goodput.Clock(), setup.learner(objective, seed)
   programs = setup.programs.of(objective)
   evaluate = setup_lib.Evaluation(setup, programs)
-  if jax.process_index() == 0:
+  if distributed.is_primary():
     policy_lib.write(
         directory, programs.model, programs.tokenizer, programs.style, dict(
             objective=objective, seed=seed, num_episodes=programs.num_episodes,
@@ -201,7 +201,7 @@ def train(
     if int(state.step) < settings.num_updates:
       raise interruption.Interrupted
     saves.finish()
-    if jax.process_index() == 0:
+    if distributed.is_primary():
       _finish(directory, objective, seed, memory, clock)
 
 
@@ -220,7 +220,7 @@ def _open(setup, learner, saves, directory, seed, clock):
         settings.num_iterations, optimizer.describe(
             settings.optimizer, int(state.step), settings.num_updates))
     clock.continues(writer.dropped, pending.lap)
-    if jax.process_index() == 0:  # it was of a run with fewer iterations
+    if distributed.is_primary():  # it was of a run with fewer iterations
       (directory / 'summary.json').unlink(missing_ok=True)
   return state, writer
 
@@ -269,7 +269,7 @@ def _loop(learner, programs, evaluate, state, memory, saves, writers, clock,
 
 def _open_best(directory: epath.Path) -> checkpoint.Checkpoints:
   """Keeps one checkpoint; of several that a kill left only the newest."""
-  if jax.process_index() == 0:
+  if distributed.is_primary():
     integrity.remove_leftovers(directory)
     for step in integrity.steps(directory)[:-1]:
       (directory / str(step)).rmtree()

@@ -18,6 +18,7 @@ from data_pipelines import store
 from data_pipelines import tokenizers
 from meta_cot import sharding
 from meta_cot import types
+from meta_cot.runtime import distributed
 from meta_cot.runtime import files
 from meta_cot.runtime import interruption
 from meta_cot.settings import config as config_lib
@@ -74,7 +75,7 @@ class Run:
             arms.make(self.arm, context.task, style), settings.data,
             self.tokenizer, style, is_training=split == tasks.TRAIN)
         for split in data.LEARNED}
-    if jax.process_index() == 0:
+    if distributed.is_primary():
       policy_lib.write(directory, self.model, self.tokenizer, style, dict(
           arm=self.arm, objective=settings.objective,
           longest=self._longest(), **objective.about(settings.data),
@@ -144,7 +145,7 @@ class Run:
       if int(state.step) < num_steps:
         raise interruption.Interrupted
       saves.finish()  # first: an arm that has a summary is not looked at again
-      if jax.process_index() == 0:
+      if distributed.is_primary():
         self._finish(state, clock)
 
   def _profile(self, done: int) -> loop.Profile | None:
@@ -180,7 +181,7 @@ class Run:
           '%s: continues after step %d of %d; %s', self.name, done, num_steps,
           optimizer.describe(self.settings.optimizer, done, num_steps))
       clock.continues(writer.dropped, pending.lap)
-      if jax.process_index() == 0:  # it was of a run with fewer steps
+      if distributed.is_primary():  # it was of a run with fewer steps
         (self.directory / 'summary.json').unlink(missing_ok=True)
     return state, writer, pending
 
