@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """launch/tpu.sh --via=compute-engine, rehearsed with tests/fake_cloud.py.
 
-What it shares with TPU VMs is tested by tests/tpu_job_test.py. The instances of a
-group here are pod-y1a0 and pod-z0a0: rank 0 is the one that was made last.
+What it shares with TPU VMs is in tests/tpu_job_test.py. A group's instances are
+pod-y1a0 and pod-z0a0: rank 0 is the one that was made last.
 """
 
 from collections.abc import Iterator

@@ -11,6 +11,7 @@ import yaml
 
 from tests import fake_cloud
 from tests import fake_cluster
+from tests import jobset_schema
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 FAILS = r'''
@@ -59,8 +60,7 @@ def _rendered(cluster, *flags: str) -> str:
 
 def _check(jobset: dict, hosts: int, slices: int, chips: int) -> None:
   """What Kubernetes and GKE need to start it."""
-  assert jobset['apiVersion'] == 'jobset.x-k8s.io/v1alpha2'
-  assert jobset['kind'] == 'JobSet'
+  assert not list(jobset_schema.problems(jobset))
   assert jobset['metadata']['annotations'] == {
       'alpha.jobset.sigs.k8s.io/exclusive-topology':
           'cloud.google.com/gke-nodepool'}
@@ -84,7 +84,7 @@ def _check(jobset: dict, hosts: int, slices: int, chips: int) -> None:
   assert ('MEGASCALE_SLICE_ID' in variables) == (slices > 1)
   assert jobset['spec']['network']['publishNotReadyAddresses']
   rule, = jobset['spec']['failurePolicy']['rules']
-  assert rule == {'action': 'FailJobSet',
+  assert rule == {'name': 'wrongSettings', 'action': 'FailJobSet',
                   'onJobFailureReasons': ['PodFailurePolicy']}
 
 
@@ -101,6 +101,22 @@ def test_jobset(cluster, name, flags, shape):
   text = _rendered(cluster, *flags)
   _check(yaml.safe_load(text), *shape)
   _compare(f'jobset_{name}.yaml', text)
+
+
+@pytest.mark.parametrize('old,new,wanted', [
+    ('    - name: wrongSettings\n      action:', '    - action:',
+     'failurePolicy.rules[0].name: is required'),
+    ('backoffLimit: 0', 'backOffLimit: 0', 'spec.backOffLimit: unknown field'),
+    ('completions: 4', 'completions: "4"', 'completions: must be of type int'),
+    ('operator: In', 'operator: In2', 'operator: must be one of In|NotIn'),
+    ('google.com/tpu: 4', 'google.com/tpu: true', 'must be of type quantity'),
+    ('args:\n', 'args: none\n              ports:\n', 'args: must be a list'),
+])
+def test_schema_refuses(old, new, wanted):
+  text = (GOLDEN / 'jobset_v5e_16.yaml').read_text()
+  assert text.count(old) == 1
+  found, = jobset_schema.problems(yaml.safe_load(text.replace(old, new)))
+  assert wanted in found
 
 
 def test_dry_run_prints_the_commands_and_runs_none(cluster):

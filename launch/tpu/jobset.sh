@@ -91,7 +91,8 @@ spec:
   failurePolicy:
     maxRestarts: ${SETTING[MAX_RESTARTS]}
     rules:
-    - action: FailJobSet
+    - name: wrongSettings
+      action: FailJobSet
       onJobFailureReasons: [PodFailurePolicy]
   replicatedJobs:
   - name: slice
