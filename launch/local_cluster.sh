@@ -11,12 +11,16 @@
 # rank-0.log and so on, with the number of each process in rank-0.pid.
 #
 # If one process fails, the others are ended, its last lines are printed, and
-# its exit code is that of the job. A first Ctrl-C, SIGTERM or SIGHUP goes to
-# all, which save and exit with 75 ("run the same command again to continue"); a
-# second one ends them at once.
+# its exit code is that of the job. One that does not end when the others have
+# lost it is stuck, and named so; so is one that is stopped (SIGSTOP) for twice
+# META_COT_GRACE. A first Ctrl-C, SIGTERM or SIGHUP goes to all, which save and
+# exit with 75 ("run the same command again to continue"); a second one ends them
+# at once.
 #
 # JAX_NUM_CPU_DEVICES: devices per process (1).
 # META_COT_GRACE: seconds between asking a process to end and ending it (10).
+# META_COT_HOSTS_PER_SLICE: so many processes are a slice, and all get the
+#   variables of a JobSet's pods (launch/tpu/pod.sh) in place of their number.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -58,16 +62,21 @@ groups=()  # of the processes that each rank started
 codes=()   # exit codes of the ranks that have ended
 tees=()    # what copies the output of rank 0
 signals=() # that have come
+stopped=() # since when ranks are stopped, seconds
+stuck=     # the rank that did not end
 stop=      # the one that was passed on to all
 
 # Arguments: rank, fds of its output and errors, command.
 start_rank() {
-  local rank=$1 out=$2 err=$3
+  local rank=$1 out=$2 err=$3 hosts=${META_COT_HOSTS_PER_SLICE:-}
+  local -a names=("META_COT_PROCESS_ID=$rank")
   shift 3
+  [[ -z $hosts ]] || names=("JOB_COMPLETION_INDEX=$((rank % hosts))"
+    "META_COT_SLICE=$((rank / hosts))")
   # A group of its own: a Ctrl-C reaches it through us only, and its workers can
   # be ended with it.
   set -m
-  META_COT_PROCESS_ID=$rank "$@" </dev/null 1>&"$out" 2>&"$err" &
+  env "${names[@]}" "$@" </dev/null 1>&"$out" 2>&"$err" &
   set +m
   pids[rank]=$!
   groups[rank]=$!
@@ -146,6 +155,34 @@ count_left() {
   done
 }
 
+# Finds a rank that is stopped for too long, into `stuck`. Linux says so in /proc.
+find_stopped() {
+  local rank line
+  for rank in "${!pids[@]}"; do
+    line=
+    [[ -z ${pids[rank]} ]] || read -r line <"/proc/${pids[rank]}/stat" || true
+    line=${line##*) }
+    if [[ ${line%% *} != T ]]; then
+      unset "stopped[rank]"
+    elif ((SECONDS - ${stopped[rank]:=$SECONDS} >= 2 * grace)); then
+      stuck=$rank
+    fi
+  done
+}
+
+# Of ranks that have not ended though they were asked to, the first is the cause
+# where the others have only lost one; into `stuck`.
+find_stuck() {
+  local rank
+  [[ -z $stuck && -n $failed && ${codes[failed]} == 134 ]] || return 0
+  for rank in "${!pids[@]}"; do
+    if [[ -n ${pids[rank]} ]]; then
+      stuck=$rank
+      return
+    fi
+  done
+}
+
 # Finds the rank whose failure is the cause, into `failed`; empty if all ended
 # well; 75 is well after a signal. A rank that has only lost another one ends a little later,
 # mostly by an abort (134); one that was killed is rarely a consequence.
@@ -174,10 +211,13 @@ wait_for_all() {
 
 report() {
   local rank=$1 code=${codes[$1]} words
-  words="exit code $code"
+  words="failed (exit code $code"
   ((code <= 128)) || words+=", signal $((code - 128))"
+  words+=')'
+  [[ -z $stuck ]] || words='is stuck'
+  [[ -z $stuck || -z ${stopped[stuck]:-} ]] || words+=' (stopped by a signal)'
   {
-    echo "rank $rank of $num_ranks failed ($words); its last lines:"
+    echo "rank $rank of $num_ranks $words; its last lines:"
     tail -n 20 "$logs/rank-$rank.log" | sed "s/^/[$rank] /"
     echo "all logs: $logs"
   } >&3
@@ -207,15 +247,18 @@ trap 'signals+=(HUP)' HUP
 trap kill_all EXIT
 start_all "$@"
 
-while pass_on; collect; count_left; find_failed; ((left)); do
-  if [[ -n $failed || (-n $stop && $left -lt $num_ranks) ]]; then
+while pass_on; collect; count_left; find_failed; find_stopped; ((left)); do
+  if [[ -n $failed$stuck || (-n $stop && $left -lt $num_ranks) ]]; then
     # After a signal the others are about to end too.
     [[ -z $stop ]] || wait_for_all $((3 * grace))
     send TERM
     wait_for_all "$grace"
+    find_stopped
+    find_stuck
     kill_all
     wait_for_all 5
     [[ -n $failed ]] || find_failed
+    failed=${stuck:-$failed}
     break
   fi
   sleep 0.1

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The launcher of several processes: signals, failures, ends."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import yaml
 
 from tests import local_cluster as cluster
 
@@ -107,6 +109,54 @@ def test_the_launcher_ends_what_does_not_want_to(tmp_path):
   assert code == 137
   assert 'rank 1 of 2 failed (exit code 137, signal 9)' in err
   assert not cluster.alive(tmp_path, 2)
+
+
+def test_the_launcher_passes_the_variables_of_a_jobset(tmp_path):
+  """Those of the golden JobSet, but for what libtpu reads, and no others."""
+  jobset = yaml.safe_load(
+      (cluster.ROOT / 'tests' / 'golden' / 'jobset_two_slices.yaml').read_text())
+  job, = jobset['spec']['replicatedJobs']
+  container, = job['template']['spec']['template']['spec']['containers']
+  wanted = {variable['name'] for variable in container['env']}
+  code, _, err = cluster.run(
+      4, _bash('env | grep -E "^(META_COT|JOB_)" | sort'), tmp_path,
+      META_COT_HOSTS_PER_SLICE='2')
+  assert code == 0, err
+  for rank in range(4):
+    found = dict(line.split('=') for line in (
+        tmp_path / f'rank-{rank}.log').read_text().splitlines())
+    assert found['JOB_COMPLETION_INDEX'] == str(rank % 2)
+    assert found['META_COT_SLICE'] == str(rank // 2)
+    assert found.keys() - {'JOB_COMPLETION_INDEX'} == {
+        name for name in wanted if name.startswith('META_COT')}
+
+
+@pytest.mark.parametrize('rank, case', [(0, 'lost'), (1, 'lost'), (1, 'left')])
+def test_the_launcher_names_a_rank_that_is_stopped(tmp_path, rank, case):
+  """The others lose it and abort, as JAX makes them do, or have ended well."""
+  end = 'sleep 0.5; kill -ABRT $$' if case == 'lost' else 'exit 0'
+  code, _, err = cluster.run(
+      3, _bash(f'[[ $META_COT_PROCESS_ID == {rank} ]] || {{ {end}; }}; '
+               'echo here; kill -STOP $$'), tmp_path, META_COT_GRACE='1')
+  assert code == 137
+  assert err.splitlines() == [
+      f'rank {rank} of 3 is stuck (stopped by a signal); its last lines:',
+      f'[{rank}] here', f'all logs: {tmp_path}']
+  assert not cluster.alive(tmp_path, 3)
+
+
+def test_the_launcher_lets_a_rank_be_stopped_for_a_moment(tmp_path):
+  process = cluster.start(
+      2, _bash('sleep 2.5; exit 3'), tmp_path, META_COT_GRACE='1')
+  while not (tmp_path / 'rank-1.pid').exists():
+    time.sleep(0.05)
+  for _ in range(2):
+    os.kill(cluster.pid(tmp_path, 1), signal.SIGSTOP)
+    time.sleep(0.7)
+    os.kill(cluster.pid(tmp_path, 1), signal.SIGCONT)
+    time.sleep(0.3)
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == 3, err
 
 
 # A rank that needs some time to save; Bash may lose signals, Python does not.
