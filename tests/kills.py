@@ -152,20 +152,26 @@ class Kill:
   delay: float  # seconds after the moment
   pause: float  # seconds between two signals
 
+  @property
+  def words(self) -> str:
+    return '+'.join(s.name for s in self.signals)
+
 
 _SIGNALS = (
     (signal.SIGKILL,), (signal.SIGTERM,), (signal.SIGKILL,), (signal.SIGTERM,),
     (signal.SIGTERM, signal.SIGKILL))
 
 
-def plan(chosen: Sequence[Moment], seed: int) -> list[Kill]:
+def plan(
+    chosen: Sequence[Moment], seed: int, signals: Sequence = _SIGNALS
+) -> list[Kill]:
   """Signals and delays for moments, repeatable by `seed`."""
   rng = random.Random(seed)
   # Dealt, not drawn: every kind of signal comes up among a few kills.
-  order = [i % len(_SIGNALS) for i in range(len(chosen))]
+  order = [i % len(signals) for i in range(len(chosen))]
   rng.shuffle(order)
   return [
-      Kill(moment, _SIGNALS[i], rng.uniform(0, moment.latest),
+      Kill(moment, signals[i], rng.uniform(0, moment.latest),
            rng.uniform(0, 0.2))
       for moment, i in zip(chosen, order)]
 
@@ -181,6 +187,7 @@ class Hit:
   is_late: bool  # the moment had passed unseen; killed after its stage
   code: int
   seconds: float  # from start to end of the process
+  ending: float  # of them, from the first signal
 
 
 class Run:
@@ -188,11 +195,13 @@ class Run:
 
   def __init__(
       self, command: Sequence[str], workdir: pathlib.Path, *,
-      cwd: pathlib.Path, environment: Mapping[str, str]):
+      cwd: pathlib.Path, environment: Mapping[str, str],
+      stages: Sequence[str] = STAGES):
     self._command = list(command)
     self._workdir = workdir
     self._cwd = cwd
     self._environment = dict(environment)
+    self._stages = stages  # that the command runs, in order
 
   def finish(self) -> str:
     """Runs the command to its end; its log.
@@ -224,17 +233,18 @@ class Run:
               f'waiting for {kill.moment}: exit code {process.returncode}\n'
               f'{_text(log)[-3000:]}')
           return None
-        stage = _stage(_text(log), self._done())
+        stage = self._stage(_text(log))
+        killed = time.monotonic()
         new = self._send(process, kill) - old
+        ended = time.monotonic()
       finally:
-        process.kill()
-        process.wait()
+        self._end(process)
       text = _text(log)
     hit = Hit(
         kill, stage, any('/.' not in name for name in new),
         any('/.' in name for name in new), is_late,
-        process.returncode, time.monotonic() - started)
-    _check_code(hit, text, is_finished=STAGES[-1] in self._done())
+        process.returncode, ended - started, ended - killed)
+    self._check(hit, text, is_finished=self._stages[-1] in self._done())
     return hit
 
   def _start(self, log) -> subprocess.Popen:
@@ -244,13 +254,38 @@ class Run:
 
   def _send(self, process, kill: Kill) -> set[str]:
     """Sends the signals; what was unfinished when the first one came."""
-    process.send_signal(kill.signals[0])
+    self._signal(process, kill, kill.signals[0])
     unfinished = self._unfinished()
     for number in kill.signals[1:]:
       time.sleep(kill.pause)
-      process.send_signal(number)
+      self._signal(process, kill, number)
     process.wait(_DEADLINE_SECONDS)
     return unfinished
+
+  def _signal(self, process, kill: Kill, number: signal.Signals) -> None:
+    """Sends one signal."""
+    del kill
+    process.send_signal(number)
+
+  def _end(self, process) -> None:
+    """Leaves nothing behind, whatever happened."""
+    process.kill()
+    process.wait()
+
+  def _check(self, hit: Hit, log: str, *, is_finished: bool) -> None:
+    """A signal is answered by its code, whatever it meets."""
+    sent, allowed = hit.kill.signals, set()
+    if is_finished:
+      allowed.add(0)
+    if signal.SIGKILL in sent:
+      allowed.add(-signal.SIGKILL)
+    if signal.SIGTERM in sent:
+      allowed.add(EXIT_INTERRUPTED)
+      # Python dies by the signal while it still imports, or when it tidies up.
+      if hit.stage == 'startup' or is_finished:
+        allowed.add(-signal.SIGTERM)
+    assert hit.code in allowed, (
+        f'{hit}: exit code must be one of {sorted(allowed)}\n{log[-3000:]}')
 
   def _await(self, process, kill: Kill, before: set[tuple]) -> bool:
     """Waits for the moment; whether it came too late for it."""
@@ -285,8 +320,15 @@ class Run:
     return seen
 
   def _done(self) -> set[str]:
-    return {
-        s for s in STAGES if (self._workdir / 'done' / f'{s}.json').exists()}
+    return {s for s in self._stages
+            if (self._workdir / 'done' / f'{s}.json').exists()}
+
+  def _stage(self, text: str) -> str:
+    """The stage at work: the first one that is not done, after it says so."""
+    if 'stage ' not in text:
+      return 'startup'
+    done = self._done()
+    return next((s for s in self._stages if s not in done), 'end')
 
   def _unfinished(self) -> set[str]:
     """Files and checkpoints under their temporary names."""
@@ -301,32 +343,9 @@ def _text(log) -> str:
   return log.read()
 
 
-def _stage(text: str, done: set[str]) -> str:
-  """The stage at work: the first one that is not done, after it says so."""
-  if 'stage ' not in text:
-    return 'startup'
-  return next((s for s in STAGES if s not in done), 'end')
-
-
-def _check_code(hit: Hit, log: str, *, is_finished: bool) -> None:
-  """A signal is answered by its code, whatever it meets."""
-  sent, allowed = hit.kill.signals, set()
-  if is_finished:
-    allowed.add(0)
-  if signal.SIGKILL in sent:
-    allowed.add(-signal.SIGKILL)
-  if signal.SIGTERM in sent:
-    allowed.add(EXIT_INTERRUPTED)
-    # Python dies by the signal while it still imports, or when it tidies up.
-    if hit.stage == 'startup' or is_finished:
-      allowed.add(-signal.SIGTERM)
-  assert hit.code in allowed, (
-      f'{hit}: exit code must be one of {sorted(allowed)}\n{log[-3000:]}')
-
-
 def table(hits: Sequence[Hit]) -> str:
   """One line per kill."""
-  rows = [('moment', 'signals', 'hit', 'in', 'code', 'seconds')]
+  rows = [('moment', 'signals', 'hit', 'in', 'code', 'seconds', 'ending')]
   for hit in hits:
     where = [
         word for word, is_so in (
@@ -334,8 +353,9 @@ def table(hits: Sequence[Hit]) -> str:
             ('late', hit.is_late)) if is_so]
     rows.append((
         f'{hit.kill.moment.stage}/{hit.kill.moment.name}',
-        '+'.join(s.name for s in hit.kill.signals), hit.stage,
-        ' '.join(where) or '-', str(hit.code), f'{hit.seconds:.1f}'))
+        hit.kill.words, hit.stage,
+        ' '.join(where) or '-', str(hit.code), f'{hit.seconds:.1f}',
+        f'{hit.ending:.1f}'))
   widths = [max(map(len, column)) for column in zip(*rows)]
   return '\n'.join(
       '  '.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip()

@@ -169,15 +169,23 @@ def _checkpoint_differences(
   there, here = _steps(expected), _steps(actual)
   if there != here:
     yield f'steps {here}, expected {there}'
-  with ocp.StandardCheckpointer() as checkpointer:
+  with ocp.PyTreeCheckpointer() as checkpointer:
     for step in sorted(set(there) & set(here)):
       trees = [
-          checkpointer.restore((d / str(step) / 'state').absolute())
+          _restore(checkpointer, (d / str(step) / 'state').absolute())
           for d in (expected, actual)]
       yield from (f'{step}/state{x}' for x in _array_differences(*trees))
       yield from (
           f'{step}/{x}' for x in _item_differences(
               expected / str(step), actual / str(step)))
+
+
+def _restore(checkpointer: ocp.PyTreeCheckpointer, path: pathlib.Path) -> Any:
+  """A tree of NumPy arrays, of however many processes."""
+  arrays = checkpointer.metadata(path).item_metadata.tree
+  as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+  return checkpointer.restore(path, args=ocp.args.PyTreeRestore(
+      restore_args=jax.tree.map(lambda _: as_numpy, arrays)))
 
 
 def _array_differences(expected: Any, actual: Any) -> Iterator[str]:

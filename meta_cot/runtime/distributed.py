@@ -65,8 +65,9 @@ def initialize() -> None:
   Must come before anything that touches a device.
 
   Raises:
-    UserError: a variable is wrong, no cluster was found, or processes are
-      missing; names them, in every process that is there.
+    UserError: a variable is wrong, or no cluster was found.
+    UnavailableError: processes are missing; names them, in every process that
+      is there.
   """
   switch = os.environ.get(SWITCH, '')
   if switch in ('', '0'):
@@ -82,7 +83,7 @@ def initialize() -> None:
     where = f'{roll_call.COORDINATOR}={found.host}:{found.port}'
     error = roll_call.answer(found)
     if error:
-      raise config_lib.UserError(f'{where}: {error}')
+      raise config_lib.UnavailableError(f'{where}: {error}')
     host = f'[{found.host}]' if ':' in found.host else found.host
     arguments = dict(
         coordinator_address=f'{host}:{found.port}',
@@ -93,7 +94,9 @@ def initialize() -> None:
     jax.distributed.initialize(
         **arguments, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
-  except (ValueError, RuntimeError) as e:
+  except RuntimeError as e:
+    raise config_lib.UnavailableError(f'{SWITCH}=1, {where}: {e}') from e
+  except ValueError as e:
     raise config_lib.UserError(f'{SWITCH}=1, {where}: {e}') from e
 
 

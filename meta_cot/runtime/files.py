@@ -223,17 +223,19 @@ def named_errors() -> Iterator[None]:
 
   Raises:
     UserError: names the file.
+    UnavailableError: it is in a bucket.
   """
   try:
     yield
   except errors() as e:
-    is_local = isinstance(e, OSError) and e.strerror
-    if is_local and e.filename is None:
+    advice = 'mend it, then rerun the same command.'
+    if not (isinstance(e, OSError) and e.strerror):
+      words = ' '.join(str(e).split()) or type(e).__name__
+      raise config_lib.UnavailableError(f'the bucket: {words}; {advice}') from e
+    if e.filename is None:
       raise
-    words = f'{e.filename}: {e.strerror}' if is_local else (
-        f'the bucket: {" ".join(str(e).split()) or type(e).__name__}')
     raise config_lib.UserError(
-        f'{words}; mend it, then rerun the same command.') from e
+        f'{e.filename}: {e.strerror}; {advice}') from e
 
 
 def size(path: Path) -> int | None:

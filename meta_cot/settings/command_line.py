@@ -4,7 +4,7 @@
 `--config=FILE[:VARIANT] --workdir=DIR [--stages=a,b] [--profile=FIRST:LAST]
 [--config.KEY=VALUE]`.
 Everything is read before any work starts; what is wrong is answered by one
-line on stderr and exit code 2.
+line on stderr and exit code 2, or 1 where it may work later.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -120,7 +120,7 @@ def split(
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-  """Turns a UserError into one line on stderr and exit code 2."""
+  """Turns a UserError into one line on stderr and its exit code."""
   try:
     yield
   except config_lib.UserError as e:
@@ -129,7 +129,7 @@ def one_line_errors() -> Iterator[None]:
         for word in str(e).split())
     with contextlib.suppress(OSError):  # nobody reads it
       print('error:', *words, file=sys.stderr)
-    raise SystemExit(2) from None
+    raise SystemExit(e.exit_code) from None
 
 
 def run(main: Callable[[Sequence[str]], Any], usage: str) -> None:

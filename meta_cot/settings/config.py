@@ -26,6 +26,14 @@ _MIN_FLOAT, _MAX_FLOAT = 1.2e-38, 3.4e38
 class UserError(ValueError):
   """What the user gave is wrong: a file, a folder, a setting; one line."""
 
+  exit_code = 2  # nothing restarts what ends with it
+
+
+class UnavailableError(UserError):
+  """What was needed is away: a process, a bucket; the same may work later."""
+
+  exit_code = 1
+
 
 class ConfigError(UserError):
   """A setting is wrong; the message names it and what is allowed."""

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kills ranks of a job of several processes, as tests/kills.py kills one.
+
+The job runs under launch/local_cluster.sh, directly or as the pods of a JobSet;
+the next start is that of all ranks, as a JobSet's failure policy makes it.
+"""
+
+from collections.abc import Sequence
+import contextlib
+import dataclasses
+import os
+import pathlib
+import random
+import re
+import signal
+import sys
+import time
+
+from tests import kills
+from tests import local_cluster as cluster
+from tests import small_run
+
+STAGES = ('problems', 'traces', 'tokenizer', 'sft', 'evaluate', 'rl')
+ARM = 'revisions'
+SECONDS = 60  # from a signal to the end of all ranks, at most
+_SETTINGS = (
+    f'--stages={",".join(STAGES)}', f'--config.sft.arms={ARM}',
+    '--config.evaluate.reference=None', '--config.sft.data.num_streams=2',
+    *small_run.RL, '--config.rl.objectives=erl2',
+    f'--config.rl.start=sft/{ARM}', '--config.evaluate.solvers=greedy,samples',
+    '--config.evaluate.samples.max_new_tokens=24')
+_SIGNALS = (
+    (signal.SIGKILL,), (signal.SIGTERM,), (signal.SIGKILL,), (signal.SIGSTOP,))
+_FINAL = re.compile(r'\[pod\] ended with code (2|76) ')  # fail a JobSet
+
+
+def moments() -> list[kills.Moment]:
+  """Those of its stages, in order."""
+  return [
+      dataclasses.replace(
+          m, pattern=m.pattern.replace('done/figure', 'done/evaluate'))
+      for m in kills.moments((ARM,), num_rows=6) if m.stage in STAGES]
+
+
+@dataclasses.dataclass(frozen=True)
+class RankKill(kills.Kill):
+  """One planned kill of one rank."""
+
+  rank: int
+
+  @property
+  def words(self) -> str:
+    return f'{super().words} rank {self.rank}'
+
+
+def plan(
+    chosen: Sequence[kills.Moment], num_ranks: int, seed: int
+) -> list[RankKill]:
+  """Ranks, signals and delays for moments, repeatable by `seed`."""
+  planned = kills.plan(chosen, seed, _SIGNALS)
+  ranks = [i % num_ranks for i in range(len(planned))]
+  random.Random(f'ranks {seed}').shuffle(ranks)
+  return [
+      RankKill(k.moment, k.signals, k.delay, k.pause, rank)
+      for k, rank in zip(planned, ranks)]
+
+
+def signal_rank(
+    logs: pathlib.Path, rank: int, number: signal.Signals) -> None:
+  """SIGTERM goes to a rank's first process, others to all of its processes."""
+  pid = cluster.pid(logs, rank)
+  with contextlib.suppress(ProcessLookupError):  # it has just ended
+    (os.kill if number == signal.SIGTERM else os.killpg)(pid, number)
+
+
+def as_pods(
+    command: Sequence[str], num_ranks: int, hosts_per_slice: int
+) -> tuple[list[str], dict[str, str]]:
+  """Command and variables of a JobSet's pods that do what a command does."""
+  python, dash, module, *flags = command
+  assert (dash, module) == ('-m', 'meta_cot.main')
+  return ['bash', 'launch/tpu/pod.sh', *flags], dict(
+      META_COT_HOSTS_PER_SLICE=str(hosts_per_slice), META_COT_PYTHON=python)
+
+
+class Job(kills.Run):
+  """A small run of several processes, whose ranks may be killed."""
+
+  def __init__(
+      self, workdir: pathlib.Path, logs: pathlib.Path, num_ranks: int = 2,
+      hosts_per_slice: int | None = None):
+    """With `hosts_per_slice` the ranks are pods of a JobSet."""
+    command, variables = small_run.command(
+        workdir, *_SETTINGS, config='configs/erl2.py:tiny'), {}
+    if hosts_per_slice:
+      command, variables = as_pods(command, num_ranks, hosts_per_slice)
+    super().__init__(
+        [cluster.LAUNCHER, str(num_ranks), '--', *command], workdir,
+        cwd=cluster.ROOT, stages=STAGES, environment=cluster.environment(
+            1, LOG_DIR=str(logs), **variables))
+    self._logs, self._num_ranks = logs, num_ranks
+
+  def _start(self, log):
+    files = [self._logs / f'rank-{i}.pid' for i in range(self._num_ranks)]
+    for path in files:
+      path.unlink(missing_ok=True)
+    process = super()._start(log)
+    while not all(p.exists() and p.read_text() for p in files):
+      assert process.poll() is None, process.returncode
+      time.sleep(0.01)
+    return process
+
+  def _signal(self, process, kill, number):
+    signal_rank(self._logs, kill.rank, number)
+
+  def _end(self, process):
+    while process.poll() is None:  # the second one ends all ranks at once
+      process.terminate()
+      time.sleep(0.5)
+
+  def _check(self, hit, log, *, is_finished):
+    """The rank that was hit is named, soon; a JobSet would start it again."""
+    number, = hit.kill.signals
+    allowed = {0} if is_finished else set()
+    words = f'rank {hit.kill.rank} of {self._num_ranks} '
+    if number == signal.SIGTERM:
+      allowed.add(kills.EXIT_INTERRUPTED)
+      words = ''  # all of them leave
+      if hit.stage == 'startup' or is_finished:
+        allowed.add(128 + number)
+    else:
+      allowed.add(128 + signal.SIGKILL)
+      words += 'is stuck' if number == signal.SIGSTOP else (
+          'failed (exit code 137, signal 9)')
+    told = f'{hit}\n{log[-3000:]}'
+    assert hit.code in allowed, f'exit code must be in {sorted(allowed)}: {told}'
+    assert hit.code == 0 or words in log, f'no "{words}": {told}'
+    assert hit.ending < SECONDS, told
+    assert not cluster.alive(self._logs, self._num_ranks)
+    for path in self._logs.glob('rank-*.log'):
+      assert not _FINAL.search(path.read_text()), path.read_text()[-3000:]
