@@ -9,6 +9,8 @@ import pytest
 
 from meta_cot.runtime import files
 from meta_cot.training import metrics
+from tests import cluster_kills
+from tests import local_cluster as cluster
 from tests import run_comparison
 from tests import small_run
 
@@ -49,6 +51,39 @@ def test_killed_in_a_bucket_ends_like_unbroken_in_a_folder(bucket, tmp_path):
   _run(tmp_path / 'folder')
   _download(remote, tmp_path / 'bucket')
   assert len(list((tmp_path / 'bucket').rglob('*'))) > 40
+  assert run_comparison.differences(
+      tmp_path / 'folder', tmp_path / 'bucket') == []
+  assert run_comparison.litter(tmp_path / 'bucket') == []
+
+
+# Ranks that are killed when something appears in the bucket: in two saves of
+# training, between solvers, in a save of reinforcement learning.
+_KILLS = (
+    (1, 'sft/revisions/checkpoints', '10*'),
+    (0, 'sft/revisions/checkpoints', '20*'),
+    (1, 'evaluate/rows/sft/revisions', 'seed0*'),
+    (0, 'rl/erl2/seed0/checkpoints', '2*'))
+
+
+@pytest.mark.slow
+def test_ranks_killed_in_a_bucket_end_like_unbroken_in_a_folder(
+    bucket, tmp_path):
+  remote, logs = files.path(f'{bucket}/ranks/run'), tmp_path / 'logs'
+  command = lambda w: cluster_kills.command(w, '--config.compilation_cache=off')
+  for rank, folder, pattern in _KILLS:
+    process = cluster.start(2, command(remote), logs)
+    while process.poll() is None and not files.matching(
+        remote / folder, pattern):
+      time.sleep(0.1)
+    cluster_kills.signal_rank(logs, rank, signal.SIGKILL)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 137, err[-3000:]
+    assert f'rank {rank} of 2 failed (exit code 137, signal 9)' in err
+  code, _, err = cluster.run(2, command(remote), logs)
+  assert code == 0, err[-3000:]
+  code, _, err = cluster.run(2, command(tmp_path / 'folder'), logs)
+  assert code == 0, err[-3000:]
+  _download(remote, tmp_path / 'bucket')
   assert run_comparison.differences(
       tmp_path / 'folder', tmp_path / 'bucket') == []
   assert run_comparison.litter(tmp_path / 'bucket') == []

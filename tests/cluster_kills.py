@@ -13,7 +13,6 @@ import pathlib
 import random
 import re
 import signal
-import sys
 import time
 
 from tests import kills
@@ -32,6 +31,12 @@ _SETTINGS = (
 _SIGNALS = (
     (signal.SIGKILL,), (signal.SIGTERM,), (signal.SIGKILL,), (signal.SIGSTOP,))
 _FINAL = re.compile(r'\[pod\] ended with code (2|76) ')  # fail a JobSet
+
+
+def command(workdir: os.PathLike | str, *more: str) -> list[str]:
+  """Trains, evaluates and does reinforcement learning, on two processes."""
+  return small_run.command(
+      workdir, *_SETTINGS, *more, config='configs/erl2.py:tiny')
 
 
 def moments() -> list[kills.Moment]:
@@ -74,12 +79,12 @@ def signal_rank(
 
 
 def as_pods(
-    command: Sequence[str], num_ranks: int, hosts_per_slice: int
+    words: Sequence[str], hosts_per_slice: int
 ) -> tuple[list[str], dict[str, str]]:
   """Command and variables of a JobSet's pods that do what a command does."""
-  python, dash, module, *flags = command
-  assert (dash, module) == ('-m', 'meta_cot.main')
-  return ['bash', 'launch/tpu/pod.sh', *flags], dict(
+  python, *module = words[:3]
+  assert module == ['-m', 'meta_cot.main']
+  return ['bash', 'launch/tpu/pod.sh', *words[3:]], dict(
       META_COT_HOSTS_PER_SLICE=str(hosts_per_slice), META_COT_PYTHON=python)
 
 
@@ -90,12 +95,11 @@ class Job(kills.Run):
       self, workdir: pathlib.Path, logs: pathlib.Path, num_ranks: int = 2,
       hosts_per_slice: int | None = None):
     """With `hosts_per_slice` the ranks are pods of a JobSet."""
-    command, variables = small_run.command(
-        workdir, *_SETTINGS, config='configs/erl2.py:tiny'), {}
+    words, variables = command(workdir), {}
     if hosts_per_slice:
-      command, variables = as_pods(command, num_ranks, hosts_per_slice)
+      words, variables = as_pods(words, hosts_per_slice)
     super().__init__(
-        [cluster.LAUNCHER, str(num_ranks), '--', *command], workdir,
+        [cluster.LAUNCHER, str(num_ranks), '--', *words], workdir,
         cwd=cluster.ROOT, stages=STAGES, environment=cluster.environment(
             1, LOG_DIR=str(logs), **variables))
     self._logs, self._num_ranks = logs, num_ranks
@@ -133,7 +137,7 @@ class Job(kills.Run):
       words += 'is stuck' if number == signal.SIGSTOP else (
           'failed (exit code 137, signal 9)')
     told = f'{hit}\n{log[-3000:]}'
-    assert hit.code in allowed, f'exit code must be in {sorted(allowed)}: {told}'
+    assert hit.code in allowed, f'no code of {sorted(allowed)}: {told}'
     assert hit.code == 0 or words in log, f'no "{words}": {told}'
     assert hit.ending < SECONDS, told
     assert not cluster.alive(self._logs, self._num_ranks)

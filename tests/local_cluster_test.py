@@ -19,6 +19,7 @@ from meta_cot.runtime import distributed
 def interrupt(number, frame):
   raise SystemExit(75)
 
+distributed._PATIENCE_SECONDS = 1
 with distributed.session(agreed_exit_codes=(75,)):
   signal.signal(signal.SIGTERM, interrupt)
   rank = distributed.process_index()
@@ -53,6 +54,7 @@ def test_processes_wait_for_one_another(tmp_path):
       float((tmp_path / 'logs' / f'rank-{i}.log').read_text().split()[-1])
       for i in range(3)]
   assert max(times) - min(times) < 2.5  # the late one is waited for
+  assert 'middle: waiting for worker 1 of 3; read its log' in err
 
 
 def test_the_code_of_a_failing_process_stands(tmp_path):
@@ -113,8 +115,8 @@ def test_the_launcher_ends_what_does_not_want_to(tmp_path):
 
 def test_the_launcher_passes_the_variables_of_a_jobset(tmp_path):
   """Those of the golden JobSet, but for what libtpu reads, and no others."""
-  jobset = yaml.safe_load(
-      (cluster.ROOT / 'tests' / 'golden' / 'jobset_two_slices.yaml').read_text())
+  golden = cluster.ROOT / 'tests' / 'golden' / 'jobset_two_slices.yaml'
+  jobset = yaml.safe_load(golden.read_text())
   job, = jobset['spec']['replicatedJobs']
   container, = job['template']['spec']['template']['spec']['containers']
   wanted = {variable['name'] for variable in container['env']}

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import contextlib
 import itertools
 import json
+import logging
 import math
 import os
 import threading
@@ -27,6 +28,7 @@ SWITCH = 'META_COT_DISTRIBUTED'
 _HEARTBEAT_SECONDS = 20  # without a sign of life, a process is taken for dead
 _SHUTDOWN_SECONDS = 120  # all have met at the end already
 _AGREED_EXIT_SECONDS = 10  # between the first and the last to leave
+_PATIENCE_SECONDS = 60  # before it is said who keeps the others waiting
 _POLL_SECONDS = 0.02
 _CALL_MS = 500
 
@@ -119,7 +121,7 @@ def wait(name: str) -> None:
   """Returns when all processes are here, at the place `name`.
 
   All must wait in the same order. Signals are served meanwhile. If a process
-  dies, the others are ended.
+  dies, the others are ended; process 0 says after a minute who is not here.
   """
   _exchange(f'{next(_numbers)}/{name}')
 
@@ -144,6 +146,7 @@ def _exchange(
   if client is None or num_processes() == 1:
     return [text]
   deadline = time.monotonic() + seconds
+  patience = time.monotonic() + _PATIENCE_SECONDS
   here, outcome = f'meta_cot/at/{name}', f'meta_cot/all/{name}'
   client.key_value_set(f'{here}/{process_index()}', text)
   while time.monotonic() < deadline:
@@ -153,6 +156,12 @@ def _exchange(
         texts = [present[f'{here}/{i}'] for i in range(num_processes())]
         client.key_value_set(outcome, json.dumps(texts))
         return texts
+      if time.monotonic() > patience:
+        logging.warning(
+            '%s: waiting for worker %s of %d; read its log', name, ', '.join(
+                str(i) for i in range(num_processes())
+                if f'{here}/{i}' not in present), num_processes())
+        patience = math.inf
       time.sleep(_POLL_SECONDS)
       continue
     try:
