@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranks of a job under SIGKILL, SIGTERM and SIGSTOP: the same bits at the end.
+"""Pods of a JobSet that are killed, told to end, stopped: the same bits.
 
-  pytest -s -m slow tests/cluster_kills_test.py
+  pytest -s tests/cluster_kills_test.py -m slow
 
-prints what was hit; tests/cluster_test.py has a short one of them.
+prints what was hit; tests/cluster_test.py has a short one.
 """
 
 import collections
-import random
 import signal
 
 import pytest
@@ -16,57 +15,31 @@ from tests import cluster_kills
 from tests import kills
 from tests import run_comparison
 
-NUM_KILLS = 24
-KILLS_PER_POD = 3
+# Kills in each stage.
+COUNTS = dict(problems=3, traces=3, tokenizer=2, sft=8, evaluate=2, rl=4)
 NUM_RANKS = 2
 
-pytestmark = pytest.mark.slow
+
+def _job(folder, **pods) -> cluster_kills.Job:
+  return cluster_kills.Job(folder / 'w', folder / 'logs', NUM_RANKS, **pods)
 
 
-@pytest.fixture(scope='module')
-def unbroken(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('unbroken')
-  cluster_kills.Job(folder / 'w', folder / 'logs').finish()
-  assert not run_comparison.litter(folder / 'w')
-  return folder / 'w'
-
-
-def _kill_all(unbroken, folder, planned, **pods) -> list[kills.Hit]:
-  """Kills, starts all ranks again, to the end; compares with the unbroken."""
-  job = cluster_kills.Job(folder / 'w', folder / 'logs', NUM_RANKS, **pods)
-  hits = []
-  for kill in planned:
+@pytest.mark.slow
+def test_the_same_bits_after_kills_of_ranks(tmp_path):
+  _job(tmp_path / 'unbroken').finish()
+  job, hits = _job(tmp_path / 'killed', hosts_per_slice=1), []
+  for kill in cluster_kills.plan(
+      cluster_kills.moments(COUNTS, seed=11), NUM_RANKS, seed=11):
     hits += filter(None, [job.kill(kill)])
     print(kills.table(hits[-1:]).splitlines()[1], flush=True)
   job.finish()
-  print('\n' + kills.table(hits))
-  assert run_comparison.differences(unbroken, folder / 'w') == []
-  assert run_comparison.litter(folder / 'w') == []
-  assert len(run_comparison.quarantined(folder / 'w')) <= sum(
+  unbroken, killed = tmp_path / 'unbroken' / 'w', tmp_path / 'killed' / 'w'
+  assert run_comparison.differences(unbroken, killed) == []
+  assert run_comparison.litter(killed) == []
+  assert len(run_comparison.quarantined(killed)) <= sum(
       hit.is_in_save for hit in hits)
-  return hits
-
-
-def _chosen(number: int, seed: int) -> list[kills.Moment]:
-  moments = cluster_kills.moments()
-  picked = sorted(random.Random(seed).sample(range(len(moments)), number))
-  return [moments[i] for i in picked]
-
-
-def test_the_same_bits_after_kills_of_ranks(unbroken, tmp_path):
-  planned = cluster_kills.plan(_chosen(NUM_KILLS, seed=1), NUM_RANKS, seed=1)
-  hits = _kill_all(unbroken, tmp_path, planned)
   assert len(hits) >= 20
-  signals = collections.Counter(hit.kill.signals[0] for hit in hits)
-  assert signals.keys() == {signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP}
-  assert {'sft', 'evaluate', 'rl'} <= {hit.stage for hit in hits}
-  assert {hit.kill.rank for hit in hits} == set(range(NUM_RANKS))
-
-
-def test_the_same_bits_after_pods_were_killed_and_made_again(
-    unbroken, tmp_path):
-  planned = cluster_kills.plan(
-      _chosen(KILLS_PER_POD * NUM_RANKS, seed=2), NUM_RANKS, seed=2)
-  hits = _kill_all(unbroken, tmp_path, planned, hosts_per_slice=1)
+  signals = {hit.kill.signals[0] for hit in hits}
+  assert signals == {signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP}
   by_rank = collections.Counter(hit.kill.rank for hit in hits)
-  assert set(by_rank.values()) == {KILLS_PER_POD}, by_rank
+  assert min(by_rank[rank] for rank in range(NUM_RANKS)) > 5, by_rank
