@@ -239,6 +239,9 @@ port=$(free_port)
 export META_COT_DISTRIBUTED=1 META_COT_COORDINATOR=127.0.0.1:$port
 export META_COT_NUM_PROCESSES=$num_ranks JAX_PLATFORMS=cpu
 export JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-1}
+# On a CPU only process 0 could use the cache of compiled programs. The others
+# would come late, and Gloo waits 30 s for them.
+((num_ranks == 1)) || export JAX_ENABLE_COMPILATION_CACHE=false
 # Bash reports every process that a signal ends; that is not for the terminal.
 exec 3>&2 2>"$logs/launcher.log"
 trap 'signals+=(INT)' INT

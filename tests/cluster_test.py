@@ -153,7 +153,7 @@ def _wait_for_rows(process, workdir, num_rows, *, checkpoint=None):
   """
   folder = workdir / 'sft' / ARM
   metrics = folder / 'metrics.jsonl'
-  deadline = time.monotonic() + 300
+  deadline = time.monotonic() + 600
   while time.monotonic() < deadline and process.poll() is None:
     if metrics.exists() and metrics.read_text().count('\n') >= num_rows and (
         checkpoint is None or (folder / 'checkpoints' / checkpoint).exists()):

@@ -5,10 +5,12 @@ import pathlib
 import subprocess
 import sys
 
+from gcsfs import retry
 import hypothesis
 from hypothesis import strategies as st
 import pytest
 
+from meta_cot.runtime import files
 from meta_cot.settings import command_line
 from meta_cot.settings import config as config_lib
 
@@ -307,6 +309,17 @@ def test_a_closed_stream_does_not_become_a_file(tmp_path):
       ['bash', '-c', '"$0" -c "$1" <&- >&- 2>&-', sys.executable, program],
       check=True, cwd=pathlib.Path(__file__).parents[1])
   assert (tmp_path / 'file').read_text() == ''
+
+
+@pytest.mark.parametrize('error, code, line', [
+    (retry.HttpError({'code': 503, 'message': 'away'}), 1, 'the bucket: away'),
+    (FileNotFoundError(2, 'No such file', 'w/a'), 2, 'w/a: No such file')])
+def test_a_bucket_that_is_away_may_come_back(capsys, error, code, line):
+  with pytest.raises(SystemExit) as ended:
+    with command_line.one_line_errors(), files.named_errors():
+      raise error
+  assert ended.value.code == code
+  assert capsys.readouterr().err.startswith(f'error: {line}')
 
 
 @hypothesis.given(
