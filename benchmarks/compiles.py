@@ -9,7 +9,8 @@ the command that its row of the table names, and prints the table of
 docs/pods.md. Programs that are in the results are not compiled again, so that
 what was stopped goes on; `--only=gemma3_27b,v6e` takes the rows that have all
 of these words. `beside` is what a stage holds of a device while the program
-runs that is not in it: a policy's moments, and the weights of a reference.
+runs that is not in it: a policy's moments, the weights of a reference, and
+those that a search has cast.
 """
 
 import argparse
@@ -36,8 +37,9 @@ PROGRAMS = (
 # Sizes of a mesh are products of some of those of the slice.
 _MESH = {'v6e:8x8': 8}  # devices of a model axis; of others 4
 # Bytes a parameter that a stage holds beside a program: of a rollout, weights
-# of the reference and two moments of the policy's; of an update the reference.
-_BESIDE = {'rl/erl2/rollout': 12, 'rl/erl2/update': 4}
+# of the reference and two moments of the policy's; of an update the reference;
+# of a search the weights before they are cast.
+BESIDE = {'rl/erl2/rollout': 12, 'rl/erl2/update': 4, 'search/beam': 4}
 _HEADER = (
     '| model | program | slice | mesh | HBM, GiB a device | beside | of '
     '| compiled in, s |\n|---|---|---|---|---|---|---|---|')
@@ -59,26 +61,31 @@ def command(model: str, topology: str, program: str) -> list[str]:
 
 
 def compiled(model: str, topology: str, program: str) -> dict[str, Any]:
-  """Compiles one program; its line of the results.
+  """Compiles one program; its line of the results."""
+  asked = command(model, topology, program)
+  return line(model, report(asked), ' '.join(['python', *asked]))
+
+
+def report(asked: Sequence[str]) -> dict[str, Any]:
+  """Runs `python -m meta_cot.compile ...`; what it prints as JSON.
 
   Raises:
     UserError: the command failed; its messages are above.
   """
-  asked = command(model, topology, program)
   done = subprocess.run(
       [sys.executable, *asked, '--json'], stdout=subprocess.PIPE, text=True)
   if done.returncode not in (0, 1) or not done.stdout:  # 1: it does not fit
     raise config_lib.UserError(
         f'python {" ".join(asked)}: exit code {done.returncode}; its messages '
         'are above.')
-  return line(model, json.loads(done.stdout), ' '.join(['python', *asked]))
+  return json.loads(done.stdout)
 
 
 def line(model: str, report: dict[str, Any], asked: str) -> dict[str, Any]:
   """Takes what the table has out of the report of one program."""
   (program,) = report['programs']
   settings = config_lib.parse(model_config.ModelConfig, models.get(model))
-  beside = _BESIDE.get(program['name'], 0) * settings.num_params()
+  beside = BESIDE.get(program['name'], 0) * settings.num_params()
   return dict(
       model=model, topology=report['topology'], program=program['name'],
       mesh=report['mesh'], num_devices=report['num_devices'],

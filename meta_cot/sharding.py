@@ -12,6 +12,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
@@ -60,9 +61,11 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
   """Makes the mesh of `devices`, all by default.
 
+  Of several slices, `data` goes across them, or `fsdp` where it alone can.
+
   Raises:
     ConfigError: the sizes do not multiply to the number of devices, or do not
-      fit the links of a slice.
+      fit the links of a slice or the number of slices.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [config.data, config.fsdp, config.model]
@@ -74,14 +77,39 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
         f'config.mesh: data x fsdp x model = {" x ".join(map(str, sizes))} '
         f'must equal the number of devices, {len(devices)}.')
   try:
-    return jax.make_mesh(
-        tuple(sizes), MESH_AXES, devices=devices,
-        axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    return Mesh(_laid_out(sizes, devices), MESH_AXES,
+                axis_types=(AxisType.Auto,) * len(MESH_AXES))
   except NotImplementedError as e:  # of slices of TPUs
     raise config_lib.ConfigError(
         f'config.mesh: data x fsdp x model = {" x ".join(map(str, sizes))} '
         'cannot be laid out on this slice; each must be a product of some of '
         "the slice's own sizes, such as 8 on 8x8.") from e
+
+
+def _laid_out(sizes: list[int], devices: list) -> np.ndarray:
+  """Lays devices out as `jax.make_mesh` does, which knows one slice only."""
+  number = len({slice_of(device) for device in devices})
+  across = [1] * len(sizes)
+  axis = next((i for i in (0, 1) if sizes[i] % number == 0), None)
+  if axis is None:
+    raise config_lib.ConfigError(
+        f'config.mesh: data {sizes[0]} and fsdp {sizes[1]}: one must be a '
+        f'multiple of {number}, the slices of this job; set '
+        f'config.mesh.data={number}.')
+  across[axis] = number
+  within = [size // a for size, a in zip(sizes, across)]
+  options = dict(  # as there: a v5e has no wires that it would lose
+      allow_split_physical_axes=devices[0].device_kind in (
+          'TPU v5 lite', 'TPU v5e'))
+  if number == 1:
+    return mesh_utils.create_device_mesh(within, devices, **options)
+  return mesh_utils.create_hybrid_device_mesh(
+      within, across, devices, **options)
+
+
+def slice_of(device: Any) -> int:
+  """The slice that a device belongs to; 0 where there are none."""
+  return getattr(device, 'slice_index', None) or 0
 
 
 def use_mesh(mesh: Mesh):

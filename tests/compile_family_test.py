@@ -8,6 +8,8 @@ from configs import dpo as dpo_config
 from configs import rl_traces
 from configs import search2 as search2_config
 from meta_cot.compile import __main__ as compile_lib
+from meta_cot.compile import programs as programs_lib
+from meta_cot.compile import topology as topology_lib
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import experiment as experiment_lib
 from tests import small_rl
@@ -25,14 +27,14 @@ def _experiment(objective, **changes):
   small_rl.change(config.rl, **dict(
       objectives=(objective,), num_questions=16, num_samples=4, num_slots=16,
       episode_length=12, solutions='traces', solution_length=20) | changes)
-  return compile_lib.for_accelerator(experiment_lib.parse(config))
+  return programs_lib.for_accelerator(experiment_lib.parse(config))
 
 
 @pytest.mark.parametrize('objective', ['apa', 'qstar'])
 @pytest.mark.parametrize('part', ['prepare', 'update'])
 def test_programs(objective, part):
-  result = compile_lib.compile_program(
-      _experiment(objective), compile_lib.find_topology('v5e:2x2'),
+  result = programs_lib.compile_program(
+      _experiment(objective), topology_lib.find('v5e:2x2'),
       f'rl/{objective}/{part}')
   assert result.fits and not result.cost.unknown_loops
   if part == 'update':
@@ -42,9 +44,9 @@ def test_programs(objective, part):
 def test_preferences():
   config = dpo_config.get_config('tiny')
   config.on_policy.update(dict(batch_size=16, num_loss_chunks=2))
-  result = compile_lib.compile_program(
-      compile_lib.for_accelerator(experiment_lib.parse(config)),
-      compile_lib.find_topology('v5e:2x2'), 'on_policy/train_step')
+  result = programs_lib.compile_program(
+      programs_lib.for_accelerator(experiment_lib.parse(config)),
+      topology_lib.find('v5e:2x2'), 'on_policy/train_step')
   assert result.fits
   # Gradients are summed over devices; no row leaves its own.
   assert list(result.cost.collectives) == ['all-reduce']
@@ -56,9 +58,9 @@ def test_labels_of_attempts():
   """Where the last attempt is, the program finds out."""
   config = search2_config.get_config('tiny')
   config.meta_labels.update(dict(num_states=16, max_new_tokens=24))
-  result = compile_lib.compile_program(
-      compile_lib.for_accelerator(experiment_lib.parse(config)),
-      compile_lib.find_topology('v5e:2x2'), 'meta_labels/complete_8')
+  result = programs_lib.compile_program(
+      programs_lib.for_accelerator(experiment_lib.parse(config)),
+      topology_lib.find('v5e:2x2'), 'meta_labels/complete_8')
   assert result.fits
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from configs import kinds
 from configs import search as search_config
-from meta_cot.compile import __main__ as compile_lib
+from meta_cot.compile import programs as programs_lib
+from meta_cot.compile import topology as topology_lib
 from meta_cot.stages import experiment as experiment_lib
 
 assert libtpu  # the compiler; without it nothing here can be tested
@@ -28,15 +29,15 @@ def _experiment():
   config.stages = (
       *(s for s in config.stages if s != 'search'), 'labels', 'value',
       'search', 'table')
-  return compile_lib.for_accelerator(experiment_lib.parse(config))
+  return programs_lib.for_accelerator(experiment_lib.parse(config))
 
 
 @pytest.mark.parametrize('topology, name', [
     ('v5e:2x4', f'search/judge/{JUDGE}'), ('v6e:2x2', 'table/likelihood'),
     ('v5p:2x2x1', f'table/value/{JUDGE}')])
 def test_texts_are_read_without_collectives(topology, name):
-  found = compile_lib.find_topology(topology)
-  result = compile_lib.compile_program(_experiment(), found, name)
+  found = topology_lib.find(topology)
+  result = programs_lib.compile_program(_experiment(), found, name)
   assert result.fits
   assert 0 < result.utilisation(result.times.overlapped) <= 1
   # Only the numbers that were read go to all devices.

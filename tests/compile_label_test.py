@@ -8,7 +8,8 @@ import pytest
 
 from configs import countdown
 from configs import kinds
-from meta_cot.compile import __main__ as compile_lib
+from meta_cot.compile import programs as programs_lib
+from meta_cot.compile import topology as topology_lib
 from meta_cot.stages import experiment as experiment_lib
 
 assert libtpu  # the compiler; without it nothing here can be tested
@@ -32,19 +33,19 @@ def _experiment():
       objective='value', records='label', start=START, arms=c.sft.arms)
   c.value.data.value.update(dict(policy_weight=0.5, balance=0.5))
   c.stages = ('problems', 'traces', 'tokenizer', 'sft', 'label', 'value')
-  return compile_lib.for_accelerator(experiment_lib.parse(c))
+  return programs_lib.for_accelerator(experiment_lib.parse(c))
 
 
 def _compile(name, topology):
-  result = compile_lib.compile_program(
-      _experiment(), compile_lib.find_topology(topology), name)
+  result = programs_lib.compile_program(
+      _experiment(), topology_lib.find(topology), name)
   assert result.fits
   return result
 
 
 def test_the_programs():
-  mesh = compile_lib.mesh_of(
-      _experiment(), compile_lib.find_topology(TOPOLOGIES[0]))
+  mesh = programs_lib.mesh_of(
+      _experiment(), topology_lib.find(TOPOLOGIES[0]))
   names = list(experiment_lib.programs(_experiment(), mesh))
   assert [n for n in names if n.startswith(('label/', 'value/'))] == [
       'label/complete_4', 'value/init', 'value/train_step', 'value/eval_loss']

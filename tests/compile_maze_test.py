@@ -7,9 +7,9 @@ import libtpu
 import pytest
 
 from meta_cot import sharding
-from meta_cot.compile import __main__ as compile_lib
 from meta_cot.compile import hlo
 from meta_cot.compile import roofline
+from meta_cot.compile import topology as topology_lib
 from meta_cot.tasks import maze_arrays
 from meta_cot.tasks import maze_steps
 
@@ -22,7 +22,7 @@ WORDS = ('start', *(f' {word}' for word in (
 
 def _cost(function, topology, folder, *shapes):
   """Compiles with rows over all devices; what the program costs."""
-  devices = list(compile_lib.find_topology(topology).devices)
+  devices = list(topology_lib.find(topology).devices)
   mesh = sharding.make_mesh(sharding.MeshConfig(-1, 1, 1), devices)
   arguments = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(

@@ -12,6 +12,8 @@ import pytest
 from configs import erl2 as erl2_config
 from meta_cot import sharding
 from meta_cot.compile import __main__ as compile_lib
+from meta_cot.compile import programs as programs_lib
+from meta_cot.compile import topology as topology_lib
 from meta_cot.model import transformer
 from meta_cot.rl import credit
 from meta_cot.rollouts import player as player_lib
@@ -39,8 +41,7 @@ WAYS = {
 }
 
 
-def _config(
-    objective='erl2', *, data=-1, model=1, loop='unroll', **changes):
+def _config(objective='erl2', *, data=-1, model=1, loop='unroll', **changes):
   """The smallest model; everything else as it is run."""
   config = erl2_config.get_config('tiny')
   config.model.update(dict(
@@ -72,7 +73,7 @@ def _play_the_same(config):
 
 
 def _experiment(*args, **kwargs):
-  return compile_lib.for_accelerator(
+  return programs_lib.for_accelerator(
       experiment_lib.parse(_config(*args, **kwargs)))
 
 
@@ -83,8 +84,8 @@ def _programs(experiment, devices=1):
 
 
 def _measure(experiment, topology, name):
-  found = compile_lib.find_topology(topology)
-  return compile_lib.compile_program(experiment, found, name)
+  found = topology_lib.find(topology)
+  return programs_lib.compile_program(experiment, found, name)
 
 
 def _compile(experiment, topology, name):
@@ -346,7 +347,7 @@ def test_every_variant_has_its_programs():
     config = erl2_config.get_config(variant)
     config.rl.objectives = config.rl.objectives[:1]
     config.stages = ('rl', 'episodes')
-    experiment = compile_lib.for_accelerator(experiment_lib.parse(config))
+    experiment = programs_lib.for_accelerator(experiment_lib.parse(config))
     mesh = sharding.make_mesh(experiment.shared.mesh, jax.devices()[:1])
     with sharding.use_mesh(mesh):
       for name, build in experiment_lib.programs(experiment, mesh).items():
@@ -396,5 +397,4 @@ def test_errors(flags, message):
   with pytest.raises(config_lib.ConfigError) as e:
     compile_lib.main([
         '--config=configs/erl2.py:tiny', '--topology=v5e:2x2', *flags.split()])
-  assert str(e.value).startswith(message)
-  assert '\n' not in str(e.value)
+  assert str(e.value).startswith(message) and '\n' not in str(e.value)

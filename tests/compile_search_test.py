@@ -13,6 +13,8 @@ from configs import countdown
 from configs import search as search_config
 from meta_cot import sharding
 from meta_cot.compile import __main__ as compile_lib
+from meta_cot.compile import programs as programs_lib
+from meta_cot.compile import topology as topology_lib
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import strategies
 from meta_cot.stages import experiment as experiment_lib
@@ -45,20 +47,20 @@ def _config(
 
 
 def _experiment(*args, **kwargs):
-  return compile_lib.for_accelerator(
+  return programs_lib.for_accelerator(
       experiment_lib.parse(_config(*args, **kwargs)))
 
 
 def _compile(experiment, topology, name):
-  topology = compile_lib.find_topology(topology)
-  result = compile_lib.compile_program(experiment, topology, name)
+  topology = topology_lib.find(topology)
+  result = programs_lib.compile_program(experiment, topology, name)
   assert result.fits
   return result
 
 
 def _names(experiment):
   """All that the stage compiles."""
-  mesh = compile_lib.mesh_of(experiment, compile_lib.find_topology('v5e:2x4'))
+  mesh = programs_lib.mesh_of(experiment, topology_lib.find('v5e:2x4'))
   return [
       name for name in experiment_lib.programs(experiment, mesh)
       if name.startswith('search/')]
@@ -236,8 +238,8 @@ def test_samples_share_prompts_in_the_program_that_is_listed():
   for solvers, num_prompts in ((('samples', 'greedy'), 8), (('greedy',), 16)):
     config.search.solvers = solvers
     experiment = experiment_lib.parse(config)
-    builders = experiment_lib.programs(experiment, compile_lib.mesh_of(
-        experiment, compile_lib.find_topology('v5e:2x4')))
+    builders = experiment_lib.programs(experiment, programs_lib.mesh_of(
+        experiment, topology_lib.find('v5e:2x4')))
     generate = builders['search/generate']()
     assert generate.arguments[1].shape[0] == num_prompts
     assert generate.keywords['row_ids_B'].shape == (16,)
@@ -255,8 +257,8 @@ def test_other_models_have_their_programs(tmp_path):
   config.search.policies = (*config.search.policies, str(tmp_path))
   config.search.solvers = ('greedy', 'beam')
   experiment = experiment_lib.parse(config)
-  builders = experiment_lib.programs(experiment, compile_lib.mesh_of(
-      experiment, compile_lib.find_topology('v5e:2x4')))
+  builders = experiment_lib.programs(experiment, programs_lib.mesh_of(
+      experiment, topology_lib.find('v5e:2x4')))
   start = f'search{tmp_path}/'
   assert [name for name in builders if name.startswith(start)] == [
       f'{start}{name}' for name in ('prefill', 'generate', 'params', 'start', *(

@@ -8,9 +8,9 @@ import pytest
 
 from configs import sudoku4 as sudoku4_config
 from meta_cot import sharding
-from meta_cot.compile import __main__ as compile_lib
 from meta_cot.compile import hlo
 from meta_cot.compile import roofline
+from meta_cot.compile import topology as topology_lib
 from meta_cot.tasks import sudoku4
 
 assert libtpu  # the compiler; without it nothing here can be tested
@@ -19,7 +19,7 @@ WORDS = (*sudoku4_config.PIECES, *'1234,:;x!S', '')
 
 @pytest.mark.parametrize('part', ['outcome', 'is_legal', 'state'])
 def test_what_reads_texts(tmp_path, part):
-  devices = list(compile_lib.find_topology('v5e:2x2').devices)
+  devices = list(topology_lib.find('v5e:2x2').devices)
   mesh = sharding.make_mesh(sharding.MeshConfig(-1, 1, 1), devices)
   shape = lambda *axes: jax.ShapeDtypeStruct(
       (256, *axes), jnp.int32, sharding=sharding.batch(mesh))

@@ -12,7 +12,9 @@ from configs import countdown
 from meta_cot.compile import __main__ as compile_lib
 from meta_cot.compile import hlo
 from meta_cot.compile import loops
+from meta_cot.compile import programs as programs_lib
 from meta_cot.compile import roofline
+from meta_cot.compile import topology as topology_lib
 from meta_cot.compile import work
 from meta_cot.runtime import hardware
 from meta_cot.settings import config as config_lib
@@ -121,24 +123,34 @@ def test_buffer_assignment():
 @pytest.mark.parametrize('chip, shape, links', [
     (hardware.V5E, (2, 2), 2), (hardware.V5E, (2, 4), 2.5),
     (hardware.V5E, (4, 16), 3.5), (hardware.V5P, (2, 2, 4), 3.5),
-    (hardware.V5P, (4, 4, 4), 6), (hardware.V6E, (1, 1), 0)])
+    (hardware.V5P, (4, 4, 4), 6), (hardware.V6E, (1, 1), 0),
+    (hardware.TPU7X, (2, 2, 1), 2), (hardware.TPU7X, (4, 4, 8), 6)])
 def test_links(chip, shape, links):
   assert hardware.links_per_chip(chip, shape) == links
 
 
 @pytest.mark.parametrize('name, found', [
     ('v5p-32', 'v5p:2x2x4'), ('v5e-8', 'v5e:2x4'), ('v6e-4', 'v6e:2x2'),
-    ('v5litepod-16', 'v5e:4x4'), ('v5p:4x4x4', 'v5p:4x4x4')])
+    ('v5litepod-16', 'v5e:4x4'), ('v5p:4x4x4', 'v5p:4x4x4'),
+    ('tpu7x-2x2x1', 'tpu7x:2x2x1')])
 def test_topologies(name, found):
-  assert compile_lib.find_topology(name).name == found
+  assert topology_lib.find(name).name == found
 
 
 @pytest.mark.parametrize('arguments, message', [
     (['--topology=v5e:2x2'], '--config: missing'),
     ([TINY], '--topology: missing'),
     ([TINY, '--topology=v9:2x2'], "got 'v9:2x2'; must be GENERATION:CHIPS"),
+    ([TINY, '--topology=v9:2x2'], 'libtpu knows v5e: 1x1, 2x2, 2x4'),
+    ([TINY, '--topology=tpu7x-8'], "got 'tpu7x-8'; must be chips along each"),
     ([TINY, '--topology=v5p-30'], "got 'v5p-30'; must be one of v5p-8, "),
-    ([TINY, '--topology=v5e:3x5'], "got 'v5e:3x5'; libtpu knows no such"),
+    ([TINY, '--topology=v5e:3x5'], "got 'v5e:3x5'; libtpu knows no such slice; "
+     'of v5e it knows 1x1, 2x2'),
+    ([TINY, '--topology=v5e:2x2', '--num_slices=none'],
+     "--num_slices: got 'none'; must be a number >= 1"),
+    ([TINY, '--topology=v5e:2x2', '--num_slices=3', '--config.mesh.data=4',
+      '--config.mesh.fsdp=1', '--config.mesh.model=3'],
+     'config.mesh: data 4 and fsdp 1: one must be a multiple of 3'),
     ([TINY, '--topology=v5e:2x2', '--programs=train'],
      "--programs: got 'train'; did you mean 'sft/train_step'"),
     ([TINY, '--topology=v5e:2x4', '--config.sft.batch_size=4',
@@ -160,7 +172,7 @@ def test_without_libtpu(monkeypatch):
   monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
   monkeypatch.delenv('TPU_LIBRARY_PATH', raising=False)
   with pytest.raises(config_lib.UserError, match='pip install libtpu'):
-    compile_lib.find_topology('v5e:2x2')
+    topology_lib.find('v5e:2x2')
 
 
 def run(capsys, *arguments):
@@ -173,7 +185,8 @@ def test_every_program_of_tiny(capsys):
       capsys, TINY, '--topology=v5e:2x2', '--config.model.num_layers=2',
       '--config.model.execution.layer_loop=scan')
   assert set(report) == {
-      'config', 'topology', 'chip', 'num_devices', 'mesh', 'fits', 'programs'}
+      'config', 'topology', 'chip', 'num_slices', 'num_devices', 'mesh', 'fits',
+      'programs'}
   assert report['fits'] and report['num_devices'] == 4
   assert report['mesh'] == {'data': 4, 'fsdp': 1, 'model': 1}
   assert [p['name'] for p in report['programs']] == list(PROGRAMS)
@@ -205,9 +218,9 @@ def test_every_program_of_tiny(capsys):
 
 def compiled(config, topology, name):
   """The model as it runs there, and one program."""
-  experiment = compile_lib.for_accelerator(experiment_lib.parse(config))
-  topology = compile_lib.find_topology(topology)
-  return experiment.shared.model, compile_lib.compile_program(
+  experiment = programs_lib.for_accelerator(experiment_lib.parse(config))
+  topology = topology_lib.find(topology)
+  return experiment.shared.model, programs_lib.compile_program(
       experiment, topology, name)
 
 

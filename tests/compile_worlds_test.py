@@ -5,7 +5,8 @@ import libtpu
 import pytest
 
 from configs import worlds as worlds_config
-from meta_cot.compile import __main__ as compile_lib
+from meta_cot.compile import programs as programs_lib
+from meta_cot.compile import topology as topology_lib
 from meta_cot.stages import experiment as experiment_lib
 from tests import small_rl
 
@@ -22,9 +23,9 @@ def test_worlds_answer_inside_the_program(kind, topology):
   small_rl.change(
       config.rl, objectives=('erl2',), num_questions=16, num_samples=4,
       num_slots=16)
-  experiment = compile_lib.for_accelerator(experiment_lib.parse(config))
-  result = compile_lib.compile_program(
-      experiment, compile_lib.find_topology(topology), 'rl/erl2/rollout')
+  experiment = programs_lib.for_accelerator(experiment_lib.parse(config))
+  result = programs_lib.compile_program(
+      experiment, topology_lib.find(topology), 'rl/erl2/rollout')
   assert result.fits and result.cost.unknown_loops <= 1
   # Flags alone: no table of what is said, and no part of a cache.
   assert list(result.cost.collectives) == ['all-reduce']

@@ -62,29 +62,43 @@ def as_text(header: Mapping[str, Any], results: Sequence[Result]) -> str:
   """Makes one table, a column per program; below it what does not fit.
 
   Args:
-    header: `config`, `topology`, `num_devices`, `chip` (its name) and `mesh`
-      (axis -> size).
+    header: `config`, `topology`, `num_slices`, `num_devices`, `chip` (its
+      name) and `mesh` (axis -> size).
     results: of the programs.
   """
-  mesh = ' x '.join(f'{axis} {size}' for axis, size in header['mesh'].items())
-  lines = [
-      '{config} on {topology}: {num_devices} devices {chip}, mesh {mesh}; '
-      'numbers are per device'.format_map({**header, 'mesh': mesh}), '']
   rows = [['', *(r.name for r in results)], *_rows(results)]
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  for row in rows:
-    cells = [row[0].ljust(widths[0])]
-    cells += [c.rjust(w) for c, w in zip(row[1:], widths[1:])]
-    lines.append('  '.join(cells).rstrip())
+  lines = [title(header), '', *aligned(rows)]
   for r in results:
     if not r.fits:
       lines += [
           '', f'{r.name} does not fit: it takes {_gib(r.memory.peak)} GiB of '
-          f'{_gib(r.capacity)} GiB. Its largest buffers:']
-      lines += [
-          f'  {_gib(b.num_bytes):>8} GiB  {b.shape}  {b.source}'
-          for b in r.largest]
+          f'{_gib(r.capacity)} GiB. Its largest buffers:', *buffers(r)]
   return '\n'.join(lines)
+
+
+def title(header: Mapping[str, Any]) -> str:
+  """Says what was compiled for what; see `as_text`."""
+  mesh = ' x '.join(f'{axis} {size}' for axis, size in header['mesh'].items())
+  times = f'{header["num_slices"]} slices ' if header['num_slices'] > 1 else ''
+  return (
+      '{config} on {times}{topology}: {num_devices} devices {chip}, mesh '
+      '{mesh}; numbers are per device').format_map(
+          {**header, 'mesh': mesh, 'times': times})
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+  """Pads cells to columns, the first to the left, others to the right."""
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  return [
+      '  '.join([row[0].ljust(widths[0]), *(
+          c.rjust(w) for c, w in zip(row[1:], widths[1:]))]).rstrip()
+      for row in rows]
+
+
+def buffers(result: Result) -> list[str]:
+  """Lists the largest buffers of a program, a line each."""
+  return [f'  {_gib(b.num_bytes):>8} GiB  {b.shape}  {b.source}'
+          for b in result.largest]
 
 
 def _rows(results: Sequence[Result]) -> Iterator[list[str]]:
@@ -111,11 +125,14 @@ def _rows(results: Sequence[Result]) -> Iterator[list[str]]:
   yield number('compute, ms', 'times.compute', 1e-3)
   yield number('HBM, ms', 'times.hbm', 1e-3)
   yield number('interconnect, ms', 'times.ici', 1e-3)
+  if any(r.times.dcn for r in results):
+    yield number('sent between slices, GB', 'cost.sent_between', 1e9)
+    yield number('between slices, ms', 'times.dcn', 1e-3)
   yield number('roofline, ms', 'times.overlapped', 1e-3)
   yield row('bound by', lambda r: r.times.bound)
-  yield row('MFU at most', lambda r: _percent(
+  yield row('MFU at most', lambda r: percent(
       r.utilisation(r.times.overlapped)))
-  yield row('MFU without overlap', lambda r: _percent(
+  yield row('MFU without overlap', lambda r: percent(
       r.utilisation(r.times.serial)))
   if any(r.cost.unknown_loops for r in results):
     yield row('loops counted once', lambda r: str(r.cost.unknown_loops))
@@ -126,7 +143,8 @@ def _gib(value: float) -> str:
   return f'{value / hardware.GIB:,.2f}'
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+  """Writes a share of 1; '-' for None."""
   return '-' if value is None else f'{100 * value:.1f}%'
 
 

@@ -15,6 +15,8 @@ from meta_cot.compile import loops
 from meta_cot.compile import work
 from meta_cot.runtime import hardware
 
+BETWEEN = ' between slices'  # end of the names of such collectives
+
 
 class Traffic(NamedTuple):
   """Collectives of one kind."""
@@ -48,7 +50,16 @@ class Cost:
   @property
   def sent(self) -> float:
     """Bytes that one device sends over the interconnect."""
-    return math.fsum(t.sent for t in self.collectives.values())
+    return math.fsum(
+        t.sent for kind, t in self.collectives.items()
+        if not kind.endswith(BETWEEN))
+
+  @property
+  def sent_between(self) -> float:
+    """Bytes that one device sends to other slices."""
+    return math.fsum(
+        t.sent for kind, t in self.collectives.items()
+        if kind.endswith(BETWEEN))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,21 +69,23 @@ class Times:
   compute: float
   hbm: float
   ici: float
+  dcn: float = 0.0
 
   @property
   def overlapped(self) -> float:
-    """All three at once: no program is faster."""
-    return max(self.compute, self.hbm, self.ici)
+    """All at once: no program is faster."""
+    return max(self.compute, self.hbm, self.ici, self.dcn)
 
   @property
   def serial(self) -> float:
     """One after the other: nothing overlaps."""
-    return self.compute + self.hbm + self.ici
+    return self.compute + self.hbm + self.ici + self.dcn
 
   @property
   def bound(self) -> str:
     """The resource that takes longest."""
-    return max(('compute', 'hbm', 'ici'), key=lambda k: getattr(self, k))
+    return max(
+        ('compute', 'hbm', 'ici', 'dcn'), key=lambda k: getattr(self, k))
 
 
 def times(
@@ -81,26 +94,34 @@ def times(
   """Least seconds for `cost` on a slice of `chip` with topology `shape`.
 
   The interconnect is given all links of a mean chip of the slice at once, the
-  best that any routing could do. Products with a vector, as in decoding, are
-  element-wise arithmetic to XLA: computing takes at least `model_flops`.
+  best that any routing could do; the network between slices its whole width.
+  Products with a vector, as in decoding, are element-wise arithmetic to XLA:
+  computing takes at least `model_flops`.
   """
   links = hardware.links_per_chip(chip, shape)
   sent = cost.sent / (links * chip.link_bandwidth) if links else 0.0
   return Times(
       compute=max(cost.flops, model_flops) / chip.peak_flops,
-      hbm=cost.hbm_bytes / chip.hbm_bandwidth, ici=sent)
+      hbm=cost.hbm_bytes / chip.hbm_bandwidth, ici=sent,
+      dcn=cost.sent_between and cost.sent_between / chip.dcn_bandwidth)
 
 
-def cost(module: hlo.Module, num_devices: int) -> Cost:
-  """Work of one run of the program on one of `num_devices` devices."""
-  return _Counter(num_devices).computation(module.entry)
+def cost(module: hlo.Module, num_devices: int, num_slices: int = 1) -> Cost:
+  """Work of one run of the program on one device.
+
+  Args:
+    module: the program of a slice; XLA makes one for each.
+    num_devices: of a slice.
+    num_slices: that run it together.
+  """
+  return _Counter(num_devices, num_slices).computation(module.entry)
 
 
 class _Counter:
   """Counts computations once each, with what they call."""
 
-  def __init__(self, num_devices: int):
-    self._num_devices = num_devices
+  def __init__(self, num_devices: int, num_slices: int):
+    self._num_devices, self._num_slices = num_devices, num_slices
     self._done = {}
 
   def computation(self, computation: hlo.Computation) -> Cost:
@@ -164,8 +185,22 @@ class _Counter:
     kind = opcode.removesuffix('-start')
     if kind in work.COLLECTIVES:
       total.collectives = {kind: self._traffic(instruction, kind)}
+    if opcode == 'send':
+      total.collectives = self._between(instruction)
     total.hbm_bytes = work.bytes_moved(instruction)
     return total
+
+  def _between(self, send: hlo.Instruction) -> dict[str, Traffic]:
+    """What hosts pass on between slices, each device's part by itself."""
+    kind = send.find(r'_xla_megascale_transfer_type="(\w+)"')
+    if not kind:  # to the host
+      return {}
+    kind = kind.lower().replace('_', '-')
+    size = work.num_bytes(send.operands[0].arrays)
+    n = self._num_slices
+    share = {'all-reduce': 2 * (n - 1) / n, 'all-gather': n - 1.0,
+             'reduce-scatter': (n - 1) / n, 'all-to-all': (n - 1) / n}
+    return {kind + BETWEEN: Traffic(1, size, share.get(kind, 1.0) * size)}
 
   def _traffic(self, instruction: hlo.Instruction, kind: str) -> Traffic:
     size = max(

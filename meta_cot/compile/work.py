@@ -129,6 +129,10 @@ def bytes_moved(instruction: hlo.Instruction) -> float:
     return 0.0  # allocates
   if opcode == 'copy-start':  # (destination, source, context)
     return in_hbm(instruction.arrays[:2])
+  if opcode == 'send':
+    return in_hbm(instruction.operands[0].arrays)
+  if opcode == 'recv':  # (destination, context, token)
+    return in_hbm(instruction.arrays[:1])
   if opcode == 'fusion':
     inner, = instruction.called('calls')
     return _written(inner, instruction) + sum(

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the chips can do: vendor data, one table for the whole project.
 
-TPU numbers are those of the pages "TPU v5e", "TPU v5p" and "TPU v6e" of the
-Cloud TPU documentation; GPU numbers those of NVIDIA's data sheets (dense, no
-sparsity). A device is what JAX shows: one chip, also on v5p ("megacore").
+TPU numbers are those of the pages "TPU v5e", "TPU v5p", "TPU v6e" and "TPU7x"
+of the Cloud TPU documentation; GPU numbers those of NVIDIA's data sheets
+(dense, no sparsity). A device is what JAX shows: one chip, also on v5p
+("megacore"), but half a chip of TPU7x, whose links and network two share.
 """
 
 import dataclasses
@@ -27,12 +28,17 @@ class Chip:
   hbm_bandwidth: float  # bytes per second
   link_bandwidth: float  # bytes per second, one interconnect link, one way
   wrap: int  # a topology axis closes to a ring in multiples of it; 0: never
+  dcn_bandwidth: float = 0.0  # bytes per second between slices; 0: no slices
 
 
 # Of 16, 96 and 32 GiB on the chip the runtime keeps a part for itself.
-V5E = Chip('TPU v5e', 197e12, int(15.75 * GIB), 819e9, 50e9, 16)
-V5P = Chip('TPU v5p', 459e12, int(95.73 * GIB), 2765e9, 100e9, 4)
-V6E = Chip('TPU v6e', 918e12, int(31.24 * GIB), 1640e9, 100e9, 16)
+V5E = Chip('TPU v5e', 197e12, int(15.75 * GIB), 819e9, 50e9, 16, 25e9 / 8)
+V5P = Chip('TPU v5p', 459e12, int(95.73 * GIB), 2765e9, 100e9, 4, 50e9 / 8)
+V6E = Chip(
+    'TPU v6e', 918e12, int(31.24 * GIB), 1640e9, 100e9, 16, 100e9 / 8)
+TPU7X = Chip(
+    'TPU7x', 2307e12 / 2, int(94.74 * GIB), 7380e9 / 2, 100e9 / 2, 4,
+    100e9 / 8 / 2)
 V4 = Chip('TPU v4', 275e12, int(31.75 * GIB), 1228e9, 50e9, 4)
 A100 = Chip('NVIDIA A100', 312e12, 80 * 10**9, 2039e9, 300e9, 0)
 H100 = Chip('NVIDIA H100', 989e12, 80 * 10**9, 3350e9, 450e9, 0)
@@ -46,6 +52,7 @@ CHIPS = {  # `device_kind` of JAX -> chip
     'TPU v5p': V5P,
     'TPU v6 lite': V6E,
     'TPU v6e': V6E,
+    'TPU7x': TPU7X,
     'NVIDIA A100-SXM4-80GB': A100,
     'NVIDIA H100 80GB HBM3': H100,
     'NVIDIA H200': H200,
@@ -57,11 +64,11 @@ def links_per_chip(chip: Chip, shape: tuple[int, ...]) -> float:
 
   `shape` has the chips along each axis of the topology, such as (2, 2, 4). An
   axis that closes to a ring gives two links; a line of d chips, whose ends have
-  one neighbour, 2 (d - 1) / d. A v5p slice closes its axes only where all of
-  them are multiples of `chip.wrap`; on the others each axis on its own.
+  one neighbour, 2 (d - 1) / d. A slice of three axes closes them only where all
+  are multiples of `chip.wrap`; on the others each axis on its own.
   """
   closed = [chip.wrap > 0 and d % chip.wrap == 0 for d in shape]
-  if chip in (V5P, V4):
+  if chip in (V5P, V4, TPU7X):
     closed = [all(closed)] * len(shape)
   return sum(
       2.0 if is_ring else 2.0 * (d - 1) / d
