@@ -32,7 +32,9 @@ def traces(**changes: Any) -> ml_collections.ConfigDict:
   t = ml_collections.ConfigDict()
   t.kind = 'traces'
   t.problems = 'problems'
-  t.strategies = 'compact'  # compact (one DFS) | stream_of_search (all 12)
+  # compact (one DFS) | stream_of_search (all 12) | threads (the same DFS, first
+  # steps at a time: 2, 4, 8 or 24).
+  t.strategies = 'compact'
   t.num_shards = 4  # files per split
   t.num_processes = 2
   t.update(changes)
@@ -75,7 +77,7 @@ def train(**changes: Any) -> ml_collections.ConfigDict:
   # What a policy learns to write: traces | solution_only |
   # solution_only_permuted | revisions | revisions_kept | episodes |
   # verified_traces | visited | relabelled; of style compact_drafts too
-  # backtracks | resets | attempts | checked.
+  # backtracks | resets | attempts | checked; of style compact_threads threads.
   t.arms = ('traces', 'solution_only')
   # Every arm is trained with each, as ARM/seedN; (): with config.seed, as ARM.
   t.seeds = ()

@@ -16,6 +16,7 @@ from meta_cot.traces import format as format_lib
 from meta_cot.traces import from_tree
 from meta_cot.traces import record as record_lib
 from meta_cot.traces import telling
+from meta_cot.traces import threads
 
 Events = tuple[events_lib.Event, ...]
 Attempts = tuple[Events, ...]  # at one question; each is a whole text
@@ -35,6 +36,7 @@ class Arm:
   is_verified: bool = False  # a search that found a solution, or none
   is_visited: bool = False  # one way down the tree, drawn by visits
   is_relabelled: bool = False  # the teacher goes on from a state of the record
+  is_threaded: bool = False  # the parent's text, or that of one thread
   # How what was taken back is written: '' | 'backtracks' | 'reset' |
   # 'attempts' | 'checked'; see `drafted`.
   draft: str = ''
@@ -45,7 +47,7 @@ class Arm:
   def is_random(self) -> bool:
     """Whether it draws; if not, its sequences are tokenised once and kept."""
     return (self.is_permuted or self.is_revised or self.is_visited
-            or self.is_relabelled or bool(self.draft))
+            or self.is_relabelled or self.is_threaded or bool(self.draft))
 
   @property
   def is_attempt(self) -> bool:
@@ -60,7 +62,8 @@ class Arm:
     return tuple(
         name for name, style in format_lib.STYLES.items()
         if (style.EVENT_ENDS or self.is_solution) and (
-            not self.draft or format_lib.has_drafts(name)))
+            not self.draft or format_lib.has_drafts(name)) and (
+                not self.is_threaded or format_lib.has_threads(name)))
 
   def __call__(
       self, record: record_lib.TraceRecord, rng: np.random.Generator,
@@ -70,6 +73,8 @@ class Arm:
     if self.is_verified:
       record = telling.writable(record, self.style) if self.style else record
       return (events_lib.linearize(record),) if record.solution else None
+    if self.is_threaded:
+      return (threaded(record, rng),) if threads.has_threads(record) else None
     if not self.is_solution:
       return (events_lib.linearize(record),)
     if self.is_played:
@@ -173,6 +178,20 @@ def relabelled(
   steps += [found.nodes[i].step for i in found.solution[1:]]
   return events_lib.Start(record.problem.question), events_lib.Answer(
       '\n'.join(steps), num_given=len(way) - 1)
+
+
+def threaded(
+    record: record_lib.TraceRecord, rng: np.random.Generator) -> Events:
+  """Draws the parent's text half of the time, else that of one thread.
+
+  Args:
+    record: of a search that opens threads.
+    rng: drawn from once or twice.
+  """
+  if rng.random() < 0.5:
+    return threads.parent(record)
+  children = tuple(threads.children(record))
+  return children[int(rng.integers(len(children)))]
 
 
 def failures(
@@ -290,6 +309,7 @@ ARMS: Mapping[str, Arm] = types.MappingProxyType({
     'verified_traces': Arm(is_solution=False, is_verified=True),
     'visited': Arm(is_visited=True),
     'relabelled': Arm(is_relabelled=True),
+    'threads': Arm(is_solution=False, is_threaded=True),
     'backtracks': Arm(draft='backtracks'),
     'resets': Arm(draft='reset'),
     'attempts': Arm(draft='attempts'),

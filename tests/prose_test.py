@@ -221,7 +221,7 @@ def _puzzles(task):
 @pytest.mark.parametrize('task', ['countdown', 'game24'])
 @pytest.mark.parametrize('name', teacher.Teacher.strategies)
 def test_searches_of_number_puzzles_round_trip(task, name):
-  for problem in _puzzles(task):
+  for problem in _puzzles(task)[name.startswith('threads'):]:  # of 3 numbers
     events = traces.linearize(teacher.Teacher(100).search(problem, name, 1))
     assert not any(isinstance(event, traces.Value) for event in events)
     text = traces.render(events, 'prose')
@@ -286,10 +286,12 @@ def test_a_long_text_is_read():  # quadratic time would be hours
   assert len(reading.events) == 100_001
 
 
-# Not those of other records (loop_arms_test.py) or styles (drafts_test.py).
+# Not those of other records (loop_arms_test.py) or styles (drafts_test.py,
+# threads_test.py).
 @pytest.mark.parametrize('name', [
     name for name, arm in arms.ARMS.items() if not (
-        arm.is_played or arm.is_visited or arm.is_relabelled or arm.draft)])
+        arm.is_played or arm.is_visited or arm.is_relabelled or arm.draft
+        or arm.is_threaded)])
 def test_every_arm_is_written(name):
   task = countdown.make(None, 0)
   arm = arms.make(name, task)

@@ -12,10 +12,11 @@ SETTINGS = countdown.Settings(
     heldout_target_fraction=0.1, heldout_numbers_fraction=0.1,
     validation_fraction=0.25, operands='listed')
 TASK = tasks.make('countdown', SETTINGS)
-# All but those of tasks with feedback, trees with visits, and drafts.
+# All but those of tasks with feedback, trees with visits, drafts and threads.
 ARMS = {
     name: arms.make(name, TASK) for name, arm in arms.ARMS.items()
-    if not (arm.is_played or arm.is_visited or arm.draft)}
+    if not (
+        arm.is_played or arm.is_visited or arm.draft or arm.is_threaded)}
 CONFIG = examples_lib.DataConfig(
     sequence_length=160, mask='procedure_cloning', num_records=None,
     packing_bins=4, num_workers=0, num_streams=1, prune_fraction=0.0,

@@ -30,6 +30,8 @@ class Step:
   text: str  # e.g. '9-3=6'
   state: str  # e.g. '4,6'
   outcome: str  # 'goal' | 'dead_end' | '' (a state to go on from)
+  # Whether it stood in the prompt: the message that a thread begins with.
+  is_given: bool = dataclasses.field(default=False, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,16 @@ class Value:
 
   node: int
   value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Join:
+  """A thread for each of the steps since the last one; what they returned.
+
+  Only some styles write it; the others refuse it.
+  """
+
+  lines: tuple[str, ...]  # the solution found, one step per line; '' for none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +89,7 @@ class Feedback:
   text: str
 
 
-Event = Start | Step | Jump | Value | Exhausted | Answer | Feedback
+Event = Start | Step | Jump | Value | Join | Exhausted | Answer | Feedback
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +97,7 @@ class Span:
   """A piece of rendered text; the texts of all spans joined are the text."""
 
   text: str
-  kind: str  # 'prompt' | 'search' | 'solution'
+  kind: str  # 'prompt' | 'search' | 'joined' (by threads) | 'solution'
   on_path: bool  # whether it tells a step on the path to the solution
 
 

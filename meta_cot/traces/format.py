@@ -35,6 +35,11 @@ def has_drafts(style: str) -> bool:
   return getattr(_module(style), 'has_drafts', False)
 
 
+def has_threads(style: str) -> bool:
+  """Says whether texts of a style may open child threads."""
+  return getattr(_module(style), 'has_threads', False)
+
+
 def spans(
     events: Sequence[events_lib.Event], style: str
 ) -> list[events_lib.Span]:

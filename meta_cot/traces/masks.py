@@ -24,13 +24,15 @@ MASKS = {
 
 
 def trainable(spans: Sequence[events_lib.Span], mask: str) -> list[bool]:
-  """Per span: whether it is trained; the prompt never is.
+  """Per span: whether it is trained; prompt and joined lines never are.
 
   Raises:
     ValueError: no such mask.
   """
   is_trained = _predicate(mask)
-  return [span.kind != 'prompt' and is_trained(span) for span in spans]
+  return [
+      span.kind not in ('prompt', 'joined') and is_trained(span)
+      for span in spans]
 
 
 def trains_end(events: Sequence[events_lib.Event], mask: str) -> bool:
@@ -77,6 +79,8 @@ def trained_ranges(
 
 def _num_given(events: Sequence[events_lib.Event], style: str) -> int:
   """Characters up to the end of the steps that an answer was given."""
+  if any(getattr(event, 'is_given', False) for event in events[1:2]):
+    return len(format_lib.render(events[:2], style))  # a thread's message
   *_, last = events
   number = getattr(last, 'num_given', 0)
   if not number:

@@ -9,5 +9,6 @@ STYLES = {
     'compact': compact.Compact(),
     'compact_drafts': drafts.Drafts(compact.Compact()),
     'compact_digits': compact.Compact(is_compared=True),
+    'compact_threads': compact.Compact(has_threads=True),
     'stream_of_search': stream_of_search,
 }

@@ -13,6 +13,14 @@ jumps need no `@`. Failed searches end without `S`, whatever they say there
 at the same place, by `'`: with the target 28 these are `+2'8'!` and `+2'9x`.
 Where a token is a digit, equality becomes a comparison of two tokens, which is
 learned for targets that were never seen, too.
+
+`compact_threads` may open threads: `&` asks for a search below each of the
+states made since the last `&`; what these return follows, `x` or a solution:
+
+  20,1,9>28:9+1=10,20;9-1=8,20;&x!9-1=8,20+8=28;S9-1=8,20+8=28
+
+The text of a thread is a search that begins with the step it was opened for:
+`20,1,9>28:9-1=8,20;+28!S9-1=8,20+8=28`.
 """
 
 from collections.abc import Sequence
@@ -26,17 +34,25 @@ from meta_cot.traces import reading as reading_lib
 from meta_cot.traces.arithmetic import operations
 from meta_cot.traces.arithmetic import replay as replay_lib
 
+# What opens threads, and the lines that they return: NOTHING, or FOUND, the
+# solution and LINE_END.
+SPAWN, FOUND, NOTHING, LINE_END = '&', '!', 'x', ';'
+
 _PROMPT = re.compile(f'({operations.NUMBERS}>{operations.NUMBER}):')
 _INNER = re.compile(f'({operations.OPERATION}),({operations.NUMBERS});')
 _LEAF = re.compile(f'([-+*/])({operations.NUMBER})')
 _COMPARED_LEAF = re.compile("([-+*/])((?:[0-9]'?){1,12})")
 _JUMP = re.compile('@([0-9]{1,9});')
-_SOLUTION = re.compile(f'S{operations.OPERATION}(?:,{operations.OPERATION})*')
+_STEPS = f'{operations.OPERATION}(?:,{operations.OPERATION})*'
+_SOLUTION = re.compile(f'S{_STEPS}')
+_JOIN = re.compile(f'&((?:x|!{_STEPS};)*)')
+_LINE = re.compile('x|!([^;]*);')
 _EXPECTED = {
     '@': '@, the index of a node and ;',
     **dict.fromkeys('0123456789', 'an operation, the numbers left and ;'),
 }
 _UNFINISHED = re.compile("S?[-+*/=,@0-9']*")  # what a cut text may end with
+_UNFINISHED_LINE = re.compile("[S!]?[-+*/=,@0-9']*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +60,7 @@ class Compact:
   """The style; see `format`."""
 
   is_compared: bool = False  # the digits of last numbers, with the target's
+  has_threads: bool = False  # SPAWN and what follows it
   OPENING: ClassVar[str] = 'S'
   STEP_END: ClassVar[str] = ','
   EVENT_ENDS: ClassVar[tuple[str, ...]] = (';', 'x', '!')
@@ -110,7 +127,8 @@ class _Writer:
     self._flags = events_lib.on_path(events)
     self._spans = []
     self._numbers = []
-    self._previous = None  # the step before
+    self._previous = None  # the step before, since the last threads
+    self._before = 0  # where the search stood before that step
     self._moves = []  # (node, on_path) of the jumps since
     self._here = self._target = 0
 
@@ -130,6 +148,8 @@ class _Writer:
         self._here = event.node
       elif isinstance(event, events_lib.Step):
         self._write_step(event, on_path)
+      elif isinstance(event, events_lib.Join):
+        self._write_join(event)
     self._end_visit()
     for event in self._events:
       if isinstance(event, events_lib.Answer):
@@ -150,7 +170,7 @@ class _Writer:
         and previous.parent == step.parent):
       text = between[moves]  # the next leaf of the same state
     else:
-      before = previous.parent if previous else 0
+      before = previous.parent if previous else self._before
       implied = _implied_jump(
           previous, self._numbers, before, len(numbers))
       self._end_visit(
@@ -165,6 +185,20 @@ class _Writer:
     self._spans.append(events_lib.Span(text, 'search', on_path))
     self._numbers.append(numbers)
     self._previous, self._moves = step, []
+
+  def _write_join(self, join: events_lib.Join) -> None:
+    self._check_goes_on()
+    if not self._style.has_threads or self._moves:
+      raise ValueError(
+          f'threads of node {self._here} cannot be written in this style, or '
+          'here; compact_threads writes them where no jump stands before.')
+    self._end_visit()
+    self._spans += [
+        events_lib.Span(SPAWN, 'search', False),
+        events_lib.Span(''.join(
+            FOUND + line.replace('\n', ',') + LINE_END if line else NOTHING
+            for line in join.lines), 'joined', False)]
+    self._before, self._previous = self._here, None
 
   def _check_goes_on(self) -> None:
     if self._previous is not None and self._previous.outcome == 'goal':
@@ -228,6 +262,8 @@ class _Reader(replay_lib.Replay):
   def __init__(self, style: Compact, text: str, prompt: re.Match):
     super().__init__(prompt[1], text, prompt.end())
     self._style = style
+    if style.has_threads:
+      self.UNFINISHED = _UNFINISHED_LINE
     self._leaf = _COMPARED_LEAF if style.is_compared else _LEAF
     self._previous = None  # the step before
     self._is_placed = False  # an `@` has said where the search stands
@@ -236,7 +272,8 @@ class _Reader(replay_lib.Replay):
 
   def _read_event(self) -> bool:
     return not self._is_over and (
-        self._read_jump() or self._read_inner() or self._read_leaf())
+        self._read_jump() or self._read_inner() or self._read_leaf()
+        or self._read_join())
 
   def _solution_faults(self, steps: Sequence[str]):
     return operations.faults(steps, self.states[0], self.target)
@@ -304,6 +341,18 @@ class _Reader(replay_lib.Replay):
     self._is_over = mark == '!'
     self.is_open = mark not in ('!', 'x')
     self._at += not self.is_open
+    return True
+
+  def _read_join(self) -> bool:
+    match = _JOIN.match(self._text, self._at)
+    if match is None or not self._style.has_threads or (
+        self.is_open or self._is_placed):
+      return False
+    self.events.append(events_lib.Join(tuple(
+        line[1].replace(',', '\n') if line[1] else ''
+        for line in _LINE.finditer(match[1]))))
+    self._previous = None
+    self._at = match.end()
     return True
 
   def _place(self, size: int) -> bool:

@@ -46,6 +46,9 @@ class Strategy:
   # 'listed': 'a+b' as the state lists them | 'descending': larger one first,
   # equal children once, and ties do not depend on how the state lists them.
   operands: str = 'listed'
+  # dfs: so many first steps are searched at a time, each up to its first goal,
+  # and the others after them only if none has found one. None: one by one.
+  num_threads: int | None = None
 
   def __post_init__(self):
     for name, choices in (
@@ -66,14 +69,21 @@ class Strategy:
     if not is_dfs and self.leaf_order != 'heuristic':
       raise ValueError(
           f"leaf_order: got {self.leaf_order!r}; must be 'heuristic' for bfs.")
+    if self.num_threads is not None and (
+        self.num_threads < 1 or not is_dfs):
+      raise ValueError(
+          f'num_threads: got {self.num_threads!r}; must be None, or at least 1 '
+          'and of dfs.')
     if self.max_value is not None and self.max_value < 1:
       raise ValueError(
           f'max_value: got {self.max_value!r}; must be None or at least 1.')
 
   @property
   def name(self) -> str:
-    """'dfs_sum', 'bfs_mult_3': the options do not show."""
+    """'dfs_sum', 'bfs_mult_3', 'threads_4': other options do not show."""
     parts = (self.algorithm, self.heuristic, self.beam_width)
+    if self.num_threads is not None:
+      parts = ('threads', self.num_threads)
     return '_'.join(str(p) for p in parts if p is not None)
 
 
@@ -95,19 +105,27 @@ COMPACT = Strategy(
     operands='descending')
 
 
+# The search of `COMPACT`, with so many first steps at a time; four numbers have
+# at most 24.
+THREADS: dict[str, Strategy] = {
+    strategy.name: strategy for strategy in (
+        dataclasses.replace(COMPACT, num_threads=number)
+        for number in (2, 4, 8, 24))}
+
+
 @dataclasses.dataclass(frozen=True)
 class Teacher:
   """The searches by name, see `tasks.base.Teacher`.
 
   'compact' is `COMPACT`; 'stream_of_search' draws one of the twelve by the
-  seed; the others are those twelve by themselves.
+  seed, and 'threads' one of `THREADS`; the others are those by themselves.
   """
 
   max_value: int | None = None  # as in `Strategy`
   operands: str = 'listed'  # of the twelve, as in `Strategy`
 
   strategies: ClassVar[tuple[str, ...]] = (
-      'compact', 'stream_of_search', *STREAM_OF_SEARCH)
+      'compact', 'stream_of_search', *STREAM_OF_SEARCH, 'threads', *THREADS)
 
   def search(
       self, problem: Problem, strategy: str, seed: int
@@ -121,8 +139,12 @@ class Teacher:
       raise ValueError(
           f'strategy: got {strategy!r}; must be one of '
           f'{", ".join(self.strategies)}.')
+    if strategy == 'threads':
+      strategy = random.Random(f'threads-{seed}').choice([*THREADS])
     if strategy == 'compact':
       chosen = COMPACT
+    elif strategy in THREADS:
+      chosen = THREADS[strategy]
     else:
       if strategy == 'stream_of_search':
         chosen = sample_strategy(random.Random(f'strategy-{seed}'))
@@ -156,14 +178,17 @@ def search(
     bfs also enters wrong single numbers, dfs does not.
 
   Raises:
-    ValueError: 'mult' needs a target of at least 2 (one with factors).
+    ValueError: 'mult' needs a target of at least 2 (one with factors), and
+      threads need three numbers.
   """
   target = problem.data['target']
   heuristic = _make_heuristic(strategy.heuristic, target)
   tree = _Tree(target)
   tree.add(-1, '', tuple(problem.data['numbers']))
   is_dfs = strategy.algorithm == 'dfs'
-  if is_dfs:
+  if strategy.num_threads is not None:
+    _in_threads(tree, strategy, heuristic)
+  elif is_dfs:
     _depth_first(tree, 0, strategy, heuristic)
   else:
     _best_first(tree, strategy, heuristic, random.Random(seed))
@@ -208,19 +233,44 @@ def _depth_first(
 ) -> None:
   """Explores below `node` until there is a goal."""
   tree.enter(node)
-  children = _children(tree.states[node], strategy)
-  if len(tree.states[node]) == 2 and strategy.leaf_order == 'operator':
-    children.sort(key=_operator_rank)
-  else:
-    children.sort(key=lambda child: heuristic(child[1]))
-  for step, state in children:
-    if strategy.threshold and heuristic(state) > tree.target:
-      continue
+  for step, state in _tried(tree, node, strategy, heuristic):
     child = tree.add(node, step, state)
     if len(state) > 1:
       _depth_first(tree, child, strategy, heuristic)
     if tree.goal >= 0:
       return
+
+
+def _in_threads(
+    tree: _Tree, strategy: Strategy, heuristic: _Heuristic) -> None:
+  """Explores below first steps by the threads; the goal is the first one."""
+  if len(tree.states[0]) < 3:
+    raise ValueError(
+        f'num_threads: got {strategy.num_threads} for the numbers '
+        f'{list(tree.states[0])}; threads need at least three.')
+  tree.enter(0)
+  goals = []
+  for i, (step, state) in enumerate(_tried(tree, 0, strategy, heuristic)):
+    if goals and i % strategy.num_threads == 0:
+      break
+    tree.goal = -1
+    _depth_first(tree, tree.add(0, step, state), strategy, heuristic)
+    goals += [tree.goal] if tree.goal >= 0 else []
+  tree.goal = goals[0] if goals else -1
+
+
+def _tried(
+    tree: _Tree, node: int, strategy: Strategy, heuristic: _Heuristic
+) -> list[_Child]:
+  """The children of a node in the order in which they are visited."""
+  children = _children(tree.states[node], strategy)
+  if len(tree.states[node]) == 2 and strategy.leaf_order == 'operator':
+    children.sort(key=_operator_rank)
+  else:
+    children.sort(key=lambda child: heuristic(child[1]))
+  return [
+      child for child in children
+      if not strategy.threshold or heuristic(child[1]) <= tree.target]
 
 
 @dataclasses.dataclass(order=True, slots=True)
