@@ -18,6 +18,8 @@ from meta_cot.model import config as model_config
 from meta_cot.problem import Problem
 from meta_cot.rollouts import episodes
 from meta_cot.rollouts import rollout as rollout_lib
+from meta_cot.rollouts import spawning
+from meta_cot.rollouts import threads
 
 
 @struct.dataclass
@@ -51,14 +53,32 @@ def jit_rollout(
   return play
 
 
+def jit_threads(
+    model: model_config.ModelConfig, *, rules: threads.Rules,
+    num_samples: int, num_slots: int,
+) -> Callable[..., threads.Rollouts]:
+  """Makes (params, prompts, lengths, ids, rng) -> rollouts, jitted."""
+
+  @jax.jit
+  def play(params, prompts_QxP, lengths_Q, ids_Q, rng):
+    return spawning.rollout(
+        model, params, prompts_QxP, lengths_Q, rng, rules=rules,
+        num_samples=num_samples, num_slots=num_slots, question_ids_Q=ids_Q)
+
+  return play
+
+
 class Player:
-  """G trajectories for each of Q questions; one program for all calls."""
+  """G trajectories for each of Q questions; one program for all calls.
+
+  The rules say whether they are of episodes or have threads.
+  """
 
   def __init__(
       self, model: model_config.ModelConfig,
       tokenizer: tokenizers.Tokenizer, mesh: jax.sharding.Mesh, *,
-      rules: episodes.Episodes, style: str, width: int, num_questions: int,
-      num_samples: int, num_slots: int,
+      rules: episodes.Episodes | threads.Rules, style: str, width: int,
+      num_questions: int, num_samples: int, num_slots: int,
   ):
     """Compiles nothing; P is `width`, see `prompt_width`."""
     self._tokenizer = tokenizer
@@ -68,9 +88,13 @@ class Player:
     self.rules = rules
     self.num_questions = num_questions
     self.num_samples = num_samples
-    self.num_slots = min(num_slots, num_questions * num_samples)
-    self.play = jit_rollout(
-        model, rules=rules, num_samples=num_samples, num_slots=num_slots)
+    most = num_questions * num_samples
+    jit_play = jit_rollout
+    if isinstance(rules, threads.Rules):
+      most, jit_play = most * rules.num_rows, jit_threads
+    self.num_slots = min(num_slots, most)
+    self.play = jit_play(
+        model, rules=rules, num_samples=num_samples, num_slots=self.num_slots)
     self.whole = jax.jit(  # in full on every device
         lambda x: x, out_shardings=sharding.replicated(mesh))
 
@@ -91,7 +115,7 @@ class Player:
     prompts_QxP, lengths_Q = padded(
         encoded + encoded[:1] * missing, self._width, self._tokenizer.pad_id)
     ids_Q = np.array([*ids, *ids[:1] * missing], np.int32)
-    hidden, feedback = None, self.rules.feedback
+    hidden, feedback = None, getattr(self.rules, 'feedback', None)
     if feedback is not None:
       known = [feedback.hidden(problem) for problem in problems]
       hidden = jax.tree.map(
@@ -102,13 +126,13 @@ class Player:
 
   def __call__(
       self, params: types.Params, asked: Asked, rng: types.PRNGKey
-  ) -> episodes.Rollouts:
+  ) -> episodes.Rollouts | threads.Rollouts:
     """Plays; the results are split over the devices."""
     hidden = () if asked.hidden is None else (asked.hidden,)
     return self.play(
         params, asked.prompts, asked.lengths, asked.ids, rng, *hidden)
 
-  def fetch(self, rollouts: episodes.Rollouts) -> episodes.Rollouts:
+  def fetch(self, rollouts: Any) -> Any:
     """Copies results to the host, in full in every process."""
     return jax.device_get(self.whole(rollouts))
 

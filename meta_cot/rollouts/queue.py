@@ -95,14 +95,73 @@ def add(
 
 
 @dataclasses.dataclass(frozen=True)
-class Queue:
-  """Trajectories to do, and where their results go. All numbers divide."""
+class Parts:
+  """How slots and questions are cut. All numbers divide."""
 
-  rules: episodes.Episodes
   num_questions: int
   num_samples: int
   num_slots: int
   num_parts: int
+
+  def take(self, x_Qx: jax.Array, questions_S: jax.Array) -> jax.Array:
+    """Takes rows of the slots' questions, [S, ...]."""
+    return split(self.each(lambda x, q: x[q], x_Qx, questions_S))
+
+  def take_cache(
+      self, cache: cache_lib.Cache, questions_S: jax.Array
+  ) -> cache_lib.Cache:
+    """Takes the prompts of the slots, S rows."""
+    return _of_rows(
+        lambda x: self.each(lambda x, q: x[q], x, questions_S), cache)
+
+  def refill(
+      self, old: cache_lib.Cache, prompts: cache_lib.Cache,
+      questions_S: jax.Array, is_new_S: jax.Array,
+  ) -> cache_lib.Cache:
+    """Replaces the slots' prompts where `is_new_S`."""
+
+    def put(old, prompts):
+      # As many as come in most steps at once; more come in turns.
+      width = max(1, self.num_slots // self.num_parts // 8)
+      return jax.lax.while_loop(
+          lambda carry: jnp.any(carry[1]),
+          functools.partial(self._refill, width, prompts, questions_S),
+          (old, is_new_S))[0]
+
+    return jax.lax.cond(
+        jnp.any(is_new_S), put, lambda old, _: old, old, prompts)
+
+  def _refill(self, width, prompts, questions_S, carry):
+    """Some of the new prompts; (cache, those still to come)."""
+    cache, is_new_S = carry
+    slots_W = self.each(
+        lambda x: jnp.nonzero(x, size=width, fill_value=len(x))[0], is_new_S)
+    questions_W = self.each(
+        lambda x, s: x.at[s].get(mode='fill', fill_value=0), questions_S,
+        slots_W)
+    move = lambda old, new, s, q: old.at[s].set(new[q], mode='drop')
+    cache = _of_rows(
+        lambda old, new: self.each(move, old, new, slots_W, questions_W),
+        cache, prompts)
+    is_new_S = self.each(
+        lambda x, s: x.at[s].set(False, mode='drop'), is_new_S, slots_W)
+    return cache, split(is_new_S)
+
+  def each(self, function: Callable[..., Any], *arrays) -> Any:
+    """Maps `function` over the shares that every part has of arrays.
+
+    Returns its result, an array or a tree of them, put together again.
+    """
+    new = jax.vmap(function)(*jax.tree.map(
+        lambda x: x.reshape(self.num_parts, -1, *x.shape[1:]), arrays))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), new)
+
+
+@dataclasses.dataclass(frozen=True)
+class Queue(Parts):
+  """Trajectories to do, and where their results go."""
+
+  rules: episodes.Episodes
 
   @property
   def is_shared(self) -> bool:
@@ -178,7 +237,7 @@ class Queue:
     lines_Sx3 = row_S[:, None] * episodes.NUM_LINES + (
         jnp.arange(episodes.NUM_LINES)[None])
     return transcript.replace(
-        written=split(self._each(
+        written=split(self.each(
             lambda x, r, c, new: x.at[r, c].set(new, mode='drop'),
             transcript.written, lines_Sx3, slots.length[:, None], entry_Sx3)),
         num_live=transcript.num_live + jnp.sum(slots.is_live, dtype=jnp.int32))
@@ -216,50 +275,6 @@ class Queue:
       slots = slots.replace(length=jnp.where(is_next_S, 0, slots.length))
     return self._next(slots, added.is_over, beginning)
 
-  def take(self, x_Qx: jax.Array, questions_S: jax.Array) -> jax.Array:
-    """Takes rows of the slots' questions, [S, ...]."""
-    return split(self._each(lambda x, q: x[q], x_Qx, questions_S))
-
-  def take_cache(
-      self, cache: cache_lib.Cache, questions_S: jax.Array
-  ) -> cache_lib.Cache:
-    """Takes the prompts of the slots, S rows."""
-    return _of_rows(
-        lambda x: self._each(lambda x, q: x[q], x, questions_S), cache)
-
-  def refill(
-      self, old: cache_lib.Cache, prompts: cache_lib.Cache,
-      questions_S: jax.Array, is_new_S: jax.Array,
-  ) -> cache_lib.Cache:
-    """Replaces the slots' prompts where `is_new_S`."""
-
-    def put(old, prompts):
-      # As many as come in most steps at once; more come in turns.
-      width = max(1, self.num_slots // self.num_parts // 8)
-      return jax.lax.while_loop(
-          lambda carry: jnp.any(carry[1]),
-          functools.partial(self._refill, width, prompts, questions_S),
-          (old, is_new_S))[0]
-
-    return jax.lax.cond(
-        jnp.any(is_new_S), put, lambda old, _: old, old, prompts)
-
-  def _refill(self, width, prompts, questions_S, carry):
-    """Some of the new prompts; (cache, those still to come)."""
-    cache, is_new_S = carry
-    slots_W = self._each(
-        lambda x: jnp.nonzero(x, size=width, fill_value=len(x))[0], is_new_S)
-    questions_W = self._each(
-        lambda x, s: x.at[s].get(mode='fill', fill_value=0), questions_S,
-        slots_W)
-    move = lambda old, new, s, q: old.at[s].set(new[q], mode='drop')
-    cache = _of_rows(
-        lambda old, new: self._each(move, old, new, slots_W, questions_W),
-        cache, prompts)
-    is_new_S = self._each(
-        lambda x, s: x.at[s].set(False, mode='drop'), is_new_S, slots_W)
-    return cache, split(is_new_S)
-
   def _speak(
       self, slots: Slots, is_next_S: jax.Array, hidden: Any) -> Slots:
     """What slots are to read before their next episode."""
@@ -295,14 +310,14 @@ class Queue:
 
   def _next(self, slots: Slots, is_over_S, beginning: Beginning) -> Slots:
     """Ended trajectories replaced by those of the queue."""
-    new_S = split(self._each(
+    new_S = split(self.each(
         lambda head, x: head + jnp.cumsum(x, dtype=jnp.int32) - 1, slots.next,
         is_over_S))
     trajectory_S = jnp.where(
         is_over_S, jnp.minimum(new_S, self._per_part), slots.trajectory)
     slots = slots.replace(
         trajectory=trajectory_S, is_live=trajectory_S < self._per_part,
-        next=slots.next + self._each(
+        next=slots.next + self.each(
             lambda x: jnp.sum(x, keepdims=True, dtype=jnp.int32), is_over_S))
     first = jax.tree.map(
         lambda x: self.take(x, self.questions(slots)), beginning)
@@ -312,12 +327,6 @@ class Queue:
     return slots.replace(**{
         name: _pick(is_over_S, new, getattr(slots, name))
         for name, new in begun.items()})
-
-  def _each(self, function: Callable[..., jax.Array], *arrays) -> jax.Array:
-    """`function` on the shares that every part has of arrays."""
-    new = jax.vmap(function)(*(
-        x.reshape(self.num_parts, -1, *x.shape[1:]) for x in arrays))
-    return new.reshape(-1, *new.shape[2:])
 
 
 def split(x: jax.Array) -> jax.Array:

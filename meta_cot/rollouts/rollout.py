@@ -80,7 +80,7 @@ def rollout(
   """
   num_questions = len(prompt_lengths_Q)
   queue = queue_lib.Queue(
-      rules, num_questions=num_questions, num_samples=num_samples,
+      rules=rules, num_questions=num_questions, num_samples=num_samples,
       num_slots=min(num_slots, num_questions * num_samples),
       num_parts=sharding.num_parts('act_batch'))
   _check(config, queue, texts_RxP.shape[1])

@@ -23,7 +23,7 @@ The text of a thread is a search that begins with the step it was opened for:
 `20,1,9>28:9-1=8,20;+28!S9-1=8,20+8=28`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
 import re
@@ -63,6 +63,11 @@ class Compact:
   has_threads: bool = False  # SPAWN and what follows it
   OPENING: ClassVar[str] = 'S'
   STEP_END: ClassVar[str] = ','
+  # Of threads, each one token of a policy that opens them; a message ends as a
+  # line does.
+  MARKS: ClassVar[Mapping[str, str]] = dict(
+      spawn=SPAWN, message_end=LINE_END, opening='S', found=FOUND,
+      nothing=NOTHING, line_end=LINE_END)
   EVENT_ENDS: ClassVar[tuple[str, ...]] = (';', 'x', '!')
 
   def prompt(self, question: str) -> str:
