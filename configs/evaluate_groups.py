@@ -39,7 +39,18 @@ def revisions() -> ml_collections.ConfigDict:
   r.temperature = 1.0
   r.top_k = placeholder(int)  # None: off
   r.top_p = placeholder(float)  # None: off
+  r.threads = _threads()
   return r
+
+
+def _threads():
+  t = ml_collections.ConfigDict()  # of solver threads, for such a trajectory
+  t.num_joins = 6  # of a parent, at most
+  t.num_threads = 24  # of a join, at most
+  t.window = 256  # tokens of a parent behind the question, what it reads too
+  t.thread_window = 128  # tokens of a thread behind the question
+  t.temperature = 0.0  # 0: greedy; of attempts it is another one
+  return t
 
 
 def prompting() -> ml_collections.ConfigDict:

@@ -282,10 +282,10 @@ def evaluate(**changes: Any) -> ml_collections.ConfigDict:
   e.problems = 'problems'
   # Test splits, or validation to compare settings; (): all test splits.
   e.splits = ()
-  # greedy | samples | revisions | beam | dvts | breadth_first | best_first |
-  # depth_first | mcts | particles, and for pretrained models, who are told how
-  # to answer, baseline | cot | think | think_3_shot | think_verify; all but
-  # greedy see the first split only.
+  # greedy | samples | revisions | threads | beam | dvts | breadth_first |
+  # best_first | depth_first | mcts | particles, and for pretrained models, who
+  # are told how to answer, baseline | cot | think | think_3_shot |
+  # think_verify; all but greedy see the first split only.
   e.solvers = ('greedy', 'samples')
   e.reference = placeholder(str)  # the policy that others are compared with
   e.start = placeholder(str)  # where reinforcement learning started
@@ -319,7 +319,8 @@ def figure(**changes: Any) -> ml_collections.ConfigDict:
   f = ml_collections.ConfigDict()
   f.kind = 'figure'
   # training | verifiers | nodes | compute | questions | values | guides |
-  # discounted | within | turns | unsolved | votes | depth | lookahead | table.
+  # discounted | within | turns | unsolved | votes | depth | lookahead | table |
+  # window | sequential | total.
   f.figure = 'verifiers'
   # Of kind evaluate, or quality. Those of one label whose names differ in their
   # last number alone are seeds of the same.

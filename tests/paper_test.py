@@ -10,12 +10,13 @@ from configs import paper
 from meta_cot.stages import experiment as experiment_lib
 
 _NAMES = sorted(
-    path.stem for path in pathlib.Path(paper.__file__).parent.glob('figure*'))
+    path.stem for pattern in ('figure*', 'ladder.py')
+    for path in pathlib.Path(paper.__file__).parent.glob(pattern))
 
 
 def test_there_is_one_for_every_figure():
   numbers = (16, 17, 19, 2, 20, 21, 23, 27, 29, 3, 30, 5, 6)
-  assert _NAMES == [f'figure{number}' for number in numbers]
+  assert _NAMES == [*(f'figure{number}' for number in numbers), 'ladder']
 
 
 @pytest.mark.parametrize('name', _NAMES)

@@ -28,10 +28,10 @@ from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import opening as opening_lib
 from meta_cot.solvers import prompting as prompting_lib
-from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
 from meta_cot.solvers import scoring
 from meta_cot.solvers import sizing
+from meta_cot.solvers import spawning
 from meta_cot.solvers import strategies
 from meta_cot.solvers import table
 from meta_cot.stages import base
@@ -69,7 +69,7 @@ class Settings:
   budget: sizing.Settings = _setting()
   samples: sampling.Settings = _setting()
   search: strategies.Settings = _setting()
-  episodes: revising.Settings = _setting()
+  episodes: spawning.Settings = _setting()
   prompting: prompting_lib.Settings = _setting()
   keeps_tokens = False
 

@@ -18,6 +18,7 @@ from meta_cot.settings import config as config_lib
 from meta_cot.solvers import prompting
 from meta_cot.solvers import sampling
 from meta_cot.solvers import sizing
+from meta_cot.solvers import spawning
 from meta_cot.solvers import strategies
 from meta_cot.solvers import table
 from meta_cot.solvers import trees
@@ -44,7 +45,8 @@ class Settings:
   problems: str = config_lib.setting()
   solver: str = config_lib.setting(choices=tuple(
       name for name in table.SOLVERS
-      if name not in ('revisions', *prompting.STRATEGIES)))
+      if name not in (
+          'revisions', spawning.NAME, *prompting.STRATEGIES)))
   num_train: int = config_lib.setting(low=1)
   num_validation: int = config_lib.setting(low=1)
   kept: str = config_lib.setting(choices=tuple(_KEPT))

@@ -33,11 +33,13 @@ from meta_cot.solvers import revising
 from meta_cot.solvers import sampling
 from meta_cot.solvers import scoring
 from meta_cot.solvers import searching
+from meta_cot.solvers import spawning
 from meta_cot.solvers import strategies
 from meta_cot.solvers import valuing
 from meta_cot.stages import base
 from meta_cot.stages import judging
 from meta_cot.stages import prompted
+from meta_cot.stages import threaded
 from meta_cot.stages import trees
 from meta_cot.training import flops
 from meta_cot.training import policy as policy_lib
@@ -99,6 +101,8 @@ class Asked:
           self.context, samples, self.folder, self.settings.keeps_tokens)
     if name in prompting.STRATEGIES:
       return make(self.settings.prompting)
+    if name == spawning.NAME:
+      return make(self.settings.episodes)
     if name != _EPISODES:
       return self._search(name) if self.judge else make(self.settings.search)
     mine, about = self.settings.episodes, self.folder.about
@@ -205,7 +209,8 @@ class _Planned:
 
   def check(self) -> None:
     """Raises a ConfigError for what cannot be asked."""
-    task, settings = self.context.task, self.settings.search
+    task, settings, there = (
+        self.context.task, self.settings.search, self.there)
     for solver in self.settings.solvers:
       if solver in strategies.STRATEGIES:
         if settings.step == 'solution' and task.states is None:
@@ -213,27 +218,25 @@ class _Planned:
               "search.step: got 'solution'; this task has no states, so its "
               'solutions have no steps.')
         growing.check(
-            settings.tree, settings.step, task, self.there.style,
-            self.there.model.vocab_size)
+            settings.tree, settings.step, task, there.style,
+            there.model.vocab_size)
         valuing.check(
-            settings.valuing, settings.value, settings.step, task,
-            self.there.model)
+            settings.valuing, settings.value, settings.step, task, there.model)
         strategies.make(settings, solver, self.depth)
-        strategies.check_room(
-            self.there.model, settings, self.width, self.depth)
+        strategies.check_room(there.model, settings, self.width, self.depth)
         if self.judge:
           valuing.check_judge(
-              settings.valuing, settings.value, self.there.style,
-              valuing.judge_of(self.judge, judging.words(
-                  self.context, settings.judge)),
+              settings.valuing, settings.value, there.style, valuing.judge_of(
+                  self.judge, judging.words(self.context, settings.judge)),
               self.judge.style)
           strategies.check_room(
               self.judge.model, settings, self.width, self.depth)
     if _EPISODES in self.settings.solvers:
       self._check_episodes()
-    prompted.check(self.context, self.settings, self.there)
+    prompted.check(self.context, self.settings, there)
+    threaded.check(self.settings, there, self.width)
     judging.check(
-        self.context, self.settings, self.there.style, self.judged_width)
+        self.context, self.settings, there.style, self.judged_width)
 
   def _check_episodes(self) -> None:
     settings, model = self.settings, self.there.model
@@ -262,6 +265,8 @@ class _Planned:
     found |= prompted.builders(
         self.context, self.settings, self.there, self.generate)
     found |= judging.builders(self.context, self.settings, self.judged_width)
+    found |= threaded.builders(
+        self.context, self.settings, self.there, self.width)
     if _EPISODES in solvers:
       found |= dict(explore=self.explore) if self.explorer else {}
       found |= dict(revisions=self.revisions)

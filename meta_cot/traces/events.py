@@ -56,7 +56,7 @@ class Value:
 class Join:
   """A thread for each of the steps since the last one; what they returned.
 
-  Only some styles write it; the others refuse it.
+  Only styles that have threads write it.
   """
 
   lines: tuple[str, ...]  # the solution found, one step per line; '' for none

@@ -7,6 +7,7 @@ from meta_cot.evaluation.figures import compute
 from meta_cot.evaluation.figures import depth
 from meta_cot.evaluation.figures import pairs
 from meta_cot.evaluation.figures import played
+from meta_cot.evaluation.figures import threaded
 from meta_cot.evaluation.figures import training
 from meta_cot.evaluation.figures import values
 
@@ -19,4 +20,6 @@ FIGURES = types.MappingProxyType({
     'questions': values.questions, 'values': values.values,
     'guides': values.guides, 'votes': values.votes,
     'depth': depth.depth, 'lookahead': depth.lookahead, 'table': pairs.table,
+    'window': threaded.window, 'sequential': threaded.sequential,
+    'total': threaded.total,
 })

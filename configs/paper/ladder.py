@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ladder: solutions, Stream of Search, a better order, spawn and join.
+
+  python -m meta_cot.main --config=configs/paper/ladder.py:tiny \
+      --workdir=runs/ladder
+
+The policies of configs/threads.py at equal window, equal sequential and equal
+total tokens: a figure for each. The last line is the control, with as many
+threads as there are.
+
+Variants:
+  tiny       three numbers.
+  four_tiny  four numbers.
+"""
+
+from collections.abc import Callable
+
+import ml_collections
+
+from configs import kinds
+from configs import threads
+from configs.paper import puzzles
+
+_FIGURES = {
+    'window': 'Success within a window',
+    'sequential': 'Success within tokens drawn one after another',
+    'total': 'Success within tokens'}
+
+
+def _ladder(
+    make: Callable[[], ml_collections.ConfigDict]
+) -> ml_collections.ConfigDict:
+  c = make()
+  for name, title in _FIGURES.items():
+    c[name] = kinds.figure(figure=name, stages=('table',), title=title)
+    c.stages += (name,)
+  return c
+
+
+VARIANTS = {
+    'tiny': lambda: _ladder(threads.tiny),
+    'four_tiny': lambda: _ladder(threads.four_tiny)}
+get_config = puzzles.chooser(VARIANTS)
