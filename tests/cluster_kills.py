@@ -41,9 +41,11 @@ def command(workdir: os.PathLike | str, *more: str) -> list[str]:
 
 def moments(counts: Mapping[str, int], seed: int) -> list[kills.Moment]:
   """So many of each stage, in order, repeatable by `seed`."""
+  # What process 0 does while another one is stopped may end the stage before:
+  # one begins when it says so.
   rng, found = random.Random(seed), [
-      dataclasses.replace(
-          m, pattern=m.pattern.replace('done/figure', 'done/evaluate'))
+      dataclasses.replace(m, pattern=f'begun/{m.stage}.json')
+      if m.pattern.startswith('done/') else m
       for m in kills.moments((ARM,), num_rows=6)]
   chosen = {
       m for stage, count in counts.items()
