@@ -9,10 +9,9 @@ for v5p slices of growing size, each by the command that its row names, and
 prints the tables of docs/scaling.md. Rows that are in the results are not
 compiled again, so that what was stopped goes on; `--only=sft,weak` takes the
 rows that have all of these words. In `weak` scaling every chip keeps its work;
-in `strong` scaling all chips share what does not grow. A row names what it was
-compiled by and for; the seconds it took are of a machine that may have had
-other work. Times are what the chips need at their peaks, see docs/pods.md; no
-chip has run any of this.
+in `strong` scaling all chips share what does not grow. A row has the command it
+was compiled by, and seconds of a machine that may have had other work. Times
+are what the chips need at their peaks, see docs/pods.md; none of it has run.
 """
 
 import argparse
