@@ -16,6 +16,8 @@ from meta_cot.compile import roofline
 from meta_cot.compile import topology as topology_lib
 from meta_cot.runtime import hardware
 from meta_cot.settings import config as config_lib
+from meta_cot.settings import config_file
+from meta_cot.stages import experiment as experiment_lib
 
 assert libtpu  # the compiler; without it nothing here can be tested
 TINY = (
@@ -189,3 +191,36 @@ def test_a_mesh_of_two_slices(sizes, across):
 def test_half_a_chip_is_a_device_of_tpu7x():
   found = topology_lib.find('tpu7x:2x2x1')
   assert len(found.devices) == 8 and found.chip is hardware.TPU7X
+
+
+@pytest.mark.parametrize('config, stage, field, programs, unit', [
+    ('erl2', 'rl', 'questions.num_questions',
+     ('erl2/update', 'erl2/prepare'), 2),
+    ('erl2', 'rl', 'questions.num_slots', ('erl2/rollout', 'erl2/evaluate'), 1),
+    ('search', 'search', 'search.num_slots', ('beam', 'start'), 1),
+    ('search', 'search', 'samples.batch_size', ('generate',), 1)])
+def test_what_grows_and_what_is_beside(config, stage, field, programs, unit):
+  """Nothing is compiled here: the shapes of programs say what is beside."""
+  overrides = {
+      'rl.objectives': "('erl2',)", 'rl.questions.num_samples': 4,
+      'rl.updates.num_minibatches': 1, 'rl.updates.num_accumulation': 8,
+  } if stage == 'rl' else {'search.solvers': "('samples','beam')"}
+
+  def make(changes):
+    return experiment_lib.parse(config_file.load(
+        f'configs/{config}.py:tiny', [
+            config_file.Override(k, str(v))
+            for k, v in {**overrides, **changes}.items()]))
+
+  batch, = (b for b in fit.BATCHES[
+      'rl' if stage == 'rl' else 'evaluate'] if b.field == field)
+  search = fit.Search(
+      make, topology_lib.find('v6e:1x1'), stage, batch, {}, print)
+  assert set(programs) <= set(search.names)
+  assert search.names[0] == programs[0] and search.unit == unit
+  weights = 4 * make({}).shared.model.num_params()
+  beside = {'erl2/update': 1, 'erl2/prepare': 2, 'erl2/rollout': 3,
+            'erl2/evaluate': 3, 'beam': 1, 'start': 1, 'generate': 0}
+  for name in programs:
+    assert search.beside[name] == pytest.approx(
+        beside[name] * weights, rel=1e-3)

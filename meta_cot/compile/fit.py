@@ -148,7 +148,7 @@ def answers(
   """
   changed = {} if remat is None else {'model.execution.remat': remat}
   for batch in BATCHES[_kind(make(changed), stage)]:
-    search = _Search(make, topology, stage, batch, changed, say)
+    search = Search(make, topology, stage, batch, changed, say)
     if search.names:
       answer = search.answer()
       yield answer
@@ -168,10 +168,16 @@ def _kind(experiment: experiment_lib.Experiment, stage: str) -> str:
   return names[stage]
 
 
-class _Search:
-  """One setting, changed until what it is a batch of no longer fits."""
+class Search:
+  """One setting, changed until what it is a batch of no longer fits.
 
-  def __init__(self, make, topology, stage, batch, changed, say):
+  `unit` is its smallest value, `names` are the programs that grow with it.
+  """
+
+  def __init__(
+      self, make: Make, topology: topology_lib.Topology, stage: str,
+      batch: Batch, changed: Mapping[str, Any], say: Callable[[str], None]):
+    """Builds nothing yet; see `answers`."""
     self._make, self._topology, self._say = make, topology, say
     self._stage, self._batch, self._changed = stage, batch, changed
     self._results, self._tried = {}, {}
@@ -182,11 +188,11 @@ class _Search:
     self._pieces = {f: self._number(f) for f in batch.pieces}
     self._rows = math.prod(map(self._number, batch.rows))
     pieces = self._parts * math.prod(self._pieces.values())
-    self._unit = math.lcm(
+    self.unit = math.lcm(
         self._parts, pieces // math.gcd(pieces, self._rows),
         *map(self._number, batch.divisors))
     # The smallest: what is configured need not divide over the devices.
-    self._experiment = self._with(self._unit)
+    self._experiment = self._with(self.unit)
     group = self._group = self._experiment.groups[stage]
     context = base_lib.Context(
         self._experiment.shared, self._experiment.groups, self._mesh)
@@ -206,7 +212,7 @@ class _Search:
 
   def answer(self) -> Answer:
     """Bisects the first program, then asks whether the others fit too."""
-    unit, most = self._unit, _MOST
+    unit, most = self.unit, _MOST
     if self._batch.most:
       most = max(1, math.prod(map(self._number, self._batch.most)) // unit)
     found = most
@@ -223,16 +229,16 @@ class _Search:
         largest=found * unit, is_most=found == most, results=tuple(
             self._results[name, value] for name in self.names
             if (name, value) in self._results),
-        beside={f'{self._stage}/{n}': self._beside[n] for n in self.names},
+        beside={f'{self._stage}/{n}': self.beside[n] for n in self.names},
         tried=dict(sorted(self._tried.items())))
 
   def _peak(self, name: str, number: int) -> int:
     """Bytes while a program runs with `number` units; too many: refused."""
-    value, full = number * self._unit, f'{self._stage}/{name}'
+    value, full = number * self.unit, f'{self._stage}/{name}'
     self._say(f'{full} with {self._batch.field}={value}')
     result = self._results[name, value] = programs_lib.compile_program(
         self._with(value), self._topology, full)
-    peak = result.memory.peak + self._beside[name]
+    peak = result.memory.peak + self.beside[name]
     if result.is_refused:
       peak = max(peak, result.capacity + 1)
     self._tried[value] = self._tried.get(value, True) and (
@@ -240,16 +246,16 @@ class _Search:
     return peak
 
   @functools.cached_property
-  def _beside(self) -> dict[str, int]:
+  def beside(self) -> dict[str, int]:
     """Bytes of weights and moments that are not a program's arguments."""
     with sharding.use_mesh(self._mesh):
-      return {name: beside(self._known, name) for name in self.names}
+      return {name: bytes_beside(self._known, name) for name in self.names}
 
   def _number(self, field: str) -> int:
     return operator.attrgetter(field)(self._group.settings)
 
 
-def beside(
+def bytes_beside(
     programs: Mapping[str, Callable[[], program_lib.Program]], name: str
 ) -> int:
   """Bytes that a stage holds on a device while a program runs without them.
