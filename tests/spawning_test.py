@@ -191,18 +191,21 @@ def test_slots_and_other_questions_change_nothing():
     assert got.num_live == np.asarray(got.lengths).sum()
 
 
-def test_a_mesh_changes_nothing():
+def test_eight_devices_draw_what_one_draws():
   rules, (config, params) = _FEW, _model()
-  prompts_QxP, lengths_Q = _prompts(4)
-  run = functools.partial(
-      _rollout, config, params, rules=rules, num_samples=2, num_slots=4)
-  plain = run(prompts_QxP, lengths_Q, 5)
-  mesh = sharding.make_mesh(sharding.MeshConfig(data=2, fsdp=1, model=1))
+  prompts_QxP, lengths_Q = _prompts(8)
+  run = lambda params, prompts, lengths: _rollout(
+      config, params, prompts, lengths, 5, rules=rules, num_samples=2,
+      num_slots=16)
+  one = run(params, prompts_QxP, lengths_Q)
+  mesh = sharding.make_mesh(sharding.MeshConfig(4, 1, 2))
   with sharding.use_mesh(mesh):
-    split = run(*sharding.split_batch((prompts_QxP, lengths_Q), mesh), 5)
+    placed = sharding.split_batch((prompts_QxP, lengths_Q), mesh)
+    many = run(jax.device_put(params, sharding.replicated(mesh)), *placed)
+    assert many.tokens.sharding.is_equivalent_to(sharding.batch(mesh), 2)
   for field in ('tokens', 'starts', 'lengths'):
-    np.testing.assert_array_equal(
-        getattr(plain, field), getattr(split, field))
+    np.testing.assert_array_equal(getattr(one, field), getattr(many, field))
+  np.testing.assert_allclose(one.log_probs, many.log_probs, atol=1e-4)
 
 
 @pytest.mark.parametrize('name', ['num_joins', 'num_threads', 'thread_window'])
