@@ -90,9 +90,11 @@ class Arm:
     problem = record.problem
     if self.is_permuted:
       problem = self.task.vary(problem, rng)
-    attempts = () if not self.is_revised else failures(
-        self.task, record, rng, max_attempts - 1,
-        is_free=self.is_free or record.model != 'symbolic')
+    attempts = () if not self.is_revised else tuple(
+        attempt for attempt in failures(
+            self.task, record, rng, max_attempts - 1,
+            is_free=self.is_free or record.model != 'symbolic')
+        if self._can_write(attempt))
     attempts += (_attempt(problem, record, record.solution),)
     if self.is_kept:
       attempts += attempts[-1:] * (max_attempts - len(attempts))

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Style `free_text`: what pretrained models write behind a question."""
 
+import dataclasses
+
 import hypothesis
 from hypothesis import strategies as st
 import numpy as np
@@ -57,11 +59,13 @@ def test_wrong_attempts_are_what_the_verifier_finds_wrong():
   draw = lambda name, style, seed: [
       answer.text for _, answer in arms.make(name, _TASK, style)(
           record, np.random.default_rng(seed), 3)]
-  seen = {tuple(draw('revisions', STYLE, seed)) for seed in range(60)}
-  assert seen == {
-      said[2:3], (said[0], said[2]), (said[1], said[2]),
-      (said[0], said[1], said[2]), (said[1], said[0], said[2])}
-  # Elsewhere a wrong attempt has legal steps, as many as a solution.
+  for style in (STYLE, 'prose'):
+    seen = {tuple(draw('revisions', style, seed)) for seed in range(60)}
+    assert seen == {
+        said[2:3], (said[0], said[2]), (said[1], said[2]),
+        (said[0], said[1], said[2]), (said[1], said[0], said[2])}
+  # A teacher's has legal steps, as many as a solution.
+  record = dataclasses.replace(record, model='symbolic')
   assert all(
       draw('revisions', 'prose', seed) == [said[2]] for seed in range(9))
 
