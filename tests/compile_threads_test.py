@@ -5,7 +5,8 @@ import libtpu
 import pytest
 
 from configs import threads as threads_config
-from meta_cot.compile import __main__ as compile_lib
+from meta_cot.compile import programs as programs_lib
+from meta_cot.compile import topology as topology_lib
 from meta_cot.stages import experiment as experiment_lib
 
 assert libtpu  # the compiler; without it nothing here can be tested
@@ -21,9 +22,9 @@ def test_threads_run_inside_the_program(topology):
   config.stages = ('sft', 'table')
   config.table.episodes.update(dict(num_questions=16, num_slots=16))
   config.table.episodes.threads.update(dict(num_joins=2, num_threads=4))
-  experiment = compile_lib.for_accelerator(experiment_lib.parse(config))
-  result = compile_lib.compile_program(
-      experiment, compile_lib.find_topology(topology), 'table/threads')
+  experiment = programs_lib.for_accelerator(experiment_lib.parse(config))
+  result = programs_lib.compile_program(
+      experiment, topology_lib.find(topology), 'table/threads')
   assert result.fits and result.cost.unknown_loops <= 1
   # Flags alone: no text, and no part of a cache.
   assert list(result.cost.collectives) == ['all-reduce']

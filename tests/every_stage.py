@@ -41,12 +41,16 @@ def get_config() -> ml_collections.ConfigDict:
   c.judged.samples.update(dict(
       batch_size=16, num_samples=2, max_new_tokens=16,
       judges=('value/solution_only', 'words/solution_only')))
-  c.judged.budget.update(dict(tokens=80, num_problems=4, block=4))
+  c.sized = kinds.evaluate(
+      policies=(START,), solvers=('samples',), num_problems=4,
+      num_curve_problems=0)
+  c.sized.samples.update(dict(batch_size=16, max_new_tokens=16))
+  c.sized.budget.update(dict(tokens=80, num_problems=4, block=4))
   c.figure = kinds.figure(figure='verifiers', stages=('judged',))
   c.rl, c.episodes = tuned.rl, tuned.episodes
   c.rl.start = c.episodes.start = START
   c.episodes.policies = (START, 'rl')
   c.stages += (
-      'search', 'answers', 'label', 'value', 'quality', 'words', 'judged',
-      'figure', 'rl', 'episodes')
+      'search', 'answers', 'label', 'value', 'quality', 'words', 'sized',
+      'judged', 'figure', 'rl', 'episodes')
   return c

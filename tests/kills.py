@@ -17,7 +17,8 @@ import time
 
 STAGES = (
     'problems', 'traces', 'tokenizer', 'sft', 'evaluate', 'search', 'answers',
-    'label', 'value', 'quality', 'words', 'judged', 'figure', 'rl', 'episodes')
+    'label', 'value', 'quality', 'words', 'sized', 'judged', 'figure', 'rl',
+    'episodes')
 EXIT_INTERRUPTED = 75
 _POLL_SECONDS = 0.002
 _DEADLINE_SECONDS = 600
@@ -82,8 +83,9 @@ _BEFORE_WORDS = (
     Moment('words', 'start', 'done/quality.json', latest=2.0),
 )
 _AFTER_WORDS = (
-    Moment('judged', 'start', 'done/words.json', latest=1.0),
-    Moment('judged', 'sizes', 'judged/sizes/**/*.jsonl', latest=4.0),
+    Moment('sized', 'start', 'done/words.json', latest=1.0),
+    Moment('sized', 'sizes', 'sized/sizes/**/*.jsonl', latest=4.0),
+    Moment('judged', 'start', 'done/sized.json', latest=1.0),
     Moment('judged', 'judged rows', 'judged/rows/**/*.jsonl'),
     Moment('judged', 'judging', 'judged/rows/**/*.jsonl', latest=4.0),
     Moment('judged', 'judged summary', 'judged/summary.json'),
