@@ -88,6 +88,7 @@ def small_chip(monkeypatch):
   return make
 
 
+@pytest.mark.slow
 def test_the_largest_batch_of_tiny(capsys, small_chip):
   small_chip(100_000_000)
   report = run(
