@@ -147,6 +147,7 @@ def test_a_tree_search_of_the_second_round_killed(tmp_path):
   assert not run_comparison.differences(unbroken, workdir)
 
 
+@pytest.mark.slow
 def test_the_second_round_killed_and_changed(tmp_path):
   unbroken, workdir = _workdirs(tmp_path)
   log = _run(unbroken)

@@ -61,7 +61,9 @@ def _run(**changes) -> small_rl.Run:
 
 
 @pytest.mark.parametrize('weights, minibatches, window', [
-    ('token', 1, None), ('sequence', 2, None), ('constant', 1, 0)])
+    ('sequence', 2, None),
+    pytest.param('token', 1, None, marks=pytest.mark.slow),
+    pytest.param('constant', 1, 0, marks=pytest.mark.slow)])
 def test_the_gradient_is_that_of_the_whole_batch(weights, minibatches, window):
   run = _run(
       token_weights=weights, num_minibatches=minibatches, window=window,

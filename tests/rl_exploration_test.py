@@ -87,7 +87,8 @@ def _walk(found: searching.Found, node: int) -> list[int]:
   return before + found.tokens[node, :found.lengths[node]].tolist()
 
 
-@pytest.mark.parametrize('exploration', ['mcts', 'particles'])
+@pytest.mark.parametrize('exploration', [
+    'mcts', pytest.param('particles', marks=pytest.mark.slow)])
 def test_attempts_are_the_first_finished_steps_of_the_tree(exploration):
   run = _run(exploration=exploration)
   asked, explored = _explored(run.setup, small_rl.PROBLEMS[:4], _IDS)

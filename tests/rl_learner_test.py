@@ -158,8 +158,9 @@ def test_iterations_draw_anew_and_again_the_same():
 
 @pytest.mark.parametrize('changes', [
     dict(rest=1, kl_target=0.01, kl_horizon=16, num_epochs=2),
-    dict(advantage='vineppo', discounts=(1.0, 0.9), discount_prompts=('', '@')),
-])
+    pytest.param(
+        dict(advantage='vineppo', discounts=(1.0, 0.9),
+             discount_prompts=('', '@')), marks=pytest.mark.slow)])
 def test_a_restarted_run_goes_on_as_the_unbroken_one(changes):
   whole = _run(number=3, **changes)
   first = small_rl.Run(**changes)

@@ -73,7 +73,9 @@ def _steps_of(run, steps) -> list[dict[int, tuple[int, int]]]:
   return found
 
 
-@pytest.mark.parametrize('number', [1, 2, 4])
+@pytest.mark.parametrize('number', [
+    pytest.param(1, marks=pytest.mark.slow), 2,
+    pytest.param(4, marks=pytest.mark.slow)])
 def test_contexts_end_where_steps_begin(number):
   run = _run(episode_length=8)
   steps = continuations.Steps((_frequent(run, _rollouts(run)),), number)
@@ -193,7 +195,8 @@ def _value(run, context, episode, weights, before, attempt=()) -> float:
 
 
 @pytest.mark.parametrize('objective, weights', [
-    ('erl2', (0, 1)), ('rl2', (1, 1))])
+    ('erl2', (0, 1)),
+    pytest.param('rl2', (1, 1), marks=pytest.mark.slow)])
 def test_values_are_the_means_of_all_continuations(objective, weights):
   run = _run(objective, **_TINY)
   _, _, prompts, lengths, rollouts, verdicts, _, _, values = (

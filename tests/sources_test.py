@@ -178,7 +178,8 @@ def completed(output, is_open, model, sampling, *, asked=(), folded=()):
   return found
 
 
-@pytest.mark.parametrize('merge_steps', [False, True])
+@pytest.mark.parametrize('merge_steps', [
+    pytest.param(False, marks=pytest.mark.slow), True])
 def test_completions_are_those_of_whole_texts(merge_steps):
   """Also what they cost, and none of what ended or of equal steps."""
   source = dataclasses.replace(

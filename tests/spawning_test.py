@@ -141,7 +141,9 @@ def _begun(rules, texts, starts):
   return found
 
 
-@pytest.mark.parametrize('name', RULES)
+@pytest.mark.parametrize('name', [
+    'few', 'none', *(pytest.param(name, marks=pytest.mark.slow)
+                     for name in sorted(set(RULES) - {'few', 'none'}))])
 def test_rows_follow_from_those_before_and_from_their_keys(name):
   rules, (config, params) = RULES[name], _model()
   prompts_QxP, lengths_Q = _prompts(4)
