@@ -232,18 +232,9 @@ delete_parts() {
 
 # Deletes groups, template and policy; what is not there is no error.
 delete_resource() {
-  local slice group
+  local slice
   for ((slice = 0; slice < SETTING[NUM_SLICES]; slice++)); do
-    group=$(node_name "$slice")
-    if groups delete "$group" --quiet 2>"$SCRATCH/error"; then
-      say_unless_dry "instance group $group is deleted"
-    elif [[ $(state_of_error absent) == absent ]]; then
-      say "instance group $group does not exist"
-    else
-      cat "$SCRATCH/error" >&2
-      fail "could not delete instance group $group; it may still cost money:\
- try again, or delete it in the console."
-    fi
+    delete_one 'instance group' "$(node_name "$slice")" groups
   done
   delete_parts || warn "template or policy $PARTS could not be\
  deleted; they cost nothing."

@@ -289,19 +289,10 @@ command_stop() {
 }
 
 command_delete() {
-  local slice pool
+  local slice
   delete_jobset
   for ((slice = 0; slice < SETTING[NUM_SLICES]; slice++)); do
-    pool=${SETTING[NAME]}-$slice
-    if pools delete "$pool" --quiet 2>"$SCRATCH/error"; then
-      say_unless_dry "node pool $pool is deleted"
-    elif [[ $(state_of_error absent) == absent ]]; then
-      say "node pool $pool does not exist"
-    else
-      cat "$SCRATCH/error" >&2
-      fail "could not delete node pool $pool; it may still cost money: try\
- again, or delete it in the console."
-    fi
+    delete_one 'node pool' "${SETTING[NAME]}-$slice" pools
   done
   ! needs_policy || cloud compute resource-policies delete "${SETTING[NAME]}" \
     "--region=${SETTING[ZONE]%-*}" --quiet ||

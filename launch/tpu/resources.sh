@@ -120,6 +120,19 @@ state_of_error() {
   fi
 }
 
+# Deletes what $2 names, a $1, by the command $3...; if it is gone it is no error.
+delete_one() {
+  if "${@:3}" delete "$2" --quiet 2>"$SCRATCH/error"; then
+    say_unless_dry "$1 $2 is deleted"
+  elif [[ $(state_of_error absent) == absent ]]; then
+    say "$1 $2 does not exist"
+  else
+    cat "$SCRATCH/error" >&2
+    fail "could not delete $1 $2; it may still cost money: try again, or\
+ delete it in the console."
+  fi
+}
+
 last_error() { tr -s '\n' ' ' <"$SCRATCH/error"; }
 
 create_flags() {
