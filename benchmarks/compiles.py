@@ -14,7 +14,7 @@ those that a search has cast.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import json
 import pathlib
 import subprocess
@@ -72,6 +72,7 @@ def report(asked: Sequence[str]) -> dict[str, Any]:
   Raises:
     UserError: the command failed; its messages are above.
   """
+  print('python', *asked, file=sys.stderr, flush=True)
   done = subprocess.run(
       [sys.executable, *asked, '--json'], stdout=subprocess.PIPE, text=True)
   if done.returncode not in (0, 1) or not done.stdout:  # 1: it does not fit
@@ -95,11 +96,11 @@ def line(model: str, report: dict[str, Any], asked: str) -> dict[str, Any]:
       compile_seconds=round(program['compile_seconds']), command=asked)
 
 
-def _place(row: dict[str, Any]) -> tuple[int, int]:
+def _place(cell: tuple[str, str, str]) -> tuple[int, int]:
   """Where a row stands: by model and slice, then by program."""
+  model, topology, program = cell
   slices = [(m, topology) for m, some in SLICES.items() for topology in some]
-  return (slices.index((row['model'], row['topology'])),
-          PROGRAMS.index(row['program']))
+  return slices.index((model, topology)), PROGRAMS.index(program)
 
 
 def fits(row: dict[str, Any]) -> bool:
@@ -122,26 +123,47 @@ def table(results: Sequence[dict[str, Any]]) -> str:
   return '\n'.join(rows)
 
 
-def main(argv: list[str] | None = None) -> None:
-  """Compiles what the results lack, and prints the table."""
+def complete(
+    argv: Sequence[str] | None, description: str, cells: Mapping[Any, Sequence],
+    cell_of: Callable[[dict[str, Any]], Any],
+    make: Callable[[Any], dict[str, Any]],
+    place: Callable[[Any], Any],
+) -> list[dict[str, Any]]:
+  """Makes the rows that `--results` lacks, saved one by one; returns all.
+
+  Args:
+    argv: has --results, and --only, words that a row's texts must have.
+    description: of the command.
+    cells: the texts of every row's cell, in the order in which they are made.
+    cell_of: the cell of a row.
+    make: the row of a cell.
+    place: where the row of a cell stands.
+  """
   parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+      description=description, formatter_class=argparse.RawTextHelpFormatter)
   parser.add_argument('--results', type=pathlib.Path, required=True)
   parser.add_argument('--only', default='')
   arguments = parser.parse_args(argv)
   path, results = arguments.results, []
   if path.is_file():
     results = json.loads(path.read_text())
-  known = {(r['model'], r['topology'], r['program']) for r in results}
+  known = {*map(cell_of, results)}
   words = [*filter(None, arguments.only.split(','))]
-  for cell in cells():
-    if cell in known or not all(
-        any(word in part for part in cell) for word in words):
-      continue
-    print('python', *command(*cell), file=sys.stderr, flush=True)
-    results = sorted([*results, compiled(*cell)], key=_place)
-    path.write_text(json.dumps(results, indent=1) + '\n')
-  print(table(results))
+  for cell, texts in cells.items():
+    if cell not in known and all(
+        any(word in text for text in texts) for word in words):
+      results = sorted(
+          [*results, make(cell)], key=lambda row: place(cell_of(row)))
+      path.write_text(json.dumps(results, indent=1) + '\n')
+  return results
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Compiles what the results lack, and prints the table."""
+  print(table(complete(
+      argv, __doc__, {cell: cell for cell in cells()},
+      lambda row: (row['model'], row['topology'], row['program']),
+      lambda cell: compiled(*cell), _place)))
 
 
 if __name__ == '__main__':

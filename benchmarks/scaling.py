@@ -14,12 +14,8 @@ was compiled by, and seconds of a machine that may have had other work. Times
 are what the chips need at their peaks, see docs/pods.md; none of it has run.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 import dataclasses
-import json
-import pathlib
-import sys
 from typing import Any
 
 from benchmarks import compiles
@@ -190,27 +186,13 @@ def cell_of(row: dict[str, Any]) -> Cell:
 
 def main(argv: list[str] | None = None) -> None:
   """Compiles what the results lack, and prints the tables."""
-  parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-  parser.add_argument('--results', type=pathlib.Path, required=True)
-  parser.add_argument('--only', default='')
-  arguments = parser.parse_args(argv)
-  path, results = arguments.results, []
-  if path.is_file():
-    results = json.loads(path.read_text())
-  order, known = [*cells()], {cell_of(row) for row in results}
-  words = [*filter(None, arguments.only.split(','))]
-  for cell in order:
-    parts = (*cell.command(), cell.program, cell.scaling, str(cell.num_chips))
-    if cell in known or not all(
-        any(word in part for part in parts) for word in words):
-      continue
-    print('python', *cell.command(), file=sys.stderr, flush=True)
-    row = line(cell, compiles.report(cell.command()))
-    results = sorted(
-        [*results, row], key=lambda row: order.index(cell_of(row)))
-    path.write_text(json.dumps(results, indent=1) + '\n')
-  print(tables(results))
+  texts = {
+      cell: (*cell.command(), cell.program, cell.scaling, str(cell.num_chips))
+      for cell in cells()}
+  print(tables(compiles.complete(
+      argv, __doc__, texts, cell_of,
+      lambda cell: line(cell, compiles.report(cell.command())),
+      [*texts].index)))
 
 
 if __name__ == '__main__':
