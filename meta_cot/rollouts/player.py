@@ -115,7 +115,7 @@ class Player:
     prompts_QxP, lengths_Q = padded(
         encoded + encoded[:1] * missing, self._width, self._tokenizer.pad_id)
     ids_Q = np.array([*ids, *ids[:1] * missing], np.int32)
-    hidden, feedback = None, getattr(self.rules, 'feedback', None)
+    hidden, feedback = None, self.rules.feedback
     if feedback is not None:
       known = [feedback.hidden(problem) for problem in problems]
       hidden = jax.tree.map(

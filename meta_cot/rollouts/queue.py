@@ -103,6 +103,21 @@ class Parts:
   num_slots: int
   num_parts: int
 
+  def check(
+      self, what: str, max_length: int, num_prompt: int, row_length: int
+  ) -> None:
+    """Raises a ValueError where rows of `what` do not fit, or the parts."""
+    if num_prompt + row_length > max_length:
+      raise ValueError(
+          f'{what}: {row_length} tokens after prompts of {num_prompt}; '
+          'together they must be at most config.model.max_length, '
+          f'{max_length}.')
+    for name in ('num_questions', 'num_slots'):
+      if getattr(self, name) % self.num_parts:
+        raise ValueError(
+            f'{name}: got {getattr(self, name)}; must be a multiple of '
+            f'{self.num_parts}, the parts that the mesh splits a batch into.')
+
   def take(self, x_Qx: jax.Array, questions_S: jax.Array) -> jax.Array:
     """Takes rows of the slots' questions, [S, ...]."""
     return split(self.each(lambda x, q: x[q], x_Qx, questions_S))

@@ -83,7 +83,9 @@ def rollout(
       rules=rules, num_questions=num_questions, num_samples=num_samples,
       num_slots=min(num_slots, num_questions * num_samples),
       num_parts=sharding.num_parts('act_batch'))
-  _check(config, queue, texts_RxP.shape[1])
+  decode.check_ids(config, stop_ids=rules.stop_ids)
+  queue.check(
+      'episodes', config.max_length, texts_RxP.shape[1], rules.row_length)
   if beginning is None:
     beginning = queue_lib.Beginning(
         *jnp.zeros((2, num_questions), jnp.int32))
@@ -165,18 +167,3 @@ def _step(
   return _State(
       slots=slots, hidden=hidden_SxD, cache=cache, prompts=slot_prompts,
       transcript=transcript.replace(num_steps=transcript.num_steps + 1))
-
-
-def _check(config, queue, num_prompt):
-  rules, parts = queue.rules, queue.num_parts
-  decode.check_ids(config, stop_ids=rules.stop_ids)
-  if num_prompt + rules.row_length > config.max_length:
-    raise ValueError(
-        f'episodes: {rules.row_length} tokens after prompts of {num_prompt}; '
-        'together they must be at most config.model.max_length, '
-        f'{config.max_length}.')
-  for name in ('num_questions', 'num_slots'):
-    if getattr(queue, name) % parts:
-      raise ValueError(
-          f'{name}: got {getattr(queue, name)}; must be a multiple of {parts}, '
-          'the parts that the mesh splits a batch into.')

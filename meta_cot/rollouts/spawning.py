@@ -76,7 +76,11 @@ def rollout(
   num_questions, num_parts = (
       len(prompt_lengths_Q), sharding.num_parts('act_batch'))
   parts = queue_lib.Parts(num_questions, num_samples, num_slots, num_parts)
-  _check(config, rules, parts, texts_QxP.shape[1])
+  decode.check_ids(config, stop_ids=rules.stop_ids, marks=(
+      rules.spawn_id, rules.message_end_id, rules.opening_id, rules.found_id,
+      rules.nothing_id, rules.line_end_id))
+  parts.check(
+      'threads', config.max_length, texts_QxP.shape[1], rules.row_length)
   if question_ids_Q is None:
     question_ids_Q = jnp.arange(num_questions, dtype=jnp.int32)
   params = transformer.slice_layers(config, params)
@@ -226,19 +230,3 @@ def _of_row(x_R, row_S) -> jax.Array:
 
 def _split(table: threads.Table) -> threads.Table:
   return jax.tree.map(queue_lib.split, table)
-
-
-def _check(config, rules, parts, num_prompt):
-  decode.check_ids(config, stop_ids=rules.stop_ids, marks=(
-      rules.spawn_id, rules.message_end_id, rules.opening_id, rules.found_id,
-      rules.nothing_id, rules.line_end_id))
-  if num_prompt + rules.row_length > config.max_length:
-    raise ValueError(
-        f'threads: {rules.row_length} tokens after prompts of {num_prompt}; '
-        'together they must be at most config.model.max_length, '
-        f'{config.max_length}.')
-  for name in ('num_questions', 'num_slots'):
-    if getattr(parts, name) % parts.num_parts:
-      raise ValueError(
-          f'{name}: got {getattr(parts, name)}; must be a multiple of '
-          f'{parts.num_parts}, the parts that the mesh splits a batch into.')

@@ -16,6 +16,7 @@ then the parent's next one. All functions here are of one part of the mesh.
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 from flax import struct
 import jax
@@ -35,6 +36,7 @@ class Rules:
     ValueError: no trajectory can follow these rules.
   """
 
+  feedback: ClassVar[None] = None  # nothing is said between texts
   num_joins: int  # J, at most
   num_threads: int  # W, at most; messages behind them are not heard
   window: int  # tokens of a parent's text behind the question, at most
