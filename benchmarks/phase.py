@@ -16,6 +16,7 @@ import json
 import pathlib
 from typing import Any
 
+from benchmarks import seeds
 from benchmarks import worlds
 from configs import tasks
 from meta_cot.evaluation import plots
@@ -97,9 +98,8 @@ def main(argv: list[str] | None = None) -> None:
   found = []
   for probability in map(float, arguments.probabilities.split(',')):
     workdir = arguments.workdir / f'{probability:g}'
-    worlds.run(
-        'phase', workdir,
-        (f'--config.task.default_probability={probability}', *more))
+    seeds.run('configs/worlds.py:phase', workdir, (
+        f'--config.task.default_probability={probability}', *more))
     found += rows(workdir, probability)
   arguments.output.with_suffix('.json').write_text(
       json.dumps(found, indent=1) + '\n')

@@ -16,10 +16,9 @@ import argparse
 from collections.abc import Iterator, Sequence
 import json
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
+from benchmarks import seeds
 from configs import worlds as worlds_config
 from meta_cot import tasks
 from meta_cot.evaluation import runs as runs_lib
@@ -42,20 +41,6 @@ _PARTS = {'harbour': {0: 'on the way', 1: 'detours'}}  # by difficulty
 _START, _ORACLE, _BEST = 'sft/episodes', 'best of K, oracle', 'rl/erl2'
 # Weights of earlier attempts.
 _WEIGHTS = {_BEST: 0.0, 'rl/rl2': 1.0}
-
-
-def run(variant: str, workdir: pathlib.Path, more: Sequence[str]) -> None:
-  """Runs an experiment of `configs/worlds.py`.
-
-  Raises:
-    UserError: it failed; its messages are above.
-  """
-  command = [
-      sys.executable, '-m', 'meta_cot.main',
-      f'--config=configs/worlds.py:{variant}', f'--workdir={workdir}', *more]
-  if code := subprocess.run(command).returncode:
-    raise config_lib.UserError(
-        f'{" ".join(command[1:])}: exit code {code}; its messages are above.')
 
 
 def reached(workdir: pathlib.Path, stage: str = 'episodes') -> dict[str, Any]:
@@ -181,7 +166,7 @@ def main(argv: list[str] | None = None) -> None:
   for name in names:
     variant, changes = WORLDS[name]
     workdir = arguments.workdir / name.replace(' ', '')
-    run(variant, workdir, (*changes, *more))
+    seeds.run(f'configs/worlds.py:{variant}', workdir, (*changes, *more))
     found += rows(name, workdir)
   arguments.output.with_suffix('.json').write_text(
       json.dumps(found, indent=1) + '\n')

@@ -46,6 +46,18 @@ def prompts() -> ml_collections.ConfigDict:
   return c
 
 
+def mrt() -> ml_collections.ConfigDict:
+  """Makes progress rewards beside outcomes, behind `countdown.py:tiny`."""
+  c = tiny()
+  c.rl.objectives = ('single',)
+  c.mrt = _learning(c.rl.episodes.episode_length)
+  c.mrt.credit.update(dict(advantage='mrt', num_rollouts=2, num_steps=4))
+  c.episodes.update(dict(policies=(_START, 'rl', 'mrt'), reference=None))
+  c.stages = tuple(
+      'mrt' if s == 'quick' else s for s in c.stages if s != 'more')
+  return c
+
+
 def _pipeline(
     variant: str, *, length: int, limit: int) -> ml_collections.ConfigDict:
   """Makes the stages behind a variant of Countdown.
@@ -85,4 +97,5 @@ def _learning(length: int) -> ml_collections.ConfigDict:
 
 
 VARIANTS = {
-    'traces_tiny': tiny, 'traces_laptop': laptop, 'traces_prompts': prompts}
+    'traces_tiny': tiny, 'traces_laptop': laptop, 'traces_prompts': prompts,
+    'traces_mrt': mrt}

@@ -12,6 +12,7 @@ import pytest
 
 from meta_cot.evaluation import anytime
 from meta_cot.evaluation import report_anytime
+from meta_cot.evaluation import runs
 from meta_cot.solvers import base
 
 _B, _G, _E = 3, 4, 3
@@ -68,13 +69,13 @@ def _summary(grid=(2, 4, 15)):
 
 
 def test_entries():
-  one, runs, (start, mine, alone) = _summary()
+  one, asked, (start, mine, alone) = _summary()
   assert [e['solver'] for e in (start, mine, alone)] == [
       'samples', 'samples', 'revisions']
   assert mine['seeds'] == [0, 1] and alone['policy'] == 'rl'
   for i, t in enumerate((2, 4, 15)):
     rates = [anytime.within(o, [t]).mean() for o in one.values()]
-    theirs = anytime.within(runs['sft', 'samples', 'test'][0], [t]).mean()
+    theirs = anytime.within(asked['sft', 'samples', 'test'][0], [t]).mean()
     point = mine['points'][i]
     assert point['t'] == t
     assert point['within']['by_seed'] == pytest.approx(rates)
@@ -85,6 +86,10 @@ def test_entries():
     curve = [np.mean([anytime.within(o, [s]).mean() for o in one.values()])
              for s in range(1, t + 1)]
     assert point['regret'] == pytest.approx(sum(mine['best'] - np.array(curve)))
+    by_seed = [sum(mine['best'] - anytime.within(o, [s]).mean()
+                   for s in range(1, t + 1)) for o in one.values()]
+    assert point['regret_ci95'] == pytest.approx(runs.interval(by_seed))
+    assert alone['points'][i]['regret_ci95'] is None
   assert mine['best'] == start['best'] == max(
       e['points'][-1]['within']['success'] for e in (start, mine))
   right = np.concatenate([
@@ -103,6 +108,8 @@ def test_the_report_has_them(tmp_path):
   header = next(x for x in text.splitlines() if x.startswith('| policy'))
   assert header.endswith('| within 2 % | within 4 % | within 15 % | regret |')
   assert text.count('| rl | samples | test |') == 2  # and minus the start
+  of_seeds = next(x for x in text.splitlines() if '| rl | samples' in x)
+  assert of_seeds.count('[') == 3 + 1  # rates, and the regret
   for name in ('within.png', 'regret.png'):
     assert f']({name})' in text
     assert (tmp_path / name).stat().st_size > 1000

@@ -136,7 +136,8 @@ def test_controls_differ_from_the_tuning_in_one_setting():
 
 def test_what_fails_is_named(tmp_path, capsys):
   with pytest.raises(config_lib.UserError, match='exit code 2'):
-    worlds.run('safe', tmp_path / 'w', ('--config.task.num_train=0',))
+    worlds.main([f'--workdir={tmp_path}', f'--output={tmp_path}/x',
+                 '--worlds=hilo', '--config.task.num_train=0'])
   with pytest.raises(SystemExit):
     worlds.main([f'--workdir={tmp_path}', f'--output={tmp_path}/x',
                  '--worlds=hylo'])

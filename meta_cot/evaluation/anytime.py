@@ -62,7 +62,8 @@ def summarise(
   Returns:
     policy, solver, split, seeds; mean `tokens`, and `to_answer` those before
     the mark of right answers (None: unknown); `best`; `points`: `t`, the rates
-    `within` and `minus_start` (None: of the start itself), and `regret`.
+    `within` and `minus_start` (None: of the start itself), `regret`, and its
+    interval over seeds `regret_ci95` (None: of one).
   """
   some = {
       key: group for key, group in runs.items()
@@ -85,7 +86,7 @@ def _entry(key, group: Runs, grid, found, best: float, start: Key) -> dict:
   policy, solver, split = key
   success_RxBxT, others = found[key], found.get(start)
   places = np.asarray(grid) - 1
-  lost_T = regret(success_RxBxT.mean(axis=(0, 1)), best)
+  lost_RxT = regret(success_RxBxT.mean(axis=1), best)
   is_beside = others is not None and key != start and (
       others.shape[1] == success_RxBxT.shape[1])
   minus = lambda at: runs_lib.rate(
@@ -98,7 +99,8 @@ def _entry(key, group: Runs, grid, found, best: float, start: Key) -> dict:
       to_answer=_to_answer(group), best=best, points=[
           dict(t=t, within=runs_lib.rate(success_RxBxT[..., at]),
                minus_start=minus(at) if is_beside else None,
-               regret=float(lost_T[at]))
+               regret=float(lost_RxT[:, at].mean()),
+               regret_ci95=runs_lib.interval(lost_RxT[:, at]))
           for t, at in zip(grid, places.tolist(), strict=True)])
 
 

@@ -26,7 +26,8 @@ def write(directory: epath.Path, entries: Sequence[Mapping]) -> str:
       x_label=_X, y_label='problems solved', is_rate=True)
   plots.lines(
       directory / 'regret.png', {
-          name: [(p['t'], *[p['regret']] * 3) for p in e['points']]
+          name: [(p['t'], p['regret'], *(
+              p['regret_ci95'] or [p['regret']] * 2)) for p in e['points']]
           for name, e in shown},
       x_label=_X, y_label='regret (tokens)')
   return (
@@ -41,7 +42,7 @@ def write(directory: epath.Path, entries: Sequence[Mapping]) -> str:
           + ''.join(f' | within {t} %' for t in grid) + ' | regret', [
               [e['policy'], e['solver'], e['split'], e['tokens'],
                e['to_answer'], *(p['within'] for p in e['points']),
-               e['points'][-1]['regret']] for e in entries])
+               _regret(e['points'][-1])] for e in entries])
       + _minus(entries, grid)
       + '\n![success within t](within.png)\n\n![regret](regret.png)\n')
 
@@ -57,6 +58,14 @@ def _minus(entries, grid) -> str:
   return '' if not rows else (
       '\nMinus the start, paired by problem, in points:\n\n' + tables.table(
           'policy | solver | split' + ''.join(f' | {t}' for t in grid), rows))
+
+
+def _regret(point: Mapping) -> str:
+  seen = tables.cell(point['regret'])
+  if point['regret_ci95'] is None:
+    return seen
+  low, high = point['regret_ci95']
+  return f'{seen} [{low:.1f}, {high:.1f}]'
 
 
 def _gap(gap: Mapping) -> dict:
