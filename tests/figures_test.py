@@ -88,6 +88,17 @@ def test_verifiers_over_n_with_three_seeds():
   assert figure.lines['value'][-1].y == pytest.approx(y)
 
 
+def test_validation_without_values_chooses_nothing():
+  """As the samples by which a budget finds its size, which nobody judges."""
+  tested = list(_samples(0))
+  unjudged = list(_rows(
+      0, 'samples', split='validation', log_prob=lambda *_: -3.0))
+  make = figures.FIGURES['verifiers']
+  alone, beside = (make([_group('x', rows)]) for rows in (
+      tested, tested + unjudged))
+  assert beside.lines == alone.lines
+
+
 def test_training_curve_of_greedy_and_samples():
   rows = [
       *(r for step in (4, 8) for r in _rows(

@@ -171,7 +171,8 @@ def best(run: base.Run, judge: str) -> str:
   if judge == rivals.VERIFIER:
     return 'oracle'
   for key, outcomes in run.outcomes.items():
-    if (key.solver, key.split) == ('samples', tasks.VALIDATION):
+    if (key.solver, key.split) == ('samples', tasks.VALIDATION) and (
+        judge in (scoring.LIKELIHOOD, *choosing.judges(outcomes))):
       return choices.of_validation(outcomes)[judge]['best']
   return 'value' if judge == scoring.LIKELIHOOD else f'value by {judge}'
 
