@@ -46,7 +46,8 @@ def _by_rloo(returns_N):
 
 
 @pytest.mark.parametrize('objective, weight', [
-    ('erl2', 0.0), ('weighted', 0.25), ('weighted', 0.0), ('rl2', 1.0)])
+    ('erl2', 0.0), ('weighted', 0.25),
+    pytest.param('weighted', 0.0, marks=pytest.mark.slow), ('rl2', 1.0)])
 def test_earlier_episodes_count_as_much_as_is_set(objective, weight):
   changes = dict(earlier_weight=weight) if objective == 'weighted' else {}
   run, rewards = _run(objective, **changes), _rewards()
@@ -72,7 +73,8 @@ def test_under_erl2_earlier_rewards_change_no_bit():
     assert (_advantages(run, rewards)[0] != _advantages(run, changed)[0]).any()
 
 
-@pytest.mark.parametrize('advantage', ['rloo', 'step_rloo', 'grpo_no_std'])
+@pytest.mark.parametrize('advantage', [
+    'rloo', pytest.param('step_rloo', marks=pytest.mark.slow), 'grpo_no_std'])
 def test_a_myopic_episode_earns_its_own_reward_alone(advantage):
   run, rewards = _run('myopic', advantage=advantage), _rewards()
   got, episode = _advantages(run, rewards)

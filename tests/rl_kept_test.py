@@ -38,7 +38,10 @@ def _keep(directory, step=0, number=2, **changes):
   return run, kept.read(directory / kept.NAME)
 
 
-@pytest.mark.parametrize('way', _WAYS)
+@pytest.mark.parametrize('way', [
+    'a window', 'values', 'two devices', *(
+        pytest.param(way, marks=pytest.mark.slow)
+        for way in ('whole', 'penalty'))])
 def test_rows_are_what_was_trained(tmp_path, way):
   run, rows = _keep(tmp_path, **_WAYS[way])
   num, samples = run.settings.num_kept_rollouts, 4

@@ -52,7 +52,11 @@ _KINDS = {
 }
 
 
-@pytest.mark.parametrize('name', _KINDS)
+@pytest.mark.parametrize('name', [
+    'clipped values', 'a window', 'a budget', *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in sorted(
+            _KINDS.keys() - {'clipped values', 'a window', 'a budget'}))])
 def test_an_iteration_moves_the_policy(name):
   run = _run(**_KINDS[name])
   assert all(np.isfinite(v) for v in run.rows[0].values()), run.rows[0]
@@ -247,7 +251,8 @@ class _Hesitant:
 
 
 @pytest.mark.parametrize('objective, out', [
-    ('erl2', [1, 3, 5, 12, 13, 14, 15]), ('rl2', [1, 2, 3, 5, 12, 13, 14, 15])])
+    pytest.param('erl2', [1, 3, 5, 12, 13, 14, 15], marks=pytest.mark.slow),
+    ('rl2', [1, 2, 3, 5, 12, 13, 14, 15])])
 def test_what_nobody_could_decide_is_not_trained(objective, out):
   run = small_rl.Run(objective, rest=1)
   run.learner = dataclasses.replace(

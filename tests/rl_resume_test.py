@@ -161,7 +161,12 @@ def _open_checkpoints(monkeypatch) -> list:
   return opened
 
 
-@pytest.mark.parametrize('name', _DEATHS)
+_FEW = 'after a save of the best', 'as a save begins'
+
+
+@pytest.mark.parametrize('name', [
+    *_FEW, *(pytest.param(name, marks=pytest.mark.slow)
+             for name in sorted(_DEATHS.keys() - set(_FEW)))])
 def test_dead_it_goes_on_to_the_same_bits(unbroken, tmp_path, name):
   with pytest.MonkeyPatch.context() as patch:
     opened = _open_checkpoints(patch)
@@ -225,7 +230,9 @@ def test_a_run_does_not_shrink(continued):
     rl.STAGE.check_folder(settings, continued.parent)
 
 
-@pytest.mark.parametrize('iteration', [1, 2, 3])  # saved anyway after 2
+@pytest.mark.parametrize('iteration', [
+    1, pytest.param(2, marks=pytest.mark.slow),  # saved anyway after 2
+    pytest.param(3, marks=pytest.mark.slow)])
 def test_stopped_it_goes_on_to_the_same_bits(unbroken, tmp_path, iteration):
   asked = []
 

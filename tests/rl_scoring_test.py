@@ -32,7 +32,9 @@ def _rows():
       scoring.Prompts(jnp.asarray(prompts_QxP), jnp.asarray(lengths_Q)))
 
 
-@pytest.mark.parametrize('name', ('sampled', 'plain', 'entropy', 'values'))
+@pytest.mark.parametrize('name', (
+    'sampled', 'values', *(pytest.param(name, marks=pytest.mark.slow)
+                           for name in ('plain', 'entropy'))))
 def test_prompts_read_once_change_neither_scores_nor_gradients(name):
   config, params = language_search.make_model('qwen', 'unroll')
   tokens, targets, is_new, prompts = _rows()

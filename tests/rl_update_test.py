@@ -89,7 +89,9 @@ def test_the_batch_is_worth_testing():
 
 
 @pytest.mark.parametrize('weights, level', [
-    ('token', 'token'), ('sequence', 'sequence'), ('constant', 'token')])
+    pytest.param('token', 'token', marks=pytest.mark.slow),
+    ('sequence', 'sequence'),
+    pytest.param('constant', 'token', marks=pytest.mark.slow)])
 def test_accumulation_changes_nothing(weights, level):
   changes = dict(token_weights=weights, ratio_level=level)
   settings = small_rl.changed(
@@ -210,7 +212,8 @@ def test_tokens_that_were_not_drawn_have_no_gradient():
 
 @pytest.mark.parametrize('changes', [
     {}, dict(top_p=0.7, top_k=None, temperature=0.6),
-    dict(window=1, temperature=1.3, top_k=5)])
+    pytest.param(
+        dict(window=1, temperature=1.3, top_k=5), marks=pytest.mark.slow)])
 def test_the_first_ratio_is_one(changes):
   """The trainer knows of temperature and truncation what the sampler knew."""
   row = _run(**changes).rows[0]
@@ -220,7 +223,9 @@ def test_the_first_ratio_is_one(changes):
   assert abs(row['kl_k1']) < 1e-5 and row['kl_k3'] < 1e-6
 
 
-@pytest.mark.parametrize('accumulation', [1, 2, 4])
+@pytest.mark.parametrize('accumulation', [
+    pytest.param(1, marks=pytest.mark.slow),
+    pytest.param(2, marks=pytest.mark.slow), 4])
 def test_the_largest_gap_is_a_maximum(accumulation):
   batch = _batch(_run())
   r, x = np.argwhere(batch.is_trained)[7]
@@ -237,9 +242,9 @@ def test_the_largest_gap_is_a_maximum(accumulation):
 
 
 @pytest.mark.parametrize('advantage', (
-    'rloo', 'vineppo', 'gae', *(
+    'rloo', 'mrt', 'gae', *(
         pytest.param(name, marks=pytest.mark.slow) for name in (
-            'reinforce', 'step_rloo', 'grpo', 'grpo_no_std', 'mrt'))))
+            'reinforce', 'step_rloo', 'grpo', 'grpo_no_std', 'vineppo'))))
 def test_only_the_last_reward_counts_in_batch_loss_and_gradient(advantage):
   run = _run(advantage=advantage)
   assert all(np.isfinite(v) for v in run.rows[0].values()), run.rows[0]
@@ -280,13 +285,15 @@ def _of_values(advantage):
           num_rows=len(batch.weights))[0])(params))
 
 
-def test_with_one_episode_all_objectives_train_the_same():
+@pytest.mark.parametrize('name', [
+    'erl2', *(pytest.param(name, marks=pytest.mark.slow) for name in (
+        'rl2', 'score'))])
+def test_with_one_episode_all_objectives_train_the_same(name):
   expected = _run('single').after.params
-  for name in ('erl2', 'rl2', 'score'):
-    run = _run(name, num_episodes=1)
-    for x, y in zip(
-        jax.tree.leaves(expected), jax.tree.leaves(run.after.params)):
-      np.testing.assert_array_equal(x, y)
+  run = _run(name, num_episodes=1)
+  for x, y in zip(
+      jax.tree.leaves(expected), jax.tree.leaves(run.after.params)):
+    np.testing.assert_array_equal(x, y)
   assert set(family.OBJECTIVES) == {
       'single', 'erl2', 'rl2', 'score', 'weighted', 'myopic', 'star',
       'apa', 'qstar'}

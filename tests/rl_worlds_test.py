@@ -117,7 +117,8 @@ def _check_feedback(setup, rollouts, problems, num_samples, least=1):
   assert len(seen) >= least
 
 
-@pytest.mark.parametrize('kind', ['hilo', 'harbour'])
+@pytest.mark.parametrize('kind', [
+    'hilo', pytest.param('harbour', marks=pytest.mark.slow)])
 def test_what_is_said_is_read_and_not_trained(kind):
   setup = _setup(kind, temperature=10.0)
   experience, rollouts = _collect(setup)
