@@ -65,7 +65,8 @@ def _num_passes(lengths_C, is_compacted) -> int:
       for done in range(max(lengths_C)))
 
 
-@pytest.mark.parametrize('is_compacted', [False, True])
+@pytest.mark.parametrize('is_compacted', [
+    pytest.param(False, marks=pytest.mark.slow), True])
 def test_passes_are_those_of_the_rows_that_go_on(is_compacted):
   config, params = language_search.make_model()
   watched = _Watched(language_search.make_step(

@@ -51,7 +51,12 @@ def test_the_programs():
       'label/complete_4', 'value/init', 'value/train_step', 'value/eval_loss']
 
 
-@pytest.mark.parametrize('topology', TOPOLOGIES)
+_FEW = [
+    TOPOLOGIES[0], *(pytest.param(topology, marks=pytest.mark.slow)
+                     for topology in TOPOLOGIES[1:])]
+
+
+@pytest.mark.parametrize('topology', _FEW)
 def test_labels(topology):
   result = _compile('label/complete_4', topology)
   assert result.tokens == 8 * 4 * 32 and not result.cost.unknown_loops
@@ -62,7 +67,7 @@ def test_labels(topology):
   assert reduced.count >= 32 and reduced.num_bytes < 4 * reduced.count + 256
 
 
-@pytest.mark.parametrize('topology', TOPOLOGIES)
+@pytest.mark.parametrize('topology', _FEW)
 @pytest.mark.parametrize('name', ['train_step', 'eval_loss'])
 def test_values(name, topology):
   result = _compile(f'value/{name}', topology)

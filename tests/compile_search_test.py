@@ -110,7 +110,7 @@ def _check_collectives(experiment, collectives):
     ('best_first', 'v6e:2x2', dict(
         branching=(3, 1), siblings='without_replacement',
         tree=dict(step_check='task', merging='states'))),
-    ('mcts', 'v6e:2x2', {}),
+    pytest.param('mcts', 'v6e:2x2', {}, marks=pytest.mark.slow),
     ('mcts', 'v5e:2x2', dict(tree=dict(widening=0.5)))])
 def test_a_chunk_of_every_strategy(strategy, topology, settings):
   _check_chunk(strategy, topology, **settings)

@@ -152,7 +152,9 @@ def test_frequencies_are_the_truncated_distribution(vocab_size, sampling):
   assert chi_square < _QUANTILES[vocab_size]
 
 
-@pytest.mark.parametrize('vocab_size', [1, 2, 9, 64])
+@pytest.mark.parametrize('vocab_size', [
+    1, pytest.param(2, marks=pytest.mark.slow),
+    pytest.param(9, marks=pytest.mark.slow), 64])
 def test_what_has_no_mass_is_never_drawn(vocab_size):
   """One token is left, in any block; greedy takes the first of equals."""
   keys_B = jax.random.split(jax.random.key(0), vocab_size)
@@ -165,8 +167,11 @@ def test_what_has_no_mass_is_never_drawn(vocab_size):
   np.testing.assert_array_equal(tokens_B, 0)
 
 
-@pytest.mark.parametrize('loop', ['unroll', 'scan'])
-@pytest.mark.parametrize('sampling', [_GREEDY, decode.Sampling(0.9, 8, 0.95)])
+@pytest.mark.parametrize('loop, sampling', [
+    ('scan', _GREEDY), ('unroll', decode.Sampling(0.9, 8, 0.95)),
+    pytest.param('unroll', _GREEDY, marks=pytest.mark.slow),
+    pytest.param(
+        'scan', decode.Sampling(0.9, 8, 0.95), marks=pytest.mark.slow)])
 def test_generation_agrees_with_the_uncached_model(loop, sampling):
   config, params = make_model(loop)
   prompts_BxP, prompt_lengths_B = make_prompts()
@@ -220,7 +225,8 @@ def test_a_row_draws_the_same_alone_and_in_any_order():
 
 
 @pytest.mark.parametrize('loop, num_new', [
-    ('scan', 1), ('scan', 58), ('unroll', 20)])
+    ('scan', 1), ('scan', 58),
+    pytest.param('unroll', 20, marks=pytest.mark.slow)])
 def test_rows_that_share_a_prompt_draw_what_they_draw_apart(loop, num_new):
   config, params = make_model(loop)
   prompts_RxP, lengths_R = make_prompts()

@@ -18,7 +18,12 @@ from tests import language_search
 BATCH = 8
 
 
-@pytest.mark.parametrize('name', language_search.STRATEGIES)
+_FEW = 'beam', 'uct', 'gumbel'
+
+
+@pytest.mark.parametrize('name', [
+    *_FEW, *(pytest.param(name, marks=pytest.mark.slow)
+             for name in language_search.STRATEGIES if name not in _FEW)])
 def test_every_node_equals_a_plain_forward_pass(name):
   config, params = language_search.make_model(loop='scan')
   prompts = language_search.make_prompts(BATCH)
@@ -104,7 +109,8 @@ def the_same(problem, tokens_M, length):
   return jnp.zeros(2, jnp.uint32)
 
 
-@pytest.mark.parametrize('name', ['best_first', 'puct'])
+@pytest.mark.parametrize('name', [
+    pytest.param('best_first', marks=pytest.mark.slow), 'puct'])
 def test_roots_that_are_over_and_leaves_without_children(name):
   """All states are one: below the first child that is kept there are none."""
   config, params = language_search.make_model(loop='scan')
@@ -131,7 +137,8 @@ def test_roots_that_are_over_and_leaves_without_children(name):
   np.testing.assert_array_equal(output.solution_value[others], 0)
 
 
-@pytest.mark.parametrize('has_opening', [False, True])
+@pytest.mark.parametrize('has_opening', [
+    pytest.param(False, marks=pytest.mark.slow), True])
 def test_what_opens_a_text_ends_no_step(has_opening):
   config, params = language_search.make_model()
   step = language_search.make_step(config, has_opening=has_opening)

@@ -36,8 +36,9 @@ def assert_equal(left, right, index=slice(None)):
 
 
 @pytest.mark.parametrize('rule, backup, num_leaves, capacity', [
-    ('uct', 'leaf', 1, 40), ('puct', 'max_child', 2, 30),
-    ('gumbel', 'leaf', 1, 40), ('uct', 'leaf', 2, 7)])
+    pytest.param('uct', 'leaf', 1, 40, marks=pytest.mark.slow),
+    ('puct', 'max_child', 2, 30), ('gumbel', 'leaf', 1, 40),
+    ('uct', 'leaf', 2, 7)])
 def test_a_kept_subtree_is_searched_on(rule, backup, num_leaves, capacity):
   """With room for all nodes, and with so little that the trees are full."""
   strategy = Mcts(

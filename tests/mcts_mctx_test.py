@@ -136,7 +136,7 @@ def with_child_values(params, tree, node):
 
 
 @pytest.mark.parametrize('exploration, max_depth', [
-    (1.25, 40), (0.3, 4), (4.0, 6)])
+    (1.25, 40), (0.3, 4), pytest.param(4.0, 6, marks=pytest.mark.slow)])
 def test_puct(exploration, max_depth):
   num_simulations = 40
 
@@ -166,7 +166,8 @@ def test_puct(exploration, max_depth):
 
 
 @pytest.mark.parametrize('max_considered, num_simulations, max_depth', [
-    (16, 32, 40), (3, 41, 5), (1, 20, 6), (2, 7, 3)])
+    (16, 32, 40), pytest.param(3, 41, 5, marks=pytest.mark.slow),
+    (1, 20, 6), pytest.param(2, 7, 3, marks=pytest.mark.slow)])
 def test_gumbel(max_considered, num_simulations, max_depth):
   settings = halving.Settings(max_considered=max_considered)
   strategy = Mcts(

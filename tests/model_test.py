@@ -141,7 +141,8 @@ def test_without_a_value_head_there_are_no_values():
   assert output.values is None and output.value_logits is None
 
 
-@pytest.mark.parametrize('variant', ['gemma', 'qwen'])
+@pytest.mark.parametrize('variant', [
+    'gemma', pytest.param('qwen', marks=pytest.mark.slow)])
 def test_scan_equals_unroll_in_outputs_and_gradients(variant):
   config = make_config(VARIANTS[variant])
   params, tokens_BxL = make_params(config), make_tokens((2, 9))
@@ -160,8 +161,10 @@ def test_scan_equals_unroll_in_outputs_and_gradients(variant):
       one_grads, two_grads)
 
 
-@pytest.mark.parametrize('loop', ['scan', 'unroll'])
-@pytest.mark.parametrize('variant', ['gemma', 'qwen'])
+@pytest.mark.parametrize('variant, loop', [
+    pytest.param('gemma', 'scan', marks=pytest.mark.slow),
+    ('gemma', 'unroll'), ('qwen', 'scan'),
+    pytest.param('qwen', 'unroll', marks=pytest.mark.slow)])
 def test_cached_decoding_equals_the_full_pass(variant, loop):
   config = make_config(VARIANTS[variant] | {'execution.layer_loop': loop})
   params, tokens_BxL = make_params(config), make_tokens((2, 11))
@@ -217,7 +220,8 @@ def test_read_at_picks_positions():
   np.testing.assert_allclose(part.values[1, 1], full.values[1, 2], atol=1e-5)
 
 
-@pytest.mark.parametrize('variant', ['llama', 'gemma'])
+@pytest.mark.parametrize('variant', [
+    pytest.param('llama', marks=pytest.mark.slow), 'gemma'])
 def test_packed_rows_equal_separate_rows(variant):
   config = make_config(VARIANTS[variant])
   params = make_params(config)
@@ -249,7 +253,8 @@ def _influence(config, params, segment_ids_BxL=None):
   return np.abs(np.asarray(grad))[:, :length].max(-1)
 
 
-@pytest.mark.parametrize('loop', ['scan', 'unroll'])
+@pytest.mark.parametrize('loop', [
+    pytest.param('scan', marks=pytest.mark.slow), 'unroll'])
 def test_no_position_sees_the_future_or_another_segment(loop):
   config = make_config({'execution.layer_loop': loop})
   params = make_params(config)
@@ -275,7 +280,8 @@ def test_windows_limit_the_reach(loop, pattern, reach):
 
 
 @pytest.mark.parametrize('loop, remat', [
-    ('scan', 'dots'), ('unroll', 'outputs'), ('scan', 'full')])
+    pytest.param('scan', 'dots', marks=pytest.mark.slow),
+    ('unroll', 'outputs'), ('scan', 'full')])
 def test_remat_changes_memory_not_numbers(loop, remat):
   config = make_config({'execution.layer_loop': loop})
   params, tokens_BxL = make_params(config), make_tokens((2, 9))
@@ -300,7 +306,8 @@ def test_remat_changes_memory_not_numbers(loop, remat):
   assert residuals(changed) < residuals(config)
 
 
-@pytest.mark.parametrize('loop', ['scan', 'unroll'])
+@pytest.mark.parametrize('loop', [
+    'scan', pytest.param('unroll', marks=pytest.mark.slow)])
 def test_sharded_equals_unsharded(loop):
   config = make_config(_GEMMA | {'execution.layer_loop': loop})
   tokens_BxL = make_tokens((8, 9))

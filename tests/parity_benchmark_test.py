@@ -45,7 +45,8 @@ def _run(tmp_path, capsys, *flags):
   return code, {row['law']: row for row in rows}
 
 
-@pytest.mark.parametrize('name', ['llama_tied', 'gemma3'])
+@pytest.mark.parametrize('name', [
+    pytest.param('llama_tied', marks=pytest.mark.slow), 'gemma3'])
 def test_all_laws_hold(tmp_path, capsys, name):
   (tmp_path / 'in').mkdir()
   _checkpoint(tmp_path / 'in', name)

@@ -185,7 +185,9 @@ def test_trajectories_are_those_written_one_by_one(name):
 
 
 @pytest.mark.parametrize('name', (
-    'reset', 'window', 'feedback', 'feedback_on_host'))
+    'window', 'feedback_on_host', *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ('reset', 'feedback'))))
 def test_slots_and_other_questions_change_nothing(name):
   rules, (config, params) = RULES[name], _model()
   prompts_QxP, lengths_Q = _prompts(4)
@@ -207,8 +209,9 @@ def test_slots_and_other_questions_change_nothing(name):
 
 
 @pytest.mark.parametrize('name, mesh, loop', [
-    ('reset', (8, 1, 1), 'unroll'), ('window', (2, 2, 2), 'scan'),
-    ('feedback', (8, 1, 1), 'unroll'),
+    pytest.param('reset', (8, 1, 1), 'unroll', marks=pytest.mark.slow),
+    ('window', (2, 2, 2), 'scan'),
+    pytest.param('feedback', (8, 1, 1), 'unroll', marks=pytest.mark.slow),
     ('feedback_on_host', (4, 1, 2), 'unroll')])
 def test_eight_devices_draw_what_one_draws(name, mesh, loop):
   rules, (config, params) = RULES[name], _model(loop)

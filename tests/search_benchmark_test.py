@@ -243,6 +243,7 @@ def test_overhead_prints_a_line_for_every_strategy(capsys):
       'overhead', 'overhead_of_live_tokens'))
 
 
+@pytest.mark.slow
 def test_python_prints_a_line_for_every_strategy(capsys):
   line, = run(
       capsys, '--part=python', '--strategies=best_first,uct', '--questions=2',

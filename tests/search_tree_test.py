@@ -68,7 +68,9 @@ def assert_equal(left, right, index=slice(None)):
       left, right)
 
 
-@pytest.mark.parametrize('strategy', STRATEGIES)
+@pytest.mark.parametrize('strategy', [
+    STRATEGIES[0], pytest.param(STRATEGIES[1], marks=pytest.mark.slow),
+    STRATEGIES[2], pytest.param(STRATEGIES[3], marks=pytest.mark.slow)])
 def test_a_problem_has_one_tree_in_any_batch(strategy):
   batch = run(strategy, ROOT)
   assert len(np.unique(batch.tree.num_expansions)) > 1

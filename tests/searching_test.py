@@ -86,7 +86,8 @@ def search(name, problems=PROBLEMS, **changes):
       for problem, f in zip(problems, finished, strict=True)]
 
 
-@pytest.mark.parametrize('name', ['best_first', 'mcts', 'particles'])
+@pytest.mark.parametrize('name', [
+    pytest.param('best_first', marks=pytest.mark.slow), 'mcts', 'particles'])
 def test_a_problem_without_solution_ends_without_one(name):
   problems = PROBLEMS[::-1] * 2
   found = search(name, problems)

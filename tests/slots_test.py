@@ -106,8 +106,9 @@ def _assert_as_expected(found, ids, strategy=BEST_FIRST):
 
 
 @pytest.mark.parametrize('num_slots, chunk_steps, strategy', [
-    (1, 3, BEST_FIRST), (4, 2, BEST_FIRST), (30, 100, BEST_FIRST),
-    (4, 2, BEAM)])
+    pytest.param(1, 3, BEST_FIRST, marks=pytest.mark.slow),
+    (4, 2, BEST_FIRST),
+    pytest.param(30, 100, BEST_FIRST, marks=pytest.mark.slow), (4, 2, BEAM)])
 def test_slots_change_nothing(num_slots, chunk_steps, strategy):
   ids = list(range(NUM_PROBLEMS))
   made = _make(num_slots, chunk_steps, strategy)
@@ -124,7 +125,8 @@ def test_order_changes_nothing():
   _assert_as_expected(found, some)
 
 
-@pytest.mark.parametrize('num_devices', [2, 8])
+@pytest.mark.parametrize('num_devices', [
+    pytest.param(2, marks=pytest.mark.slow), 8])
 def test_devices_change_nothing(num_devices):
   ids = list(range(NUM_PROBLEMS))
   mesh = sharding.make_mesh(
@@ -136,7 +138,8 @@ def test_devices_change_nothing(num_devices):
   _assert_as_expected(found, ids)
 
 
-@pytest.mark.parametrize('num_devices', [1, 8])
+@pytest.mark.parametrize('num_devices', [
+    pytest.param(1, marks=pytest.mark.slow), 8])
 def test_nothing_is_compiled_after_the_warm_up(num_devices):
   ids = list(range(NUM_PROBLEMS))
   mesh = sharding.make_mesh(

@@ -235,7 +235,9 @@ def test_verdicts_are_those_on_whole_texts(merge_steps):
   np.testing.assert_allclose(tree.values[at], want, atol=2e-5)
 
 
-@pytest.mark.parametrize('mixing', values.MIXINGS)
+@pytest.mark.parametrize('mixing', [
+    'product', *(pytest.param(name, marks=pytest.mark.slow)
+                 for name in sorted(values.MIXINGS.keys() - {'product'}))])
 def test_a_mixture_is_that_of_its_parts(mixing):
   weights = 0.5, 1.0, 2.0
   names = 'likelihood', 'model', 'texts'

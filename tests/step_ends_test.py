@@ -101,8 +101,11 @@ def test_pieces_are_the_tokens_and_have_one_end_each(tokens):
     assert set(piece) - set(made.blank_ids)
 
 
-@pytest.mark.parametrize('siblings', ['independent', 'without_replacement'])
-@pytest.mark.parametrize('has_opening', [False, True])
+@pytest.mark.parametrize('siblings', [
+    pytest.param('independent', marks=pytest.mark.slow),
+    'without_replacement'])
+@pytest.mark.parametrize('has_opening', [
+    pytest.param(False, marks=pytest.mark.slow), True])
 def test_searches_end_steps_as_the_host_does(has_opening, siblings):
   config, params = language_search.make_model()
   step = language_search.make_step(
@@ -160,7 +163,8 @@ class _Stateless(number_puzzle.NumberPuzzles):
 
 
 @pytest.mark.parametrize('kind, has_states', [
-    ('solution', True), ('sentence', True), ('sentence', False)])
+    pytest.param('solution', True, marks=pytest.mark.slow),
+    ('sentence', True), ('sentence', False)])
 def test_ids_of_a_search_are_kept(kind, has_states):
   """What a model drew is seldom what its text would be encoded as."""
   config = config_lib.parse(model_config.ModelConfig, models.get('tiny') | dict(

@@ -130,7 +130,9 @@ def _assert_same_bits(a, b):
     np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
-@pytest.mark.parametrize('axes', [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize('axes', [
+    pytest.param((8, 1, 1), marks=pytest.mark.slow),
+    pytest.param((1, 8, 1), marks=pytest.mark.slow), (2, 2, 2)])
 def test_sharded_training_equals_unsharded(axes):
   run = _run(*axes)
   state, losses = run.train(run.create(), _iterator(), STEPS)
@@ -186,7 +188,9 @@ def test_second_step_does_not_compile():
   assert compilation.num_programs() > before
 
 
-@pytest.mark.parametrize('stop', [1, 2, 5])
+@pytest.mark.parametrize('stop', [
+    pytest.param(1, marks=pytest.mark.slow), 2,
+    pytest.param(5, marks=pytest.mark.slow)])
 def test_resume_continues_to_the_same_bits(tmp_path, stop):
   run = _run(2, 2, 1)
   unbroken, expected = run.train(run.create(), _iterator(), STEPS)
@@ -213,7 +217,8 @@ def test_resume_continues_to_the_same_bits(tmp_path, stop):
   again.close()
 
 
-@pytest.mark.parametrize('axes', [(1, 1, 1), (2, 1, 2), (2, 2, 2)])
+@pytest.mark.parametrize('axes', [
+    (1, 1, 1), pytest.param((2, 1, 2), marks=pytest.mark.slow), (2, 2, 2)])
 def test_checkpoint_restores_on_any_number_of_devices(tmp_path, axes):
   saver = _run(1, 4, 1)
   iterator = _iterator()
