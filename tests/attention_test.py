@@ -156,7 +156,9 @@ run_model = jax.jit(
 
 
 @pytest.mark.parametrize('variant, implementation', [
-    ('gemma', 'splash'), ('mistral', 'splash'), ('qwen', 'cudnn')])
+    ('gemma', 'splash'),
+    pytest.param('mistral', 'splash', marks=pytest.mark.slow),
+    ('qwen', 'cudnn')])
 def test_a_model_gives_the_same_numbers_and_gradients(variant, implementation):
   config = make_config(VARIANTS[variant])
   params, tokens = make_params(config), make_tokens((2, _LENGTH))

@@ -90,7 +90,8 @@ def test_branches_leave_where_they_may(how):
   assert num_new > 5
 
 
-@pytest.mark.parametrize('how', branching.PLACES)
+@pytest.mark.parametrize('how', [
+    pytest.param('steps', marks=pytest.mark.slow), 'entropy'])
 def test_the_policy_draws_the_branches(how):
   run, trees = _run(), _grown(how)
   params, _, prompts, lengths, trunks, *_ = run.calls[0]
@@ -116,7 +117,8 @@ def test_the_policy_draws_the_branches(how):
   assert len(texts) > len(leaves.tokens) / 2
 
 
-@pytest.mark.parametrize('how', branching.PLACES)
+@pytest.mark.parametrize('how', [
+    'steps', pytest.param('entropy', marks=pytest.mark.slow)])
 def test_trees_do_not_depend_on_slots(how):
   for x, y in zip(jax.tree.leaves(_grown(how)),
                   jax.tree.leaves(_grown(how, num_slots=3))):

@@ -86,8 +86,10 @@ def test_settings_name_control_tokens_and_texts_do_not():
   assert (rules.reset_ids, rules.give_up_id) == ((mark,), stop)
 
 
-@pytest.mark.parametrize('name', ['llama_tied', 'qwen3'])
-@pytest.mark.parametrize('rows', [0, 5])  # that no token has
+@pytest.mark.parametrize('rows, name', [  # rows that no token has
+    (0, 'qwen3'), (5, 'llama_tied'),
+    pytest.param(0, 'llama_tied', marks=pytest.mark.slow),
+    pytest.param(5, 'qwen3', marks=pytest.mark.slow)])
 def test_an_import_adds_control_tokens(tmp_path, name, rows):
   theirs = convert_test._save(tmp_path / 'in', name)
   tokens = tokenizer_test._ours('byte_level').vocab_size

@@ -59,7 +59,12 @@ def _tensors(folder) -> dict[str, np.ndarray]:
   return found
 
 
-@pytest.mark.parametrize('name', parity.CASES)
+_ALIKE = {'llama_tied', 'mistral'}  # others have what they have
+
+
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=pytest.mark.slow if name in _ALIKE else ())
+    for name in parity.CASES])
 def test_logits_and_bits_of_every_family(tmp_path, name):
   theirs = _save(tmp_path / 'in', name)
   _run('import', f'--source={tmp_path / "in"}', f'--output={tmp_path / "p"}')

@@ -228,7 +228,8 @@ def _experiment(**changes):
   return experiment_lib.parse(config)
 
 
-@pytest.mark.parametrize('num_chunks', [1, 4])
+@pytest.mark.parametrize('num_chunks', [
+    pytest.param(1, marks=pytest.mark.slow), 4])
 def test_log_probs_of_a_model(num_chunks):
   """In pieces or not; and each text is scored as if it were alone."""
   model, batch = _experiment().shared.model, _batch(48)

@@ -159,7 +159,8 @@ def _complete(
         jax.random.key(0), first)
 
 
-@pytest.mark.parametrize('temperature', [0.0, 1.0])
+@pytest.mark.parametrize('temperature', [
+    pytest.param(0.0, marks=pytest.mark.slow), 1.0])
 def test_completions_do_not_depend_on_batches_or_devices(temperature):
   prompts = ['5,17,1>23:', '1>2:', '20,1,9>28:', '5,17,1>23:', '7,7,7>14:']
   expected = _complete(prompts, 5, 1, temperature)

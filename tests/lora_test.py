@@ -42,7 +42,8 @@ def _adapter(model):
 
 
 @pytest.mark.parametrize('variant, loop', [
-    ('llama', 'unroll'), ('gemma', 'scan'), ('qwen', 'scan')])
+    ('llama', 'unroll'), ('gemma', 'scan'),
+    pytest.param('qwen', 'scan', marks=pytest.mark.slow)])
 def test_beside_the_kernels_is_as_within_them(variant, loop):
   model, params = language_search.make_model(variant, loop)
   adapter = _adapter(model)

@@ -125,7 +125,8 @@ def test_equals_a_search_written_anew(rule, backup, num_leaves):
 
 
 @pytest.mark.parametrize('rule, num_leaves, has_costs', [
-    ('uct', 1, False), ('puct', 3, False), ('uct', 2, True),
+    ('uct', 1, False), ('puct', 3, False),
+    pytest.param('uct', 2, True, marks=pytest.mark.slow),
     ('gumbel', 1, True)])
 def test_equal_states_become_one(rule, num_leaves, has_costs):
   """Costs keep a state that is there if the way to the new one is shorter."""

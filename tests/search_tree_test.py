@@ -92,7 +92,9 @@ def test_eight_devices_search_as_one(strategy):
   assert parts.tree.values.addressable_shards[0].data.shape[0] == 4
 
 
-@pytest.mark.parametrize('strategy', STRATEGIES)
+@pytest.mark.parametrize('strategy', [
+    STRATEGIES[0], pytest.param(STRATEGIES[1], marks=pytest.mark.slow),
+    *STRATEGIES[2:]])
 def test_chunks_of_steps_are_the_whole_search(strategy):
   advance = jax.jit(engine.advance, static_argnums=(0, 4),
                     static_argnames='num_steps')
