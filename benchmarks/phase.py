@@ -7,7 +7,8 @@
 Runs `configs/worlds.py:phase` once for every probability that the default code
 is right, and prints a table: the rate at which the last attempt is right, by
 the weight, beside that of the best policy for this weight. OUTPUT.json has the
-rows, OUTPUT.svg the picture. What was run before is not run again.
+rows, OUTPUT.svg the picture. Intervals (95%) are over seeds, with one seed over
+problems. What was run before is not run again.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 
 
 def _cell(row: dict[str, Any]) -> str:
-  low, high = row['ci95']
+  low, high = row['seeds_ci95'] or row['ci95']
   seen = f'{row["success"]:.2f} [{low:.2f}, {high:.2f}]'
   return seen if row['best'] is None else f'{seen}, {row["best"]:.2f}'
 
@@ -77,7 +78,8 @@ def draw(path: pathlib.Path, found: Sequence[dict[str, Any]]) -> None:
   """Draws success against the probability, a line a weight."""
   lines = {
       f'weight {weight:g}': [
-          (100 * row['probability'], row['success'], *row['ci95'])
+          (100 * row['probability'], row['success'],
+           *(row['seeds_ci95'] or row['ci95']))
           for row in found if row['weight'] == weight] for weight in WEIGHTS}
   plots.lines(
       files.path(path), lines, x_label='the default code is right, %',

@@ -110,7 +110,7 @@ def _compared(
   """Adds the table over the policies."""
   c.table = kinds.evaluate(
       policies=tuple(policies), reference=reference, num_problems=300,
-      num_curve_problems=0)
+      num_curve_problems=0, teacher='compact')
   c.table.samples.num_samples = 4
   c.stages += (*policies[1:], 'table')
   return c

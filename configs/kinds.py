@@ -319,8 +319,8 @@ def figure(**changes: Any) -> ml_collections.ConfigDict:
   f = ml_collections.ConfigDict()
   f.kind = 'figure'
   # training | verifiers | nodes | compute | questions | values | guides |
-  # discounted | within | turns | unsolved | votes | depth | lookahead | table |
-  # window | sequential | total.
+  # discounted | within | turns | revised | unsolved | difficulty | attempts |
+  # votes | depth | lookahead | table | window | sequential | total.
   f.figure = 'verifiers'
   # Of kind evaluate, or quality. Those of one label whose names differ in their
   # last number alone are seeds of the same.

@@ -51,7 +51,7 @@ def mrt() -> ml_collections.ConfigDict:
   c = tiny()
   c.rl.objectives = ('single',)
   c.mrt = _learning(c.rl.episodes.episode_length)
-  c.mrt.credit.update(dict(advantage='mrt', num_rollouts=2, num_steps=4))
+  c.mrt.credit.update(dict(advantage='mrt', num_rollouts=2, num_steps=2))
   c.episodes.update(dict(policies=(_START, 'rl', 'mrt'), reference=None))
   c.stages = tuple(
       'mrt' if s == 'quick' else s for s in c.stages if s != 'more')

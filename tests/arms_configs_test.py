@@ -54,8 +54,9 @@ def test_attempts_are_counted(tmp_path):
   context = small_training.run_stages(
       _small('attempts_tiny', 'attempts'), tmp_path / 'w')
   summary = files.read_json(context.folder('table') / 'summary.json')
-  assert {e['policy'] for e in summary['success']} == {'attempts/attempts'}
-  for entry in summary['success']:
+  found = [e for e in summary['success'] if e['policy'] != 'symbolic']
+  assert {e['policy'] for e in found} == {'attempts/attempts'}
+  for entry in found:
     assert entry['means']['attempts'] >= 1
 
 
@@ -63,5 +64,5 @@ def test_a_policy_is_asked_with_every_budget(tmp_path):
   context = small_training.run_stages(
       _small('budgets_tiny', 'opened'), tmp_path / 'w')
   summary = files.read_json(context.folder('table') / 'summary.json')
-  assert {e['policy'] for e in summary['success']} == {
+  assert {e['policy'] for e in summary['success']} - {'symbolic'} == {
       f'opened/traces {n}' for n in ('24', '48', '96', '160')}

@@ -5,21 +5,17 @@ import types
 
 from meta_cot.evaluation.figures import compute
 from meta_cot.evaluation.figures import depth
+from meta_cot.evaluation.figures import difficulty
 from meta_cot.evaluation.figures import pairs
 from meta_cot.evaluation.figures import played
 from meta_cot.evaluation.figures import threaded
 from meta_cot.evaluation.figures import training
 from meta_cot.evaluation.figures import values
 
-FIGURES = types.MappingProxyType({
-    'training': training.training, 'nodes': compute.nodes,
-    'compute': compute.compute, 'discounted': compute.discounted,
-    'within': compute.within, 'corrections': played.corrections,
-    'turns': played.turns, 'unsolved': played.unsolved,
-    'verifiers': values.verifiers,
-    'questions': values.questions, 'values': values.values,
-    'guides': values.guides, 'votes': values.votes,
-    'depth': depth.depth, 'lookahead': depth.lookahead, 'table': pairs.table,
-    'window': threaded.window, 'sequential': threaded.sequential,
-    'total': threaded.total,
-})
+FIGURES = types.MappingProxyType({f.__name__: f for f in (
+    training.training, compute.nodes, compute.compute, compute.discounted,
+    compute.within, played.corrections, played.turns, played.revised,
+    played.unsolved, difficulty.difficulty, difficulty.attempts,
+    values.verifiers, values.questions, values.values, values.guides,
+    values.votes, depth.depth, depth.lookahead, pairs.table, threaded.window,
+    threaded.sequential, threaded.total)})

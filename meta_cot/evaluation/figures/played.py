@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What episodes and searches in context reach (Figures 19, 21 to 23)."""
+"""What episodes and searches in context reach (Figures 10, 19, 21 to 23)."""
 
 from collections.abc import Sequence
 
@@ -51,6 +51,19 @@ def turns(groups: Sequence[base.Group]) -> base.Figure:
            for n in range(1, o.is_correct.shape[1] + 1)]
           for number, o in found])
   return base.Figure('attempts', 'a last attempt is right', lines)
+
+
+def revised(groups: Sequence[base.Group]) -> base.Figure:
+  """Makes how often the k-th attempt of a trajectory is right (Figure 10)."""
+  lines = {}
+  for group in groups:
+    for policy, found in _by_policy(group, ('revisions',)).items():
+      name = f'{group.label}: {policy}' if len(groups) > 1 else policy
+      lines[name] = base.line([
+          [(k + 1, right_BxK[:, k]) for k in range(right_BxK.shape[1])]
+          for o in found
+          for right_BxK in [o.by_episode(o.is_correct).mean(axis=1)]])
+  return base.Figure('attempt', 'right', lines, is_log=False)
 
 
 def unsolved(groups: Sequence[base.Group]) -> base.Figure:

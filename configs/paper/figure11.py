@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figure 11: attempts until the model itself stops, by difficulty.
+
+  python -m meta_cot.main --config=configs/paper/figure11.py:tiny \
+      --workdir=runs/figure11
+
+A policy of arm `attempts` writes attempts up to one that it takes for right
+(Eq. 7, configs/arms.py:attempts_tiny). A problem is as hard as the teacher's
+search for it is long. `figure` has the attempts, `solved` the success.
+
+Variants:
+  tiny  three-number Countdown, 400,000 tokens, three seeds of one order.
+"""
+
+import ml_collections
+
+from configs import arms
+from configs import kinds
+from configs.paper import puzzles
+
+
+def _tiny() -> ml_collections.ConfigDict:
+  c = arms.get_config('attempts_tiny')
+  for name in c.table.policies:
+    c[name].seeds = puzzles.SEEDS
+  c.table.reference = None
+  c.solved = kinds.figure(
+      figure='difficulty', stages=('table',), title='Success by difficulty')
+  c.figure = kinds.figure(
+      figure='attempts', stages=('table',), title='Attempts by difficulty')
+  c.stages += ('solved', 'figure')
+  return c
+
+
+VARIANTS = {'tiny': _tiny}
+get_config = puzzles.chooser(VARIANTS)
