@@ -17,7 +17,8 @@ Variants, none of which was run whole:
   checked_tiny     every attempt is checked before it counts.
   budgets_tiny     searches with their budget in the prompt.
   strategies_tiny  twelve strategies in one policy, named in the prompt, beside
-                   the same without names.
+                   the same without names, and beside one alone: that which
+                   solves validation problems in the fewest nodes.
 """
 
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from configs import loops
 
 _BUDGETS = ('24', '48', '96', '160')  # tokens
 _HEURISTICS = ('sum', 'mult')
+_ALONE = 'dfs_mult'
 _STRATEGIES = (
     *(f'dfs_{h}' for h in _HEURISTICS),
     *(f'bfs_{h}_{n}' for h in _HEURISTICS for n in range(1, 6)))
@@ -81,6 +83,12 @@ def _strategies() -> ml_collections.ConfigDict:
   c = _opened('strategy', _STRATEGIES)
   c.traces.strategies = 'stream_of_search'
   c.tokenizer.vocabulary.pieces = _STRATEGIES
+  c.alone_traces = kinds.traces(strategies=_ALONE, num_processes=1)
+  c.alone = _train('traces', c.sft.num_tokens)
+  c.alone.records = 'alone_traces'
+  c.table.policies += ('alone',)
+  *before, table = c.stages
+  c.stages = (*before, 'alone_traces', 'alone', table)
   return c
 
 

@@ -17,7 +17,8 @@ def test_every_variant_can_run(variant):
   parsed = experiment.parse(
       config_file.load(f'configs/arms.py:{variant}', ()))
   table = parsed.groups['table'].settings
-  assert parsed.stages[3:] == (*table.policies, 'table')
+  trained = [n for n in parsed.stages if n in table.policies]
+  assert tuple(trained) == table.policies and parsed.stages[-1] == 'table'
   assert len({
       parsed.groups[name].settings.num_tokens for name in table.policies}) == 1
 
