@@ -22,6 +22,7 @@ from meta_cot import problem as problem_lib
 from meta_cot.problem import Problem, Verdict
 from meta_cot.rollouts import episodes
 from meta_cot.rollouts import judge as judge_lib
+from meta_cot.runtime import callbacks
 from meta_cot.settings import config as config_lib
 from meta_cot.tasks import base
 
@@ -164,11 +165,10 @@ class OnHost(_Told):
       self, hidden: jax.Array, tokens_SxT: jax.Array, length_S: jax.Array
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """See `episodes.Feedback`."""
-    shape = lambda *shape, dtype=jnp.int32: jax.ShapeDtypeStruct(
-        (len(tokens_SxT), *shape), dtype)
-    return jax.pure_callback(
+    shape = lambda *shape, dtype=jnp.int32: jax.ShapeDtypeStruct(shape, dtype)
+    return callbacks.by_rows(
         self.say, (shape(self.length), shape(), shape(dtype=jnp.float32)),
-        hidden, tokens_SxT, length_S, vmap_method='sequential')
+        hidden, tokens_SxT, length_S)
 
   def say(
       self, hidden_SxB: np.ndarray, tokens_SxT: np.ndarray,
@@ -177,18 +177,18 @@ class OnHost(_Told):
     """Answers on the host; attempts of no tokens get nothing."""
     said_SxF = np.zeros((len(tokens_SxT), self.length), np.int32)
     number_S, rewards_S = np.zeros((2, len(tokens_SxT)), np.int32)
-    for s, tokens in enumerate(np.asarray(tokens_SxT)):
-      attempt = tokens[:int(length_S[s])].tolist()
+    for s, (hidden_B, tokens, length) in enumerate(zip(
+        *map(np.asarray, (hidden_SxB, tokens_SxT, length_S)), strict=True)):
+      attempt = tokens[:length].tolist()
       if attempt:
-        text, rewards_S[s] = self._answer(hidden_SxB[s], attempt)
+        text, rewards_S[s] = self._answer(hidden_B, attempt)
         ids = self.judge.tokenizer.encode(text)[:self.length]
         said_SxF[s, :len(ids)], number_S[s] = ids, len(ids)
     return said_SxF, number_S, rewards_S.astype(np.float32)
 
   def _answer(self, hidden_B, attempt: list[int]) -> tuple[str, bool]:
     """The text behind an attempt, and whether it is right."""
-    problem = problem_lib.from_json(np.asarray(hidden_B).tobytes().rstrip(
-        b'\0'))
+    problem = problem_lib.from_json(hidden_B.tobytes().rstrip(b'\0'))
     claim = judge_lib.Claim(None, Verdict(False, 'unfinished'))
     if attempt[-1] in self.judge.tokenizer.eos_ids:
       claim = self.judge.claim(problem, attempt[:-1])

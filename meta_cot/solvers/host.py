@@ -8,7 +8,6 @@ together, and nothing is asked twice.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import math
 from typing import Any
 
 import jax
@@ -17,13 +16,10 @@ import numpy as np
 
 from meta_cot.problem import Problem
 from meta_cot.rollouts import judge as judge_lib
+from meta_cot.runtime import callbacks
 from meta_cot.settings import config as config_lib
 from meta_cot.solvers import trees
 from meta_cot.solvers import vocabulary as vocabulary_lib
-
-# Of an argument of one call. What is larger than 100 KiB the CPU backend copies
-# in a thread of its own, for which there may be none while it waits.
-_MAX_BYTES = 64 * 1024
 
 
 @dataclasses.dataclass(eq=False)
@@ -114,22 +110,11 @@ def _call(function: Callable[..., np.ndarray]) -> Callable[..., jax.Array]:
 
   @jax.custom_batching.custom_vmap
   def call(index, tokens, length):  # all with the same leading axes, any
-    shape, width = length.shape, tokens.shape[-1]
-    number = math.prod(shape)
-    per_call = min(number, max(1, _MAX_BYTES // (4 * width)))
-    num_calls = -(-number // per_call)
-
-    def cut(x):
-      x = x.reshape(number, *x.shape[len(shape):])
-      extra = [(0, num_calls * per_call - number)] + [(0, 0)] * (x.ndim - 1)
-      return jnp.pad(x, extra, mode='edge').reshape(
-          num_calls, per_call, *x.shape[1:])
-
-    found = jax.lax.map(
-        lambda rows: jax.pure_callback(
-            function, jax.ShapeDtypeStruct((per_call,), jnp.float32), *rows),
-        tuple(map(cut, (index, tokens, length))))
-    return found.reshape(-1)[:number].reshape(shape)
+    shape = length.shape
+    flat = lambda x: x.reshape(length.size, *x.shape[length.ndim:])
+    return callbacks.by_rows(
+        function, jax.ShapeDtypeStruct((), jnp.float32),
+        *map(flat, (index, tokens, length))).reshape(shape)
 
   @call.def_vmap
   def _(size, is_batched, *rows):
