@@ -81,11 +81,19 @@ def test_functions_are_in_one_split_each():
 
 def test_another_form_of_the_same_function_is_right():
   verdict = lambda text: TASK.say('1>6,2>8', '2*x+4', text)
-  assert verdict('2*(x+2)') == ('6,8', True)
-  assert verdict('x+x+4') == ('6,8', True)
-  assert verdict('2*x*x+4') == ('6,12', False)
+  assert verdict('2*(x+2)') == ('0,0', True)
+  assert verdict('x+x+4') == ('0,0', True)
+  assert verdict('2*x*x+4') == ('0,-4', False)
+  assert verdict('x') == ('5,6', False)
   # It fits what is shown, and not what decides.
-  assert verdict('2*x+4+(x-1)*(x-2)') == ('6,8', False)
+  assert verdict('2*x+4+(x-1)*(x-2)') == ('0,0', False)
+
+
+def test_what_is_said_depends_on_the_question():
+  """Else the answer to another question would be no control."""
+  problems = list(TASK.problems('test', 0, 50))
+  said = [TASK.say(p.question, p.answer, '2*x+4')[0] for p in problems]
+  assert len(set(said)) > 25
 
 
 def test_demonstrations_end_with_what_fits_all_that_is_shown():

@@ -2,9 +2,10 @@
 """Write an expression in x that fits pairs of numbers.
 
 The question shows two pairs, `1>5,4>11`; others are hidden and decide. What is
-said of an attempt is what it gives at the two inputs, `5,11`, or `?` where it
-is no expression: the setting of execution feedback (RLEF, arXiv 2410.02089),
-whose public tests are answered and whose private tests pay.
+said of an attempt is what is missing of the numbers shown, `0,-1` of `2*x+4`
+at `1>6,2>7`, or `?` where it is no expression: the setting of execution
+feedback (RLEF, arXiv 2410.02089), whose public tests are answered and whose
+private tests pay.
 
 An expression is made of x, whole numbers, `+`, `-`, `*` and parentheses. The
 hidden ones are a*x+b, a*x*x+b and (x+a)*b, or the first of these forms alone,
@@ -59,12 +60,13 @@ class Expressions(world.World):
     return ','.join(f'{x}>{value(hidden, x)}' for x in shown), hidden
 
   def say(self, question, hidden, attempt):
-    """Evaluates an attempt at the inputs shown; all inputs decide."""
-    shown = [int(pair.split('>')[0]) for pair in question.split(',')]
-    said = [value(attempt, x) for x in shown]
-    if None in said:
+    """Says how far off an attempt is where pairs are shown; all decide."""
+    pairs = _pairs(question)
+    found = [value(attempt, x) for x, _ in pairs]
+    if None in found:
       return UNREADABLE, False
-    return ','.join(map(str, said)), _values(attempt) == _values(hidden)
+    missing = [y - mine for (_, y), mine in zip(pairs, found, strict=True)]
+    return ','.join(map(str, missing)), _values(attempt) == _values(hidden)
 
   def act(self, question, heard, is_last, rng):
     """Begins near what fits, and gets one number right with every attempt."""
@@ -194,7 +196,12 @@ def _values(text: str) -> tuple[int | None, ...]:
 def fitting(
     largest: int, num_forms: int, question: str) -> tuple[str, ...]:
   """Lists the expressions that give the pairs of a question."""
-  pairs = [tuple(map(int, pair.split('>'))) for pair in question.split(',')]
+  pairs = _pairs(question)
   return tuple(
       text for text in _all(largest, num_forms)
       if all(value(text, x) == y for x, y in pairs))
+
+
+def _pairs(question: str) -> list[tuple[int, ...]]:
+  """Reads the pairs that are shown."""
+  return [tuple(map(int, pair.split('>'))) for pair in question.split(',')]
