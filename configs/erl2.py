@@ -21,6 +21,7 @@ Variants:
   traces_laptop   the same behind countdown.py:laptop; not yet run.
   traces_prompts  one policy, three prompts of gamma, behind countdown.py:tiny.
   traces_mrt      progress rewards (MRT) beside outcomes, behind the same.
+  traces_mixed    a start that was tuned on twelve strategies, behind the same.
   gpu     problems and model of countdown.py:gpu in style compact, with arm
           `revisions` only. One accelerator; not yet run.
   pod     the same of countdown.py:pod. A TPU v5e-8; not yet run, compiled.

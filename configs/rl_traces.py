@@ -58,6 +58,21 @@ def mrt() -> ml_collections.ConfigDict:
   return c
 
 
+def mixed() -> ml_collections.ConfigDict:
+  """Makes a start that mixes strategies, some bad, behind `countdown.py:tiny`.
+  """
+  c = tiny()
+  c.walks = kinds.traces(strategies='stream_of_search', num_processes=1)
+  c.mixed = c.more.copy_and_resolve_references()
+  c.mixed.update(dict(records='walks', num_tokens=200_000))
+  for name in ('rl', 'more', 'episodes'):
+    c[name].start = 'mixed/traces'
+  c.episodes.policies = ('mixed/traces', 'rl', 'more')
+  *before, rl, _, more, episodes = c.stages
+  c.stages = (*before, 'walks', 'mixed', rl, more, episodes)
+  return c
+
+
 def _pipeline(
     variant: str, *, length: int, limit: int) -> ml_collections.ConfigDict:
   """Makes the stages behind a variant of Countdown.
@@ -98,4 +113,4 @@ def _learning(length: int) -> ml_collections.ConfigDict:
 
 VARIANTS = {
     'traces_tiny': tiny, 'traces_laptop': laptop, 'traces_prompts': prompts,
-    'traces_mrt': mrt}
+    'traces_mrt': mrt, 'traces_mixed': mixed}
