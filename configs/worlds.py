@@ -159,7 +159,8 @@ def _expressions(c: ml_collections.ConfigDict) -> None:
   c.sft.optimizer.learning_rate = 2e-3
   c.sft.data.sequence_length = 96
   c.rl.episodes.update(dict(episode_length=8, feedback_length=6))
-  c.rl.num_iterations = 100
+  c.rl.num_iterations = 80
+  c.rl.optimizer.learning_rate = 5e-4
   _others(c, TURNS)
 
 

@@ -4,12 +4,12 @@
   python -m meta_cot.main --config=configs/paper/figure21.py:tiny \
       --workdir=runs/figure21
 
-Policies tuned with one, three and five attempts, with what attempts give at the
+Policies tuned with one, three and five attempts, told what is missing at the
 pairs that are shown, with nothing, and with what is said of another question
 (configs/worlds.py:expressions).
 
 Variants:
-  tiny  a*x+b with numbers up to 9; one objective, three seeds.
+  tiny  a*x+b with numbers up to 40; one objective, three seeds.
 """
 
 import ml_collections
