@@ -4,10 +4,11 @@
   python -m meta_cot.main --config=configs/arms.py:backtracks_tiny \
       --workdir=runs/backtracks
 
-Three-number Countdown, the policy of `configs/loops.py`; stage `table` compares
-(docs/traces.md, "Drafts" and "Openings").
+Three-number Countdown; stage `table` compares (docs/traces.md, "Drafts" and
+"Openings"). The policy is that of `configs/loops.py`, for searches (the last
+two variants) that of `configs/countdown.py:tiny`.
 
-Variants, none of which was run whole:
+Variants; docs/results/arms.md says which were run:
   attempts_tiny    attempts up to the right one, behind which alone the text
                    ends (Eq. 7); the report has their mean number.
   backtracks_tiny  wrong steps that are taken back, before 0, 10 and 50% of the
@@ -27,10 +28,11 @@ import functools
 import ml_collections
 
 from configs import base
+from configs import countdown
 from configs import kinds
 from configs import loops
 
-_BUDGETS = ('24', '48', '96', '160')  # tokens
+_BUDGETS = ('48', '96', '160', '256')  # tokens
 _HEURISTICS = ('sum', 'mult')
 _ALONE = 'dfs_mult'
 _STRATEGIES = (
@@ -84,7 +86,7 @@ def _strategies() -> ml_collections.ConfigDict:
   c.traces.strategies = 'stream_of_search'
   c.tokenizer.vocabulary.pieces = _STRATEGIES
   c.alone_traces = kinds.traces(strategies=_ALONE, num_processes=1)
-  c.alone = _train('traces', c.sft.num_tokens)
+  c.alone = c.sft.copy_and_resolve_references()
   c.alone.records = 'alone_traces'
   c.table.policies += ('alone',)
   *before, table = c.stages
@@ -94,21 +96,26 @@ def _strategies() -> ml_collections.ConfigDict:
 
 def _opened(
     opening: str, openings: Sequence[str]) -> ml_collections.ConfigDict:
-  """Searches behind what is said of them, beside the same without."""
-  c = loops.first_policy()
-  c.sft = _train('traces', 1_000_000)
-  c.opened = _train('traces', 1_000_000)
+  """Searches behind what is said of them, beside the same without.
+
+  Of the policy of `countdown.py:tiny`: a smaller one hardly learns to search.
+  """
+  c = countdown.get_config('tiny')
+  c.sft.update(dict(arms=('traces',), num_tokens=2_100_000))
+  c.opened = c.sft.copy_and_resolve_references()
   c.opened.data.update(dict(opening=opening, openings=tuple(openings)))
-  return _compared(c, ['sft', 'opened'], 'sft/traces')
+  c.stages = c.stages[:-1]
+  c = _compared(c, ['sft', 'opened'], 'sft/traces')
+  c.table.samples.max_new_tokens = c.sft.data.sequence_length
+  return c
 
 
 def _train(arm: str, num_tokens: int) -> ml_collections.ConfigDict:
   t = kinds.train(
       arms=(arm,), num_tokens=num_tokens, eval_every_steps=100,
       save_every_steps=400)
-  t.data.sequence_length = 192 if arm == 'traces' else 96
-  if arm != 'traces':
-    t.data.mask = 'solution_path'  # not what was taken back
+  t.data.sequence_length = 96
+  t.data.mask = 'solution_path'  # not what was taken back
   return t
 
 

@@ -66,4 +66,4 @@ def test_a_policy_is_asked_with_every_budget(tmp_path):
       _small('budgets_tiny', 'opened'), tmp_path / 'w')
   summary = files.read_json(context.folder('table') / 'summary.json')
   assert {e['policy'] for e in summary['success']} - {'symbolic'} == {
-      f'opened/traces {n}' for n in ('24', '48', '96', '160')}
+      f'opened/traces {n}' for n in ('48', '96', '160', '256')}
