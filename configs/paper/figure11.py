@@ -9,7 +9,7 @@ A policy of arm `attempts` writes attempts up to one that it takes for right
 search for it is long. `figure` has the attempts, `solved` the success.
 
 Variants:
-  tiny  three-number Countdown, 400,000 tokens, three seeds of one order.
+  tiny  three-number Countdown, 2M tokens, three seeds.
 """
 
 import ml_collections
@@ -22,7 +22,8 @@ from configs.paper import puzzles
 def _tiny() -> ml_collections.ConfigDict:
   c = arms.get_config('attempts_tiny')
   for name in c.table.policies:
-    c[name].seeds = puzzles.SEEDS
+    c[name].update(dict(seeds=puzzles.SEEDS, num_tokens=2_000_000))
+  c.attempts.data.mask = 'procedure_cloning'  # wrong attempts are trained too
   c.table.reference = None
   c.solved = kinds.figure(
       figure='difficulty', stages=('table',), title='Success by difficulty')
