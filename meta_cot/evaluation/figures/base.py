@@ -96,6 +96,19 @@ def grouped(
   return [Group(label, runs) for (_, label), runs in found.items()]
 
 
+def by_policy(
+    group: Group, solvers: Sequence[str]) -> dict[str, list[base.Outcomes]]:
+  """Finds attempts of every policy's runs, by the first of the solvers there.
+  """
+  found = {}
+  for run in group.runs:
+    outcomes = next((
+        o for solver in solvers if (o := run.tested(solver)) is not None), None)
+    if outcomes is not None:
+      found.setdefault(run.policy, []).append(outcomes)
+  return found
+
+
 def judge(reference: str) -> str:
   """Names a judge of samples, of whatever seed."""
   return _SEED.sub('', reference.partition('/')[0]).rstrip('_')

@@ -78,25 +78,14 @@ def within(groups: Sequence[base.Group]) -> base.Figure:
   """
   lines = {}
   for group in groups:
-    for policy in dict.fromkeys(run.policy for run in group.runs):
-      found = [o for run in group.runs if run.policy == policy
-               and (o := _texts(run)) is not None]
-      if not found:
-        continue
+    for policy, found in base.by_policy(
+        group, ('revisions', 'samples', 'greedy')).items():
       longest = max(o.by_episode(o.num_tokens).sum(-1).max() for o in found)
       tokens_T = np.unique(np.rint(np.geomspace(8, longest, _POINTS)))
       name = f'{group.label}: {policy}' if len(groups) > 1 else policy
       lines[name] = base.line([
           [*zip(tokens_T, anytime.within(o, tokens_T).T)] for o in found])
   return base.Figure('tokens', 'solved within so many', lines)
-
-
-def _texts(run: base.Run):
-  for solver in ('revisions', 'samples', 'greedy'):
-    outcomes = run.tested(solver)
-    if outcomes is not None:
-      return outcomes
-  return None
 
 
 def _tested(group: base.Group, solver: str) -> list[solvers_base.Outcomes]:

@@ -22,7 +22,9 @@ _X = 'nodes of the teacher\'s search'
 
 def difficulty(groups: Sequence[base.Group]) -> base.Figure:
   """Makes the share of problems that are solved, by their difficulty."""
-  return base.Figure(_X, 'solved', _lines(groups, lambda o: o.is_correct))
+  return base.Figure(_X, 'solved', _lines(
+      groups, lambda o: o.is_correct, lambda x, found: base.line(
+          [[(x, some_B)] for some_B in found])[0]))
 
 
 def attempts(groups: Sequence[base.Group]) -> base.Figure:
@@ -30,36 +32,30 @@ def attempts(groups: Sequence[base.Group]) -> base.Figure:
 
   Of policies whose style counts them, such as arm `attempts`.
   """
-  return base.Figure(
-      _X, 'attempts in a text', _lines(
-          groups, lambda o: o.details.get('attempts')), is_rate=False)
+  return base.Figure(_X, 'attempts in a text', _lines(
+      groups, lambda o: o.details.get('attempts'),
+      lambda x, found: base.of_estimates(x, [*map(_estimate, found)])),
+                     is_rate=False)
 
 
 def _lines(
     groups: Sequence[base.Group],
     values: Callable[[solvers_base.Outcomes], np.ndarray | None],
+    point: Callable[[float, Sequence[np.ndarray]], base.Point],
 ) -> dict[str, list[base.Point]]:
-  """By policy: means of the values [B, N] over every part of the problems."""
+  """By policy: a point of the values, [B, N] a run, over every part."""
   lines = {}
   for group in groups:
     parts, x = _parts(group)
-    by_policy = {}
-    for run in group.runs:
-      outcomes = _texts(run)
-      if outcomes is not None and values(outcomes) is not None:
-        by_policy.setdefault(run.policy, []).append(
-            values(outcomes).astype(float).mean(axis=1))
-    for policy, found in by_policy.items():
+    for policy, found in base.by_policy(group, ('samples', 'greedy')).items():
+      means = [v.astype(float).mean(axis=1) for o in found
+               if (v := values(o)) is not None]
       name = f'{group.label}: {policy}' if len(groups) > 1 else policy
-      lines[name] = [
-          base.of_estimates(mean, [_estimate(some_B[part]) for some_B in found])
-          for part, mean in zip(parts, x, strict=True)]
+      if means:
+        lines[name] = [
+            point(mean, [some_B[part] for some_B in means])
+            for part, mean in zip(parts, x, strict=True)]
   return lines
-
-
-def _texts(run: base.Run) -> solvers_base.Outcomes | None:
-  found = run.tested('samples')
-  return run.tested('greedy') if found is None else found
 
 
 def _estimate(values_B: np.ndarray) -> dict[str, float]:

@@ -44,7 +44,7 @@ def turns(groups: Sequence[base.Group]) -> base.Figure:
   """
   lines = {}
   for group in groups:
-    for policy, found in _by_policy(group, ('revisions',)).items():
+    for policy, found in base.by_policy(group, ('revisions',)).items():
       found = [_last(o) for o in found]
       lines[f'{group.label}: {policy}'] = base.line([
           [(n * number, choosing.oracle(o, n))
@@ -57,7 +57,7 @@ def revised(groups: Sequence[base.Group]) -> base.Figure:
   """Makes how often the k-th attempt of a trajectory is right (Figure 10)."""
   lines = {}
   for group in groups:
-    for policy, found in _by_policy(group, ('revisions',)).items():
+    for policy, found in base.by_policy(group, ('revisions',)).items():
       name = f'{group.label}: {policy}' if len(groups) > 1 else policy
       lines[name] = base.line([
           [(k + 1, right_BxK[:, k]) for k in range(right_BxK.shape[1])]
@@ -78,7 +78,7 @@ def unsolved(groups: Sequence[base.Group]) -> base.Figure:
     theirs = [
         o for run in group.runs if run.policy == symbolic.POLICY
         for key, o in run.outcomes.items() if key.solver != symbolic.TEACHER]
-    for policy, found in _by_policy(group, ('samples', 'greedy')).items():
+    for policy, found in base.by_policy(group, ('samples', 'greedy')).items():
       if not theirs or policy == symbolic.POLICY:
         continue
       longest = max(o.num_tokens.max() for o in found)
@@ -91,19 +91,6 @@ def unsolved(groups: Sequence[base.Group]) -> base.Figure:
           [*zip(tokens_T, (anytime.within(o, tokens_T) * is_left_BxT).T)]
           for o in found])
   return base.Figure('tokens', 'solved where no strategy does', lines)
-
-
-def _by_policy(
-    group: base.Group, solvers: Sequence[str]
-) -> dict[str, list[solvers_base.Outcomes]]:
-  """Attempts of every policy's runs, by the first of the solvers there."""
-  found = {}
-  for run in group.runs:
-    outcomes = next((
-        o for solver in solvers if (o := run.tested(solver)) is not None), None)
-    if outcomes is not None:
-      found.setdefault(run.policy, []).append(outcomes)
-  return found
 
 
 def _last(
