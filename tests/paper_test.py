@@ -29,5 +29,7 @@ def test_every_variant_ends_with_its_figure(name):
     *_, last = experiment.chosen(None)
     shown = last.settings.stages
     assert set(shown) <= set(experiment.groups) and last.settings.title
+    if last.settings.figure in ('turns', 'revised'):  # of episodes
+      assert all(experiment.groups[name].settings.start for name in shown)
   with pytest.raises(ValueError, match='variant'):
     module.get_config('none')

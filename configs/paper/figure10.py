@@ -33,8 +33,9 @@ def _tiny() -> ml_collections.ConfigDict:
         sequence_length=96, max_attempts=4, trained_attempts=trained))
     c.stages += (trained,)
   c.table = kinds.evaluate(
-      policies=_TRAINED, solvers=('revisions',), num_problems=300,
-      num_curve_problems=0)
+      policies=_TRAINED, solvers=('samples', 'revisions'), num_problems=300,
+      num_curve_problems=0, start=f'{_TRAINED[0]}/revisions/seed0')
+  c.table.samples.num_samples = _NUM_ATTEMPTS
   c.table.episodes.update(dict(num_episodes=_NUM_ATTEMPTS, window=3))
   c.figure = kinds.figure(
       figure='revised', stages=('table',), title='Attempts and their success')
