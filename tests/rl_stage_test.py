@@ -237,7 +237,7 @@ def test_variants():
     experiment = experiment_lib.parse(erl2_config.get_config(variant))
     assert 'rl' in experiment.stages[:-1]
     assert experiment.stages[-1] == 'episodes'
-    start = experiment.groups['rl'].settings.start
-    assert start.removeprefix('sft/') in experiment.groups['sft'].settings.arms
+    stage, arm = experiment.groups['rl'].settings.start.split('/')
+    assert arm in experiment.groups[stage].settings.arms
   with pytest.raises(ValueError, match="got 'x'; must be one of tiny"):
     erl2_config.get_config('x')
