@@ -14,6 +14,7 @@ from configs import kinds
 
 _START = 'sft/traces'
 _GAMMA = 0.98
+_PROMPTS = ('x', "'", '!')  # one token each
 
 
 def tiny() -> ml_collections.ConfigDict:
@@ -34,15 +35,23 @@ def laptop() -> ml_collections.ConfigDict:
 
 
 def prompts() -> ml_collections.ConfigDict:
-  """Makes one policy that is told its discount, behind `countdown.py:tiny`."""
+  """Makes one policy that is told its discount, behind `countdown.py:tiny`.
+
+  It learns to go on behind the prompts before they mean anything.
+  """
   c = tiny()
-  c.rl.objectives = ('single',)
-  c.rl.num_iterations = 150
+  c.told = c.more.copy_and_resolve_references()
+  c.told.num_tokens = 200_000
+  c.told.data.update(dict(opening='any', openings=_PROMPTS))
+  c.rl.update(dict(
+      start='told/traces', objectives=('single',), num_iterations=150))
   c.rl.credit.discounts = (1.0, 0.98, 0.95)
-  c.rl.credit.discount_prompts = ('x', "'", '!')
+  c.rl.credit.discount_prompts = tuple(f'{name}:' for name in _PROMPTS)
   c.episodes.update(dict(
-      policies=(_START, 'rl'), reference=None, solvers=('greedy', 'samples')))
-  c.stages = tuple(s for s in c.stages if s not in ('quick', 'more'))
+      policies=('told', 'rl'), start='told/traces', reference=None,
+      solvers=('greedy', 'samples')))
+  *before, rl, _, _, episodes = c.stages
+  c.stages = (*before, 'told', rl, episodes)
   return c
 
 
@@ -62,15 +71,44 @@ def mixed() -> ml_collections.ConfigDict:
   """Makes a start that mixes strategies, some bad, behind `countdown.py:tiny`.
   """
   c = tiny()
-  c.walks = kinds.traces(strategies='stream_of_search', num_processes=1)
-  c.mixed = c.more.copy_and_resolve_references()
-  c.mixed.update(dict(records='walks', num_tokens=200_000))
+  _mix(c, num_tokens=200_000)
   for name in ('rl', 'more', 'episodes'):
     c[name].start = 'mixed/traces'
   c.episodes.policies = ('mixed/traces', 'rl', 'more')
   *before, rl, _, more, episodes = c.stages
   c.stages = (*before, 'walks', 'mixed', rl, more, episodes)
   return c
+
+
+def both() -> ml_collections.ConfigDict:
+  """Makes the same two runs of RL from a plateau, and from a start below it.
+
+  The one below has learned a little of twelve strategies behind the plateau;
+  behind `countdown.py:tiny`.
+  """
+  c = tiny()
+  c.sft.update(dict(arms=('traces',), num_tokens=2_100_000))
+  _mix(c, num_tokens=50_000)
+  c.rl.objectives = ('single',)
+  c.episodes.policies = (_START, 'rl', 'quick')
+  stages = ('rl', 'quick', 'episodes')
+  for name in stages:
+    c[f'mixed_{name}'] = c[name].copy_and_resolve_references()
+    c[f'mixed_{name}'].start = 'mixed/traces'
+  c.mixed_episodes.update(dict(
+      policies=('mixed/traces', 'mixed_rl', 'mixed_quick'),
+      reference='mixed_rl/single/seed0'))
+  before = c.stages[:c.stages.index('rl')]
+  c.stages = (
+      *before, *stages, 'walks', 'mixed', *(f'mixed_{s}' for s in stages))
+  return c
+
+
+def _mix(c: ml_collections.ConfigDict, num_tokens: int) -> None:
+  """Adds a start that has learned so much of twelve strategies."""
+  c.walks = kinds.traces(strategies='stream_of_search', num_processes=1)
+  c.mixed = c.more.copy_and_resolve_references()
+  c.mixed.update(dict(records='walks', num_tokens=num_tokens))
 
 
 def _pipeline(

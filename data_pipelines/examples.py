@@ -66,7 +66,8 @@ class DataConfig:
   max_attempts: int = config_lib.setting(low=1)  # arms that write several
   trained_attempts: str = config_lib.setting(choices=('final', 'all'))
   backtrack_rate: float = config_lib.setting(low=0.0, high=1.0)
-  opening: str = config_lib.setting(choices=('none', 'strategy', 'budget'))
+  opening: str = config_lib.setting(choices=(
+      'none', 'strategy', 'budget', 'any'))
   openings: tuple[str, ...] = config_lib.setting(is_unique=True)
   value: ValueConfig
   verdict: VerdictConfig
@@ -118,7 +119,7 @@ class Texts:
         attempts, config, tokenizer, self.style)
     tokens, weights = write(self.tokenizer)
     if config.opening != 'none':
-      opening = self._opening(record, attempts, len(tokens))
+      opening = self._opening(record, attempts, len(tokens), rng)
       if opening is None:
         return None
       tokens, weights = write(tokenizers.Opened(
@@ -129,14 +130,15 @@ class Texts:
     example['weights'] = weights[1:]
     return example
 
-
   def _opening(
       self, record: record_lib.TraceRecord, attempts: arms.Attempts,
-      num_tokens: int) -> str | None:
+      num_tokens: int, rng: np.random.Generator) -> str | None:
     """What stands before the question; None: nothing that is named does."""
     names = self.config.openings
     if self.config.opening == 'strategy':
       return record.strategy if record.strategy in names else None
+    if self.config.opening == 'any':
+      return names[rng.integers(len(names))]
     written = num_tokens - len(self.tokenizer.encode_prompt(
         format_lib.prompt(attempts[0], self.style)))
     return min(

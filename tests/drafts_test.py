@@ -179,6 +179,12 @@ def test_budgets_and_strategies_stand_before_questions(records, tokenizer):
   assert texts(records[0], np.random.default_rng(0)) is None
   named = dataclasses.replace(records[0], strategy='dfs')
   assert _shown(texts(named, np.random.default_rng(0))).startswith('dfs:')
+  drawn = dataclasses.replace(config, opening='any', openings=('24', '40'))
+  texts = examples_lib.Texts(
+      small_arms.ARMS['traces'], drawn, tokenizer, 'compact')
+  rng = np.random.default_rng(0)
+  seen = {_shown(texts(records[0], rng)).partition(':')[0] for _ in range(20)}
+  assert seen == {'24', '40'}
 
 
 @pytest.mark.parametrize('opening_, names', [

@@ -70,11 +70,22 @@ def test_unsolved_are_those_of_no_strategy_with_as_many_tokens():
       rows.append(_row(
           place, name, number is not None, None if number is None
           or np.isnan(number) else float(number), policy='symbolic'))
-  line = figures.FIGURES['unsolved']([
-      base.Group('x', base.runs_of(rows, {}))]).lines['p']
+  group = base.Group('x', base.runs_of(rows, {}))
+  line = figures.FIGURES['unsolved']([group]).lines['p']
   found = {p.x: p.y for p in line}
   # The first two are solved with 8 tokens, when strategies have none of them;
   # the third is solved by one that had 9. Teachers do not count.
   assert found[8.0] == pytest.approx(2 / 5)
   assert found[9.0] == pytest.approx(1 / 5)
   assert found[20.0] == pytest.approx(1 / 5)
+  # A third text of another policy solves the first problem with 10 tokens.
+  many = [
+      _row(place, 'samples', place == 0 and attempt == 2, 10.0, policy='q',
+           attempt=attempt)
+      for place in range(len(tokens)) for attempt in range(3)]
+  lines = figures.FIGURES['unsolved'](
+      [group, base.Group('many', base.runs_of(many, {}))]).lines
+  assert set(lines) == {'p'}
+  found = {p.x: p.y for p in lines['p']}
+  assert found[9.0] == pytest.approx(1 / 5)
+  assert found[20.0] == 0

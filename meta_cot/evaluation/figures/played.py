@@ -71,11 +71,18 @@ def unsolved(groups: Sequence[base.Group]) -> base.Figure:
 
   Of all problems, those that a text of the policy solves within t tokens and no
   strategy of the teacher does. A strategy whose tokens are not known solves its
-  problems at once.
+  problems at once. Stages without strategies are searches as well: what any
+  sample in them solves within t tokens is solved, at the same problems.
   """
   lines = {}
-  for group in groups:
-    theirs = [
+  is_taught = lambda group: any(
+      run.policy == symbolic.POLICY for run in group.runs)
+  taught = [group for group in groups if is_taught(group)]
+  drawn = [
+      o for group in groups if not is_taught(group)
+      for found in base.by_policy(group, ('samples',)).values() for o in found]
+  for group in taught:
+    theirs = drawn + [
         o for run in group.runs if run.policy == symbolic.POLICY
         for key, o in run.outcomes.items() if key.solver != symbolic.TEACHER]
     for policy, found in base.by_policy(group, ('samples', 'greedy')).items():
@@ -83,14 +90,20 @@ def unsolved(groups: Sequence[base.Group]) -> base.Figure:
         continue
       longest = max(o.num_tokens.max() for o in found)
       tokens_T = np.unique(np.rint(np.geomspace(8, longest, _POINTS)))
-      is_left_BxT = ~np.any([
-          o.is_correct & (np.nan_to_num(o.num_tokens) <= tokens_T)
-          for o in theirs], axis=0)
-      name = f'{group.label}: {policy}' if len(groups) > 1 else policy
+      is_left_BxT = ~np.any([_solved(o, tokens_T) for o in theirs], axis=0)
+      name = f'{group.label}: {policy}' if len(taught) > 1 else policy
       lines[name] = base.line([
           [*zip(tokens_T, (anytime.within(o, tokens_T) * is_left_BxT).T)]
           for o in found])
   return base.Figure('tokens', 'solved where no strategy does', lines)
+
+
+def _solved(
+    outcomes: solvers_base.Outcomes, tokens_T: np.ndarray) -> np.ndarray:
+  """Whether any attempt at a problem is right within t tokens, [B, T]."""
+  taken_BxGx1 = np.nan_to_num(outcomes.num_tokens)[..., None]
+  return np.any(
+      outcomes.is_correct[..., None] & (taken_BxGx1 <= tokens_T), axis=1)
 
 
 def _last(
