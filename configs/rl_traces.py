@@ -88,7 +88,8 @@ def both() -> ml_collections.ConfigDict:
   """
   c = tiny()
   c.sft.update(dict(arms=('traces',), num_tokens=2_100_000))
-  _mix(c, num_tokens=50_000)
+  _mix(c, num_tokens=30_000)
+  c.mixed.optimizer.learning_rate = 2e-4
   c.rl.objectives = ('single',)
   c.episodes.policies = (_START, 'rl', 'quick')
   stages = ('rl', 'quick', 'episodes')

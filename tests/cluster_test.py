@@ -82,9 +82,11 @@ def _ready_to_train(whole, workdir):
   return workdir
 
 
-def test_four_processes_give_what_one_gives(whole, tmp_path):
+@pytest.mark.parametrize('number', [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_give_what_one_gives(whole, tmp_path, number):
   workdir = tmp_path / 'w'
-  code, _, err = cluster.run(4, _main(workdir), tmp_path / 'logs')
+  code, _, err = cluster.run(
+      number, _main(workdir), tmp_path / 'logs', num_devices=4 // number)
   assert code == 0, err[-3000:]
   for folder in ('traces', 'tokenizer'):
     files = sorted((whole / folder).iterdir())
@@ -162,6 +164,7 @@ def _wait_for_rows(process, workdir, num_rows, *, checkpoint=None):
   raise AssertionError(f'no {num_rows} rows: {process.communicate()}')
 
 
+@pytest.mark.slow
 def test_killed_pods_are_made_again_and_end_with_the_same_bits(
     whole, tmp_path):
   """Each once; they have the variables of a JobSet only, and its command."""
