@@ -77,7 +77,8 @@ def train(**changes: Any) -> ml_collections.ConfigDict:
   # What a policy learns to write: traces | solution_only |
   # solution_only_permuted | revisions | revisions_kept | episodes |
   # verified_traces | visited | relabelled; of style compact_drafts too
-  # backtracks | resets | attempts | checked; of style compact_threads threads.
+  # backtracks | resets | attempts | attempts_kept | checked; of style
+  # compact_threads threads.
   t.arms = ('traces', 'solution_only')
   # Every arm is trained with each, as ARM/seedN; (): with config.seed, as ARM.
   t.seeds = ()

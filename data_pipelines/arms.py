@@ -116,7 +116,8 @@ class Arm:
         self.task, record, rng, max_attempts - 1, is_free=self.is_free)
     return drafted.with_attempts(
         self.task, record, wrong, self.style,
-        is_checked=self.draft == 'checked')
+        is_checked=self.draft == 'checked',
+        num_attempts=max_attempts if self.is_kept else 0)
 
   def _can_write(self, attempt: Events) -> bool:
     """Whether there are steps, and the style can write them."""
@@ -315,5 +316,6 @@ ARMS: Mapping[str, Arm] = types.MappingProxyType({
     'backtracks': Arm(draft='backtracks'),
     'resets': Arm(draft='reset'),
     'attempts': Arm(draft='attempts'),
+    'attempts_kept': Arm(draft='attempts', is_kept=True),
     'checked': Arm(draft='checked'),
 })

@@ -67,14 +67,17 @@ def with_reset(
 def with_attempts(
     task: base.Task, record: record_lib.TraceRecord,
     failures: Sequence[Events], style: str, *, is_checked: bool,
+    num_attempts: int = 0,
 ) -> Events:
   """Writes wrong attempts, then the solution (Eq. 7).
 
-  The text ends behind the solution alone. Checked, every attempt has behind it
-  the state that it reached, and whether that is right.
+  The text ends behind the solution alone, which is written again up to
+  `num_attempts`. Checked, every attempt has behind it the state that it
+  reached, and whether that is right.
   """
   texts = [events[-1].text for events in failures]
-  texts.append(events_lib.answer(record, record.solution).text)
+  right = events_lib.answer(record, record.solution).text
+  texts += [right] * max(num_attempts - len(texts), 1)
   text = ''
   for i, steps in enumerate(texts, 1):
     is_last = i == len(texts)

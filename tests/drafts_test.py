@@ -134,6 +134,19 @@ def test_resets_abandon_beginnings_of_wrong_attempts(records):
   assert set(lengths) == {1, 2}
 
 
+def test_attempts_that_are_kept_are_as_many_in_every_text(records):
+  repeats = set()
+  for seed, record in enumerate(records):
+    text = _shown(_text('attempts_kept', record, seed, sequence_length=400))
+    plain = _shown(_text('attempts', record, seed, sequence_length=400))
+    assert drafts.num_attempts(text) == small_arms.CONFIG.max_attempts
+    right = plain.removesuffix('<eos>').rpartition('S')[2]
+    repeats.add(text.count(right))
+    assert text == plain.removesuffix('<eos>') + f'^S{right}' * (
+        drafts.num_attempts(text) - drafts.num_attempts(plain)) + '<eos>'
+  assert repeats == {1, 2, 3, 4}
+
+
 def test_checks_say_what_was_reached(records):
   numbers = set()
   for seed, record in enumerate(records):

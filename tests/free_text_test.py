@@ -48,7 +48,7 @@ def test_arms_that_write_searches_or_marks_are_refused():
   able = {name for name, arm in arms.ARMS.items() if STYLE in arm.styles}
   assert arms.ARMS.keys() - able == {
       'traces', 'verified_traces', 'backtracks', 'resets', 'attempts',
-      'checked', 'threads'}
+      'attempts_kept', 'checked', 'threads'}
 
 
 def test_wrong_attempts_are_what_the_verifier_finds_wrong():

@@ -6,7 +6,8 @@
 
 A policy of arm `attempts` writes attempts up to one that it takes for right
 (Eq. 7, configs/arms.py:attempts_tiny). A problem is as hard as the teacher's
-search for it is long. `figure` has the attempts, `solved` the success.
+search for it is long. `figure` has the attempts, `solved` the success. Beside it
+stands one that always makes four (`kept`), about the mean of the first.
 
 Variants:
   tiny  three-number Countdown, 2M tokens, three seeds.
@@ -21,9 +22,14 @@ from configs.paper import puzzles
 
 def _tiny() -> ml_collections.ConfigDict:
   c = arms.get_config('attempts_tiny')
+  c.attempts.data.mask = 'procedure_cloning'  # wrong attempts are trained too
+  c.kept = c.attempts.copy_and_resolve_references()
+  c.kept.arms = ('attempts_kept',)
+  c.table.policies += ('kept',)
+  *before, table = c.stages
+  c.stages = (*before, 'kept', table)
   for name in c.table.policies:
     c[name].update(dict(seeds=puzzles.SEEDS, num_tokens=2_000_000))
-  c.attempts.data.mask = 'procedure_cloning'  # wrong attempts are trained too
   c.table.reference = None
   c.solved = kinds.figure(
       figure='difficulty', stages=('table',), title='Success by difficulty')
