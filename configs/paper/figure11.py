@@ -6,8 +6,8 @@
 
 A policy of arm `attempts` writes attempts up to one that it takes for right
 (Eq. 7, configs/arms.py:attempts_tiny). A problem is as hard as the teacher's
-search for it is long. `figure` has the attempts, `solved` the success. Beside it
-stands one that always makes four (`kept`), about the mean of the first.
+search for it is long. `figure` has the attempts, `solved` the success. Beside
+it stands one that always makes four (`kept`), about the mean of the first.
 
 Variants:
   tiny  three-number Countdown, 2M tokens, three seeds.
