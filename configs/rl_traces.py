@@ -84,7 +84,8 @@ def both() -> ml_collections.ConfigDict:
   """Makes the same two runs of RL from a plateau, and from a start below it.
 
   The one below has learned a little of twelve strategies behind the plateau;
-  behind `countdown.py:tiny`.
+  expert iteration and more supervised training start from it too. Behind
+  `countdown.py:tiny`.
   """
   c = tiny()
   c.sft.update(dict(arms=('traces',), num_tokens=2_100_000))
@@ -92,16 +93,18 @@ def both() -> ml_collections.ConfigDict:
   c.mixed.optimizer.learning_rate = 2e-4
   c.rl.objectives = ('single',)
   c.episodes.policies = (_START, 'rl', 'quick')
-  stages = ('rl', 'quick', 'episodes')
+  stages = ('rl', 'quick', 'more', 'episodes')
   for name in stages:
     c[f'mixed_{name}'] = c[name].copy_and_resolve_references()
     c[f'mixed_{name}'].start = 'mixed/traces'
+  c.mixed_rl.objectives = ('single', 'star')
   c.mixed_episodes.update(dict(
-      policies=('mixed/traces', 'mixed_rl', 'mixed_quick'),
+      policies=('mixed/traces', 'mixed_rl', 'mixed_quick', 'mixed_more'),
       reference='mixed_rl/single/seed0'))
   before = c.stages[:c.stages.index('rl')]
   c.stages = (
-      *before, *stages, 'walks', 'mixed', *(f'mixed_{s}' for s in stages))
+      *before, 'rl', 'quick', 'episodes', 'walks', 'mixed',
+      *(f'mixed_{s}' for s in stages))
   return c
 
 
