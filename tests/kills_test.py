@@ -21,12 +21,9 @@ from tests import small_run
 
 ARMS = ('traces', 'solution_only')
 MOMENTS = kills.moments(ARMS, num_rows=12)
-# One kind of place each: a shard, a checkpoint that is written, between
-# checkpoints, sizes of a budget, reinforcement learning as it saves and between
-# its saves.
-FEW = (
-    'problem shard', 'traces: in a save', 'words: row', 'sizes',
-    'in the best save', 'iteration')
+# One kind of place each: a shard, a checkpoint that is written, sizes of a
+# budget, between the saves of reinforcement learning.
+FEW = ('problem shard', 'traces: in a save', 'sizes', 'iteration')
 NUM_WORKDIRS = 5
 NUM_MORE = 3  # kills in every workdir, besides its share of the moments
 

@@ -132,8 +132,8 @@ def test_wrong_settings_stop_before_any_work(tmp_path):
   assert not (tmp_path / 'w').exists()
 
 
-@pytest.mark.parametrize('rows', [
-    1, pytest.param(6, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('rows', [1, 6])
 def test_killed_anywhere_it_continues_to_the_same_bits(
     finished, tmp_path, rows):
   expected, _ = finished

@@ -171,6 +171,7 @@ def test_training_may_grow_and_not_shrink(rerun):
   assert 'continues' not in run(**{'sft.num_tokens': 4000})[1]
 
 
+@pytest.mark.slow
 def test_killed_in_the_continued_part_it_ends_the_same(rerun, tmp_path):
   workdir, run = rerun
   before = _steps(workdir)[-1]

@@ -138,6 +138,7 @@ def test_a_second_command_does_nothing(finished):
   assert _seen(workdir) == before
 
 
+@pytest.mark.slow
 def test_other_settings_train_again_and_nothing_before(copy):
   one = copy / 'rl' / 'erl2' / 'seed0' / 'metrics.jsonl'
   before = one.read_text()

@@ -242,9 +242,10 @@ def test_the_largest_gap_is_a_maximum(accumulation):
 
 
 @pytest.mark.parametrize('advantage', (
-    'rloo', 'mrt', 'gae', *(
+    'rloo', 'gae', *(
         pytest.param(name, marks=pytest.mark.slow) for name in (
-            'reinforce', 'step_rloo', 'grpo', 'grpo_no_std', 'vineppo'))))
+            'mrt', 'reinforce', 'step_rloo', 'grpo', 'grpo_no_std',
+            'vineppo'))))
 def test_only_the_last_reward_counts_in_batch_loss_and_gradient(advantage):
   run = _run(advantage=advantage)
   assert all(np.isfinite(v) for v in run.rows[0].values()), run.rows[0]
