@@ -18,7 +18,7 @@ Variants:
   traces_tiny     RL on the search itself, behind countdown.py:tiny: one long
           episode, gamma 1 and .98, beside expert iteration and more supervised
           training, three seeds each (`configs/rl_traces.py`).
-  traces_laptop   the same behind countdown.py:laptop; not yet run.
+  traces_laptop   the same behind countdown.py:laptop.
   traces_prompts  one policy, three prompts of gamma, behind countdown.py:tiny.
   traces_mrt      progress rewards (MRT) beside outcomes, behind the same.
   traces_mixed    a start that was tuned on twelve strategies, behind the same.

@@ -23,7 +23,9 @@ from meta_cot.runtime import files
 BLUE, RED, GREEN = '#0072B2', '#D55E00', '#009E73'
 _COLORS = (BLUE, RED, GREEN, '#CC79A7', '#E69F00', '#56B4E9', '#000000')
 _STYLES = tuple(  # of the first line, the second, ...
-    dict(color=color, marker=m) for color, m in zip(_COLORS, 'osD^vPX'))
+    dict(color=color, marker=m, linestyle=line)
+    for line, markers in (('-', 'osD^vPX'), ('--', 'v^PXDso'))
+    for color, m in zip(_COLORS, markers))
 
 _PANELS = 3  # in a row
 _MOST_TICKS = 8  # one for every point, where there are no more
