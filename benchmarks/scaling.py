@@ -64,11 +64,14 @@ class Cell:
     """What the config is changed by; the batch comes last."""
     replicas = self.num_chips // _PARTS
     is_weak = self.scaling == 'weak'
+    # The data of `sft` are not compiled, but must divide among hosts.
+    asked = self._mesh(1, _PARTS) | {
+        'sft.data.num_streams': 4 * replicas, 'sft.batch_size': 32 * replicas}
     if self.stage == 'search':
-      return self._mesh(1, _PARTS) | {'search.search.num_slots': 32 * replicas}
+      return asked | {'search.search.num_slots': 32 * replicas}
     if self.stage == 'rl':
       shared = replicas if is_weak else _REPLICAS
-      return self._mesh(1, _PARTS) | {
+      return asked | {
           'rl.questions.num_slots': 128 * shared,
           'rl.questions.num_questions': 32 * shared}
     model = 1 if is_weak or 4 * self.num_chips <= _ROWS else _PARTS
