@@ -64,16 +64,15 @@ class Cell:
     """What the config is changed by; the batch comes last."""
     replicas = self.num_chips // _PARTS
     is_weak = self.scaling == 'weak'
-    # The data of `sft` are not compiled, but must divide among hosts.
-    asked = self._mesh(1, _PARTS) | {
-        'sft.data.num_streams': 4 * replicas, 'sft.batch_size': 32 * replicas}
-    if self.stage == 'search':
-      return asked | {'search.search.num_slots': 32 * replicas}
-    if self.stage == 'rl':
+    if self.stage != 'sft':
       shared = replicas if is_weak else _REPLICAS
-      return asked | {
+      # What other stages share must divide too, though it is not compiled.
+      asked = self._mesh(1, _PARTS) | {
+          'sft.data.num_streams': 4 * replicas, 'sft.batch_size': 32 * replicas,
           'rl.questions.num_slots': 128 * shared,
           'rl.questions.num_questions': 32 * shared}
+      return asked if self.stage == 'rl' else asked | {
+          'search.search.num_slots': 32 * replicas}
     model = 1 if is_weak or 4 * self.num_chips <= _ROWS else _PARTS
     rows = 4 * self.num_chips if is_weak else _ROWS
     return self._mesh(min(16, self.num_chips), model) | {
