@@ -11,8 +11,9 @@ two variants) that of `configs/countdown.py:tiny`.
 Variants; docs/results/arms.md says which were run:
   attempts_tiny    attempts up to the right one, behind which alone the text
                    ends (Eq. 7); the report has their mean number.
-  backtracks_tiny  wrong steps that are taken back, before 0, 10 and 50% of the
-                   right ones (Eqs. 8 and 9).
+  backtracks_tiny  wrong steps that are taken back, before 0, 1, 10 and 50% of
+                   the right ones (Eqs. 8 and 9), by how long the teacher's
+                   search for a problem is; three seeds.
   resets_tiny      beginnings of wrong attempts, masked, before half of the
                    solutions (Eq. 10).
   checked_tiny     every attempt is checked before it counts.
@@ -31,8 +32,10 @@ from configs import base
 from configs import countdown
 from configs import kinds
 from configs import loops
+from configs.paper import puzzles
 
 _BUDGETS = ('48', '96', '160', '256')  # tokens
+_LENGTH = 96  # tokens of a row of drafts
 _HEURISTICS = ('sum', 'mult')
 _ALONE = 'dfs_mult'
 _STRATEGIES = (
@@ -54,6 +57,7 @@ def _drafts(
   """Solutions with what was taken back, beside solutions alone."""
   c = loops.first_policy()
   c.style = 'compact_drafts'
+  c.sft.data.sequence_length = _LENGTH
   c.tokenizer.vocabulary.pieces = ('~', '^', '?', 'x', '!')
   policies = ['sft']
   for rate in rates:
@@ -65,9 +69,15 @@ def _drafts(
 
 
 def _backtracks() -> ml_collections.ConfigDict:
-  c = _drafts('backtracks', rates=(0.0, 0.1, 0.5))
+  c = _drafts('backtracks', rates=(0.0, 0.01, 0.1, 0.5))
+  for name in c.table.policies:
+    c[name].update(dict(seeds=puzzles.SEEDS, num_tokens=1_000_000))
   for name in c.table.policies[1:]:
     c[name].data.mask = 'procedure_cloning'  # wrong steps are trained too
+  c.table.reference = None  # its policies are seeds
+  c.solved = kinds.figure(
+      figure='difficulty', stages=('table',), title='Success by difficulty')
+  c.stages += ('solved',)
   return c
 
 
@@ -114,7 +124,7 @@ def _train(arm: str, num_tokens: int) -> ml_collections.ConfigDict:
   t = kinds.train(
       arms=(arm,), num_tokens=num_tokens, eval_every_steps=100,
       save_every_steps=400)
-  t.data.sequence_length = 96
+  t.data.sequence_length = _LENGTH
   t.data.mask = 'solution_path'  # not what was taken back
   return t
 

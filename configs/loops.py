@@ -10,7 +10,7 @@ all rounds and the controls (docs/loops.md): `plain`, which learns as many
 answers of the first policy at once, and `taught`, which goes on with the
 teacher's data; both are trained on as many tokens as all rounds together.
 
-Variants, two rounds each; docs/loops.md says which were run, and how short:
+Variants, two rounds each, TS-LLM three; docs/loops.md says which were run:
   star_tiny          STaR: right samples; every round trains the first policy
                      anew.
   meta_star_tiny     Meta-STaR: the search itself is what is learned; the first
@@ -18,18 +18,22 @@ Variants, two rounds each; docs/loops.md says which were run, and how short:
   ts_llm_tiny        TS-LLM: MCTS; every round trains the policy and the value
                      that guides the next one. Every policy is asked with every
                      value (Table 1 of arXiv 2501.04682).
+  ts_llm_sudoku4_tiny
+                     the same with Sudoku of 4 x 4.
   shortening_tiny    Searchformer: a policy of searches learns the shortest
                      right one of several that it wrote.
   mcts_distill_tiny  Steps in proportion to their visits in MCTS.
   dagger_tiny        The teacher goes on from states that the policy reached.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
 
 from configs import base
 from configs import kinds
+from configs import sudoku4
 from configs import tasks
 
 FIRST = 'sft/solution_only'  # the policy of round 0
@@ -40,6 +44,7 @@ _TREES = dict(
     branching=4, num_simulations=8, step_length=8, temperature=1.5)
 # Samples that have about the tokens of such a tree.
 _NUM_SAMPLES_OF_TREE = 16
+_SUDOKU_TREES = dict(branching=3, num_simulations=16, step_length=5)
 
 
 def get_config(variant: str = 'star_tiny') -> ml_collections.ConfigDict:
@@ -48,10 +53,7 @@ def get_config(variant: str = 'star_tiny') -> ml_collections.ConfigDict:
   Raises:
     ValueError: no such variant; lists them.
   """
-  change = base.choose(VARIANTS, variant)
-  c = first_policy()
-  change(c, num_rounds=2)
-  return c
+  return base.choose(VARIANTS, variant)()
 
 
 def first_policy() -> ml_collections.ConfigDict:
@@ -68,6 +70,15 @@ def first_policy() -> ml_collections.ConfigDict:
       arms=('solution_only',), num_tokens=400_000, eval_every_steps=100,
       save_every_steps=400)
   c.sft.data.sequence_length = 64
+  c.stages = ('problems', 'traces', 'tokenizer', 'sft')
+  return c
+
+
+def _sudoku_policy() -> ml_collections.ConfigDict:
+  """Makes Sudoku of 4 x 4 and a policy that solves some of it."""
+  c = sudoku4.get_config('tiny')
+  c.sft.update(dict(arms=('solution_only',), seeds=(), num_tokens=800_000))
+  c.sft.data.sequence_length = 128
   c.stages = ('problems', 'traces', 'tokenizer', 'sft')
   return c
 
@@ -124,33 +135,45 @@ def _dagger(c: ml_collections.ConfigDict, num_rounds: int) -> None:
   _compare(c, num_rounds, num_samples=num_rounds * 4)
 
 
-def _ts_llm(c: ml_collections.ConfigDict, num_rounds: int) -> None:
-  policy, values = FIRST, {}
+def _ts_llm(
+    c: ml_collections.ConfigDict, num_rounds: int,
+    trees: Mapping[str, Any] | None = None,
+) -> None:
+  policy, values, trees = FIRST, [None], trees or _TREES
   for i in range(1, num_rounds + 1):
-    search(c, f'search{i}', policy, solver='mcts', search=_TREES)
-    _guide(c[f'search{i}'], values.get(i - 1))
+    search(c, f'search{i}', policy, solver='mcts', search=trees)
+    _guide(c[f'search{i}'], values[-1])
     c[f'label{i}'] = kinds.label(
         policy=policy, records=f'search{i}', source='td')
-    values[i] = _learn(
+    c.stages += (f'label{i}',)
+    values.append(_learn(
         c, f'value{i}', f'label{i}', policy, 'solution_only', _NUM_TOKENS,
-        objective='value')
-    c.stages = (*c.stages[:-1], f'label{i}', f'value{i}')
+        objective='value'))
     policy = learn(c, i, start=policy)
   _controls(c, num_rounds, num_rounds * _NUM_SAMPLES_OF_TREE)
-  asked = []
-  for i in range(num_rounds + 1):
-    for j in range(num_rounds + 1):
-      asked.append((f'policy{i}_value{j}', f'policy {i}, value {j}'))
-      _ask(c, asked[-1][0], (f'sft{i or ""}',), f'sft{i or ""}/solution_only')
-      _guide(c[asked[-1][0]], values.get(j))
-  for name in ('plain', 'taught'):
-    asked.append((name + '_asked', name + ', value 0'))
-    _ask(c, asked[-1][0], (name,), f'{name}/solution_only')
-  names, labels = zip(*asked)
+  _judge(c, values[1:])
+  rounds = (f'sft{i}' for i in range(1, num_rounds + 1))
+  policies, asked = ('sft', *rounds), []
+  for i, value in enumerate(values):
+    asked.append(f'asked{i}')
+    _ask(c, asked[-1], policies if i else (*policies, 'plain', 'taught'), FIRST)
+    c[asked[-1]].search.update(trees)
+    if i:
+      c[asked[-1]].solvers = ('mcts',)  # greedy answers need no value
+    _guide(c[asked[-1]], value)
   c.table = kinds.figure(
-      figure='table', stages=names, labels=labels,
+      figure='table', stages=tuple(asked),
+      labels=tuple(f'value {i}' for i in range(len(values))),
       title='Every policy with every value; value 0 is the likelihood')
   c.stages += ('table',)
+
+
+def _judge(c: ml_collections.ConfigDict, values: list[str]) -> None:
+  """Adds how well values tell states that can still be solved from others."""
+  c.truth = kinds.label(
+      policy=FIRST, records='plain_search', source='oracle', num_train=1)
+  c.quality = kinds.quality(judges=tuple(values), records='truth', policy=FIRST)
+  c.stages += ('truth', 'quality')
 
 
 def _guide(group: ml_collections.ConfigDict, value: str | None) -> None:
@@ -193,8 +216,9 @@ def _learn(
   c[name] = kinds.train(
       records=records, start=start, arms=(arm,), num_tokens=num_tokens,
       eval_every_steps=100, save_every_steps=400, **changes)
-  c[name].data.sequence_length = 192 if 'traces' in arm else 64
-  c[name].optimizer.learning_rate = 1e-3
+  c[name].data.sequence_length = (
+      192 if 'traces' in arm else c.sft.data.sequence_length)
+  c[name].optimizer.learning_rate = c.sft.optimizer.learning_rate / 3
   c.stages += (name,)
   return f'{name}/{arm}'
 
@@ -237,7 +261,24 @@ def _ask(
   c.stages += (name,)
 
 
+def _loop(
+    change: Callable[..., None], num_rounds: int = 2,
+    make: Callable[[], ml_collections.ConfigDict] = first_policy, **more: Any,
+) -> Callable[[], ml_collections.ConfigDict]:
+  """Returns what makes a first policy and its rounds."""
+  def get() -> ml_collections.ConfigDict:
+    c = make()
+    change(c, num_rounds=num_rounds, **more)
+    return c
+  return get
+
+
 VARIANTS = {
-    'star_tiny': _star, 'meta_star_tiny': _meta_star, 'ts_llm_tiny': _ts_llm,
-    'shortening_tiny': _shortening, 'mcts_distill_tiny': _mcts_distill,
-    'dagger_tiny': _dagger}
+    'star_tiny': _loop(_star),
+    'meta_star_tiny': _loop(_meta_star),
+    'ts_llm_tiny': _loop(_ts_llm, num_rounds=3),
+    'ts_llm_sudoku4_tiny': _loop(
+        _ts_llm, num_rounds=3, make=_sudoku_policy, trees=_SUDOKU_TREES),
+    'shortening_tiny': _loop(_shortening),
+    'mcts_distill_tiny': _loop(_mcts_distill),
+    'dagger_tiny': _loop(_dagger)}

@@ -365,23 +365,22 @@ def test_wrong_settings_are_one_line(changes, words):
 
 
 def test_a_table_has_every_policy_with_every_value():
-  some = lambda seed: [
-      *_rows(seed, 'greedy', number=1), *_rows(seed, 'mcts', number=1)]
+  greedy, mcts = (
+      lambda policy, seed, solver=solver: list(
+          _rows(seed, solver, number=1, policy=policy))
+      for solver in ('greedy', 'mcts'))
   groups = [
-      _group('policy 0, value 0', some(0)),
-      _group('policy 0, value 1', some(1)),
-      _group('policy 1, value 1', some(2)), _group('other, none', list(
-          _rows(3, 'greedy', number=1)))]
+      _group('value 0', mcts('first', 0), greedy('other', 3)),
+      _group('value 1', [*mcts('first', 1), *greedy('first', 1)],
+             [*greedy('second', 2), *mcts('second', 2)])]
   figure = figures.FIGURES['table'](groups)
   assert figure.columns == ('greedy', 'value 0', 'value 1')
   assert {k: [p.x for p in v] for k, v in figure.lines.items()} == {
-      'policy 0': [0, 1, 2], 'policy 1': [0, 2], 'other': [0]}
+      'other': [0], 'first': [0, 1, 2], 'second': [0, 2]}
   rate = _correct(list(_rows(1, 'mcts', number=1))).mean()
-  assert figure.lines['policy 0'][2].y == pytest.approx(rate)
+  assert figure.lines['first'][2].y == pytest.approx(rate)
   header, _, *lines = pairs.markdown(figure).splitlines()
   assert header == '| policy | greedy | value 0 | value 1 |'
   cells = [line.strip('| ').split(' | ') for line in lines]
-  assert cells[0][3].startswith(f'{100 * rate:.1f} [')
-  assert cells[1][2] == cells[2][1 + 1] == '-'
-  with pytest.raises(config_lib.UserError, match='POLICY, VALUE'):
-    figures.FIGURES['table']([_group('policy 0', some(0))])
+  assert cells[1][3].startswith(f'{100 * rate:.1f} [')
+  assert cells[0][2] == cells[2][2] == '-'

@@ -9,8 +9,8 @@ total tokens: a figure for each. The last line is the control, with as many
 threads as there are.
 
 Variants:
-  tiny       three numbers.
-  four_tiny  four numbers.
+  tiny       three numbers; three seeds.
+  four_tiny  four numbers; three seeds.
 """
 
 from collections.abc import Callable
@@ -31,6 +31,8 @@ def _ladder(
     make: Callable[[], ml_collections.ConfigDict]
 ) -> ml_collections.ConfigDict:
   c = make()
+  for name in c.table.policies:
+    c[name].seeds = puzzles.SEEDS
   for name, title in _FIGURES.items():
     c[name] = kinds.figure(figure=name, stages=('table',), title=title)
     c.stages += (name,)

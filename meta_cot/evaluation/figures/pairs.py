@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from meta_cot.evaluation import tables
 from meta_cot.evaluation.figures import base
-from meta_cot.settings import config as config_lib
+from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import strategies
 
 _GREEDY = 'greedy'
@@ -14,39 +14,29 @@ _GREEDY = 'greedy'
 def table(groups: Sequence[base.Group]) -> base.Figure:
   """Makes a line for every policy: greedy, then a search by every value.
 
-  Labels of the groups are 'POLICY, VALUE'. Columns are in the order in which
-  values come first; greedy answers are those of the first group of a policy.
-
-  Raises:
-    UserError: a label is not of two parts.
+  The label of a group is the value that guides its searches; greedy answers
+  are those of the first group that has any of a policy.
   """
-  columns, lines = [_GREEDY], {}
+  columns = (_GREEDY, *dict.fromkeys(group.label for group in groups))
+  lines = {}
   for group in groups:
-    policy, comma, value = group.label.partition(', ')
-    if not (policy and comma and value):
-      raise config_lib.UserError(
-          f"labels: got {group.label!r}; figure 'table' wants 'POLICY, VALUE'.")
-    solver = next((
-        key.solver for run in group.runs for key in run.outcomes
-        if key.solver in strategies.STRATEGIES), None)
-    points = lines.setdefault(policy, [])
-    if not points:
-      points += _points(0, group, _GREEDY)
-    if solver is not None:
-      if value not in columns:
-        columns.append(value)
-      points += _points(columns.index(value), group, solver)
+    for policy, found in base.by_policy(group, (_GREEDY,)).items():
+      lines.setdefault(policy, _points(0, found))
+  for group in groups:
+    x = columns.index(group.label)
+    searches = base.by_policy(group, (*strategies.STRATEGIES,))
+    for policy, found in searches.items():
+      lines.setdefault(policy, []).extend(_points(x, found))
   return base.Figure(
       ', '.join(f'{x}: {name}' for x, name in enumerate(columns)), 'solved',
-      lines, is_log=False, columns=tuple(columns))
+      lines, is_log=False, columns=columns)
 
 
-def _points(x: int, group: base.Group, solver: str) -> list[base.Point]:
-  """The success of a solver over the runs of a group; [] if nobody asked."""
-  found = [run.tested(solver) for run in group.runs]
+def _points(
+    x: int, found: Sequence[solvers_base.Outcomes]) -> list[base.Point]:
+  """The mean success of first answers."""
   return base.line([
-      [(x, outcomes.is_correct[:, 0].astype(float))]
-      for outcomes in found if outcomes is not None])
+      [(x, outcomes.is_correct[:, 0].astype(float))] for outcomes in found])
 
 
 def markdown(figure: base.Figure) -> str:
