@@ -149,6 +149,7 @@ def _ts_llm(
     values.append(_learn(
         c, f'value{i}', f'label{i}', policy, 'solution_only', _NUM_TOKENS,
         objective='value'))
+    c[f'value{i}'].data.value.balance = 0.5
     policy = learn(c, i, start=policy)
   _controls(c, num_rounds, num_rounds * _NUM_SAMPLES_OF_TREE)
   _judge(c, values[1:])
