@@ -5,15 +5,15 @@
       --workdir=runs/backtracks
 
 Three-number Countdown; stage `table` compares (docs/traces.md, "Drafts" and
-"Openings"). The policy is that of `configs/loops.py`, for searches (the last
-two variants) that of `configs/countdown.py:tiny`.
+"Openings"). The policy is that of `configs/loops.py`, with three seeds, and
+`solved` is the success by how long the teacher's search is; for searches (the
+last two variants) the policy is that of `configs/countdown.py:tiny`.
 
 Variants; docs/results/arms.md says which were run:
   attempts_tiny    attempts up to the right one, behind which alone the text
                    ends (Eq. 7); the report has their mean number.
   backtracks_tiny  wrong steps that are taken back, before 0, 1, 10 and 50% of
-                   the right ones (Eqs. 8 and 9), by how long the teacher's
-                   search for a problem is; three seeds.
+                   the right ones (Eqs. 8 and 9).
   resets_tiny      beginnings of wrong attempts, masked, before half of the
                    solutions (Eq. 10).
   checked_tiny     every attempt is checked before it counts.
@@ -57,27 +57,28 @@ def _drafts(
   """Solutions with what was taken back, beside solutions alone."""
   c = loops.first_policy()
   c.style = 'compact_drafts'
+  c.sft.update(dict(seeds=puzzles.SEEDS, num_tokens=1_000_000))
   c.sft.data.sequence_length = _LENGTH
   c.tokenizer.vocabulary.pieces = ('~', '^', '?', 'x', '!')
   policies = ['sft']
   for rate in rates:
     name = f'{arm}{round(100 * rate)}' if len(rates) > 1 else arm
-    c[name] = _train(arm, c.sft.num_tokens)
+    c[name] = c.sft.copy_and_resolve_references()
+    c[name].arms = (arm,)
+    c[name].data.mask = 'solution_path'  # not what was taken back
     c[name].data.backtrack_rate = rate
     policies.append(name)
-  return _compared(c, policies, loops.FIRST)
+  c = _compared(c, policies)
+  c.solved = kinds.figure(
+      figure='difficulty', stages=('table',), title='Success by difficulty')
+  c.stages += ('solved',)
+  return c
 
 
 def _backtracks() -> ml_collections.ConfigDict:
   c = _drafts('backtracks', rates=(0.0, 0.01, 0.1, 0.5))
-  for name in c.table.policies:
-    c[name].update(dict(seeds=puzzles.SEEDS, num_tokens=1_000_000))
   for name in c.table.policies[1:]:
     c[name].data.mask = 'procedure_cloning'  # wrong steps are trained too
-  c.table.reference = None  # its policies are seeds
-  c.solved = kinds.figure(
-      figure='difficulty', stages=('table',), title='Success by difficulty')
-  c.stages += ('solved',)
   return c
 
 
@@ -120,17 +121,9 @@ def _opened(
   return c
 
 
-def _train(arm: str, num_tokens: int) -> ml_collections.ConfigDict:
-  t = kinds.train(
-      arms=(arm,), num_tokens=num_tokens, eval_every_steps=100,
-      save_every_steps=400)
-  t.data.sequence_length = _LENGTH
-  t.data.mask = 'solution_path'  # not what was taken back
-  return t
-
-
 def _compared(
-    c: ml_collections.ConfigDict, policies: Sequence[str], reference: str
+    c: ml_collections.ConfigDict, policies: Sequence[str],
+    reference: str | None = None,
 ) -> ml_collections.ConfigDict:
   """Adds the table over the policies."""
   c.table = kinds.evaluate(

@@ -18,8 +18,7 @@ Variants, two rounds each, TS-LLM three; docs/loops.md says which were run:
   ts_llm_tiny        TS-LLM: MCTS; every round trains the policy and the value
                      that guides the next one. Every policy is asked with every
                      value (Table 1 of arXiv 2501.04682).
-  ts_llm_sudoku4_tiny
-                     the same with Sudoku of 4 x 4.
+  ts_llm_make24_tiny the same with 24 out of four numbers of 1..30.
   shortening_tiny    Searchformer: a policy of searches learns the shortest
                      right one of several that it wrote.
   mcts_distill_tiny  Steps in proportion to their visits in MCTS.
@@ -27,14 +26,15 @@ Variants, two rounds each, TS-LLM three; docs/loops.md says which were run:
 """
 
 from collections.abc import Callable, Mapping
+import types
 from typing import Any
 
 import ml_collections
 
 from configs import base
 from configs import kinds
-from configs import sudoku4
 from configs import tasks
+from configs.paper import puzzles
 
 FIRST = 'sft/solution_only'  # the policy of round 0
 
@@ -44,7 +44,7 @@ _TREES = dict(
     branching=4, num_simulations=8, step_length=8, temperature=1.5)
 # Samples that have about the tokens of such a tree.
 _NUM_SAMPLES_OF_TREE = 16
-_SUDOKU_TREES = dict(branching=3, num_simulations=16, step_length=5)
+_TREES_OF_24 = dict(branching=6, num_simulations=12, step_length=9)
 
 
 def get_config(variant: str = 'star_tiny') -> ml_collections.ConfigDict:
@@ -74,12 +74,11 @@ def first_policy() -> ml_collections.ConfigDict:
   return c
 
 
-def _sudoku_policy() -> ml_collections.ConfigDict:
-  """Makes Sudoku of 4 x 4 and a policy that solves some of it."""
-  c = sudoku4.get_config('tiny')
-  c.sft.update(dict(arms=('solution_only',), seeds=(), num_tokens=800_000))
-  c.sft.data.sequence_length = 128
-  c.stages = ('problems', 'traces', 'tokenizer', 'sft')
+def _policy_of_24() -> ml_collections.ConfigDict:
+  """Makes 24 out of four numbers, where a value learns quickly, and a policy.
+  """
+  c = puzzles.policy(num_numbers=4, num_tokens=1_000_000)
+  c.sft.update(dict(arms=('solution_only',), eval_every_steps=200))
   return c
 
 
@@ -137,9 +136,10 @@ def _dagger(c: ml_collections.ConfigDict, num_rounds: int) -> None:
 
 def _ts_llm(
     c: ml_collections.ConfigDict, num_rounds: int,
-    trees: Mapping[str, Any] | None = None,
+    trees: Mapping[str, Any] = types.MappingProxyType(_TREES),
+    num_value_tokens: int = _NUM_TOKENS,
 ) -> None:
-  policy, values, trees = FIRST, [None], trees or _TREES
+  policy, values = FIRST, [None]
   for i in range(1, num_rounds + 1):
     search(c, f'search{i}', policy, solver='mcts', search=trees)
     _guide(c[f'search{i}'], values[-1])
@@ -147,8 +147,8 @@ def _ts_llm(
         policy=policy, records=f'search{i}', source='td')
     c.stages += (f'label{i}',)
     values.append(_learn(
-        c, f'value{i}', f'label{i}', policy, 'solution_only', _NUM_TOKENS,
-        objective='value'))
+        c, f'value{i}', f'label{i}', policy, 'solution_only',
+        num_value_tokens, objective='value'))
     c[f'value{i}'].data.value.balance = 0.5
     policy = learn(c, i, start=policy)
   _controls(c, num_rounds, num_rounds * _NUM_SAMPLES_OF_TREE)
@@ -278,8 +278,9 @@ VARIANTS = {
     'star_tiny': _loop(_star),
     'meta_star_tiny': _loop(_meta_star),
     'ts_llm_tiny': _loop(_ts_llm, num_rounds=3),
-    'ts_llm_sudoku4_tiny': _loop(
-        _ts_llm, num_rounds=3, make=_sudoku_policy, trees=_SUDOKU_TREES),
+    'ts_llm_make24_tiny': _loop(
+        _ts_llm, num_rounds=3, make=_policy_of_24, trees=_TREES_OF_24,
+        num_value_tokens=600_000),
     'shortening_tiny': _loop(_shortening),
     'mcts_distill_tiny': _loop(_mcts_distill),
     'dagger_tiny': _loop(_dagger)}

@@ -44,7 +44,7 @@ def _small(variant, *policies):
   config.problems.num_shards = config.traces.num_shards = 1
   for name in policies:
     config[name].update(dict(
-        num_tokens=3_000, batch_size=4, num_eval_batches=1))
+        seeds=(), num_tokens=3_000, batch_size=4, num_eval_batches=1))
   config.table.update(dict(
       policies=policies, num_problems=4, reference=None,
       solvers=('greedy', 'samples')))

@@ -20,13 +20,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 STAGES = (
     'problems', 'traces', 'tokenizer', 'sft', 'search1', 'sft1', 'search2',
     'sft2', 'plain_search', 'plain', 'taught', 'table')
-ROUNDS_OF_TS_LLM = (
-    'search1', 'label1', 'value1', 'sft1', 'search2', 'label2', 'value2',
-    'sft2')
+ROUNDS_OF_TS_LLM = tuple(
+    f'{stage}{i}' for i in (1, 2, 3)
+    for stage in ('search', 'label', 'value', 'sft'))
 # What the kill tests run: the loop itself, and no controls.
 _SHORT = dict(
     star_tiny=(*STAGES[:8], 'table'),
-    ts_llm_tiny=(*STAGES[:4], *ROUNDS_OF_TS_LLM, 'policy2_value2'))
+    ts_llm_tiny=(*STAGES[:4], *ROUNDS_OF_TS_LLM[:8], 'asked2'))
 # Two numbers: a policy that has trained for a second solves some.
 _SMALL = (
     '--config.task.num_numbers=2', '--config.task.max_number=12',
@@ -45,13 +45,15 @@ def test_a_loop_is_a_longer_tuple_of_stages(variant):
   parsed = experiment.parse(
       config_file.load(f'configs/loops.py:{variant}', ()))
   groups = {name: group.settings for name, group in parsed.groups.items()}
-  if variant == 'ts_llm_tiny':
-    assert parsed.stages[4:12] == ROUNDS_OF_TS_LLM
-    assert groups['search2'].search.valuing.model == 'value1/solution_only'
-    assert groups['table'].labels[5] == 'policy 1, value 2'
-    assert groups['policy1_value2'].search.valuing.model == (
-        'value2/solution_only')
-    assert groups['policy1_value2'].policies == ('sft1',)
+  last = 2
+  if variant.startswith('ts_llm'):
+    last = 3
+    assert parsed.stages[4:16] == ROUNDS_OF_TS_LLM
+    for name, value in (('search2', 1), ('search3', 2), ('asked2', 2)):
+      assert groups[name].search.valuing.model == f'value{value}/solution_only'
+    assert groups['table'].labels[2] == 'value 2'
+    assert groups['asked2'].policies == ('sft', 'sft1', 'sft2', 'sft3')
+    assert groups['quality'].judges[2] == 'value3/solution_only'
   else:
     assert parsed.stages == STAGES
     assert groups['table'].policies == (
@@ -63,8 +65,8 @@ def test_a_loop_is_a_longer_tuple_of_stages(variant):
   assert groups['sft2'].start == (
       f'sft/{first}' if variant in ('star_tiny', 'meta_star_tiny')
       else f'sft1/{arm}')
-  rounds = sum(groups[f'sft{i}'].num_tokens for i in (1, 2))
-  for name in ('plain', 'taught'):  # no more tokens than both rounds
+  rounds = sum(groups[f'sft{i}'].num_tokens for i in range(1, last + 1))
+  for name in ('plain', 'taught'):  # no more tokens than all rounds
     assert groups[name].num_tokens == rounds
     assert groups[name].start == f'sft/{first}'
 
@@ -81,16 +83,15 @@ def _command(
       f'--config.{name}{i}.{setting}' for i in (1, 2) for name, setting in (
           ('value', 'num_tokens=2000'), ('label', 'num_validation=8'))
   ) if variant == 'ts_llm_tiny' else ()
-  table = 'table' if variant == 'star_tiny' else 'policy2_value2'
-  policies = ('--config.table.policies=sft,sft1,sft2',) * (
-      variant == 'star_tiny')
+  table = 'table' if variant == 'star_tiny' else 'asked2'
+  policies = f'--config.{table}.policies=sft,sft1,sft2'
   return [
       sys.executable, '-m', 'meta_cot.main',
       f'--config=configs/loops.py:{variant}', f'--workdir={workdir}',
       f'--config.compilation_cache={workdir.parent.parent / "cache"}',
       f'--config.stages={",".join(_SHORT[variant])}',
       f'--config.{table}.solvers=greedy', f'--config.{table}.num_problems=8',
-      *_SMALL, *rounds, *searches, *values, *policies, *more]
+      *_SMALL, *rounds, *searches, *values, policies, *more]
 
 
 def _run(workdir: pathlib.Path, *more: str, **variant: str) -> str:

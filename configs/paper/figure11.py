@@ -26,16 +26,13 @@ def _tiny() -> ml_collections.ConfigDict:
   c.kept = c.attempts.copy_and_resolve_references()
   c.kept.arms = ('attempts_kept',)
   c.table.policies += ('kept',)
-  *before, table = c.stages
-  c.stages = (*before, 'kept', table)
+  *before, table, solved = c.stages
+  c.stages = (*before, 'kept', table, solved)
   for name in c.table.policies:
-    c[name].update(dict(seeds=puzzles.SEEDS, num_tokens=2_000_000))
-  c.table.reference = None
-  c.solved = kinds.figure(
-      figure='difficulty', stages=('table',), title='Success by difficulty')
+    c[name].num_tokens = 2_000_000
   c.figure = kinds.figure(
       figure='attempts', stages=('table',), title='Attempts by difficulty')
-  c.stages += ('solved', 'figure')
+  c.stages += ('figure',)
   return c
 
 
