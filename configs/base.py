@@ -36,8 +36,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Compiled programs, for the next process: workdir (or where the environment's
   # JAX_COMPILATION_CACHE_DIR says) | off | a path or bucket.
   c.compilation_cache = 'workdir'
-  # compact | compact_digits | compact_threads | compact_drafts |
-  # stream_of_search | prose | searchformer | cells
+  # compact | compact_digits | compact_threads | compact_digits_threads |
+  # compact_drafts | stream_of_search | prose | searchformer | cells
   c.style = 'compact'
   c.mesh = _mesh()
   c.model = _model()

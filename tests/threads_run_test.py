@@ -43,7 +43,7 @@ def test_what_cannot_be_is_refused(changes, words):
 def test_policies_of_other_styles_open_no_threads():
   config = threads_config.get_config('tiny')
   config.sft.update(dict(style='compact', arms=('traces',)))
-  with pytest.raises(config_lib.ConfigError, match='compact_threads does'):
+  with pytest.raises(config_lib.ConfigError, match='compact_digits_threads does'):
     experiment.parse(config)
 
 
@@ -77,13 +77,12 @@ def test_figures_count_what_is_right_within():
 def test_a_run_leaves_rows_and_figures(tmp_path):
   config = ladder.get_config('tiny')
   config.model.update(small_training.MODEL | dict(max_length=256))
-  config.model.vocab_size = 160
   config.task.update(dict(max_number=6, max_target=20))
   config.stages = ('problems', 'traces', 'tokenizer', 'named', 'table',
                    'sequential')
   config.problems.num_shards = config.traces.num_shards = 1
   config.named.update(dict(
-      num_tokens=6_000, batch_size=4, num_eval_batches=1))
+      seeds=(), num_tokens=6_000, batch_size=4, num_eval_batches=1))
   config.table.update(dict(policies=('named',), num_problems=4))
   config.table.episodes.update(dict(num_questions=4, num_slots=8))
   config.table.episodes.threads.update(dict(

@@ -19,6 +19,7 @@ from meta_cot.traces.arithmetic import teacher
 from tests import small_arms
 
 TASK, STYLE = small_arms.TASK, 'compact_threads'
+STYLES = (STYLE, 'compact_digits_threads')
 TEACHER = teacher.Teacher(max_value=60)
 PROBLEMS = tuple(TASK.problems('train', 0, 100))
 FOUR = [
@@ -50,6 +51,8 @@ def test_known_texts():
   assert children[6:] == [
       '20,1,9>28:9-1=8,20;+28!S9-1=8,20+8=28',
       '20,1,9>28:20-1=19,9;+28!S20-1=19,19+9=28']
+  assert traces.render([*threads.children(record)][-1], STYLES[1]) == (
+      "20,1,9>28:20-1=19,9;+2'8'!S20-1=19,19+9=28")
 
 
 @pytest.mark.parametrize('problem', [*PROBLEMS[:40], *FOUR], ids=str)
@@ -82,13 +85,14 @@ def test_both_tell_the_same_search(problem, number):
   assert any(joins[-1]) == record.is_solved
 
 
+@pytest.mark.parametrize('style', STYLES)
 @pytest.mark.parametrize('problem', [*PROBLEMS, *FOUR], ids=str)
-def test_texts_are_read_again(problem):
+def test_texts_are_read_again(problem, style):
   record = TEACHER.search(problem, 'threads', 3)
   for events in (threads.parent(record), *threads.children(record)):
-    text = traces.render(events, STYLE)
-    assert traces.parse(text, STYLE) == events
-    reading = format_lib.read(text, STYLE)
+    text = traces.render(events, style)
+    assert traces.parse(text, style) == events
+    reading = format_lib.read(text, style)
     assert not reading.faults
     assert (reading.answer or '') == (
         events[-1].text if isinstance(events[-1], traces.Answer) else '')
@@ -129,7 +133,7 @@ def test_other_styles_refuse_threads():
   for style in ('compact', 'compact_digits'):
     with pytest.raises(ValueError, match='compact_threads'):
       traces.render(threads.parent(record), style)
-  assert arms.ARMS['threads'].styles == (STYLE,)
+  assert arms.ARMS['threads'].styles == STYLES
   with pytest.raises(ValueError, match='at least three'):
     TEACHER.search(countdown.make_problem([3, 4], 12), 'threads_2', 0)
   with pytest.raises(ValueError, match='num_threads'):

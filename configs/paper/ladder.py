@@ -9,11 +9,8 @@ total tokens: a figure for each. The last line is the control, with as many
 threads as there are.
 
 Variants:
-  tiny       three numbers; three seeds.
-  four_tiny  four numbers; three seeds.
+  tiny  three numbers; three seeds.
 """
-
-from collections.abc import Callable
 
 import ml_collections
 
@@ -27,10 +24,8 @@ _FIGURES = {
     'total': 'Success within tokens'}
 
 
-def _ladder(
-    make: Callable[[], ml_collections.ConfigDict]
-) -> ml_collections.ConfigDict:
-  c = make()
+def _tiny() -> ml_collections.ConfigDict:
+  c = threads.tiny()
   for name in c.table.policies:
     c[name].seeds = puzzles.SEEDS
   for name, title in _FIGURES.items():
@@ -39,7 +34,5 @@ def _ladder(
   return c
 
 
-VARIANTS = {
-    'tiny': lambda: _ladder(threads.tiny),
-    'four_tiny': lambda: _ladder(threads.four_tiny)}
+VARIANTS = {'tiny': _tiny}
 get_config = puzzles.chooser(VARIANTS)

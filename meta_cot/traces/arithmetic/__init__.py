@@ -10,5 +10,7 @@ STYLES = {
     'compact_drafts': drafts.Drafts(compact.Compact()),
     'compact_digits': compact.Compact(is_compared=True),
     'compact_threads': compact.Compact(has_threads=True),
+    'compact_digits_threads': compact.Compact(
+        is_compared=True, has_threads=True),
     'stream_of_search': stream_of_search,
 }
