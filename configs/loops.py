@@ -15,6 +15,7 @@ Variants, two rounds each, TS-LLM three; docs/loops.md says which were run:
                      anew.
   meta_star_tiny     Meta-STaR: the search itself is what is learned; the first
                      round searches best-first, the next one writes searches.
+                     `plain` is STaR with as many tokens drawn and learned.
   ts_llm_tiny        TS-LLM: MCTS; every round trains the policy and the value
                      that guides the next one. Every policy is asked with every
                      value (Table 1 of arXiv 2501.04682).
@@ -32,6 +33,7 @@ from typing import Any
 import ml_collections
 
 from configs import base
+from configs import countdown
 from configs import kinds
 from configs import tasks
 from configs.paper import puzzles
@@ -90,15 +92,45 @@ def _star(c: ml_collections.ConfigDict, num_rounds: int) -> None:
   _compare(c, num_rounds, num_samples=num_rounds * 4)
 
 
+def _searching_policy() -> ml_collections.ConfigDict:
+  """Makes the policy of solutions of `countdown.py:tiny`, half trained."""
+  c = countdown.get_config('tiny')
+  c.sft.update(dict(arms=('solution_only',), num_tokens=1_000_000))
+  c.stages = c.stages[:-1]
+  return c
+
+
 def _meta_star(c: ml_collections.ConfigDict, num_rounds: int) -> None:
   search(c, 'search1', FIRST, solver='best_first')
-  c.search1.search.update(dict(_TREES, num_expansions=8))
+  c.search1.search.update(dict(_TREES, num_expansions=8, step_length=12))
   policy = learn(c, 1, start=FIRST, arm='verified_traces')
   for i in range(2, num_rounds + 1):
     _write_searches(c, i, policy, kept='first_text')
-    policy = learn(c, i, start=FIRST, arm='verified_traces')
-  _controls(c, num_rounds, num_rounds * _NUM_SAMPLES_OF_TREE)
-  _table(c, num_rounds, reference=FIRST, solvers=('greedy',))
+    policy = learn(c, i, start=policy, arm='verified_traces')
+  _controls(c, num_rounds, num_samples=32, taught='traces')
+  num_tokens = (1_200_000,) + (600_000,) * (num_rounds - 1)
+  for name in c.stages[4:]:
+    if c[name].kind == 'search':
+      c[name].num_train = 6_000
+    else:
+      _as_first(c, name, sum(num_tokens))
+  for i, number in enumerate(num_tokens, start=1):
+    c[f'sft{i}'].num_tokens = number
+  _table(c, num_rounds, reference=FIRST, solvers=('greedy', 'samples'))
+  c.table.teacher = 'compact'
+  c.table.samples.update(dict(num_samples=8, max_new_tokens=256))
+  c.figure = kinds.figure(
+      figure='unsolved', stages=('table',),
+      title='Solved where no symbolic strategy does')
+  c.stages += ('figure',)
+
+
+def _as_first(
+    c: ml_collections.ConfigDict, name: str, num_tokens: int) -> None:
+  """Sets a training as that of the first policy, at two thirds of its rate."""
+  c[name].update(dict(batch_size=c.sft.batch_size, num_tokens=num_tokens))
+  c[name].data.sequence_length = c.sft.data.sequence_length
+  c[name].optimizer.learning_rate = c.sft.optimizer.learning_rate / 1.5
 
 
 def _shortening(c: ml_collections.ConfigDict, num_rounds: int) -> None:
@@ -225,12 +257,16 @@ def _learn(
 
 
 def _controls(
-    c: ml_collections.ConfigDict, num_rounds: int, num_samples: int) -> None:
+    c: ml_collections.ConfigDict, num_rounds: int, num_samples: int,
+    taught: str = 'solution_only',
+) -> None:
   """Adds policies with as many tokens, without rounds: `plain`, `taught`."""
   search(c, 'plain_search', FIRST, solver='samples')
   c.plain_search.samples.num_samples = num_samples
-  for name, records in (('plain', 'plain_search'), ('taught', 'traces')):
-    _learn(c, name, records, FIRST, 'solution_only', num_rounds * _NUM_TOKENS)
+  for name, records, arm in (
+      ('plain', 'plain_search', 'solution_only'),
+      ('taught', 'traces', taught)):
+    _learn(c, name, records, FIRST, arm, num_rounds * _NUM_TOKENS)
 
 
 def _compare(
@@ -276,7 +312,7 @@ def _loop(
 
 VARIANTS = {
     'star_tiny': _loop(_star),
-    'meta_star_tiny': _loop(_meta_star),
+    'meta_star_tiny': _loop(_meta_star, make=_searching_policy),
     'ts_llm_tiny': _loop(_ts_llm, num_rounds=3),
     'ts_llm_make24_tiny': _loop(
         _ts_llm, num_rounds=3, make=_policy_of_24, trees=_TREES_OF_24,

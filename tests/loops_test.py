@@ -55,7 +55,8 @@ def test_a_loop_is_a_longer_tuple_of_stages(variant):
     assert groups['asked2'].policies == ('sft', 'sft1', 'sft2', 'sft3')
     assert groups['quality'].judges[2] == 'value3/solution_only'
   else:
-    assert parsed.stages == STAGES
+    assert parsed.stages == STAGES + ('figure',) * (
+        variant == 'meta_star_tiny')
     assert groups['table'].policies == (
         'sft', 'sft1', 'sft2', 'plain', 'taught')
   (arm,) = groups['sft1'].arms
@@ -63,8 +64,7 @@ def test_a_loop_is_a_longer_tuple_of_stages(variant):
   assert groups['sft2'].records == 'search2'
   (first,) = groups['sft'].arms
   assert groups['sft2'].start == (
-      f'sft/{first}' if variant in ('star_tiny', 'meta_star_tiny')
-      else f'sft1/{arm}')
+      f'sft/{first}' if variant == 'star_tiny' else f'sft1/{arm}')
   rounds = sum(groups[f'sft{i}'].num_tokens for i in range(1, last + 1))
   for name in ('plain', 'taught'):  # no more tokens than all rounds
     assert groups[name].num_tokens == rounds
