@@ -43,7 +43,8 @@ def test_what_cannot_be_is_refused(changes, words):
 def test_policies_of_other_styles_open_no_threads():
   config = threads_config.get_config('tiny')
   config.sft.update(dict(style='compact', arms=('traces',)))
-  with pytest.raises(config_lib.ConfigError, match='compact_digits_threads does'):
+  with pytest.raises(
+      config_lib.ConfigError, match='compact_digits_threads does'):
     experiment.parse(config)
 
 
