@@ -100,6 +100,7 @@ def _strategies() -> ml_collections.ConfigDict:
   c.alone = c.sft.copy_and_resolve_references()
   c.alone.records = 'alone_traces'
   c.table.policies += ('alone',)
+  c.table.solvers = ('greedy',)  # every name is asked
   *before, table = c.stages
   c.stages = (*before, 'alone_traces', 'alone', table)
   return c
