@@ -169,11 +169,13 @@ def _dagger(c: ml_collections.ConfigDict, num_rounds: int) -> None:
 def _ts_llm(
     c: ml_collections.ConfigDict, num_rounds: int,
     trees: Mapping[str, Any] = types.MappingProxyType(_TREES),
-    num_value_tokens: int = _NUM_TOKENS,
+    num_value_tokens: int = _NUM_TOKENS, num_asked: int = _NUM_ASKED,
 ) -> None:
   policy, values = FIRST, [None]
   for i in range(1, num_rounds + 1):
-    search(c, f'search{i}', policy, solver='mcts', search=trees)
+    search(
+        c, f'search{i}', policy, solver='mcts', search=trees,
+        num_train=num_asked)
     _guide(c[f'search{i}'], values[-1])
     c[f'label{i}'] = kinds.label(
         policy=policy, records=f'search{i}', source='td')
@@ -184,6 +186,7 @@ def _ts_llm(
     c[f'value{i}'].data.value.balance = 0.5
     policy = learn(c, i, start=policy)
   _controls(c, num_rounds, num_rounds * _NUM_SAMPLES_OF_TREE)
+  c.plain_search.num_train = num_asked
   _judge(c, values[1:])
   rounds = (f'sft{i}' for i in range(1, num_rounds + 1))
   policies, asked = ('sft', *rounds), []
@@ -221,8 +224,8 @@ def search(
 ) -> None:
   """Adds a stage in which a policy answers training problems."""
   c[name] = kinds.search(
-      policy=policy, solver=solver, num_train=_NUM_ASKED, num_validation=100,
-      **changes)
+      policy=policy, solver=solver, num_train=_NUM_ASKED, num_validation=100)
+  c[name].update(changes)
   c[name].search.update(search or {})
   c.stages += (name,)
 
@@ -316,7 +319,7 @@ VARIANTS = {
     'ts_llm_tiny': _loop(_ts_llm, num_rounds=3),
     'ts_llm_make24_tiny': _loop(
         _ts_llm, num_rounds=3, make=_policy_of_24, trees=_TREES_OF_24,
-        num_value_tokens=600_000),
+        num_value_tokens=600_000, num_asked=6_000),
     'shortening_tiny': _loop(_shortening),
     'mcts_distill_tiny': _loop(_mcts_distill),
     'dagger_tiny': _loop(_dagger)}
