@@ -114,6 +114,19 @@ def test_training_curve_of_greedy_and_samples():
       _correct(last).any(axis=1).mean())
 
 
+def test_training_curves_of_two_policies():
+  rows = {p: [row for step in (4, 8) for seed in seeds for row in _rows(
+      seed, 'greedy', 'validation', step, 1, p)]
+          for p, seeds in (('a', (0, 1)), ('b', (2, 3)))}
+  tested = list(_rows(0, 'teacher', number=1, policy='symbolic'))
+  figure = figures.FIGURES['training']([
+      _group('x', rows['a'] + rows['b'] + tested)])
+  assert set(figure.lines) == {'a: greedy', 'b: greedy'}
+  for policy, points in figure.lines.items():
+    last = [r for r in rows[policy[0]] if r['step'] == 8]
+    assert points[1].y == pytest.approx(_correct(last).mean())
+
+
 def test_nodes_of_searches_and_samples():
   number = lambda rng, is_correct: 5
   groups = [
