@@ -27,6 +27,7 @@ Variants, two rounds each, TS-LLM three; docs/loops.md says which were run:
 """
 
 from collections.abc import Callable, Mapping
+import functools
 import types
 from typing import Any
 
@@ -92,10 +93,11 @@ def _star(c: ml_collections.ConfigDict, num_rounds: int) -> None:
   _compare(c, num_rounds, num_samples=num_rounds * 4)
 
 
-def _searching_policy() -> ml_collections.ConfigDict:
-  """Makes the policy of solutions of `countdown.py:tiny`, half trained."""
+def _policy_of_countdown(
+    arm: str, num_tokens: int) -> ml_collections.ConfigDict:
+  """Makes the policy of `countdown.py:tiny`; a smaller one hardly searches."""
   c = countdown.get_config('tiny')
-  c.sft.update(dict(arms=('solution_only',), num_tokens=1_000_000))
+  c.sft.update(dict(arms=(arm,), num_tokens=num_tokens))
   c.stages = c.stages[:-1]
   return c
 
@@ -112,8 +114,9 @@ def _meta_star(c: ml_collections.ConfigDict, num_rounds: int) -> None:
   for name in c.stages[4:]:
     if c[name].kind == 'search':
       c[name].num_train = 6_000
-    else:
-      _as_first(c, name, sum(num_tokens))
+    else:  # searches are new to the first policy
+      c[name].num_tokens = sum(num_tokens)
+      c[name].optimizer.learning_rate = c.sft.optimizer.learning_rate / 1.5
   for i, number in enumerate(num_tokens, start=1):
     c[f'sft{i}'].num_tokens = number
   _table(c, num_rounds, reference=FIRST, solvers=('greedy', 'samples'))
@@ -125,28 +128,19 @@ def _meta_star(c: ml_collections.ConfigDict, num_rounds: int) -> None:
   c.stages += ('figure',)
 
 
-def _as_first(
-    c: ml_collections.ConfigDict, name: str, num_tokens: int) -> None:
-  """Sets a training as that of the first policy, at two thirds of its rate."""
-  c[name].update(dict(batch_size=c.sft.batch_size, num_tokens=num_tokens))
-  c[name].data.sequence_length = c.sft.data.sequence_length
-  c[name].optimizer.learning_rate = c.sft.optimizer.learning_rate / 1.5
-
-
 def _shortening(c: ml_collections.ConfigDict, num_rounds: int) -> None:
-  c.sft.update(dict(arms=('traces',), num_tokens=1_000_000))
-  c.sft.data.sequence_length = 192
   policy = 'sft/traces'
   for i in range(1, num_rounds + 1):
     _write_searches(c, i, policy, kept='shortest_text')
     policy = learn(c, i, start=policy, arm='verified_traces')
   search(c, 'plain_search', 'sft/traces', solver='samples', kept='first_text')
-  c.plain_search.samples.num_samples = 8
+  c.plain_search.samples.update(dict(num_samples=8, max_new_tokens=256))
   _learn(c, 'plain', 'plain_search', 'sft/traces', 'verified_traces',
          num_rounds * _NUM_TOKENS)
   _learn(c, 'taught', 'traces', 'sft/traces', 'traces',
          num_rounds * _NUM_TOKENS)
   _table(c, num_rounds, reference='sft/traces', solvers=('greedy',))
+  c.table.samples.max_new_tokens = 256
 
 
 def _mcts_distill(c: ml_collections.ConfigDict, num_rounds: int) -> None:
@@ -234,7 +228,7 @@ def _write_searches(
     c: ml_collections.ConfigDict, i: int, policy: str, kept: str) -> None:
   """Adds the searches of round i that a policy writes itself."""
   search(c, f'search{i}', policy, solver='samples', kept=kept)
-  c[f'search{i}'].samples.update(dict(num_samples=4, max_new_tokens=160))
+  c[f'search{i}'].samples.update(dict(num_samples=4, max_new_tokens=256))
 
 
 def learn(
@@ -251,9 +245,9 @@ def _learn(
 ) -> str:
   c[name] = kinds.train(
       records=records, start=start, arms=(arm,), num_tokens=num_tokens,
-      eval_every_steps=100, save_every_steps=400, **changes)
-  c[name].data.sequence_length = (
-      192 if 'traces' in arm else c.sft.data.sequence_length)
+      batch_size=c.sft.batch_size, eval_every_steps=100, save_every_steps=400,
+      **changes)
+  c[name].data.sequence_length = c.sft.data.sequence_length
   c[name].optimizer.learning_rate = c.sft.optimizer.learning_rate / 3
   c.stages += (name,)
   return f'{name}/{arm}'
@@ -315,11 +309,13 @@ def _loop(
 
 VARIANTS = {
     'star_tiny': _loop(_star),
-    'meta_star_tiny': _loop(_meta_star, make=_searching_policy),
+    'meta_star_tiny': _loop(_meta_star, make=functools.partial(
+        _policy_of_countdown, 'solution_only', 1_000_000)),
     'ts_llm_tiny': _loop(_ts_llm, num_rounds=3),
     'ts_llm_make24_tiny': _loop(
         _ts_llm, num_rounds=3, make=_policy_of_24, trees=_TREES_OF_24,
         num_value_tokens=600_000, num_asked=6_000),
-    'shortening_tiny': _loop(_shortening),
+    'shortening_tiny': _loop(_shortening, make=functools.partial(
+        _policy_of_countdown, 'traces', 2_100_000)),
     'mcts_distill_tiny': _loop(_mcts_distill),
     'dagger_tiny': _loop(_dagger)}
