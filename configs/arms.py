@@ -17,7 +17,8 @@ Variants; docs/results/arms.md says which were run:
   resets_tiny      beginnings of wrong attempts, masked, before half of the
                    solutions (Eq. 10).
   checked_tiny     every attempt is checked before it counts.
-  budgets_tiny     searches with their budget in the prompt.
+  budgets_tiny     searches with their budget in the prompt: the least one that
+                   holds them, or any that does.
   strategies_tiny  twelve strategies in one policy, named in the prompt, beside
                    the same without names, and beside one alone: that which
                    solves validation problems in the fewest nodes.
@@ -89,7 +90,13 @@ def _resets() -> ml_collections.ConfigDict:
 
 
 def _budgets() -> ml_collections.ConfigDict:
-  return _opened('budget', _BUDGETS)
+  c = _opened('budget', _BUDGETS)
+  c.limited = c.opened.copy_and_resolve_references()
+  c.limited.data.opening = 'limit'
+  c.table.policies += ('limited',)
+  *before, table = c.stages
+  c.stages = (*before, 'limited', table)
+  return c
 
 
 def _strategies() -> ml_collections.ConfigDict:

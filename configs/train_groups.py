@@ -26,8 +26,8 @@ def data() -> ml_collections.ConfigDict:
   # resets: share of solutions with a beginning of a wrong one before them.
   d.backtrack_rate = 0.0
   # What stands before a question: none | strategy (that of the record) | budget
-  # (the least of `openings` that holds the tokens of the text) | any (one of
-  # them, drawn for every text: it says nothing).
+  # (the least of `openings` that holds the tokens of the text) | limit (one
+  # that does, drawn) | any (one of them, drawn: it says nothing).
   d.opening = 'none'
   d.openings = ()  # that may; records with others are left out
   d.value = _value()

@@ -14,6 +14,7 @@ from meta_cot.traces import masks
 from meta_cot.traces import record as record_lib
 
 # One position of an example; a structured array packs all of it at once.
+_OF_TOKENS = ('budget', 'limit')  # openings
 POSITION = np.dtype(
     [('tokens', np.int32), ('targets', np.int32), ('weights', np.float32)])
 
@@ -67,7 +68,7 @@ class DataConfig:
   trained_attempts: str = config_lib.setting(choices=('final', 'all'))
   backtrack_rate: float = config_lib.setting(low=0.0, high=1.0)
   opening: str = config_lib.setting(choices=(
-      'none', 'strategy', 'budget', 'any'))
+      'none', 'strategy', 'budget', 'limit', 'any'))
   openings: tuple[str, ...] = config_lib.setting(is_unique=True)
   value: ValueConfig
   verdict: VerdictConfig
@@ -78,11 +79,11 @@ class DataConfig:
       raise config_lib.ConfigError(
           f'openings: got {self.openings} with opening {self.opening!r}; name '
           "what may stand there, or nothing with 'none'.")
-    if self.opening == 'budget' and not all(
+    if self.opening in _OF_TOKENS and not all(
         name.isdecimal() for name in self.openings):
       raise config_lib.ConfigError(
-          f"openings: got {self.openings} with opening 'budget'; must be whole "
-          'numbers of tokens.')
+          f'openings: got {self.openings} with opening {self.opening!r}; must '
+          'be whole numbers of tokens.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,8 +142,10 @@ class Texts:
       return names[rng.integers(len(names))]
     written = num_tokens - len(self.tokenizer.encode_prompt(
         format_lib.prompt(attempts[0], self.style)))
-    return min(
-        (name for name in names if int(name) >= written), key=int, default=None)
+    holding = [name for name in names if int(name) >= written]
+    if self.config.opening == 'limit' and holding:
+      return holding[rng.integers(len(holding))]
+    return min(holding, key=int, default=None)
 
 
 def tokenize(

@@ -200,8 +200,29 @@ def test_budgets_and_strategies_stand_before_questions(records, tokenizer):
   assert seen == {'24', '40'}
 
 
+def test_a_limit_is_one_that_holds_the_text(records, tokenizer):
+  names, rng = ('24', '40', '64'), np.random.default_rng(0)
+  least, any_of = (examples_lib.Texts(
+      small_arms.ARMS['traces'], dataclasses.replace(
+          small_arms.CONFIG, opening=kind, openings=names), tokenizer,
+      'compact') for kind in ('budget', 'limit'))
+  seen = set()
+  for record in records:
+    made = least(record, rng)
+    if made is None:
+      assert any_of(record, rng) is None
+      continue
+    budget, _, text = _shown(made).partition(':')
+    drawn = {tuple(_shown(any_of(record, rng)).split(':', 1))
+             for _ in range(30)}
+    assert drawn == {(n, text) for n in names if int(n) >= int(budget)}
+    seen.add(budget)
+  assert len(seen) == 3
+
+
 @pytest.mark.parametrize('opening_, names', [
-    ('none', ('16',)), ('budget', ()), ('budget', ('few',))])
+    ('none', ('16',)), ('budget', ()), ('budget', ('few',)),
+    ('limit', ('few',))])
 def test_openings_that_say_nothing_are_refused(opening_, names):
   with pytest.raises(config_lib.ConfigError, match='openings: got'):
     dataclasses.replace(
