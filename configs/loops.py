@@ -17,8 +17,9 @@ Variants, two rounds each, TS-LLM three; docs/loops.md says which were run:
                      round searches best-first, the next one writes searches.
                      `plain` is STaR with as many tokens drawn and learned.
   ts_llm_tiny        TS-LLM: MCTS; every round trains the policy and the value
-                     that guides the next one. Every policy is asked with every
-                     value (Table 1 of arXiv 2501.04682).
+                     that guides the next one; the first policy has seen few
+                     solutions. Every policy is asked with every value (Table 1
+                     of arXiv 2501.04682).
   ts_llm_make24_tiny the same with 24 out of four numbers of 1..30.
   shortening_tiny    Searchformer: a policy of searches learns the shortest
                      right one of several that it wrote.
@@ -78,9 +79,8 @@ def first_policy() -> ml_collections.ConfigDict:
 
 
 def _policy_of_24() -> ml_collections.ConfigDict:
-  """Makes 24 out of four numbers, where a value learns quickly, and a policy.
-  """
-  c = puzzles.policy(num_numbers=4, num_tokens=1_000_000)
+  """Makes 24 out of four numbers and a policy; values learn quickly there."""
+  c = puzzles.policy(num_numbers=4, num_tokens=600_000)
   c.sft.update(dict(arms=('solution_only',), eval_every_steps=200))
   return c
 
@@ -163,23 +163,21 @@ def _dagger(c: ml_collections.ConfigDict, num_rounds: int) -> None:
 def _ts_llm(
     c: ml_collections.ConfigDict, num_rounds: int,
     trees: Mapping[str, Any] = types.MappingProxyType(_TREES),
-    num_value_tokens: int = _NUM_TOKENS, num_asked: int = _NUM_ASKED,
+    num_taught: int = 1_000, num_asked: int = 6_000,
+    num_tokens: int = 400_000,
 ) -> None:
+  """Adds rounds of a policy that was taught few of the problems it is asked."""
+  c.sft.data.num_records = num_taught
   policy, values = FIRST, [None]
   for i in range(1, num_rounds + 1):
     search(
         c, f'search{i}', policy, solver='mcts', search=trees,
         num_train=num_asked)
     _guide(c[f'search{i}'], values[-1])
-    c[f'label{i}'] = kinds.label(
-        policy=policy, records=f'search{i}', source='td')
-    c.stages += (f'label{i}',)
-    values.append(_learn(
-        c, f'value{i}', f'label{i}', policy, 'solution_only',
-        num_value_tokens, objective='value'))
-    c[f'value{i}'].data.value.balance = 0.5
-    policy = learn(c, i, start=policy)
-  _controls(c, num_rounds, num_rounds * _NUM_SAMPLES_OF_TREE)
+    values.append(_value(c, i, policy, num_asked, num_tokens))
+    policy = learn(c, i, start=policy, num_tokens=num_tokens)
+  _controls(
+      c, num_rounds, num_rounds * _NUM_SAMPLES_OF_TREE, num_tokens=num_tokens)
   c.plain_search.num_train = num_asked
   _judge(c, values[1:])
   rounds = (f'sft{i}' for i in range(1, num_rounds + 1))
@@ -196,6 +194,25 @@ def _ts_llm(
       labels=tuple(f'value {i}' for i in range(len(values))),
       title='Every policy with every value; value 0 is the likelihood')
   c.stages += ('table',)
+
+
+def _value(
+    c: ml_collections.ConfigDict, i: int, policy: str, num_asked: int,
+    num_tokens: int,
+) -> str:
+  """Adds the value of round i: how the answers of its policy ended."""
+  search(
+      c, f'answers{i}', policy, solver='samples', num_train=num_asked)
+  c[f'label{i}'] = kinds.label(
+      policy=policy, records=f'answers{i}', source='outcome')
+  c.stages += (f'label{i}',)
+  value = _learn(
+      c, f'value{i}', f'label{i}', policy, 'solution_only', num_tokens,
+      objective='value')
+  c[f'value{i}'].batch_size = 16
+  c[f'value{i}'].data.value.update(dict(weight=2.0, balance=0.5))
+  c[f'value{i}'].optimizer.learning_rate = c.sft.optimizer.learning_rate / 1.5
+  return value
 
 
 def _judge(c: ml_collections.ConfigDict, values: list[str]) -> None:
@@ -233,10 +250,10 @@ def _write_searches(
 
 def learn(
     c: ml_collections.ConfigDict, i: int, start: str,
-    arm: str = 'solution_only',
+    arm: str = 'solution_only', num_tokens: int = _NUM_TOKENS,
 ) -> str:
   """Adds the training of round i; returns the policy that it leaves."""
-  return _learn(c, f'sft{i}', f'search{i}', start, arm, _NUM_TOKENS)
+  return _learn(c, f'sft{i}', f'search{i}', start, arm, num_tokens)
 
 
 def _learn(
@@ -255,7 +272,7 @@ def _learn(
 
 def _controls(
     c: ml_collections.ConfigDict, num_rounds: int, num_samples: int,
-    taught: str = 'solution_only',
+    taught: str = 'solution_only', num_tokens: int = _NUM_TOKENS,
 ) -> None:
   """Adds policies with as many tokens, without rounds: `plain`, `taught`."""
   search(c, 'plain_search', FIRST, solver='samples')
@@ -263,7 +280,7 @@ def _controls(
   for name, records, arm in (
       ('plain', 'plain_search', 'solution_only'),
       ('taught', 'traces', taught)):
-    _learn(c, name, records, FIRST, arm, num_rounds * _NUM_TOKENS)
+    _learn(c, name, records, FIRST, arm, num_rounds * num_tokens)
 
 
 def _compare(
@@ -314,7 +331,7 @@ VARIANTS = {
     'ts_llm_tiny': _loop(_ts_llm, num_rounds=3),
     'ts_llm_make24_tiny': _loop(
         _ts_llm, num_rounds=3, make=_policy_of_24, trees=_TREES_OF_24,
-        num_value_tokens=600_000, num_asked=6_000),
+        num_taught=2_000, num_asked=4_000),
     'shortening_tiny': _loop(_shortening, make=functools.partial(
         _policy_of_countdown, 'traces', 2_100_000)),
     'mcts_distill_tiny': _loop(_mcts_distill),

@@ -22,11 +22,11 @@ STAGES = (
     'sft2', 'plain_search', 'plain', 'taught', 'table')
 ROUNDS_OF_TS_LLM = tuple(
     f'{stage}{i}' for i in (1, 2, 3)
-    for stage in ('search', 'label', 'value', 'sft'))
+    for stage in ('search', 'answers', 'label', 'value', 'sft'))
 # What the kill tests run: the loop itself, and no controls.
 _SHORT = dict(
     star_tiny=(*STAGES[:8], 'table'),
-    ts_llm_tiny=(*STAGES[:4], *ROUNDS_OF_TS_LLM[:8], 'asked2'))
+    ts_llm_tiny=(*STAGES[:4], *ROUNDS_OF_TS_LLM[:10], 'asked2'))
 # Two numbers: a policy that has trained for a second solves some.
 _SMALL = (
     '--config.task.num_numbers=2', '--config.task.max_number=12',
@@ -48,7 +48,7 @@ def test_a_loop_is_a_longer_tuple_of_stages(variant):
   last = 2
   if variant.startswith('ts_llm'):
     last = 3
-    assert parsed.stages[4:16] == ROUNDS_OF_TS_LLM
+    assert parsed.stages[4:19] == ROUNDS_OF_TS_LLM
     for name, value in (('search2', 1), ('search3', 2), ('asked2', 2)):
       assert groups[name].search.valuing.model == f'value{value}/solution_only'
     assert groups['table'].labels[2] == 'value 2'
@@ -77,7 +77,8 @@ def _command(
   rounds = (
       f'--config.sft{i}.{setting}' for i in (1, 2) for setting in _ROUND)
   searches = (
-      f'--config.search{i}.{setting}' for i in (1, 2)
+      f'--config.{name}{i}.{setting}' for i in (1, 2) for name in (
+          'search', *(('answers',) if variant == 'ts_llm_tiny' else ()))
       for setting in ('num_train=48', 'num_validation=8'))
   values = (
       f'--config.{name}{i}.{setting}' for i in (1, 2) for name, setting in (
