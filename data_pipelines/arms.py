@@ -83,7 +83,9 @@ class Arm:
       attempt = visited(record, rng) if self.is_visited else relabelled(
           self.task, record, rng)
       return (attempt,) if attempt and self._can_write(attempt) else None
-    if not record.solution:
+    if not record.solution or (
+        record.model != 'symbolic' and not self._can_write(
+            _attempt(record.problem, record, record.solution))):
       return None
     if self.draft:
       return (self._drafted(record, rng, max_attempts),)

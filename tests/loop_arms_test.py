@@ -94,6 +94,17 @@ def test_the_verified_search_is_told_as_far_as_it_can_be(records):
     assert arm(record, rng, 1) == (traces.linearize(record),)
 
 
+def test_a_right_solution_that_no_style_writes_is_passed_over():
+  right = lambda first: _tree(
+      _node(0, first, '4,6', order=-1, visits=1),
+      _node(1, '6*4=24', '24', order=-1, visits=1, is_terminal=True,
+            is_correct=True), solution=(0, 1, 2))
+  rng = np.random.default_rng(0)
+  for name in ('solution_only', 'revisions'):
+    assert _arm(name)(right('9-3=6'), rng, 2)
+    assert _arm(name)(right(':S9-3=6'), rng, 2) is None
+
+
 def test_steps_are_drawn_in_proportion_to_their_visits(tokenizer):
   record = _tree(
       _node(0, '9-3=6', '4,6', order=1, visits=6),
