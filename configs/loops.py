@@ -109,7 +109,7 @@ def _meta_star(c: ml_collections.ConfigDict, num_rounds: int) -> None:
   for i in range(2, num_rounds + 1):
     _write_searches(c, i, policy, kept='first_text')
     policy = learn(c, i, start=policy, arm='verified_traces')
-  _controls(c, num_rounds, num_samples=32, taught='traces')
+  _controls(c, num_rounds, num_samples=16, taught='traces')
   num_tokens = (1_200_000,) + (600_000,) * (num_rounds - 1)
   for name in c.stages[4:]:
     if c[name].kind == 'search':
