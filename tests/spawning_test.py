@@ -95,13 +95,14 @@ def _check_draws(got, prompts_QxP, lengths_Q, rules, num_samples, seed):
 
 
 def _messages(rules, text):
-  """Pieces that end with the mark, the first ones."""
-  found, message = [], []
+  """Pieces that end with their mark, the first ones, behind that of threads.
+  """
+  found, message = [], [_SPAWN]
   for token in text:
     message.append(token)
     if token == _END:
       found.append(message[:rules.thread_window - 1])
-      message = []
+      message = [_SPAWN]
   return found[:rules.num_threads]
 
 

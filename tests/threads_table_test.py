@@ -109,9 +109,9 @@ def test_sequential_tokens_are_those_of_the_longest_threads():
 
 
 @pytest.mark.parametrize('text, line', [
-    ('9-1=8,20;+28!S9-1=8,20+8=28', '!9-1=8,20+8=28;'),
-    ('9-1=8,20;+30x', 'x'), ('9-1=8,20;S', '!;'),
-    ('9-1=8,20;S1+1=2S9-1=8', '!9-1=8;')])
+    ('&9-1=8,20;+28!S9-1=8,20+8=28', '!9-1=8,20+8=28;'),
+    ('&9-1=8,20;+30x', 'x'), ('&9-1=8,20;S', '!;'),
+    ('&9-1=8,20;S1+1=2S9-1=8', '!9-1=8;')])
 def test_lines_of_threads(text, line):
   table = _spawn(_written(
       threads.empty(RULES, RULES.num_rows), 0,
@@ -129,12 +129,12 @@ def test_more_messages_than_threads_and_none():
   table = ask('1+1=2,9;' * 6 + '9-1=8&')
   assert (table.status == threads.READY).sum() == RULES.num_threads
   for row in range(1, 5):
-    assert TOKENIZER.decode(_begun(table, row)) == '1+1=2,9;'
+    assert TOKENIZER.decode(_begun(table, row)) == '&1+1=2,9;'
   alone = ask('9-1=8&')
   assert TOKENIZER.decode(_begun(alone, 5)) == '9-1=8&'
   assert (alone.status == threads.READY).sum() == 1
   long = ask('+' * 100 + ';&')  # the window of a thread has 64
-  assert TOKENIZER.decode(_begun(long, 1)) == '+' * 63
+  assert TOKENIZER.decode(_begun(long, 1)) == '&' + '+' * 62
 
 
 @pytest.mark.parametrize('size, goes_on', [

@@ -47,12 +47,12 @@ def test_known_texts():
       '20*1=20,9;20/1=20,9;9-1=8,20;20-1=19,9;&'
       'xx!9-1=8,20+8=28;!20-1=19,19+9=28;S9-1=8,20+8=28')
   assert children[:2] == [
-      '20,1,9>28:9+1=10,20;+30-10/2x', '20,1,9>28:20+1=21,9;+30-12x']
+      '20,1,9>28:&9+1=10,20;+30-10/2x', '20,1,9>28:&20+1=21,9;+30-12x']
   assert children[6:] == [
-      '20,1,9>28:9-1=8,20;+28!S9-1=8,20+8=28',
-      '20,1,9>28:20-1=19,9;+28!S20-1=19,19+9=28']
+      '20,1,9>28:&9-1=8,20;+28!S9-1=8,20+8=28',
+      '20,1,9>28:&20-1=19,9;+28!S20-1=19,19+9=28']
   assert traces.render([*threads.children(record)][-1], STYLES[1]) == (
-      "20,1,9>28:20-1=19,9;+2'8'!S20-1=19,19+9=28")
+      "20,1,9>28:&20-1=19,9;+2'8'!S20-1=19,19+9=28")
 
 
 @pytest.mark.parametrize('problem', [*PROBLEMS[:40], *FOUR], ids=str)
@@ -173,7 +173,7 @@ def test_rows_are_texts_with_masks(tokenizer):
     assert trained[-1] == tokenizer.eos_id
     seen.setdefault(text, []).append(tokenizer.decode(trained[:-1]))
   assert seen.keys() == set(_texts(record))
-  (parents,) = (len(v) for k, v in seen.items() if '&' in k)
+  (parents,) = (len(v) for k, v in seen.items() if ':&' not in k)
   assert 20 <= parents <= 40
   for events in (threads.parent(record), *threads.children(record)):
     assert {*seen[traces.render(events, STYLE)]} == {_trained(events)}

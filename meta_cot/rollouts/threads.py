@@ -2,8 +2,8 @@
 """What threads are, and the table of the texts of a rollout with threads.
 
 A trajectory is a parent's text and those of its threads. A parent that writes
-`spawn_id` waits: a thread begins with each of the messages that it has written
-since the last time, and when all of them have ended the parent goes on behind
+`spawn_id` waits: a thread begins with that mark and each of the messages that
+it has written since the last time, and when all of them have ended the parent goes on behind
 the lines that they return. Every text is a row of its own behind the question:
 the parent has a new one for each time it goes on, which begins with all that it
 had before. What a row begins with is forced: read, not drawn.
@@ -40,7 +40,7 @@ class Rules:
   num_joins: int  # J, at most
   num_threads: int  # W, at most; messages behind them are not heard
   window: int  # tokens of a parent's text behind the question, at most
-  thread_window: int  # the same of a thread's
+  thread_window: int  # the same of a thread's, its mark and message included
   sampling: decode.Sampling
   stop_ids: tuple[int, ...]  # each ends a text
   spawn_id: int
@@ -189,7 +189,8 @@ def spawn(
 
 
 def _messages(rules, text_C, start, length):
-  """Of one parent: messages [W, C], their tokens [W], how many there are."""
+  """Of one parent: marked messages [W, C], their tokens, how many there are.
+  """
   column_C = jnp.arange(len(text_C), dtype=jnp.int32)
   is_end_C = (text_C == rules.message_end_id) & (column_C >= start) & (
       column_C < length)
@@ -199,9 +200,9 @@ def _messages(rules, text_C, start, length):
       count_C[None] == number_W[:, None], axis=1).astype(jnp.int32)
   begins_W = jnp.concatenate([start[None], ends_W[:-1]])
   at_WxC = jnp.clip(
-      begins_W[:, None] + column_C[None], 0, len(text_C) - 1)
-  return text_C[at_WxC], jnp.minimum(
-      ends_W - begins_W, rules.thread_window - 1), count_C[-1]
+      begins_W[:, None] + column_C[None] - 1, 0, len(text_C) - 1)
+  return text_C[at_WxC].at[:, 0].set(rules.spawn_id), jnp.minimum(
+      1 + ends_W - begins_W, rules.thread_window - 1), count_C[-1]
 
 
 def join(

@@ -79,8 +79,9 @@ def trained_ranges(
 
 def _num_given(events: Sequence[events_lib.Event], style: str) -> int:
   """Characters up to the end of the steps that an answer was given."""
-  if any(getattr(event, 'is_given', False) for event in events[1:2]):
-    return len(format_lib.render(events[:2], style))  # a thread's message
+  for i, event in enumerate(events[:3]):
+    if getattr(event, 'is_given', False):  # a thread's message
+      return len(format_lib.render(events[:i + 1], style))
   *_, last = events
   number = getattr(last, 'num_given', 0)
   if not number:

@@ -4,7 +4,8 @@
 The parent lists as many first steps as it opens threads at a time, reads what
 these returned, and goes on with the next ones until some thread has found a
 solution. A thread's text is a search that begins with the step it was opened
-for. The nodes are those of the record, each in one text.
+for, behind a mark: without it the parent's text would begin as that of its
+first thread does. The nodes are those of the record, each in one text.
 """
 
 from collections.abc import Iterator
@@ -47,11 +48,15 @@ def parent(record: record_lib.TraceRecord) -> Events:
 
 
 def children(record: record_lib.TraceRecord) -> Iterator[Events]:
-  """Yields the text of every thread; its first step is given."""
+  """Yields the text of every thread; its first step is given.
+
+  A join of nothing stands before it, which no parent's text begins with.
+  """
   for i, node in enumerate(record.nodes):
     if node.parent == 0:
       start, first, *others = events_lib.linearize(_below(record, i))
-      yield start, dataclasses.replace(first, is_given=True), *others
+      yield (start, events_lib.Join(()),
+             dataclasses.replace(first, is_given=True), *others)
 
 
 def _below(

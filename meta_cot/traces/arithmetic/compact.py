@@ -19,8 +19,9 @@ states made since the last `&`; what these return follows, `x` or a solution:
 
   20,1,9>28:9+1=10,20;9-1=8,20;&x!9-1=8,20+8=28;S9-1=8,20+8=28
 
-The text of a thread is a search that begins with the step it was opened for:
-`20,1,9>28:9-1=8,20;+28!S9-1=8,20+8=28`. `compact_digits_threads` does both.
+The text of a thread is a search that begins with `&` and the step it was opened
+for: `20,1,9>28:&9-1=8,20;+28!S9-1=8,20+8=28`. `compact_digits_threads` does
+both.
 """
 
 from collections.abc import Mapping, Sequence
