@@ -3,10 +3,10 @@
 
 A trajectory is a parent's text and those of its threads. A parent that writes
 `spawn_id` waits: a thread begins with that mark and each of the messages that
-it has written since the last time, and when all of them have ended the parent goes on behind
-the lines that they return. Every text is a row of its own behind the question:
-the parent has a new one for each time it goes on, which begins with all that it
-had before. What a row begins with is forced: read, not drawn.
+it has written since the last time, and when all of them have ended the parent
+goes on behind the lines that they return. Every text is a row of its own behind
+the question: the parent has a new one for each time it goes on, which begins
+with all that it had before. What a row begins with is forced: read, not drawn.
 
 Axes besides those of `episodes`: J joins of a parent, W threads of a join, K
 rows of a trajectory, R = N * K rows. Row 0 of a trajectory is the parent's;
