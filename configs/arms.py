@@ -12,8 +12,8 @@ last two variants) the policy is that of `configs/countdown.py:tiny`.
 Variants; docs/results/arms.md says which were run:
   attempts_tiny    attempts up to the right one, behind which alone the text
                    ends (Eq. 7); the report has their mean number.
-  backtracks_tiny  wrong steps that are taken back, before 0, 1, 10 and 50% of
-                   the right ones (Eqs. 8 and 9).
+  backtracks_tiny  wrong steps that are taken back, before 1, 10 and 50% of the
+                   right ones (Eq. 8); solutions alone are Eq. 9.
   resets_tiny      beginnings of wrong attempts, masked, before half of the
                    solutions (Eq. 10).
   checked_tiny     every attempt is checked before it counts.
@@ -77,7 +77,7 @@ def _drafts(
 
 
 def _backtracks() -> ml_collections.ConfigDict:
-  c = _drafts('backtracks', rates=(0.0, 0.01, 0.1, 0.5))
+  c = _drafts('backtracks', rates=(0.01, 0.1, 0.5))
   for name in c.table.policies[1:]:
     c[name].data.mask = 'procedure_cloning'  # wrong steps are trained too
   return c
