@@ -80,10 +80,10 @@ def _command(
       f'--config.{name}{i}.{setting}' for i in (1, 2) for name in (
           'search', *(('answers',) if variant == 'ts_llm_tiny' else ()))
       for setting in ('num_train=48', 'num_validation=8'))
-  values = (
+  values = ('--config.sft.data.num_records=100', *(
       f'--config.{name}{i}.{setting}' for i in (1, 2) for name, setting in (
           ('value', 'num_tokens=2000'), ('label', 'num_validation=8'))
-  ) if variant == 'ts_llm_tiny' else ()
+  )) if variant == 'ts_llm_tiny' else ()
   table = 'table' if variant == 'star_tiny' else 'asked2'
   policies = f'--config.{table}.policies=sft,sft1,sft2'
   return [
