@@ -98,6 +98,7 @@ def test_optional_fields_take_none(value):
     ({'inner__betas': (float('-inf'),)},
      ['config.inner.betas[0]: got -inf', 'finite']),
     ({'rate': 1e-300}, ['config.rate: got 1e-300', 'a number of 32 bits']),
+    ({'rate': 10 ** 400}, ['config.rate: got 1e+39', 'a number of 32 bits']),
     ({'num_steps': 2**31}, ['config.num_steps: got 2147483648', 'at most']),
     ({'inner__names': ('a', 'b\0')}, ['config.inner.names[1]', 'NUL bytes']),
     ({'inner__names': ('\ud800',)}, ['config.inner.names[0]', 'UTF-8 text']),

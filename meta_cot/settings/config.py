@@ -21,6 +21,7 @@ from typing import Any
 # Numbers go into arrays of 32 bits.
 _MAX_INT = 2**31 - 1
 _MIN_FLOAT, _MAX_FLOAT = 1.2e-38, 3.4e38
+_BEYOND_FLOAT = 10 ** 39  # is refused
 
 
 class UserError(ValueError):
@@ -216,7 +217,7 @@ def _checked(name: str, value: Any, hint: Any, limits: Mapping) -> Any:
             f'{name}[{i}]: got {v!r} a second time; must be there once.')
     return items
   if kind is float and type(value) is int:
-    value = float(value)
+    value = float(min(max(value, -_BEYOND_FLOAT), _BEYOND_FLOAT))
   if type(value) is not kind:
     raise ConfigError(
         f'{name}: got {value!r} ({type(value).__name__}); must be '
