@@ -24,7 +24,7 @@ def table(groups: Sequence[base.Group]) -> base.Figure:
       lines.setdefault(policy, _points(0, found))
   for group in groups:
     x = columns.index(group.label)
-    searches = base.by_policy(group, (*strategies.STRATEGIES,))
+    searches = base.by_policy(group, tuple(strategies.STRATEGIES))
     for policy, found in searches.items():
       lines.setdefault(policy, []).extend(_points(x, found))
   return base.Figure(
