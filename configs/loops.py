@@ -10,16 +10,19 @@ all rounds and the controls (docs/loops.md): `plain`, which learns as many
 answers of the first policy at once, and `taught`, which goes on with the
 teacher's data; both are trained on as many tokens as all rounds together.
 
-Variants, two rounds each, TS-LLM three; docs/loops.md says which were run:
+The first policy of solutions has seen few of the problems that it is asked
+(1,000 of 10,000; all of them in Meta-STaR).
+
+Variants, two rounds each, TS-LLM three; docs/results/loops.md has what they
+reached:
   star_tiny          STaR: right samples; every round trains the first policy
                      anew.
   meta_star_tiny     Meta-STaR: the search itself is what is learned; the first
                      round searches best-first, the next one writes searches.
                      `plain` is STaR with as many tokens drawn and learned.
   ts_llm_tiny        TS-LLM: MCTS; every round trains the policy and the value
-                     that guides the next one; the first policy has seen few
-                     solutions. Every policy is asked with every value (Table 1
-                     of arXiv 2501.04682).
+                     that guides the next one. Every policy is asked with every
+                     value (Table 1 of arXiv 2501.04682).
   ts_llm_make24_tiny the same with 24 out of four numbers of 1..30.
   shortening_tiny    Searchformer: a policy of searches learns the shortest
                      right one of several that it wrote.
@@ -42,8 +45,9 @@ from configs.paper import puzzles
 
 FIRST = 'sft/solution_only'  # the policy of round 0
 
-_NUM_ASKED = 2_000  # training problems of a round
-_NUM_TOKENS = 200_000  # trained in a round
+_NUM_ASKED = 6_000  # training problems of a round
+_NUM_SHORTENED = 2_000  # the same, where searches are written
+_NUM_TOKENS = 400_000  # trained in a round
 _TREES = dict(
     branching=4, num_simulations=8, step_length=8, temperature=1.5)
 # Samples that have about the tokens of such a tree.
@@ -78,10 +82,18 @@ def first_policy() -> ml_collections.ConfigDict:
   return c
 
 
+def _taught_little() -> ml_collections.ConfigDict:
+  """Makes a first policy that has seen few of the problems it is asked."""
+  c = first_policy()
+  c.sft.data.num_records = 1_000
+  return c
+
+
 def _policy_of_24() -> ml_collections.ConfigDict:
   """Makes 24 out of four numbers and a policy; values learn quickly there."""
   c = puzzles.policy(num_numbers=4, num_tokens=600_000)
   c.sft.update(dict(arms=('solution_only',), eval_every_steps=200))
+  c.sft.data.num_records = 2_000
   return c
 
 
@@ -112,9 +124,7 @@ def _meta_star(c: ml_collections.ConfigDict, num_rounds: int) -> None:
   _controls(c, num_rounds, num_samples=16, taught='traces')
   num_tokens = (1_200_000,) + (600_000,) * (num_rounds - 1)
   for name in c.stages[4:]:
-    if c[name].kind == 'search':
-      c[name].num_train = 6_000
-    else:  # searches are new to the first policy
+    if c[name].kind == 'train':  # searches are new to the first policy
       c[name].num_tokens = sum(num_tokens)
       c[name].optimizer.learning_rate = c.sft.optimizer.learning_rate / 1.5
   for i, number in enumerate(num_tokens, start=1):
@@ -132,8 +142,10 @@ def _shortening(c: ml_collections.ConfigDict, num_rounds: int) -> None:
   policy = 'sft/traces'
   for i in range(1, num_rounds + 1):
     _write_searches(c, i, policy, kept='shortest_text')
+    c[f'search{i}'].num_train = _NUM_SHORTENED
     policy = learn(c, i, start=policy, arm='verified_traces')
-  search(c, 'plain_search', 'sft/traces', solver='samples', kept='first_text')
+  search(c, 'plain_search', 'sft/traces', solver='samples', kept='first_text',
+         num_train=_NUM_SHORTENED)
   c.plain_search.samples.update(dict(num_samples=8, max_new_tokens=256))
   _learn(c, 'plain', 'plain_search', 'sft/traces', 'verified_traces',
          num_rounds * _NUM_TOKENS)
@@ -163,21 +175,17 @@ def _dagger(c: ml_collections.ConfigDict, num_rounds: int) -> None:
 def _ts_llm(
     c: ml_collections.ConfigDict, num_rounds: int,
     trees: Mapping[str, Any] = types.MappingProxyType(_TREES),
-    num_taught: int = 1_000, num_asked: int = 6_000,
-    num_tokens: int = 400_000,
+    num_asked: int = _NUM_ASKED,
 ) -> None:
-  """Adds rounds of a policy that was taught few of the problems it is asked."""
-  c.sft.data.num_records = num_taught
   policy, values = FIRST, [None]
   for i in range(1, num_rounds + 1):
     search(
         c, f'search{i}', policy, solver='mcts', search=trees,
         num_train=num_asked)
     _guide(c[f'search{i}'], values[-1])
-    values.append(_value(c, i, policy, num_asked, num_tokens))
-    policy = learn(c, i, start=policy, num_tokens=num_tokens)
-  _controls(
-      c, num_rounds, num_rounds * _NUM_SAMPLES_OF_TREE, num_tokens=num_tokens)
+    values.append(_value(c, i, policy, num_asked))
+    policy = learn(c, i, start=policy)
+  _controls(c, num_rounds, num_rounds * _NUM_SAMPLES_OF_TREE)
   c.plain_search.num_train = num_asked
   _judge(c, values[1:])
   rounds = (f'sft{i}' for i in range(1, num_rounds + 1))
@@ -197,9 +205,7 @@ def _ts_llm(
 
 
 def _value(
-    c: ml_collections.ConfigDict, i: int, policy: str, num_asked: int,
-    num_tokens: int,
-) -> str:
+    c: ml_collections.ConfigDict, i: int, policy: str, num_asked: int) -> str:
   """Adds the value of round i: how the answers of its policy ended."""
   search(
       c, f'answers{i}', policy, solver='samples', num_train=num_asked)
@@ -207,7 +213,7 @@ def _value(
       policy=policy, records=f'answers{i}', source='outcome')
   c.stages += (f'label{i}',)
   value = _learn(
-      c, f'value{i}', f'label{i}', policy, 'solution_only', num_tokens,
+      c, f'value{i}', f'label{i}', policy, 'solution_only', _NUM_TOKENS,
       objective='value')
   c[f'value{i}'].batch_size = 16
   c[f'value{i}'].data.value.update(dict(weight=2.0, balance=0.5))
@@ -250,10 +256,10 @@ def _write_searches(
 
 def learn(
     c: ml_collections.ConfigDict, i: int, start: str,
-    arm: str = 'solution_only', num_tokens: int = _NUM_TOKENS,
+    arm: str = 'solution_only',
 ) -> str:
   """Adds the training of round i; returns the policy that it leaves."""
-  return _learn(c, f'sft{i}', f'search{i}', start, arm, num_tokens)
+  return _learn(c, f'sft{i}', f'search{i}', start, arm, _NUM_TOKENS)
 
 
 def _learn(
@@ -272,7 +278,7 @@ def _learn(
 
 def _controls(
     c: ml_collections.ConfigDict, num_rounds: int, num_samples: int,
-    taught: str = 'solution_only', num_tokens: int = _NUM_TOKENS,
+    taught: str = 'solution_only',
 ) -> None:
   """Adds policies with as many tokens, without rounds: `plain`, `taught`."""
   search(c, 'plain_search', FIRST, solver='samples')
@@ -280,7 +286,7 @@ def _controls(
   for name, records, arm in (
       ('plain', 'plain_search', 'solution_only'),
       ('taught', 'traces', taught)):
-    _learn(c, name, records, FIRST, arm, num_rounds * num_tokens)
+    _learn(c, name, records, FIRST, arm, num_rounds * _NUM_TOKENS)
 
 
 def _compare(
@@ -325,14 +331,14 @@ def _loop(
 
 
 VARIANTS = {
-    'star_tiny': _loop(_star),
+    'star_tiny': _loop(_star, make=_taught_little),
     'meta_star_tiny': _loop(_meta_star, make=functools.partial(
         _policy_of_countdown, 'solution_only', 1_000_000)),
-    'ts_llm_tiny': _loop(_ts_llm, num_rounds=3),
+    'ts_llm_tiny': _loop(_ts_llm, num_rounds=3, make=_taught_little),
     'ts_llm_make24_tiny': _loop(
         _ts_llm, num_rounds=3, make=_policy_of_24, trees=_TREES_OF_24,
-        num_taught=2_000, num_asked=4_000),
+        num_asked=4_000),
     'shortening_tiny': _loop(_shortening, make=functools.partial(
         _policy_of_countdown, 'traces', 2_100_000)),
-    'mcts_distill_tiny': _loop(_mcts_distill),
-    'dagger_tiny': _loop(_dagger)}
+    'mcts_distill_tiny': _loop(_mcts_distill, make=_taught_little),
+    'dagger_tiny': _loop(_dagger, make=_taught_little)}

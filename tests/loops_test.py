@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loops of stages: killed in a later round, and changed there."""
+"""Loops of stages: killed in every round, and changed in a later one."""
 
-from collections.abc import Callable
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -23,21 +23,24 @@ STAGES = (
 ROUNDS_OF_TS_LLM = tuple(
     f'{stage}{i}' for i in (1, 2, 3)
     for stage in ('search', 'answers', 'label', 'value', 'sft'))
-# What the kill tests run: the loop itself, and no controls.
-_SHORT = dict(
-    star_tiny=(*STAGES[:8], 'table'),
-    ts_llm_tiny=(*STAGES[:4], *ROUNDS_OF_TS_LLM[:10], 'asked2'))
-# Two numbers: a policy that has trained for a second solves some.
+# A policy that has trained for a second solves some of these.
 _SMALL = (
     '--config.task.num_numbers=2', '--config.task.max_number=12',
-    '--config.task.min_target=2', '--config.problems.num_shards=1',
-    '--config.traces.num_shards=1', '--config.model.num_layers=1',
-    '--config.sft.num_tokens=30000', '--config.sft.batch_size=4',
-    '--config.sft.data.sequence_length=32',
+    '--config.problems.num_shards=1', '--config.traces.num_shards=1',
+    '--config.model.num_layers=1', '--config.sft.num_tokens=30000',
+    '--config.sft.batch_size=4', '--config.sft.data.sequence_length=64',
+    '--config.sft.data.num_records=100',
     '--config.sft.optimizer.warmup_steps=10')
-_ROUND = (
-    'num_tokens=4000', 'save_every_steps=4', 'log_every_steps=2',
-    'eval_every_steps=8', 'num_eval_batches=1')
+_OF_TASK = {
+    'countdown': ('min_target=2',),
+    'make24': ('num_numbers=3',)}
+_OF_KIND = {
+    'train': (
+        'num_tokens=8000', 'batch_size=4', 'save_every_steps=4',
+        'log_every_steps=2', 'eval_every_steps=8', 'num_eval_batches=1',
+        'data.sequence_length=64'),
+    'search': ('num_train=48', 'num_validation=8'),
+    'label': ('num_validation=8',)}
 
 
 @pytest.mark.parametrize('variant', loops.VARIANTS)
@@ -71,33 +74,43 @@ def test_a_loop_is_a_longer_tuple_of_stages(variant):
     assert groups[name].start == f'sft/{first}'
 
 
-def _command(
-    workdir: pathlib.Path, *more: str, variant: str = 'star_tiny',
-) -> list[str]:
-  rounds = (
-      f'--config.sft{i}.{setting}' for i in (1, 2) for setting in _ROUND)
-  searches = (
-      f'--config.{name}{i}.{setting}' for i in (1, 2) for name in (
-          'search', *(('answers',) if variant == 'ts_llm_tiny' else ()))
-      for setting in ('num_train=48', 'num_validation=8'))
-  values = ('--config.sft.data.num_records=100', *(
-      f'--config.{name}{i}.{setting}' for i in (1, 2) for name, setting in (
-          ('value', 'num_tokens=2000'), ('label', 'num_validation=8'))
-  )) if variant == 'ts_llm_tiny' else ()
-  table = 'table' if variant == 'star_tiny' else 'asked2'
-  policies = f'--config.{table}.policies=sft,sft1,sft2'
+def _rounds(variant: str) -> dict[str, str]:
+  """The stages of a loop's rounds, without controls, and their kinds."""
+  c = config_file.load(f'configs/loops.py:{variant}', ())
+  return {
+      name: c[name].kind for name in c.stages
+      if re.fullmatch(r'(search|answers|label|value|sft)\d', name)}
+
+
+def _stages(variant: str) -> tuple[str, ...]:
+  """A loop without its controls."""
+  return (*STAGES[:4], *_rounds(variant), _report(variant))
+
+
+def _report(variant: str) -> str:
+  return 'asked3' if variant.startswith('ts_llm') else 'table'
+
+
+def _command(variant: str, workdir: pathlib.Path, *more: str) -> list[str]:
+  rounds, report = _rounds(variant), _report(variant)
+  task = 'make24' if 'make24' in variant else 'countdown'
+  policies = ('sft', *(name for name in rounds if name.startswith('sft')))
+  settings = (
+      *(f'task.{setting}' for setting in _OF_TASK[task]),
+      *(f'{name}.{setting}' for name, kind in rounds.items()
+        for setting in _OF_KIND[kind]),
+      f'compilation_cache={workdir.parent.parent / "cache"}',
+      f'stages={",".join(_stages(variant))}', f'{report}.solvers=greedy',
+      f'{report}.num_problems=8', f'{report}.policies={",".join(policies)}')
   return [
       sys.executable, '-m', 'meta_cot.main',
-      f'--config=configs/loops.py:{variant}', f'--workdir={workdir}',
-      f'--config.compilation_cache={workdir.parent.parent / "cache"}',
-      f'--config.stages={",".join(_SHORT[variant])}',
-      f'--config.{table}.solvers=greedy', f'--config.{table}.num_problems=8',
-      *_SMALL, *rounds, *searches, *values, policies, *more]
+      f'--config=configs/loops.py:{variant}', f'--workdir={workdir}', *_SMALL,
+      *(f'--config.{setting}' for setting in settings), *more]
 
 
-def _run(workdir: pathlib.Path, *more: str, **variant: str) -> str:
+def _run(variant: str, workdir: pathlib.Path, *more: str) -> str:
   done = subprocess.run(
-      _command(workdir, *more, **variant), cwd=ROOT, env=_environment(),
+      _command(variant, workdir, *more), cwd=ROOT, env=_environment(),
       text=True, capture_output=True, check=False)
   assert done.returncode == 0, done.stderr[-3000:]
   return done.stderr
@@ -115,19 +128,29 @@ def _times(workdir: pathlib.Path) -> dict[str, int]:
       if path.is_file() and path.name not in ('config.json', 'lease.json')}
 
 
-def _kill(
-    workdir: pathlib.Path, is_time: Callable[[], bool], **variant: str) -> None:
-  """Starts a run and ends it, with no warning, as soon as it is time."""
+def _kill(variant: str, workdir: pathlib.Path, stage: str) -> None:
+  """Starts a run and ends it, with no warning, in the midst of a stage."""
   process = subprocess.Popen(
-      _command(workdir, **variant), cwd=ROOT, env=_environment(),
+      _command(variant, workdir), cwd=ROOT, env=_environment(),
       stderr=subprocess.DEVNULL)
   deadline = time.monotonic() + 240
   while time.monotonic() < deadline and process.poll() is None:
-    if is_time():
+    if _is_amid(workdir, stage):
       break
     time.sleep(0.01)
   process.send_signal(signal.SIGKILL)
   assert process.wait() == -signal.SIGKILL
+  assert _is_amid(workdir, stage)
+  assert not (workdir / 'done' / f'{stage}.json').exists(), 'killed too late'
+
+
+def _is_amid(workdir: pathlib.Path, stage: str) -> bool:
+  """Whether the stage has begun; where it trains, has made some steps."""
+  if not stage.startswith(('sft', 'value')):
+    return (workdir / 'begun' / f'{stage}.json').exists()
+  return any(
+      path.read_text().count('\n') >= 3
+      for path in (workdir / stage).rglob('metrics.jsonl'))
 
 
 def _workdirs(tmp_path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
@@ -137,36 +160,28 @@ def _workdirs(tmp_path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
 
 
 @pytest.mark.slow
-def test_a_tree_search_of_the_second_round_killed(tmp_path):
+@pytest.mark.parametrize('variant', loops.VARIANTS)
+def test_a_loop_killed_in_every_stage_of_every_round(variant, tmp_path):
   unbroken, workdir = _workdirs(tmp_path)
-  variant = dict(variant='ts_llm_tiny')
-  _run(unbroken, **variant)
-  _kill(workdir, (workdir / 'begun' / 'search2.json').exists, **variant)
-  assert (workdir / 'done' / 'sft1.json').exists()
-  assert not (workdir / 'done' / 'search2.json').exists(), 'killed too late'
-  log = _run(workdir, **variant)
-  assert log.count('already done') == _SHORT['ts_llm_tiny'].index('search2')
+  log = _run(variant, unbroken)
+  stages = _stages(variant)
+  assert [name for name in stages if f' stage {name}\n' in log] == list(stages)
+  for stage in _rounds(variant):
+    _kill(variant, workdir, stage)
+  log = _run(variant, workdir)
+  assert log.count('already done') == stages.index(stage)
   assert not run_comparison.differences(unbroken, workdir)
 
 
 @pytest.mark.slow
-def test_the_second_round_killed_and_changed(tmp_path):
-  unbroken, workdir = _workdirs(tmp_path)
-  log = _run(unbroken)
-  assert [n for n in STAGES if f' stage {n}\n' in log] == list(
-      _SHORT['star_tiny'])
-  metrics = workdir / 'sft2' / 'solution_only' / 'metrics.jsonl'
-  _kill(workdir, lambda: (
-      metrics.exists() and metrics.read_text().count('\n') >= 3))
-  assert (workdir / 'done' / 'search2.json').exists()
-  assert not (workdir / 'done' / 'sft2.json').exists(), 'killed too late'
-  log = _run(workdir)
-  assert log.count('already done') == _SHORT['star_tiny'].index('sft2')
-  assert not run_comparison.differences(unbroken, workdir)
-
+def test_a_changed_round_runs_again_with_what_stands_on_it(tmp_path):
+  workdir = tmp_path / 'a' / 'w'
+  workdir.parent.mkdir()
+  _run('star_tiny', workdir)
   before = _times(workdir)
-  log = _run(workdir, '--config.sft2.optimizer.learning_rate=0.002')
-  assert log.count('already done') == _SHORT['star_tiny'].index('sft2')
+  log = _run(
+      'star_tiny', workdir, '--config.sft2.optimizer.learning_rate=0.002')
+  assert log.count('already done') == STAGES.index('sft2')
   assert 'stage sft2: runs again (' in log and 'learning_rate' in log
   assert 'stage table: runs again (sft2/solution_only was made anew)' in log
   after = _times(workdir)
