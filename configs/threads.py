@@ -12,7 +12,9 @@ configs/paper/ladder.py draws them.
 
 Variants:
   tiny  three-number Countdown, the policy of configs/countdown.py:tiny, a token
-        a digit.
+        a digit; every search fits into the window.
+  four  four numbers of 1..10, a token a number, within a window that holds half
+        of the serial searches; threads up to eight at a time, no `walks`.
 """
 
 import ml_collections
@@ -58,4 +60,25 @@ def tiny() -> ml_collections.ConfigDict:
   return c
 
 
-VARIANTS = {'tiny': tiny}
+def four() -> ml_collections.ConfigDict:
+  """Makes the same of searches that are longer than the window, four numbers.
+
+  Below a first step there is a search of three numbers, which fits.
+  """
+  c, window, names = tiny(), 256, NAMES[:3]
+  c.style = 'compact_threads'
+  c.task.update(dict(
+      num_numbers=4, max_number=10, min_target=5, max_target=30, max_value=30))
+  c.sft.num_tokens = c.named.num_tokens = 4_200_000
+  c.sft.data.sequence_length = c.named.data.sequence_length = window
+  c.named.data.openings = names
+  c.tokenizer.vocabulary.update(dict(
+      pieces=(*names, '&', '@', '!'), number_tokens=30))
+  c.table.policies = ('sft', 'named')
+  c.table.episodes.threads.update(dict(
+      num_joins=12, num_threads=8, window=window, thread_window=window))
+  c.stages = ('problems', 'traces', 'tokenizer', 'sft', 'named', 'table')
+  return c
+
+
+VARIANTS = {'tiny': tiny, 'four': four}

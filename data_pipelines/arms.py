@@ -195,8 +195,8 @@ def threaded(
   """
   if rng.random() < 0.5:
     return threads.parent(record)
-  children = tuple(threads.children(record))
-  return children[int(rng.integers(len(children)))]
+  return threads.child(
+      record, int(rng.integers(threads.num_children(record))))
 
 
 def failures(

@@ -63,7 +63,9 @@ def test_what_is_joined_is_what_the_teacher_writes(question):
   record = teacher.Teacher(60).search(countdown.make_problem(
       [*map(int, numbers.split(','))], int(target)), 'threads_4', 0)
   parent = _tokens(traces_threads.parent(record))
-  children = [_tokens(x) for x in traces_threads.children(record)]
+  children = [
+      _tokens(traces_threads.child(record, i))
+      for i in range(traces_threads.num_children(record))]
   table, row, done = threads.empty(RULES, RULES.num_rows), 0, 0
   asked = [i + 1 for i, t in enumerate(parent) if t == RULES.spawn_id]
   for end in asked:

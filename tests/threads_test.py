@@ -32,10 +32,15 @@ def tokenizer():
   return sentencepiece.train(['+-*/=,;:>x!S@&'], 128, 60)
 
 
+def _children(record):
+  """The texts of all threads."""
+  return [threads.child(record, i) for i in range(threads.num_children(record))]
+
+
 def _texts(record):
   return [
       traces.render(events, STYLE)
-      for events in (threads.parent(record), *threads.children(record))]
+      for events in (threads.parent(record), *_children(record))]
 
 
 def test_known_texts():
@@ -51,7 +56,7 @@ def test_known_texts():
   assert children[6:] == [
       '20,1,9>28:&9-1=8,20;+28!S9-1=8,20+8=28',
       '20,1,9>28:&20-1=19,9;+28!S20-1=19,19+9=28']
-  assert traces.render([*threads.children(record)][-1], STYLES[1]) == (
+  assert traces.render([*_children(record)][-1], STYLES[1]) == (
       "20,1,9>28:&20-1=19,9;+2'8'!S20-1=19,19+9=28")
 
 
@@ -64,7 +69,7 @@ def test_both_tell_the_same_search(problem, number):
   size = len(serial.nodes)
   for ours, theirs in zip(record.nodes, serial.nodes):
     assert ours == theirs
-  parent, *children = (threads.parent(record), *threads.children(record))
+  parent, *children = (threads.parent(record), *_children(record))
   steps = lambda events: [e for e in events if isinstance(e, traces.Step)]
   told = [step for events in children for step in steps(events)]
   assert [(s.text, s.state) for s in told] == [
@@ -89,7 +94,7 @@ def test_both_tell_the_same_search(problem, number):
 @pytest.mark.parametrize('problem', [*PROBLEMS, *FOUR], ids=str)
 def test_texts_are_read_again(problem, style):
   record = TEACHER.search(problem, 'threads', 3)
-  for events in (threads.parent(record), *threads.children(record)):
+  for events in (threads.parent(record), *_children(record)):
     text = traces.render(events, style)
     assert traces.parse(text, style) == events
     reading = format_lib.read(text, style)
@@ -152,7 +157,7 @@ def test_messages_and_lines_are_not_trained():
   assert _trained(threads.parent(record)) == (
       '9+1=10,20;20+1=21,9;9*1=9,20;9/1=9,20;&'
       '20*1=20,9;20/1=20,9;9-1=8,20;20-1=19,9;&S9-1=8,20+8=28')
-  children = [_trained(events) for events in threads.children(record)]
+  children = [_trained(events) for events in _children(record)]
   assert children[:2] == ['+30-10/2x', '+30-12x']
   assert children[6:] == ['+28!S9-1=8,20+8=28', '+28!S20-1=19,19+9=28']
   assert _trained(threads.parent(record), 'solution_path') == (
@@ -175,7 +180,7 @@ def test_rows_are_texts_with_masks(tokenizer):
   assert seen.keys() == set(_texts(record))
   (parents,) = (len(v) for k, v in seen.items() if ':&' not in k)
   assert 20 <= parents <= 40
-  for events in (threads.parent(record), *threads.children(record)):
+  for events in (threads.parent(record), *_children(record)):
     assert {*seen[traces.render(events, STYLE)]} == {_trained(events)}
   plain = TEACHER.search(PROBLEMS[0], 'compact', 0)
   assert make(plain, np.random.default_rng(0)) is None

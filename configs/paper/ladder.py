@@ -10,7 +10,12 @@ threads as there are.
 
 Variants:
   tiny  three numbers; three seeds.
+  four  four numbers in a window that holds half of the serial searches, without
+        the searches of twelve strategies; three seeds.
 """
+
+from collections.abc import Callable
+import functools
 
 import ml_collections
 
@@ -24,8 +29,9 @@ _FIGURES = {
     'total': 'Success within tokens'}
 
 
-def _tiny() -> ml_collections.ConfigDict:
-  c = threads.tiny()
+def _drawn(
+    make: Callable[[], ml_collections.ConfigDict]) -> ml_collections.ConfigDict:
+  c = make()
   for name in c.table.policies:
     c[name].seeds = puzzles.SEEDS
   for name, title in _FIGURES.items():
@@ -34,5 +40,7 @@ def _tiny() -> ml_collections.ConfigDict:
   return c
 
 
-VARIANTS = {'tiny': _tiny}
+VARIANTS = {
+    name: functools.partial(_drawn, make)
+    for name, make in threads.VARIANTS.items()}
 get_config = puzzles.chooser(VARIANTS)

@@ -8,7 +8,6 @@ for, behind a mark: without it the parent's text would begin as that of its
 first thread does. The nodes are those of the record, each in one text.
 """
 
-from collections.abc import Iterator
 import dataclasses
 
 from meta_cot.traces import events as events_lib
@@ -32,7 +31,7 @@ def parent(record: record_lib.TraceRecord) -> Events:
     record: of a search that opens threads.
   """
   number, nodes = record.arguments[NUM_THREADS], record.nodes
-  firsts = [i for i, node in enumerate(nodes) if node.parent == 0]
+  firsts = _firsts(record)
   events = [events_lib.Start(record.problem.question)]
   for start in range(0, len(firsts), number):
     some = firsts[start:start + number]
@@ -47,16 +46,25 @@ def parent(record: record_lib.TraceRecord) -> Events:
   return tuple(events)
 
 
-def children(record: record_lib.TraceRecord) -> Iterator[Events]:
-  """Yields the text of every thread; its first step is given.
+def num_children(record: record_lib.TraceRecord) -> int:
+  """Counts the threads: one below every first step."""
+  return len(_firsts(record))
+
+
+def child(record: record_lib.TraceRecord, number: int) -> Events:
+  """Tells the text of thread `number`; its first step is given.
 
   A join of nothing stands before it, which no parent's text begins with.
   """
-  for i, node in enumerate(record.nodes):
-    if node.parent == 0:
-      start, first, *others = events_lib.linearize(_below(record, i))
-      yield (start, events_lib.Join(()),
-             dataclasses.replace(first, is_given=True), *others)
+  start, first, *others = events_lib.linearize(
+      _below(record, _firsts(record)[number]))
+  return (start, events_lib.Join(()),
+          dataclasses.replace(first, is_given=True), *others)
+
+
+def _firsts(record: record_lib.TraceRecord) -> list[int]:
+  """The nodes of first steps, in the order of the search."""
+  return [i for i, node in enumerate(record.nodes) if node.parent == 0]
 
 
 def _below(
