@@ -69,7 +69,7 @@ def four() -> ml_collections.ConfigDict:
   c.style = 'compact_threads'
   c.task.update(dict(
       num_numbers=4, max_number=10, min_target=5, max_target=30, max_value=30))
-  c.sft.num_tokens = c.named.num_tokens = 4_200_000
+  c.sft.num_tokens = c.named.num_tokens = 8_000_000
   c.sft.data.sequence_length = c.named.data.sequence_length = window
   c.named.data.openings = names
   c.tokenizer.vocabulary.update(dict(

@@ -187,14 +187,21 @@ def relabelled(
 
 def threaded(
     record: record_lib.TraceRecord, rng: np.random.Generator) -> Events:
-  """Draws the parent's text half of the time, else that of one thread.
+  """Draws the parent's text, that of the thread it answers with, or any one's.
+
+  A third each: of all threads few find a solution, and to see that it is one is
+  what is learned last.
 
   Args:
     record: of a search that opens threads.
     rng: drawn from once or twice.
   """
-  if rng.random() < 0.5:
+  kind = rng.integers(3)
+  if kind == 0:
     return threads.parent(record)
+  found = threads.found_by(record)
+  if kind == 1 and found is not None:
+    return threads.child(record, found)
   return threads.child(
       record, int(rng.integers(threads.num_children(record))))
 

@@ -51,6 +51,11 @@ def num_children(record: record_lib.TraceRecord) -> int:
   return len(_firsts(record))
 
 
+def found_by(record: record_lib.TraceRecord) -> int | None:
+  """The thread that the parent answers with; None: no thread has a solution."""
+  return _firsts(record).index(record.solution[1]) if record.solution else None
+
+
 def child(record: record_lib.TraceRecord, number: int) -> Events:
   """Tells the text of thread `number`; its first step is given.
 
