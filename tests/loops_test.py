@@ -23,23 +23,28 @@ STAGES = (
 ROUNDS_OF_TS_LLM = tuple(
     f'{stage}{i}' for i in (1, 2, 3)
     for stage in ('search', 'answers', 'label', 'value', 'sft'))
-# A policy that has trained for a second solves some of these.
+# A policy that has trained for some seconds solves some of these.
 _SMALL = (
     '--config.task.num_numbers=2', '--config.task.max_number=12',
+    '--config.task.heldout_numbers_fraction=0.3',
+    '--config.task.validation_fraction=0.6',
     '--config.problems.num_shards=1', '--config.traces.num_shards=1',
-    '--config.model.num_layers=1', '--config.sft.num_tokens=30000',
+    '--config.model.num_layers=1', '--config.sft.num_tokens=100000',
     '--config.sft.batch_size=4', '--config.sft.data.sequence_length=64',
-    '--config.sft.data.num_records=100',
     '--config.sft.optimizer.warmup_steps=10')
-_OF_TASK = {
-    'countdown': ('min_target=2',),
-    'make24': ('num_numbers=3',)}
+_FEW = 'sft.data.num_records=100'
+_OF_VARIANT = dict.fromkeys(loops.VARIANTS, ('task.min_target=2', _FEW)) | {
+    'ts_llm_make24_tiny': ('task.num_numbers=3', _FEW),
+    # A digit is a token, and searches are learned later than solutions.
+    'meta_star_tiny': (
+        'task.min_target=2', 'sft.num_tokens=200000', 'sft1.num_tokens=60000'),
+    'shortening_tiny': ('task.min_target=2', 'sft.num_tokens=200000')}
 _OF_KIND = {
     'train': (
         'num_tokens=8000', 'batch_size=4', 'save_every_steps=4',
         'log_every_steps=2', 'eval_every_steps=8', 'num_eval_batches=1',
         'data.sequence_length=64'),
-    'search': ('num_train=48', 'num_validation=8'),
+    'search': ('num_train=96', 'num_validation=24'),
     'label': ('num_validation=8',)}
 
 
@@ -93,12 +98,11 @@ def _report(variant: str) -> str:
 
 def _command(variant: str, workdir: pathlib.Path, *more: str) -> list[str]:
   rounds, report = _rounds(variant), _report(variant)
-  task = 'make24' if 'make24' in variant else 'countdown'
   policies = ('sft', *(name for name in rounds if name.startswith('sft')))
   settings = (
-      *(f'task.{setting}' for setting in _OF_TASK[task]),
       *(f'{name}.{setting}' for name, kind in rounds.items()
         for setting in _OF_KIND[kind]),
+      *_OF_VARIANT[variant],
       f'compilation_cache={workdir.parent.parent / "cache"}',
       f'stages={",".join(_stages(variant))}', f'{report}.solvers=greedy',
       f'{report}.num_problems=8', f'{report}.policies={",".join(policies)}')

@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from absl import logging
 from etils import epath
 import numpy as np
 
@@ -24,15 +25,18 @@ def write(
   """Writes the rows of the teacher and of every strategy, and returns them.
 
   `taught` is what it would be taught with, by split; it is kept as records. The
-  strategies search the problems of the first split.
+  strategies search the problems of the first split; one that some of these do
+  not allow is left out, and the log says why.
   """
   split, first = next(iter(taught.items()))
   runs = [(TEACHER, split, some) for split, some in taught.items()]
-  runs += [
-      (strategy, split, [
+  for strategy in teacher.strategies:
+    try:
+      runs.append((strategy, split, [
           teacher.search(record.problem, strategy, seed + index)
-          for index, record in enumerate(first)])
-      for strategy in teacher.strategies]
+          for index, record in enumerate(first)]))
+    except ValueError as e:
+      logging.info('strategy %s: left out; %s', strategy, e)
   policy = base.Policy(POLICY, None, None, tokenizer, style)
   rows = [
       row for solver, split, some in runs
