@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import itertools
 
+from etils import epath
 from flax.linen import meta
 import jax
 import numpy as np
@@ -117,6 +118,18 @@ def test_symbolic_searches_and_their_tokens():
   hard = countdown.make_problem([20, 1, 9], 28)
   run = lambda name: teacher.Teacher(60, 'descending').search(hard, name, 0)
   assert run('dfs_sum').is_solved and not run('bfs_sum_1').is_solved
+
+
+def test_strategies_that_a_problem_does_not_allow_are_left_out(tmp_path):
+  two = teacher.search(countdown.make_problem([4, 1], 5), STRATEGY, 0)
+  all_of_them = teacher.Teacher(60, 'descending')
+  told = {
+      rows: {row['solver'] for row in symbolic.write(
+          epath.Path(tmp_path), all_of_them, dict(test=[two, *more]),
+          sentencepiece.train(['+-*/=,;:>x!S@'], 128, 60), 'compact', seed=0)}
+      for rows, more in (('alone', ()), ('beside others', (RECORD,)))}
+  assert told['alone'] == told['beside others'] == {
+      'teacher', *all_of_them.strategies} - {'threads', *teacher.THREADS}
 
 
 @pytest.mark.parametrize('style', ['compact', 'stream_of_search'])

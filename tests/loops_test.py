@@ -32,9 +32,9 @@ _SMALL = (
     '--config.model.num_layers=1', '--config.sft.num_tokens=100000',
     '--config.sft.batch_size=4', '--config.sft.data.sequence_length=64',
     '--config.sft.optimizer.warmup_steps=10')
-_FEW = 'sft.data.num_records=100'
+_FEW = 'sft.data.num_records=40'  # of those that a round asks
 _OF_VARIANT = dict.fromkeys(loops.VARIANTS, ('task.min_target=2', _FEW)) | {
-    'ts_llm_make24_tiny': ('task.num_numbers=3', _FEW),
+    'ts_llm_make24_tiny': ('task.num_numbers=3', 'sft.num_tokens=200000'),
     # A digit is a token, and searches are learned later than solutions.
     'meta_star_tiny': (
         'task.min_target=2', 'sft.num_tokens=200000', 'sft1.num_tokens=60000'),
