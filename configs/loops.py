@@ -141,8 +141,8 @@ def _meta_star(c: ml_collections.ConfigDict, num_rounds: int) -> None:
 def _shortening(c: ml_collections.ConfigDict, num_rounds: int) -> None:
   policy = 'sft/traces'
   for i in range(1, num_rounds + 1):
-    _write_searches(c, i, policy, kept='shortest_text')
-    c[f'search{i}'].num_train = _NUM_SHORTENED
+    _write_searches(
+        c, i, policy, kept='shortest_text', num_train=_NUM_SHORTENED)
     policy = learn(c, i, start=policy, arm='verified_traces')
   search(c, 'plain_search', 'sft/traces', solver='samples', kept='first_text',
          num_train=_NUM_SHORTENED)
@@ -248,9 +248,9 @@ def search(
 
 
 def _write_searches(
-    c: ml_collections.ConfigDict, i: int, policy: str, kept: str) -> None:
+    c: ml_collections.ConfigDict, i: int, policy: str, **changes: Any) -> None:
   """Adds the searches of round i that a policy writes itself."""
-  search(c, f'search{i}', policy, solver='samples', kept=kept)
+  search(c, f'search{i}', policy, solver='samples', **changes)
   c[f'search{i}'].samples.update(dict(num_samples=4, max_new_tokens=256))
 
 

@@ -132,6 +132,21 @@ def test_strategies_that_a_problem_does_not_allow_are_left_out(tmp_path):
       'teacher', *all_of_them.strategies} - {'threads', *teacher.THREADS}
 
 
+def test_a_fault_of_a_task_is_not_left_out(tmp_path):
+  class Broken:
+    """A teacher of one's own, with a fault that was found."""
+
+    strategies = ('mine',)
+
+    def search(self, *_):
+      raise config_lib.UserError('teacher.search returned None')
+
+  with pytest.raises(config_lib.UserError, match='returned None'):
+    symbolic.write(
+        epath.Path(tmp_path), Broken(), dict(test=[RECORD]), None, 'compact',
+        seed=0)
+
+
 @pytest.mark.parametrize('style', ['compact', 'stream_of_search'])
 def test_a_model_text_gives_the_tree_that_it_tells(style):
   text = traces.render(traces.linearize(RECORD), style=style)

@@ -10,6 +10,7 @@ import numpy as np
 from data_pipelines import tokenizers
 from meta_cot import traces
 from meta_cot.evaluation import rows as rows_lib
+from meta_cot.settings import config as config_lib
 from meta_cot.solvers import base
 from meta_cot.tasks import base as base_task
 
@@ -35,6 +36,8 @@ def write(
       runs.append((strategy, split, [
           teacher.search(record.problem, strategy, seed + index)
           for index, record in enumerate(first)]))
+    except config_lib.UserError:  # a fault of the task, and no matter of choice
+      raise
     except ValueError as e:
       logging.info('strategy %s: left out; %s', strategy, e)
   policy = base.Policy(POLICY, None, None, tokenizer, style)
