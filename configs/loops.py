@@ -52,6 +52,11 @@ _TREES = dict(
     branching=4, num_simulations=8, step_length=8, temperature=1.5)
 # Samples that have about the tokens of such a tree.
 _NUM_SAMPLES_OF_TREE = 16
+# Shares of visits say more than what was drawn where simulations are many
+# for a child.
+_TREES_OF_VISITS = dict(
+    branching=8, num_simulations=16, step_length=8, temperature=1.0)
+_NUM_SAMPLES_OF_VISITS = 10
 _TREES_OF_24 = dict(branching=6, num_simulations=12, step_length=9)
 
 
@@ -158,10 +163,12 @@ def _shortening(c: ml_collections.ConfigDict, num_rounds: int) -> None:
 def _mcts_distill(c: ml_collections.ConfigDict, num_rounds: int) -> None:
   policy = FIRST
   for i in range(1, num_rounds + 1):
-    search(c, f'search{i}', policy, solver='mcts', search=_TREES)
-    c[f'search{i}'].search.tree.early_stop = 'never'  # visits go on
+    search(c, f'search{i}', policy, solver='mcts', search=_TREES_OF_VISITS)
+    # Visits go on behind an answer, and none is spent on what is no step.
+    c[f'search{i}'].search.tree.update(dict(
+        early_stop='never', step_check='task'))
     policy = learn(c, i, start=policy, arm='visited')
-  _compare(c, num_rounds, num_samples=num_rounds * _NUM_SAMPLES_OF_TREE)
+  _compare(c, num_rounds, num_samples=num_rounds * _NUM_SAMPLES_OF_VISITS)
 
 
 def _dagger(c: ml_collections.ConfigDict, num_rounds: int) -> None:
