@@ -13,7 +13,6 @@ from configs import kinds
 from meta_cot.evaluation import figures
 from meta_cot.evaluation import rows as rows_lib
 from meta_cot.evaluation.figures import base
-from meta_cot.evaluation.figures import pairs
 from meta_cot.settings import config as config_lib
 from meta_cot.stages import base as stages
 from meta_cot.stages import experiment as experiment_lib
@@ -387,12 +386,12 @@ def test_a_table_has_every_policy_with_every_value():
       _group('value 1', [*mcts('first', 1), *greedy('first', 1)],
              [*greedy('second', 2), *mcts('second', 2)])]
   figure = figures.FIGURES['table'](groups)
-  assert figure.columns == ('greedy', 'value 0', 'value 1')
+  assert tuple(figure.columns.values()) == ('greedy', 'value 0', 'value 1')
   assert {k: [p.x for p in v] for k, v in figure.lines.items()} == {
       'other': [0], 'first': [0, 1, 2], 'second': [0, 2]}
   rate = _correct(list(_rows(1, 'mcts', number=1))).mean()
   assert figure.lines['first'][2].y == pytest.approx(rate)
-  header, _, *lines = pairs.markdown(figure).splitlines()
+  header, _, *lines = base.markdown(figure).splitlines()
   assert header == '| policy | greedy | value 0 | value 1 |'
   cells = [line.strip('| ').split(' | ') for line in lines]
   assert cells[1][3].startswith(f'{100 * rate:.1f} [')

@@ -66,16 +66,21 @@ def test_figures_count_what_is_right_within():
       _row(0, 'a', True, 90.0, 30, 20), _row(1, 'a', False, 10.0, 10, 10),
       _row(2, 'a', True, 40.0, 20, 30), _row(0, 'b', True, 50.0, 50, 60)]
   groups = [base.Group('table', base.runs_of(rows, {}))]
-  for name, ends in (('window', (20, 30)), ('sequential', (20, 30)),
-                     ('total', (40, 90))):
-    lines = figures.FIGURES[name](groups).lines
-    assert set(lines) == {'a', 'b'}
-    x, y = np.array([point[:2] for point in lines['a']]).T
-    assert x[0] == 10 and x[-1] == ends[1]
-    np.testing.assert_allclose(
-        y, (x >= ends[0]) / 3 + (x >= ends[1]) / 3)
-    assert [p[:2] for p in lines['b']] == [
-        ({'window': 60}.get(name, 50), 1.0)]
+  for name, ends, other in (('window', (20, 30), 60),
+                            ('sequential', (20, 30), 50),
+                            ('total', (40, 90), 50)):
+    figure = figures.FIGURES[name](groups)
+    assert set(figure.lines) == {'a', 'b'}
+    (x, y), (same, theirs) = (
+        np.array([point[:2] for point in figure.lines[policy]]).T
+        for policy in 'ab')
+    np.testing.assert_array_equal(x, same)
+    assert x[0] < 10 and x[-2] < max(*ends, other) <= x[-1]
+    np.testing.assert_allclose(y, (x >= ends[0]) / 3 + (x >= ends[1]) / 3)
+    np.testing.assert_allclose(theirs, x >= other)
+    header, *_, last = base.markdown(figure).splitlines()
+    assert header.startswith('| policy | 8 | 12 | 16 | 24 | 32 | 48 | 64 |')
+    assert last.startswith('| b | 0.0 [') and ' | 100.0 [' in last
 
 
 def test_a_run_leaves_rows_and_figures(tmp_path):

@@ -12,7 +12,6 @@ from meta_cot.evaluation import plots
 from meta_cot.evaluation import rows as rows_lib
 from meta_cot.evaluation import summary as summary_lib
 from meta_cot.evaluation.figures import base as figures_base
-from meta_cot.evaluation.figures import pairs
 from meta_cot.runtime import distributed
 from meta_cot.runtime import files
 from meta_cot.settings import config as config_lib
@@ -57,7 +56,7 @@ def _run(context, settings, directory) -> None:
           x_label=figure.x_label, y_label=figure.y_label, title=settings.title,
           is_log=figure.is_log, is_rate=figure.is_rate)
     if figure.columns:
-      files.write_atomic(directory / _TABLE, pairs.markdown(figure))
+      files.write_atomic(directory / _TABLE, figures_base.markdown(figure))
     files.write_json(directory / _NAMES[2], dict(
         figure=settings.figure, title=settings.title, x=figure.x_label,
         y=figure.y_label, lines={

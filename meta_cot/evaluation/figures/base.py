@@ -10,6 +10,7 @@ import numpy as np
 
 from meta_cot.evaluation import rows as rows_lib
 from meta_cot.evaluation import runs as runs_lib
+from meta_cot.evaluation import tables
 from meta_cot.solvers import base
 from meta_cot.tasks import base as tasks
 
@@ -67,7 +68,7 @@ class Figure:
   lines: Mapping[str, Sequence[Point]]
   is_log: bool = True  # of x
   is_rate: bool = True  # of y
-  columns: tuple[str, ...] = ()  # x is a number of these; it is a table too
+  columns: Mapping[float, str] | None = None  # by x, where it is a table too
 
 
 def runs_of(
@@ -137,3 +138,13 @@ def of_estimates(
   low, high = runs_lib.interval(values) or (
       estimates[0]['low'], estimates[0]['high'])
   return Point(x, float(np.mean(values)), low, high, len(values))
+
+
+def markdown(figure: Figure) -> str:
+  """Writes the lines as a table of percents with their intervals."""
+  rows = []
+  for name, points in figure.lines.items():
+    cells = {
+        p.x: dict(success=p.y, ci95=(p.low, p.high)) for p in points}
+    rows.append([name, *map(cells.get, figure.columns)])
+  return tables.table(' | '.join(('policy', *figure.columns.values())), rows)

@@ -3,7 +3,6 @@
 
 from collections.abc import Sequence
 
-from meta_cot.evaluation import tables
 from meta_cot.evaluation.figures import base
 from meta_cot.solvers import base as solvers_base
 from meta_cot.solvers import strategies
@@ -29,7 +28,7 @@ def table(groups: Sequence[base.Group]) -> base.Figure:
       lines.setdefault(policy, []).extend(_points(x, found))
   return base.Figure(
       ', '.join(f'{x}: {name}' for x, name in enumerate(columns)), 'solved',
-      lines, is_log=False, columns=columns)
+      lines, is_log=False, columns=dict(enumerate(columns)))
 
 
 def _points(
@@ -37,14 +36,3 @@ def _points(
   """The mean success of first answers."""
   return base.line([
       [(x, outcomes.is_correct[:, 0].astype(float))] for outcomes in found])
-
-
-def markdown(figure: base.Figure) -> str:
-  """Writes the lines as a table of percents with their intervals."""
-  rows = []
-  for name, points in figure.lines.items():
-    cells = {round(p.x): p for p in points}
-    rows.append([name, *(
-        dict(success=cells[x].y, ci95=(cells[x].low, cells[x].high))
-        if x in cells else None for x in range(len(figure.columns)))])
-  return tables.table(' | '.join(('policy', *figure.columns)), rows)
