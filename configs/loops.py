@@ -52,12 +52,13 @@ _TREES = dict(
     branching=4, num_simulations=8, step_length=8, temperature=1.5)
 # Samples that have about the tokens of such a tree.
 _NUM_SAMPLES_OF_TREE = 16
-# Shares of visits say more than what was drawn where simulations are many
-# for a child.
-_TREES_OF_VISITS = dict(
-    branching=8, num_simulations=16, step_length=8, temperature=1.0)
-_NUM_SAMPLES_OF_VISITS = 10
-_TREES_OF_24 = dict(branching=6, num_simulations=12, step_length=9)
+# Among steps that the task allows; what is none costs its tokens alone.
+_LEGAL_TREES = {
+    'branching': 8, 'num_simulations': 16, 'step_length': 8,
+    'temperature': 1.0, 'tree.step_check': 'task'}
+_NUM_SAMPLES_OF_LEGAL_TREE = 10
+_LEGAL_TREES_OF_24 = _LEGAL_TREES | {
+    'branching': 6, 'num_simulations': 12, 'step_length': 9}
 
 
 def get_config(variant: str = 'star_tiny') -> ml_collections.ConfigDict:
@@ -163,12 +164,10 @@ def _shortening(c: ml_collections.ConfigDict, num_rounds: int) -> None:
 def _mcts_distill(c: ml_collections.ConfigDict, num_rounds: int) -> None:
   policy = FIRST
   for i in range(1, num_rounds + 1):
-    search(c, f'search{i}', policy, solver='mcts', search=_TREES_OF_VISITS)
-    # Visits go on behind an answer, and none is spent on what is no step.
-    c[f'search{i}'].search.tree.update(dict(
-        early_stop='never', step_check='task'))
+    search(c, f'search{i}', policy, solver='mcts', search=_LEGAL_TREES)
+    c[f'search{i}'].search.tree.early_stop = 'never'  # visits go on
     policy = learn(c, i, start=policy, arm='visited')
-  _compare(c, num_rounds, num_samples=num_rounds * _NUM_SAMPLES_OF_VISITS)
+  _compare(c, num_rounds, num_samples=num_rounds * _NUM_SAMPLES_OF_LEGAL_TREE)
 
 
 def _dagger(c: ml_collections.ConfigDict, num_rounds: int) -> None:
@@ -181,8 +180,9 @@ def _dagger(c: ml_collections.ConfigDict, num_rounds: int) -> None:
 
 def _ts_llm(
     c: ml_collections.ConfigDict, num_rounds: int,
-    trees: Mapping[str, Any] = types.MappingProxyType(_TREES),
+    trees: Mapping[str, Any] = types.MappingProxyType(_LEGAL_TREES),
     num_asked: int = _NUM_ASKED,
+    num_samples: int = _NUM_SAMPLES_OF_LEGAL_TREE,
 ) -> None:
   policy, values = FIRST, [None]
   for i in range(1, num_rounds + 1):
@@ -192,7 +192,7 @@ def _ts_llm(
     _guide(c[f'search{i}'], values[-1])
     values.append(_value(c, i, policy, num_asked))
     policy = learn(c, i, start=policy)
-  _controls(c, num_rounds, num_rounds * _NUM_SAMPLES_OF_TREE)
+  _controls(c, num_rounds, num_rounds * num_samples)
   c.plain_search.num_train = num_asked
   _judge(c, values[1:])
   rounds = (f'sft{i}' for i in range(1, num_rounds + 1))
@@ -200,7 +200,7 @@ def _ts_llm(
   for i, value in enumerate(values):
     asked.append(f'asked{i}')
     _ask(c, asked[-1], policies if i else (*policies, 'plain', 'taught'), FIRST)
-    c[asked[-1]].search.update(trees)
+    c[asked[-1]].search.update_from_flattened_dict(trees)
     if i:
       c[asked[-1]].solvers = ('mcts',)  # greedy answers need no value
     _guide(c[asked[-1]], value)
@@ -250,7 +250,7 @@ def search(
   c[name] = kinds.search(
       policy=policy, solver=solver, num_train=_NUM_ASKED, num_validation=100)
   c[name].update(changes)
-  c[name].search.update(search or {})
+  c[name].search.update_from_flattened_dict(search or {})
   c.stages += (name,)
 
 
@@ -343,8 +343,8 @@ VARIANTS = {
         _policy_of_countdown, 'solution_only', 1_000_000)),
     'ts_llm_tiny': _loop(_ts_llm, num_rounds=3, make=_taught_little),
     'ts_llm_make24_tiny': _loop(
-        _ts_llm, num_rounds=3, make=_policy_of_24, trees=_TREES_OF_24,
-        num_asked=4_000),
+        _ts_llm, num_rounds=3, make=_policy_of_24, trees=_LEGAL_TREES_OF_24,
+        num_asked=4_000, num_samples=_NUM_SAMPLES_OF_TREE),
     'shortening_tiny': _loop(_shortening, make=functools.partial(
         _policy_of_countdown, 'traces', 2_100_000)),
     'mcts_distill_tiny': _loop(_mcts_distill, make=_taught_little),
