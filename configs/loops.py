@@ -57,8 +57,7 @@ _LEGAL_TREES = {
     'branching': 8, 'num_simulations': 16, 'step_length': 8,
     'temperature': 1.0, 'tree.step_check': 'task'}
 _NUM_SAMPLES_OF_LEGAL_TREE = 10
-_LEGAL_TREES_OF_24 = _LEGAL_TREES | {
-    'branching': 6, 'num_simulations': 12, 'step_length': 9}
+_OF_24 = dict(branching=6, num_simulations=12, step_length=9)
 
 
 def get_config(variant: str = 'star_tiny') -> ml_collections.ConfigDict:
@@ -180,14 +179,14 @@ def _dagger(c: ml_collections.ConfigDict, num_rounds: int) -> None:
 
 def _ts_llm(
     c: ml_collections.ConfigDict, num_rounds: int,
-    trees: Mapping[str, Any] = types.MappingProxyType(_LEGAL_TREES),
+    trees: Mapping[str, Any] = types.MappingProxyType({}),
     num_asked: int = _NUM_ASKED,
     num_samples: int = _NUM_SAMPLES_OF_LEGAL_TREE,
 ) -> None:
   policy, values = FIRST, [None]
   for i in range(1, num_rounds + 1):
     search(
-        c, f'search{i}', policy, solver='mcts', search=trees,
+        c, f'search{i}', policy, solver='mcts', search=_LEGAL_TREES | trees,
         num_train=num_asked)
     _guide(c[f'search{i}'], values[-1])
     values.append(_value(c, i, policy, num_asked))
@@ -200,13 +199,16 @@ def _ts_llm(
   for i, value in enumerate(values):
     asked.append(f'asked{i}')
     _ask(c, asked[-1], policies if i else (*policies, 'plain', 'taught'), FIRST)
-    c[asked[-1]].search.update_from_flattened_dict(trees)
+    c[asked[-1]].search.update(trees)
     if i:
       c[asked[-1]].solvers = ('mcts',)  # greedy answers need no value
     _guide(c[asked[-1]], value)
+  _ask(c, 'allowed', c.asked0.policies, FIRST)
+  c.allowed.solvers = ('mcts',)
+  c.allowed.search.update_from_flattened_dict(_LEGAL_TREES | trees)
   c.table = kinds.figure(
-      figure='table', stages=tuple(asked),
-      labels=tuple(f'value {i}' for i in range(len(values))),
+      figure='table', stages=(*asked, 'allowed'),
+      labels=(*(f'value {i}' for i in range(len(values))), 'allowed'),
       title='Every policy with every value; value 0 is the likelihood')
   c.stages += ('table',)
 
@@ -343,7 +345,7 @@ VARIANTS = {
         _policy_of_countdown, 'solution_only', 1_000_000)),
     'ts_llm_tiny': _loop(_ts_llm, num_rounds=3, make=_taught_little),
     'ts_llm_make24_tiny': _loop(
-        _ts_llm, num_rounds=3, make=_policy_of_24, trees=_LEGAL_TREES_OF_24,
+        _ts_llm, num_rounds=3, make=_policy_of_24, trees=_OF_24,
         num_asked=4_000, num_samples=_NUM_SAMPLES_OF_TREE),
     'shortening_tiny': _loop(_shortening, make=functools.partial(
         _policy_of_countdown, 'traces', 2_100_000)),
