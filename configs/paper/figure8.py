@@ -9,7 +9,7 @@ end, by how hard a problem is: how long the teacher's search for it is. As many
 tokens of either, three seeds.
 
 Variants, by the size of the model:
-  small  0.2M parameters.
+  small  0.16M parameters.
   tiny   0.5M.
   large  1.2M; not run.
 """
