@@ -11,7 +11,7 @@ tokens of either, three seeds.
 Variants, by the size of the model:
   small  0.16M parameters.
   tiny   0.5M.
-  large  1.2M; not run.
+  large  1.0M.
 """
 
 import functools
