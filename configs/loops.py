@@ -50,13 +50,11 @@ _NUM_SHORTENED = 2_000  # the same, where searches are written
 _NUM_TOKENS = 400_000  # trained in a round
 _TREES = dict(
     branching=4, num_simulations=8, step_length=8, temperature=1.5)
-# Samples that have about the tokens of such a tree.
-_NUM_SAMPLES_OF_TREE = 16
 # Among steps that the task allows; what is none costs its tokens alone.
 _LEGAL_TREES = {
     'branching': 8, 'num_simulations': 16, 'step_length': 8,
     'temperature': 1.0, 'tree.step_check': 'task'}
-_NUM_SAMPLES_OF_LEGAL_TREE = 10
+_NUM_SAMPLES_OF_TREE = 10  # have about the tokens of such a tree
 _OF_24 = dict(branching=6, num_simulations=12, step_length=9)
 
 
@@ -166,7 +164,7 @@ def _mcts_distill(c: ml_collections.ConfigDict, num_rounds: int) -> None:
     search(c, f'search{i}', policy, solver='mcts', search=_LEGAL_TREES)
     c[f'search{i}'].search.tree.early_stop = 'never'  # visits go on
     policy = learn(c, i, start=policy, arm='visited')
-  _compare(c, num_rounds, num_samples=num_rounds * _NUM_SAMPLES_OF_LEGAL_TREE)
+  _compare(c, num_rounds, num_samples=num_rounds * _NUM_SAMPLES_OF_TREE)
 
 
 def _dagger(c: ml_collections.ConfigDict, num_rounds: int) -> None:
@@ -181,7 +179,7 @@ def _ts_llm(
     c: ml_collections.ConfigDict, num_rounds: int,
     trees: Mapping[str, Any] = types.MappingProxyType({}),
     num_asked: int = _NUM_ASKED,
-    num_samples: int = _NUM_SAMPLES_OF_LEGAL_TREE,
+    num_samples: int = _NUM_SAMPLES_OF_TREE,
 ) -> None:
   policy, values = FIRST, [None]
   for i in range(1, num_rounds + 1):
@@ -346,7 +344,7 @@ VARIANTS = {
     'ts_llm_tiny': _loop(_ts_llm, num_rounds=3, make=_taught_little),
     'ts_llm_make24_tiny': _loop(
         _ts_llm, num_rounds=3, make=_policy_of_24, trees=_OF_24,
-        num_asked=4_000, num_samples=_NUM_SAMPLES_OF_TREE),
+        num_asked=4_000, num_samples=16),
     'shortening_tiny': _loop(_shortening, make=functools.partial(
         _policy_of_countdown, 'traces', 2_100_000)),
     'mcts_distill_tiny': _loop(_mcts_distill, make=_taught_little),
